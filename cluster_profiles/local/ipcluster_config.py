@@ -1,0 +1,45 @@
+"""Profile `local`: one controller and n MPI engines on this machine.
+
+Read by `ipcluster start --profile=local --n=4` in a terminal and by `sagips_kit.cluster.connect("local", n=4)`.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+c = get_config()  # noqa: F821  provided by IPython when it reads this file
+
+# The mpiexec beside the running Python belongs to its mpi4py, even where the environment is not activated; else PATH.
+beside = Path(sys.executable).with_name("mpiexec")
+mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec") or "mpiexec"
+
+# All engines are started together by one mpiexec, so they share one MPI world; the launcher adds --mpi, which makes
+# each engine ask for its MPI rank as its id.
+c.Cluster.engine_launcher_class = "mpi"
+c.MPILauncher.mpi_cmd = [mpiexec]
+
+# Several engines share few cores: one thread each, unless the user says otherwise before starting them.
+c.MPILauncher.environment = {
+    name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+}
+
+# Engines in a terminal without --n: enough to see every exchange at work.
+c.Cluster.n = 4
+
+# Only processes of this machine can reach the controller.
+c.Cluster.controller_ip = "127.0.0.1"
+
+# The signing key stays in files that only their owner can read, never in the environment of a process.
+c.Cluster.send_engines_connection_env = False
+
+# Seconds until missing engines count as failed; a loaded laptop imports Python slowly.
+c.Cluster.engine_timeout = 120
+
+# In a terminal: what the cluster does, but not the logs of all engines (which its own debug level would stream), and
+# only the last of what mpiexec printed when it ends.
+c.IPClusterStart.logging_config = {"loggers": {"IPClusterStart": {"level": "INFO"}}}
+c.MPILauncher.output_limit = 10
+
+# Seconds between asking mpiexec to end and forcing it: an engine inside an MPI call does not hear the question.
+c.MPILauncher.stop_seconds_until_kill = 3

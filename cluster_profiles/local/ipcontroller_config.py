@@ -1,0 +1,18 @@
+"""Profile `local`: the controller, which routes messages between notebooks and engines."""
+
+c = get_config()  # noqa: F821  provided by IPython when it reads this file
+
+# Only processes of this machine can reach it.
+c.IPController.ip = "127.0.0.1"
+
+# Its schedulers are threads: with a handful of engines, processes would only take cores from the training.
+c.IPController.use_threads = True
+
+# A training engine returns to its loop rarely: it is given up after an hour without a sign of life (1200 x 3 s), not
+# after half a minute.  An engine that dies is noticed at once all the same, by the watcher process beside it.
+c.HeartMonitor.period = 3000
+c.HeartMonitor.max_heartmonitor_misses = 1200
+
+# Critical messages only: at every start the controller reports a harmless greeting of each engine (iopub_welcome) as an
+# error.
+c.IPController.log_level = 50

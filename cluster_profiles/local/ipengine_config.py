@@ -1,0 +1,14 @@
+"""Profile `local`: the engines, one for each MPI rank."""
+
+c = get_config()  # noqa: F821  provided by IPython when it reads this file
+
+# Seconds to wait for the controller's connection file and for its answer: both start at the same time.
+c.IPEngine.wait_for_url_file = 60
+c.IPEngine.timeout = 60
+
+# An engine whose controller is gone ends itself after this many missed signs of life (20 x 3.5 s, counted only while the
+# engine is idle), so none is left behind.
+c.IPEngine.max_heartbeat_misses = 20
+
+# Errors only: the warnings are about encryption, which loopback does not need, and about debugging.
+c.IPEngine.log_level = 40

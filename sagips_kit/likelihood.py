@@ -1,0 +1,107 @@
+"""The reference: the maximum-likelihood fit of the same events, and its statistical floor.
+
+A GAN is judged by its distance to this fit in units of the Cramer-Rao deviations, not by its distance to the truth:
+the events cannot tell more than their likelihood.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.optimize
+import torch
+
+_EDGE = 1e-6  # the fit stays this far (in units of the range) inside the parameter bounds
+
+
+@dataclass(frozen=True)
+class LikelihoodFit:
+    """Maximum-likelihood estimate and the inverse of the observed information.
+
+    Attributes
+    ----------
+    theta : ndarray (parameter,)
+    covariance : ndarray (parameter, parameter)
+        NaN where the events and constraints leave a direction undetermined.
+    """
+
+    theta: np.ndarray
+    covariance: np.ndarray
+
+    @property
+    def deviation(self):
+        """Statistical floor of each parameter, (parameter,)."""
+        return np.sqrt(np.diag(self.covariance))
+
+
+def fit_likelihood(problem, events, n_starts=3, seed=0):
+    """Maximise the likelihood of the events, constraints included.
+
+    Parameters
+    ----------
+    problem : Problem
+        With a `log_likelihood`.
+    events : array_like (event, observable)
+    n_starts : int
+        Starting points: the middle of the parameter ranges, then random ones; the best end wins.
+
+    Returns
+    -------
+    LikelihoodFit
+
+    Raises
+    ------
+    RuntimeError
+        If no start converged.
+    """
+    statistic = problem.statistic(torch.as_tensor(events, dtype=torch.float64))
+
+    def loss(t):
+        theta = problem.scale(t)
+        penalty = 0.5 * problem.constraints(theta, statistic).square().sum()
+        return (penalty - problem.log_likelihood(theta, statistic)) / n_events
+
+    n_events = len(events)
+    n_parameters = len(problem.parameters)
+    starts = np.random.default_rng(seed).uniform(0.2, 0.8, (n_starts, n_parameters))
+    starts[0] = 0.5
+    ends = [_descend(loss, start) for start in starts]
+    best = min(ends, key=lambda end: end.fun)
+    if not np.isfinite(best.fun):
+        raise RuntimeError(f"The likelihood fit of {type(problem).__name__} failed: {best.message}")
+    information = torch.func.hessian(loss)(torch.as_tensor(best.x)).numpy() * n_events
+    width = np.subtract(problem.upper, problem.lower)
+    return LikelihoodFit(
+        theta=problem.scale(torch.as_tensor(best.x)).numpy(),
+        covariance=_inverse(information) * np.outer(width, width),
+    )
+
+
+def _descend(loss, start):
+    gradient_and_value = torch.func.grad_and_value(loss)
+    hessian = torch.func.hessian(loss)
+
+    def fun(t):
+        gradient, value = gradient_and_value(torch.as_tensor(t))
+        return float(value), gradient.numpy()
+
+    bounds = scipy.optimize.Bounds(_EDGE, 1 - _EDGE)
+    options = {"maxiter": 500, "ftol": 1e-13, "gtol": 1e-8}
+    rough = scipy.optimize.minimize(fun, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    # Quasi-Newton stops early along nearly flat directions; a few Newton steps end where the gradient vanishes.
+    t = rough.x
+    for _ in range(5):
+        step = np.linalg.lstsq(hessian(torch.as_tensor(t)).numpy(), -fun(t)[1], rcond=1e-12)[0]
+        candidate = np.clip(t + step, _EDGE, 1 - _EDGE)
+        if not fun(candidate)[0] <= fun(t)[0]:
+            break
+        t = candidate
+    rough.x, rough.fun = t, fun(t)[0]
+    return rough
+
+
+def _inverse(information):
+    try:
+        np.linalg.cholesky(information)
+    except np.linalg.LinAlgError:
+        return np.full_like(information, np.nan)
+    return np.linalg.inv(information)

@@ -1,0 +1,97 @@
+"""A problem: unknown parameters, a differentiable pipeline that ends in events, and the observed events.
+
+A problem is written for ONE parameter vector, with plain torch; whoever needs many (the trainer, the tests) maps it with
+`torch.vmap`.  It never draws random numbers while simulating: all noise comes in as an argument.  Nothing here knows
+networks, ranks or files.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Problem(ABC):
+    """Base class of all problems.
+
+    Attributes
+    ----------
+    parameters : tuple of str
+        Names of the unknowns, in the order of `theta`.
+    lower, upper : tuple of float
+        Range of each parameter; the generator's output always lies inside it.
+    units : dict of str to str
+        Units of parameters and observables where they have one.
+    observables : tuple of str
+        Names of an event's columns.
+    noise_dim : int
+        Uniform random numbers that one event consumes.
+    truth : tuple of float or None
+        The parameters the observed events were made with (closure test), else None.
+    published : dict of str to (value, deviation)
+        Published measurements to compare with, if any.
+    """
+
+    parameters: tuple[str, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+    observables: tuple[str, ...]
+    noise_dim: int
+    units: dict[str, str] = {}
+    truth: tuple[float, ...] | None = None
+    published: dict[str, tuple[float, float]] = {}
+
+    @abstractmethod
+    def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
+        """Events of one parameter vector: pure, and differentiable in `theta`.
+
+        Parameters
+        ----------
+        theta : Tensor (parameter,)
+        noise : Tensor (event, noise_dim)
+            Uniform numbers in [0, 1).
+
+        Returns
+        -------
+        Tensor (event, observable)
+        """
+
+    @abstractmethod
+    def observed(self, n_events, rng):
+        """The observed events, or a closure sample of them.
+
+        Parameters
+        ----------
+        n_events : int or None
+            How many; None takes the problem's own number.
+        rng : numpy.random.Generator
+
+        Returns
+        -------
+        ndarray (event, observable)
+        """
+
+    def features(self, events: Tensor) -> Tensor:
+        """What the discriminator sees of each event, (..., observable) -> (..., feature); the events by default."""
+        return events
+
+    def weights(self, events: Tensor) -> Tensor:
+        """Weight of each event in the generator's loss, (..., observable) -> (...), of mean 1 over a batch."""
+        return torch.ones_like(events[..., 0])
+
+    def statistic(self, events: Tensor) -> Tensor:
+        """What the likelihood and the constraints need of the observed events; the events themselves by default."""
+        return events
+
+    def constraints(self, theta: Tensor, statistic: Tensor) -> Tensor:
+        """Further knowledge on `theta`, as residuals in units of their standard deviations: (constraint,)."""
+        return theta[:0]
+
+    def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
+        """Log-likelihood of the observed events without the constraints: a scalar, differentiable in `theta`."""
+        raise NotImplementedError(f"{type(self).__name__} declares no log_likelihood, so it has no likelihood reference.")
+
+    def scale(self, t: Tensor) -> Tensor:
+        """Map t in (0, 1), the generator's output, to theta: (..., parameter) -> (..., parameter)."""
+        lower, upper = (torch.as_tensor(bound, dtype=t.dtype, device=t.device) for bound in (self.lower, self.upper))
+        return lower + (upper - lower) * t

@@ -1,0 +1,88 @@
+"""The 1-D proxy of SAGIPS: six parameters, two observables, a closure test with a known truth.
+
+Two densities on x in [0.1, 0.99999], mixtures of u(x) = theta0 x^theta1 (1-x)^theta2 and d(x) = theta3 x^theta4 (1-x)^theta5:
+sigma1 = 4 u + d and sigma2 = 4 d + u (arXiv 2407.00051).  The events do not fix the common scale of theta0 and theta3,
+so the two norms are given as constraints.
+"""
+
+import numpy as np
+import torch
+
+from ..problem import Problem
+from ..settings import Count, value
+
+_GRID = torch.linspace(0.1, 0.99999, 1000, dtype=torch.float64)
+_TRUE_NORMS = (3.268460, 1.872591)  # exact integrals of sigma1 and sigma2 at the truth
+_NORM_ERROR = 1e-3  # relative; far below what the events could tell, so as good as exact
+
+
+@value
+class Proxy(Problem):
+    """The closure test with six parameters.
+
+    Parameters
+    ----------
+    n_observed : int
+        Size of the observed sample.
+
+    References
+    ----------
+    SAGIPS, arXiv 2407.00051, section 4.
+    """
+
+    n_observed: Count = 51_200
+
+    parameters = ("theta0", "theta1", "theta2", "theta3", "theta4", "theta5")
+    lower = (0.0, -1.0, 0.0, 0.0, -1.0, 0.0)
+    upper = (3.0, 1.0, 5.0, 3.0, 1.0, 5.0)
+    observables = ("x1", "x2")
+    noise_dim = 2
+    truth = (2.1875, -0.5, 3.0, 1.09375, -0.5, 4.0)
+
+    def simulate(self, theta, noise):
+        sigma, grid = self._sigma(theta)
+        cdf = _cumulative(sigma, grid)
+        return _inverse_cdf(cdf / cdf[:, -1:], grid, noise.T.contiguous()).T
+
+    def observed(self, n_events, rng):
+        noise = torch.as_tensor(rng.random((n_events or self.n_observed, self.noise_dim)))
+        return self.simulate(torch.tensor(self.truth, dtype=noise.dtype), noise).numpy()
+
+    def features(self, events):
+        return torch.cat([events.log(), torch.log1p(-events)], dim=-1)
+
+    def constraints(self, theta, statistic):
+        sigma, grid = self._sigma(theta)
+        norms = _cumulative(sigma, grid)[:, -1]
+        return (norms / norms.new_tensor(_TRUE_NORMS) - 1) / _NORM_ERROR
+
+    def log_likelihood(self, theta, statistic):
+        sigma, grid = self._sigma(theta)
+        norms = _cumulative(sigma, grid)[:, -1]
+        at_events = torch.stack([self._density(theta, x)[k] for k, x in enumerate(statistic.T)])
+        return (at_events.log() - norms.log()[:, None]).sum()
+
+    def _sigma(self, theta):
+        grid = _GRID.to(theta)
+        return self._density(theta, grid), grid
+
+    @staticmethod
+    def _density(theta, x):
+        log_x, log_1mx = x.log(), torch.log1p(-x)
+        u = theta[0] * torch.exp(theta[1] * log_x + theta[2] * log_1mx)
+        d = theta[3] * torch.exp(theta[4] * log_x + theta[5] * log_1mx)
+        return torch.stack([4 * u + d, 4 * d + u])
+
+
+def _cumulative(density, grid):
+    """Trapezoidal cumulative integral, (..., grid) -> (..., grid), zero at the first point."""
+    cells = 0.5 * (density[..., 1:] + density[..., :-1]) * grid.diff()
+    return torch.nn.functional.pad(cells.cumsum(-1), (1, 0))
+
+
+def _inverse_cdf(cdf, grid, u):
+    """Piecewise-linear inverse of `cdf` (row, grid) at u (row, event); its gradient flows through the knots."""
+    right = torch.searchsorted(cdf.detach(), u, right=True).clamp(1, grid.numel() - 1)
+    low, high = cdf.gather(-1, right - 1), cdf.gather(-1, right)
+    fraction = (u - low) / (high - low)
+    return grid[right - 1] + fraction * (grid[right] - grid[right - 1])

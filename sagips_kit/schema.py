@@ -1,0 +1,210 @@
+"""What a stored run looks like: names of groups, dimensions, variables and attributes, and the shape of every array.
+
+A run is one tree of groups; the groups that ArviZ knows bear ArviZ's names.  The writer, the readers and the plots
+spell every name by importing it from here.  Nothing here reads or writes.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+
+SCHEMA_VERSION = 1
+
+# Groups
+POSTERIOR = "posterior"
+PREDICTIVE = "posterior_predictive"
+HISTORY = "history"
+OBSERVED = "observed_data"
+REFERENCE = "reference"
+CONTROL = "control"
+
+# Dimensions; all but `event` have a coordinate of the same name
+CHAIN = "chain"
+DRAW = "draw"
+EVENT = "event"
+RANK = "rank"
+MEMBER = "member"
+STEP = "step"
+PARAMETER = "parameter"
+PARAMETER_2 = "parameter_2"
+REPLICA = "replica"  # a coordinate along `chain`, where `member` is one too
+
+# Parameters and observables are variables beside these coordinates, so they cannot bear their names.
+RESERVED = frozenset({CHAIN, DRAW, EVENT, MEMBER, REPLICA})
+
+# Variables of the history that a rank writes row by row
+ROWS = {
+    "theta": (RANK, MEMBER, STEP, PARAMETER),
+    "loss_discriminator": (RANK, MEMBER, STEP),
+    "loss_generator": (RANK, MEMBER, STEP),
+    "waited_s": (RANK, STEP),
+    "elapsed_s": (RANK, STEP),
+    "staleness": (RANK, STEP),
+}
+PROGRESS = "progress"
+STOP_STEP = "stop_step"
+NO_STOP = 2**63 - 1
+
+# Variables of the reference; a likelihood fit provides the first three
+REFERENCES = {
+    "mle": (PARAMETER,),
+    "deviation": (PARAMETER,),
+    "covariance": (PARAMETER, PARAMETER_2),
+    "truth": (PARAMETER,),
+    "published": (PARAMETER,),
+    "published_deviation": (PARAMETER,),
+    "lower": (PARAMETER,),
+    "upper": (PARAMETER,),
+}
+FIT = ("mle", "deviation", "covariance")
+
+LONG_NAMES = {
+    "theta": "mean of the generated parameters",
+    "loss_discriminator": "loss of the discriminator",
+    "loss_generator": "loss of the generator",
+    "waited_s": "time spent waiting for other ranks since the row before",
+    "elapsed_s": "time since the run started",
+    "staleness": "age of the oldest message used",
+    PROGRESS: "steps completed; rows beyond are not valid",
+    STOP_STEP: "step at which the ranks shall stop",
+    "mle": "maximum-likelihood estimate",
+    "deviation": "standard deviation of the maximum-likelihood estimate",
+    "covariance": "covariance of the maximum-likelihood estimate",
+    "truth": "parameters that the observed events were made with",
+    "published": "published value",
+    "published_deviation": "standard deviation of the published value",
+    "lower": "lower end of the generator's range",
+    "upper": "upper end of the generator's range",
+}
+UNITS = {"waited_s": "s", "elapsed_s": "s", "staleness": "steps", PROGRESS: "steps", STOP_STEP: "steps", STEP: "steps"}
+
+# Attributes of the root
+VERSION_KEY = "sagips_kit_schema"
+PROBLEM_KEY = "problem"
+PARAMETERS_KEY = "parameters"
+OBSERVABLES_KEY = "observables"
+SPEC_KEY = "spec"
+LAYOUT_KEY = "layout"
+VERSIONS_KEY = "versions"
+CREATED_KEY = "created_at"
+HOSTNAME_KEY = "hostname"
+REVISION_KEY = "git_revision"
+
+# Attributes of the posterior
+LIBRARY = "sagips_kit"
+LIBRARY_KEY = "inference_library"
+LIBRARY_VERSION_KEY = "inference_library_version"
+UNCERTAINTY_KEY = "uncertainty"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLayout:
+    """The sizes of a run's arrays, fixed when the run is created.
+
+    A chain is one independent generator: chain = replica * n_members + member, where a replica is a set of ranks that
+    hold the same generators.
+
+    Parameters
+    ----------
+    n_ranks, n_replicas, n_members : int
+        Ranks of the run, sets of ranks with the same generators, generators on each rank.
+    n_steps, record_every : int
+        Length of the run, and steps between two rows of the history.
+    rows_per_block : int
+        Rows in one chunk, which a rank writes together.
+    n_draws, n_predictive : int
+        Parameter vectors that each chain keeps, and events generated from each of them.
+
+    Raises
+    ------
+    ValueError
+        For a size that is not a positive integer, or more replicas than ranks.
+    """
+
+    n_ranks: int
+    n_replicas: int
+    n_members: int
+    n_steps: int
+    record_every: int
+    rows_per_block: int
+    n_draws: int
+    n_predictive: int
+
+    def __post_init__(self):
+        for name, size in asdict(self).items():
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"RunLayout: {name} = {size!r}: should be an integer, 1 or more.")
+        if self.n_replicas > self.n_ranks:
+            raise ValueError(f"RunLayout: n_replicas = {self.n_replicas}: should be at most n_ranks = {self.n_ranks}.")
+
+    @property
+    def n_chains(self):
+        return self.n_replicas * self.n_members
+
+    @property
+    def steps(self):
+        """Step number of each row, (step,): every `record_every`-th step, and the last one."""
+        return [*range(self.record_every, self.n_steps, self.record_every), self.n_steps]
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array that is created empty and reads `fill` until its owners write; one owner for each chunk."""
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: str
+    fill: float | int
+
+
+def empty_arrays(layout, parameters, observables):
+    """What the ranks and the notebook fill while a run goes on: group -> name -> Array.
+
+    The owner of a chunk is a rank (history), the leader of a replica (posterior) or the notebook (control).
+    """
+    sizes = {
+        CHAIN: layout.n_chains,
+        DRAW: layout.n_draws,
+        EVENT: layout.n_predictive,
+        RANK: layout.n_ranks,
+        MEMBER: layout.n_members,
+        STEP: len(layout.steps),
+        PARAMETER: len(parameters),
+    }
+    owned = {CHAIN: layout.n_members, RANK: 1, STEP: min(layout.rows_per_block, sizes[STEP])}
+
+    def array(dims, dtype="float64", fill=math.nan):
+        shape = tuple(sizes[dim] for dim in dims)
+        return Array(dims, shape, tuple(owned.get(dim, sizes[dim]) for dim in dims), dtype, fill)
+
+    history = {name: array(dims) for name, dims in ROWS.items()}
+    history[PROGRESS] = array((RANK,), "int64", 0)
+    return {
+        POSTERIOR: {name: array((CHAIN, DRAW)) for name in parameters},
+        PREDICTIVE: {name: array((CHAIN, DRAW, EVENT), "float32") for name in observables},
+        HISTORY: history,
+        CONTROL: {STOP_STEP: array((), "int64", NO_STOP)},
+    }
+
+
+def variables(parameters, observables):
+    """Variables of each group, in the order in which they are shown: group -> list of names."""
+    return {
+        POSTERIOR: list(parameters),
+        PREDICTIVE: list(observables),
+        HISTORY: [*ROWS, PROGRESS],
+        OBSERVED: list(observables),
+        REFERENCE: list(REFERENCES),
+        CONTROL: [STOP_STEP],
+    }
+
+
+def check_names(parameters, observables):
+    """Raise ValueError unless every name can be a variable of the store."""
+    for kind, names in [("parameter", parameters), ("observable", observables)]:
+        for name in names:
+            if names.count(name) > 1 or not name or "/" in name or name in RESERVED:
+                raise ValueError(
+                    f"{kind} {name!r} cannot name a variable of the store. Names should be unique, without '/', and "
+                    f"none of {', '.join(sorted(RESERVED))}."
+                )

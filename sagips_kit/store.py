@@ -1,0 +1,492 @@
+"""A run on disk: the whole empty template first, then each rank fills chunks that it alone owns.
+
+Two writers in one chunk lose data without an error, so chunks follow ownership: history by rank, posterior by replica.
+A rank's `progress` is written after its rows and is what makes them valid; readers mask everything beyond it, so a run
+can be opened at any time while it is written.  Nothing here knows networks, MPI or plots.
+"""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+import zarr
+from xarray.backends import BackendArray
+from xarray.core import indexing
+from zarr.abc.store import Store
+from zarr.storage import LocalStore
+
+from . import schema
+
+
+def create_run(
+    path, problem, layout, *, spec, events, reference=None, uncertainty="bootstrap ensemble", overwrite=False
+):
+    """Write the complete, empty template of a run.
+
+    A folder is built beside its place and renamed into it, so nothing half-written is ever visible and a failure leaves
+    nothing behind; a zarr store that is not a folder is written in place.
+
+    Parameters
+    ----------
+    path : path or zarr Store
+    problem : Problem, or anything that describes one
+        Read for parameters, lower, upper, observables, units, truth and published.
+    layout : RunLayout
+    spec : dict
+        What the user asked for, as JSON values.
+    events : ndarray (event, observable)
+        The observed events.
+    reference : dict or None
+        A likelihood fit of the same events: any of "mle" (parameter,), "deviation" (parameter,) and "covariance"
+        (parameter, parameter).
+    uncertainty : str
+        What the spread of the posterior means.
+    overwrite : bool
+        Replace a run at `path` once the new template is complete.  What is not a run is never replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something at `path` already.
+    OSError
+        If the template cannot be written.
+    ValueError
+        If names or shapes do not fit together.
+    """
+    schema.check_names(tuple(problem.parameters), tuple(problem.observables))
+    given = {
+        "/": xr.Dataset(attrs=_provenance(problem, layout, spec)),
+        **_axes(problem, layout, uncertainty),
+        schema.OBSERVED: _observed(problem, np.asarray(events, float)),
+        schema.REFERENCE: _references(problem, reference or {}),
+        schema.CONTROL: xr.Dataset(),
+    }
+    _refuse_existing(path, overwrite)
+    if isinstance(path, Store):
+        _write_template(path, problem, layout, given)
+        return
+    path = _local(path)
+    advice = "Nothing half-written was left behind. Choose a path in a folder that you may write to and that has space."
+    with _explained(f"Cannot create the run `{path}`", advice), _replacing(path) as partial:
+        _write_template(LocalStore(partial), problem, layout, given)
+
+
+class RunWriter:
+    """One rank's pen: it writes only chunks that this rank owns.
+
+    Parameters
+    ----------
+    path : path or zarr Store
+    rank : int
+    replica : int or None
+        The replica whose chains this rank writes; None unless it is that replica's leader.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no run at `path`.
+    OSError
+        By every method that writes, if the disk refuses; the text tells which rows are safe.
+    """
+
+    def __init__(self, path, rank, replica=None):
+        self._root = _open_group(path, "r+")
+        self._layout = schema.RunLayout(**self._root.attrs[schema.LAYOUT_KEY])
+        for name, index, n in [("rank", rank, self._layout.n_ranks), ("replica", replica, self._layout.n_replicas)]:
+            if index is not None and not 0 <= index < n:
+                raise ValueError(f"{name} = {index}: `{path}` was created for {n}, so it should be 0 to {n - 1}.")
+        history = self._root[schema.HISTORY]
+        self._rows = {name: history[name] for name in schema.ROWS}
+        self._progress = history[schema.PROGRESS]
+        self._stop_step = self._root[schema.CONTROL][schema.STOP_STEP]
+        self.path, self.rank, self.replica = path, rank, replica
+        self.step = int(self._progress[rank])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def close(self):
+        self._root.store.close()
+
+    def write_rows(self, first_row, rows):
+        """Write rows of the history; they stay invisible until `set_progress` covers them.
+
+        Parameters
+        ----------
+        first_row : int
+            The first row of a block.  An incomplete block may be completed later, by writing it again from there.
+        rows : dict of str to ndarray (member, step, parameter), (member, step) or (step,)
+            New rows of any of the history's variables.
+        """
+        block = self._layout.rows_per_block
+        if first_row % block:
+            raise ValueError(
+                f"first_row = {first_row}: should be a multiple of rows_per_block = {block}, as rows are written in "
+                f"whole chunks. Write again from row {first_row - first_row % block}."
+            )
+        # All shapes are checked before the first byte, so a mistake leaves the block as it was.
+        where = {name: self._where(name, first_row, np.shape(values)) for name, values in rows.items()}
+        with self._safely():
+            for name, values in rows.items():
+                self._rows[name][where[name]] = values
+
+    def write_chains(self, posterior, predictive):
+        """Write all draws of this rank's replica.
+
+        Parameters
+        ----------
+        posterior : ndarray (member, draw, parameter)
+        predictive : ndarray (member, draw, event, observable)
+            Events generated from each draw.
+        """
+        if self.replica is None:
+            raise ValueError(f"Rank {self.rank} owns no chains. Make it a leader: RunWriter(path, rank, replica=...).")
+        self._write_group(schema.POSTERIOR, self._root.attrs[schema.PARAMETERS_KEY], posterior)
+        self._write_group(schema.PREDICTIVE, self._root.attrs[schema.OBSERVABLES_KEY], predictive)
+
+    def set_progress(self, step):
+        """Declare all rows up to `step` valid: after the rows, and the last time after the chains too."""
+        with self._safely():
+            # The hand-over: from here on readers believe the rows.
+            self._progress[self.rank] = step
+        self.step = step
+
+    def stop_step(self):
+        """The step at which to stop, as asked for by `request_stop`; a huge number until then."""
+        return int(self._stop_step[()])
+
+    def _where(self, name, first_row, shape):
+        """Where in the array `name` rows of this shape go."""
+        if name not in schema.ROWS:
+            raise ValueError(f"The history has no {name!r}. Allowed: {', '.join(schema.ROWS)}.")
+        dims, sizes = schema.ROWS[name], self._rows[name].shape
+        axis = dims.index(schema.STEP)
+        n_left = sizes[axis] - first_row
+        n_rows = shape[axis - 1] if len(shape) == len(dims) - 1 else 0
+        if shape != (*sizes[1:axis], n_rows, *sizes[axis + 1 :]) or n_rows > n_left:
+            wanted = ", ".join(dim if dim == schema.STEP else f"{dim} {n}" for dim, n in zip(dims, sizes, strict=True))
+            wanted = wanted.partition(", ")[2]
+            raise ValueError(
+                f"{name} of shape {shape}: should be ({wanted}), of which row {first_row} leaves {n_left}."
+            )
+        where = [slice(None)] * len(dims)
+        where[0], where[axis] = self.rank, slice(first_row, first_row + n_rows)
+        return tuple(where)
+
+    def _write_group(self, name, variables, values):
+        group, n_members = self._root[name], self._layout.n_members
+        wanted = (n_members, *group[variables[0]].shape[1:], len(variables))
+        if np.shape(values) != wanted:
+            raise ValueError(f"{name} of shape {np.shape(values)}: should be {wanted}, the last for {variables}.")
+        chains = slice(self.replica * n_members, (self.replica + 1) * n_members)
+        with self._safely():
+            for index, variable in enumerate(variables):
+                group[variable][chains] = np.asarray(values)[..., index]
+
+    def _safely(self):
+        advice = f"Its rows up to step {_spaced(self.step)} are safe: open_run({str(self.path)!r}) reads them."
+        return _explained(f"Rank {self.rank} cannot write to `{self.path}`", advice)
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """How far a run is.
+
+    Attributes
+    ----------
+    steps : ndarray (rank,)
+        Steps that each rank has completed and stored.
+    n_steps, stop_step : int
+        Length of the run, and the step at which it was asked to stop (a huge number unless it was).
+    """
+
+    steps: np.ndarray
+    n_steps: int
+    stop_step: int
+
+    @property
+    def is_finished(self):
+        return self.step >= min(self.n_steps, self.stop_step)
+
+    @property
+    def step(self):
+        """Steps that every rank has completed."""
+        return int(self.steps.min())
+
+
+def read_progress(path):
+    """How far the run at `path` is; cheap, and possible at any time."""
+    root = _open_group(path, "r")
+    stop_step = int(root[schema.CONTROL][schema.STOP_STEP][()])
+    return Progress(root[schema.HISTORY][schema.PROGRESS][:], root.attrs[schema.LAYOUT_KEY]["n_steps"], stop_step)
+
+
+def request_stop(path, step):
+    """Ask the ranks of a run to stop at `step`, which none of them has reached; None withdraws the request."""
+    # A step behind some rank would stop the others while it waits for their messages.
+    reached = int(read_progress(path).steps.max())
+    if step is not None and step <= reached:
+        raise ValueError(f"step = {step}: a rank has reached {reached} already, and all have to stop at the same step.")
+    stop_step = _open_group(path, "r+")[schema.CONTROL][schema.STOP_STEP]
+    with _explained(f"Cannot write to `{path}`", "The request to stop was not made."):
+        stop_step[()] = schema.NO_STOP if step is None else step
+
+
+def open_run(path):
+    """Open a run, finished or not; values are read when they are used.
+
+    Open it again to see what has been written since.
+
+    Parameters
+    ----------
+    path : path or zarr Store
+
+    Returns
+    -------
+    DataTree
+        The groups `posterior`, `posterior_predictive`, `history`, `observed_data`, `reference` and `control`; rows of
+        the history that a rank has not completed are NaN.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at `path`.
+    ValueError
+        If it is not a run, or one of a later version.
+    """
+    root = _open_group(path, "r")
+    # Times stay numbers: a parameter may have the unit "days".
+    tree = xr.open_datatree(root.store, engine="zarr", consolidated=False, decode_times=False)
+    # The listing of a folder has no order of its own.
+    names = schema.variables(root.attrs[schema.PARAMETERS_KEY], root.attrs[schema.OBSERVABLES_KEY])
+    groups = {group: tree[group].to_dataset()[variables] for group, variables in names.items()}
+    history = groups[schema.HISTORY]
+    # Progress is read now, rows later: they can only have become more.
+    is_valid = (history[schema.STEP] <= history[schema.PROGRESS].load()).transpose(schema.RANK, schema.STEP).variable
+    masked = {
+        name: (dims, indexing.LazilyIndexedArray(_Masked(history[name].variable, is_valid)), history[name].attrs)
+        for name, dims in schema.ROWS.items()
+    }
+    return xr.DataTree.from_dict({"/": tree.to_dataset(), **groups, schema.HISTORY: history.assign(masked)})
+
+
+class _Masked(BackendArray):
+    """A lazy variable (rank, ..., step, ...) that reads NaN where `is_valid` (rank, step) is false."""
+
+    def __init__(self, variable, is_valid):
+        self.variable, self.is_valid = variable, is_valid
+        self.shape, self.dtype = variable.shape, variable.dtype
+
+    def __getitem__(self, key):
+        return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
+
+    def _read(self, key):
+        # Chunks beyond the progress may hold rows of a block under way, or of a run that went back to a checkpoint.
+        where = dict(zip(self.variable.dims, key, strict=True))
+        is_valid = self.is_valid.isel({dim: where[dim] for dim in self.is_valid.dims})
+        return self.variable.isel(where).where(is_valid).values
+
+
+def _observed(problem, events):
+    if events.ndim != 2 or events.shape[1] != len(problem.observables):
+        names = ", ".join(problem.observables)
+        raise ValueError(f"events of shape {events.shape}: should be (event, observable), with the columns {names}.")
+    columns = zip(problem.observables, events.T, strict=True)
+    return xr.Dataset({name: (schema.EVENT, column, _unit(problem, name)) for name, column in columns})
+
+
+def _references(problem, fit):
+    """Every variable of the reference, NaN where nothing is given."""
+    unknown = set(fit) - set(schema.FIT)
+    if unknown:
+        raise ValueError(f"reference: unknown {', '.join(sorted(unknown))}. Allowed: {', '.join(schema.FIT)}.")
+    published = np.array([problem.published.get(name, (np.nan, np.nan)) for name in problem.parameters], float)
+    given = fit | {
+        "published": published[:, 0],
+        "published_deviation": published[:, 1],
+        "truth": problem.truth,
+        "lower": problem.lower,
+        "upper": problem.upper,
+    }
+    variables = {}
+    for name, dims in schema.REFERENCES.items():
+        shape = (len(problem.parameters),) * len(dims)
+        values = np.full(shape, np.nan) if given.get(name) is None else np.asarray(given[name], float)
+        if values.shape != shape:
+            raise ValueError(f"{name} of shape {values.shape}: should be {shape}.")
+        variables[name] = (dims, values, _describe(name))
+    names = np.array(problem.parameters, object)  # zarr 3 specifies no arrays of fixed-width strings
+    return xr.Dataset(variables, {schema.PARAMETER: names, schema.PARAMETER_2: names})
+
+
+def _axes(problem, layout, uncertainty):
+    """The coordinates and attributes of the groups that the ranks fill."""
+    chain = np.arange(layout.n_chains)
+    chains = {
+        schema.CHAIN: chain,
+        schema.DRAW: np.arange(layout.n_draws),
+        schema.REPLICA: (schema.CHAIN, chain // layout.n_members),
+        schema.MEMBER: (schema.CHAIN, chain % layout.n_members),
+    }
+    history = {
+        schema.RANK: np.arange(layout.n_ranks),
+        schema.MEMBER: np.arange(layout.n_members),
+        schema.STEP: (schema.STEP, layout.steps, _describe(schema.STEP)),
+        schema.PARAMETER: np.array(problem.parameters, object),
+    }
+    attributes = {
+        schema.CREATED_KEY: _now(),
+        schema.LIBRARY_KEY: schema.LIBRARY,
+        schema.LIBRARY_VERSION_KEY: _version(schema.LIBRARY),
+        schema.UNCERTAINTY_KEY: uncertainty,
+    }
+    return {
+        schema.POSTERIOR: xr.Dataset(coords=chains, attrs=attributes),
+        schema.PREDICTIVE: xr.Dataset(coords=chains, attrs=attributes),
+        schema.HISTORY: xr.Dataset(coords=history),
+    }
+
+
+def _unit(problem, name):
+    return {"units": problem.units[name]} if name in problem.units else {}
+
+
+def _describe(name):
+    texts = {"long_name": schema.LONG_NAMES.get(name), "units": schema.UNITS.get(name)}
+    return {key: text for key, text in texts.items() if text}
+
+
+def _provenance(problem, layout, spec):
+    packages = ("sagips_kit", "numpy", "zarr", "torch")
+    return {
+        schema.VERSION_KEY: schema.SCHEMA_VERSION,
+        schema.PROBLEM_KEY: type(problem).__name__,
+        schema.PARAMETERS_KEY: list(problem.parameters),
+        schema.OBSERVABLES_KEY: list(problem.observables),
+        schema.SPEC_KEY: json.dumps(spec),
+        schema.LAYOUT_KEY: asdict(layout),
+        schema.VERSIONS_KEY: {"python": platform.python_version()} | {name: _version(name) for name in packages},
+        schema.CREATED_KEY: _now(),
+        schema.HOSTNAME_KEY: socket.gethostname(),
+        schema.REVISION_KEY: _git_revision(),
+    }
+
+
+def _now():
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _git_revision():
+    """Commit of the folder the notebook runs in, with "-dirty" if it differs; empty outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _write_template(store, problem, layout, given):
+    # Consolidated metadata would be a second copy, which zarr 3 does not specify.
+    xr.DataTree.from_dict(given).to_zarr(store, mode="w", consolidated=False, zarr_format=3)
+    root = zarr.open_group(store, mode="r+", use_consolidated=False)
+    for group, arrays in schema.empty_arrays(layout, problem.parameters, problem.observables).items():
+        for name, array in arrays.items():
+            sizes = {"shape": array.shape, "chunks": array.chunks, "dimension_names": array.dims}
+            is_named_by_problem = group in (schema.POSTERIOR, schema.PREDICTIVE)
+            attributes = _unit(problem, name) if is_named_by_problem else _describe(name)
+            root[group].create_array(name, dtype=array.dtype, fill_value=array.fill, attributes=attributes, **sizes)
+
+
+def _local(path):
+    return Path(path).expanduser().resolve()
+
+
+@contextlib.contextmanager
+def _explained(what, advice):
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{what}: {error}. {advice}") from error
+
+
+@contextlib.contextmanager
+def _replacing(path):
+    """Yield a hidden folder beside `path` that takes its place at the end; an old run there goes only then."""
+    partial, old = (path.parent / f".{path.name}.{word}-{os.getpid()}" for word in ("partial", "old"))
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if path.exists():
+            path.rename(old)  # no rename replaces a folder that is not empty
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _refuse_existing(path, overwrite):
+    try:
+        progress = read_progress(path)
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise FileExistsError(f"{error} It is not overwritten; choose another path.") from None
+    if not overwrite:
+        done = f"a finished run ({_spaced(progress.step)} steps)"
+        if not progress.is_finished:
+            done = f"an unfinished run (at step {_spaced(progress.step)} of {_spaced(progress.n_steps)})"
+        raise FileExistsError(f"`{path}` already holds {done}. Open it with open_run(...), or pass overwrite=True.")
+
+
+def _open_group(path, mode):
+    """The root group of a run."""
+    is_store = isinstance(path, Store)
+    if not is_store and not _local(path).exists():
+        others = ", ".join(sorted(other.name for other in _local(path).parent.glob("*.zarr")))
+        hint = f"That folder holds {others}." if others else "Start one with create_run(...), or check the folder."
+        raise FileNotFoundError(f"There is no run at `{path}`. {hint}")
+    store = path if is_store else LocalStore(_local(path), read_only=mode == "r")
+    try:
+        root = zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=False)
+    except FileNotFoundError:
+        if is_store:
+            raise FileNotFoundError(f"There is no run in {path}. Start one with create_run(...).") from None
+        root = None
+    except (ValueError, FileExistsError):
+        root = None
+    version = None if root is None else root.attrs.get(schema.VERSION_KEY)
+    if version is None:
+        raise ValueError(f"`{path}` exists but is not a run of sagips_kit.")
+    if version > schema.SCHEMA_VERSION:
+        raise ValueError(
+            f"`{path}` has the schema {version}, but this sagips_kit reads up to {schema.SCHEMA_VERSION}. "
+            "Type: pip install -U sagips_kit."
+        )
+    return root
+
+
+def _spaced(number):
+    return f"{number:,}".replace(",", " ")

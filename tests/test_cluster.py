@@ -1,0 +1,426 @@
+"""Profiles, sessions and handles, on real MPI engines of this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import ipyparallel.cluster.launcher  # noqa: F401  it remembers sys.executable, which tests replace
+import numpy as np
+import psutil
+import pytest
+
+from sagips_kit import cluster, schema, session, store
+
+ROOT = Path(__file__).parents[1]
+N = 2
+pytestmark = pytest.mark.timeout(180)
+
+
+class Line:
+    """What a store needs to know of a problem."""
+
+    parameters, lower, upper, units = ("slope",), (0.0,), (1.0,), {}
+    observables, truth, published = ("x",), None, {}
+
+
+LAYOUT = dict(n_replicas=1, n_members=1, n_steps=400, record_every=1, rows_per_block=10, n_draws=2, n_predictive=2)
+
+
+def _set_environment(patch, folder):
+    """Engines import the kit from this checkout, and profiles are installed in `folder`."""
+    patch.setenv("IPYTHONDIR", str(folder))
+    patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        _set_environment(patch, tmp_path_factory.mktemp("ipython"))
+        with cluster.connect("local", N) as engines:
+            yield engines
+    assert not _engines_of(os.getpid())
+
+
+@pytest.fixture
+def ipython_dir(tmp_path, monkeypatch):
+    _set_environment(monkeypatch, tmp_path / "ipython")
+    return tmp_path / "ipython"
+
+
+@pytest.fixture
+def start(engines, tmp_path):
+    """Start a function (rank, path) on idle engines, with the store of a run; returns the handle."""
+    path = tmp_path / "run.zarr"
+    layout = schema.RunLayout(n_ranks=N, **LAYOUT)
+    store.create_run(path, Line(), layout, spec={}, events=np.zeros((3, 1)))
+    yield lambda function: _handle(engines, _ranked(function), path)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and any(engines._client.queue_status()[rank]["queue"] for rank in range(N)):
+        time.sleep(0.1)
+
+
+def _ranked(function):
+    def run(path):
+        from mpi4py import MPI
+
+        return function(MPI.COMM_WORLD.rank, path)
+
+    return run
+
+
+def _handle(engines, function, path):
+    return cluster.RunHandle(path, engines._start(function, path), engines._facts, engines._engines)
+
+
+def _engines_of(pid):
+    children = psutil.Process(pid).children(recursive=True)
+    return [child for child in children if child.status() != psutil.STATUS_ZOMBIE and _is_cluster(child)]
+
+
+def _is_cluster(process):
+    try:
+        return any("ipyparallel" in word or "mpiexec" in word for word in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _run_python(code, **options):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, **options)
+
+
+# Profiles
+
+
+def test_import_touches_neither_engines_nor_mpi():
+    code = "import sys, sagips_kit.cluster; print([m for m in ('ipyparallel', 'mpi4py', 'torch') if m in sys.modules])"
+    assert _run_python(code, cwd=ROOT).stdout == "[]\n"
+
+
+def test_install_profile_copies_every_file_and_can_be_repeated(ipython_dir):
+    for _ in range(2):
+        folder = cluster.install_profile("local")
+    assert folder == ipython_dir / "profile_local"
+    for source in (ROOT / "cluster_profiles" / "local").glob("*.py"):
+        assert (folder / source.name).read_bytes() == source.read_bytes()
+
+
+def test_install_profile_keeps_what_the_user_changed(ipython_dir):
+    changed = cluster.install_profile("local") / "ipengine_config.py"
+    changed.write_text("# mine\n")
+    with pytest.raises(FileExistsError, match=r"ipengine_config.py.*overwrite=True"):
+        cluster.install_profile("local")
+    assert changed.read_text() == "# mine\n"
+    cluster.install_profile("local", overwrite=True)
+    assert changed.read_text() != "# mine\n"
+
+
+def test_install_profile_replaces_an_older_version_of_the_kit(ipython_dir, monkeypatch, tmp_path):
+    older = tmp_path / "older" / "local"
+    older.mkdir(parents=True)
+    (older / "ipcluster_config.py").write_text("# older\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "_source", lambda: older.parent)
+        folder = cluster.install_profile("local")
+    cluster.install_profile("local")
+    assert "older" not in (folder / "ipcluster_config.py").read_text()
+
+
+def test_unknown_profile_names_the_allowed_ones(ipython_dir):
+    with pytest.raises(ValueError, match=r"No profile 'lokal'.*brings local.*connect\('local'\)"):
+        cluster.connect("lokal")
+    with pytest.raises(ValueError, match=r"no profile 'lokal'. Allowed: local"):
+        cluster.install_profile("lokal")
+
+
+def test_profile_without_mpi_is_refused(ipython_dir):
+    plain = ipython_dir / "profile_plain"
+    plain.mkdir(parents=True)
+    (plain / "ipcluster_config.py").write_text("c = get_config()\n")
+    with pytest.raises(ValueError, match="without MPI"):
+        cluster.connect("plain")
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, "2"])
+def test_number_of_engines_is_checked(n):
+    with pytest.raises(ValueError, match="should be a number of engines"):
+        cluster.connect("local", n)
+
+
+# Failures at the start
+
+
+@pytest.fixture
+def mpiexec(ipython_dir, monkeypatch, tmp_path):
+    """Put a script in mpiexec's place; the finder looks beside sys.executable, then on PATH."""
+    real = Path(sys.executable).with_name("mpiexec")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/usr/bin{os.pathsep}/bin")
+
+    def write(script):
+        (folder / "mpiexec").write_text(f"#!/bin/sh\n{script.format(real=real)}\n")
+        (folder / "mpiexec").chmod(0o755)
+
+    return write
+
+
+def test_missing_mpiexec_says_what_to_install(ipython_dir, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match=r"No mpiexec: .*pip install mpich.*MPI module"):
+        cluster.connect("local", N)
+
+
+def test_fewer_engines_than_asked(mpiexec):
+    mpiexec('shift 2; exec {real} -n 1 "$@"')
+    before = _engines_of(os.getpid())
+    with pytest.raises(RuntimeError, match=r"2 engines were asked for, 1 came within .*connect\(timeout="):
+        cluster.connect("local", 2, timeout=8)
+    assert _engines_of(os.getpid()) == before
+
+
+def test_mpiexec_that_ends_at_once_is_quoted(mpiexec):
+    mpiexec("echo There are not enough slots; exit 1")
+    before = _engines_of(os.getpid())
+    with pytest.raises(RuntimeError, match=r"(?s)0 came .*mpiexec has ended.*not enough slots"):
+        cluster.connect("local", 2)
+    assert _engines_of(os.getpid()) == before
+
+
+def test_mpi_worlds_of_size_one_are_refused(mpiexec):
+    mpiexec("shift 2; {real} -n 1 $* & {real} -n 1 $*; wait")
+    with pytest.raises(RuntimeError, match=r"2 engines, but MPI worlds of size 1: .*pip install mpich"):
+        cluster.connect("local", 2)
+
+
+# A session
+
+
+def test_engine_ids_are_mpi_ranks(engines, start):
+    assert start(lambda rank, path: rank).result() == list(range(N))
+    assert engines._client.ids == list(range(N))
+
+
+def test_preview_shows_launcher_command_and_engines(engines):
+    preview = engines.preview()
+    for part in ("local", "MPIEngineSetLauncher", f"mpiexec -n {N}", "--mpi", "torch"):
+        assert part in preview
+    assert len(preview.split("\n\n")[1].splitlines()) == 1 + N
+
+
+def test_engines_use_one_thread_each(start):
+    assert start(lambda rank, path: os.environ["OMP_NUM_THREADS"]).result() == ["1"] * N
+
+
+def test_connect_again_returns_the_open_session(engines):
+    assert cluster.connect("local", N) is engines
+    with pytest.raises(ValueError, match=r"has 2 engines, n=3 .*connect\(n=2\)"):
+        cluster.connect("local", 3)
+
+
+def test_classes_that_live_in_the_notebook_travel(start):
+    class Problem:
+        def double(self, number):
+            return np.multiply(2, number)
+
+    problem = Problem()
+    assert start(lambda rank, path: int(problem.double(rank))).result() == [2 * rank for rank in range(N)]
+
+
+def test_engines_run_in_the_folder_of_the_notebook(start, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert start(lambda rank, path: os.getcwd()).result() == [str(tmp_path)] * N
+
+
+def test_submit_prepares_here_and_runs_there(engines, monkeypatch, tmp_path):
+    prepared = []
+    launch = types.ModuleType("launch")
+    launch.prepare = lambda spec, n_ranks: prepared.append((spec.store, n_ranks))
+    launch.run_rank = lambda spec: {"steps": spec.n_steps, "pid": os.getpid()}
+    monkeypatch.setattr("sagips_kit.launch", launch, raising=False)
+    monkeypatch.setitem(sys.modules, "sagips_kit.launch", launch)
+    run = engines.submit(types.SimpleNamespace(store=str(tmp_path / "run.zarr"), n_steps=7))
+    assert prepared == [(str(tmp_path / "run.zarr"), N)]
+    assert [rank["steps"] for rank in run.result()] == [7] * N
+    assert os.getpid() not in [rank["pid"] for rank in run.result()]
+
+
+def test_busy_engines_are_refused_before_the_store_is_made(engines, start):
+    run = start(lambda rank, path: time.sleep(2))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="engines 0, 1 are busy"):
+            engines.submit(None)
+        time.sleep(0.5)
+        engines._results.clear()  # as for a notebook that has joined: only the controller knows of the run
+    run.wait(timeout=30)
+
+
+# A run
+
+
+def test_failure_surfaces_while_others_go_on(start):
+    def fail(rank, path):
+        if rank == 1:
+            raise ZeroDivisionError("no events left")
+        time.sleep(8)
+
+    run, began = start(fail), time.monotonic()
+    with pytest.raises(cluster.RankError, match=r"Rank 1 on .* failed: ZeroDivisionError: no events left") as caught:
+        run.wait()
+    assert time.monotonic() - began < 6
+    assert caught.value.rank == 1
+    assert caught.value.host
+    assert ".fail(rank" in caught.value.failures[1]
+    assert "Not ended yet: 0" in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+    assert "ipyparallel" not in str(caught.value)
+
+
+def test_cause_is_shown_before_what_follows_from_it(start):
+    def fail(rank, path):
+        class PeerError(RuntimeError):
+            pass
+
+        if rank == 0:
+            raise PeerError("rank 1 has failed")
+        time.sleep(0.5)
+        raise ValueError("bad data")
+
+    with pytest.raises(cluster.RankError, match=r"(?s)^Rank 1 on .*bad data.*Failed too: 0: PeerError") as caught:
+        start(fail).wait()
+    assert list(caught.value.failures) == [0, 1]
+
+
+def test_wait_gives_up_and_the_run_goes_on(start):
+    run = start(lambda rank, path: time.sleep(2))
+    with pytest.raises(TimeoutError, match="goes on"):
+        run.wait(timeout=0.2)
+    assert "running" in repr(run)
+    run.wait(timeout=30)
+    assert "ended" in repr(run)
+
+
+@pytest.fixture
+def train(start):
+    """A run that writes its progress; defined here, as only nested functions travel by value from a test module."""
+
+    def train(rank, path):
+        with store.RunWriter(path, rank) as writer:
+            for step in range(10, 401, 10):
+                time.sleep(0.1)
+                writer.set_progress(step)
+                if step >= writer.stop_step():
+                    break
+        return step
+
+    return lambda: start(train)
+
+
+def test_progress_and_stop_go_through_the_store(train):
+    run = train()
+    deadline = time.monotonic() + 30
+    while run.progress().steps.min() < 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    run.stop()
+    ends = run.result()
+    stop_step = run.progress().stop_step
+    assert all(stop_step <= end < stop_step + 10 for end in ends)
+    assert stop_step < 400
+    assert run.open()
+
+
+def test_watch_ends_with_a_full_bar(train, capsys):
+    run = train()
+    run.watch(interval=0.1)
+    assert "100%" in capsys.readouterr().err
+
+
+def test_interrupting_the_cell_leaves_the_run_alone(train, capsys, monkeypatch):
+    run = train()
+
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.time, "sleep", interrupt)
+        run.watch()
+    assert "The run goes on" in capsys.readouterr().err
+    assert run.result() == [400] * N
+
+
+# The end
+
+
+def test_dead_engines_are_reported_and_close_leaves_no_process(ipython_dir, tmp_path):
+    before = _engines_of(os.getpid())
+    mine = cluster.connect("local", N)
+    run = _handle(mine, lambda path: os.kill(os.getpid(), signal.SIGKILL), tmp_path)
+    with pytest.raises(cluster.RankError, match="have died"):
+        run.wait(timeout=30)
+    with pytest.raises(RuntimeError, match=r"0 are left.*connect\(...\)"):
+        mine.submit(None)
+    mine.close()
+    mine.close()
+    assert "closed" in repr(mine)
+    assert _engines_of(os.getpid()) == before
+
+
+def test_close_ends_engines_that_are_inside_mpi(ipython_dir, tmp_path):
+    def block(rank, path):
+        from mpi4py import MPI
+
+        if rank:
+            time.sleep(100)
+        MPI.COMM_WORLD.Barrier()
+
+    before = _engines_of(os.getpid())
+    with cluster.connect("local", N) as mine:
+        pids = [fact["pid"] for fact in mine._facts]
+        _handle(mine, _ranked(block), tmp_path)
+        time.sleep(1)
+        began = time.monotonic()
+    assert time.monotonic() - began < 15
+    assert _engines_of(os.getpid()) == before
+    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+
+
+def test_process_never_starts_mpi_and_leaves_no_engines_at_exit(ipython_dir):
+    code = (
+        "import sys; from sagips_kit.cluster import connect; session = connect('local', 2)\n"
+        "print('mpi4py.MPI' in sys.modules, *(fact['pid'] for fact in session._facts))"
+    )
+    ended = _run_python(code)
+    has_mpi, *pids = ended.stdout.split()
+    assert has_mpi == "False"
+    assert len(pids) == 2
+    assert not any(psutil.pid_exists(int(pid)) for pid in pids)
+    assert ended.stderr.strip().endswith("s")
+
+
+def test_joins_engines_started_in_a_terminal(ipython_dir):
+    cluster.install_profile("local")
+    command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=local", "--n=3"]
+    terminal = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        deadline = time.monotonic() + 30
+        while not list((ipython_dir / "profile_local" / "security").glob("*-client.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        with cluster.connect("local", 3) as joined:
+            assert [fact["rank"] for fact in joined._facts] == [0, 1, 2]
+            assert "ipcluster stop --profile=local" in joined.preview()
+        assert _engines_of(terminal.pid)
+        with pytest.raises(ValueError, match=r"has 3 engines, n=2 .*ipcluster stop --profile=local"):
+            cluster.connect("local", 2)
+    finally:
+        processes = _engines_of(terminal.pid)
+        terminal.send_signal(signal.SIGINT)
+        log = terminal.communicate(timeout=30)[0]
+    assert "iopub_welcome" not in log
+    assert not psutil.wait_procs(processes, timeout=10)[1]

@@ -1,0 +1,133 @@
+"""Plots: axes with labels and units, no warnings, no global settings touched."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from test_analysis import make_run
+
+from sagips_kit import plot
+
+plt.switch_backend("Agg")
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def make_fitted_run(n_parameters, n_chains=8, **options):
+    rng = np.random.default_rng(5)
+    mle = np.linspace(-2, 2, n_parameters)
+    root = rng.normal(0, 0.05, (n_parameters, n_parameters)) + 0.1 * np.eye(n_parameters)
+    covariance = root @ root.T
+    fit = {"mle": mle, "deviation": np.sqrt(np.diag(covariance)), "covariance": covariance}
+    means = mle + rng.normal(size=(n_chains, n_parameters)) @ root.T
+    theta = means[:, None] + rng.normal(0, 0.01, (n_chains, 20, n_parameters))
+    return make_run(
+        theta, **{"reference": fit, "truth": tuple(mle + 0.1), "published": {"theta0": (-2, 0.1)}} | options
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_traces():
+    before = dict(matplotlib.rcParams)
+    yield
+    assert dict(matplotlib.rcParams) == before
+    for number in plt.get_fignums():
+        plt.figure(number).canvas.draw()
+    plt.close("all")
+
+
+@pytest.fixture(params=[6, 17], scope="module")
+def run(request):
+    return make_fitted_run(request.param, n_chains=16)
+
+
+def texts(legend):
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_convergence(run):
+    ax = plot.convergence(run)
+    assert isinstance(ax, Axes)
+    assert (ax.get_xlabel(), ax.get_yscale()) == ("step", "log")
+    assert "floor units" in ax.get_ylabel()
+    assert texts(ax.get_legend()) == ["each generator", "mean of all generators", "statistical floor"]
+
+
+def test_estimates(run):
+    ax = plot.estimates(run)
+    assert [label.get_text() for label in ax.get_yticklabels()] == run["reference"]["parameter"].values.tolist()
+    assert ax.get_xlabel() == "distance to the MLE [floor units]"
+    assert texts(ax.get_legend()) == ["estimate", "truth", "published"]
+
+
+@pytest.mark.parametrize("parameters", [None, ["theta5"], ["theta3", "theta0"]])
+def test_posterior(run, parameters):
+    axes = plot.posterior(run, parameters)
+    names = parameters or [f"theta{k}" for k in range(6)]
+    labels = [name.replace("theta0", "theta0 [days]") for name in names]
+    assert axes.shape == (len(names), len(names))
+    assert [ax.get_xlabel() for ax in axes[-1]] == labels
+    assert [ax.get_ylabel() for ax in axes[1:, 0]] == labels[1:]
+    assert [ax.get_visible() for ax in axes.ravel()] == np.tri(len(names), dtype=bool).ravel().tolist()
+    (legend,) = axes[0, 0].figure.legends
+    title = (
+        "" if len(names) == len(run["posterior"].data_vars) else f"{len(names)} of {len(run['posterior'].data_vars)}"
+    )
+    assert legend.get_title().get_text().startswith(title)
+
+
+def test_posterior_shows_ellipses_of_the_covariance(run):
+    ax = plot.posterior(run)[3, 1]
+    covariance = run["reference"]["covariance"].values[np.ix_([1, 3], [1, 3])]
+    ellipse = ax.patches[0]
+    points = ellipse.get_patch_transform().transform(ellipse.get_path().interpolated(20).vertices)
+    away = points - run["reference"]["mle"].values[[1, 3]]
+    np.testing.assert_allclose(np.einsum("ki,ij,kj->k", away, np.linalg.inv(covariance), away), 1, rtol=0.1)
+
+
+def test_posterior_knows_its_parameters(run):
+    with pytest.raises(ValueError, match="no parameter phi. Allowed: theta0, theta1"):
+        plot.posterior(run, ["phi"])
+
+
+@pytest.mark.parametrize(("by", "n_pictures"), [(None, 1), ("hall", 3)])
+def test_events(run, by, n_pictures):
+    axes = plot.events(run, "energy", by=by, bins=25)
+    assert axes.shape == (2, n_pictures)
+    assert {ax.get_xlabel() for ax in axes[1]} == {"energy [MeV]"}
+    assert axes[0, 0].get_ylabel() == "density [1/MeV]"
+    assert [ax.get_title() for ax in axes[0]] == ([""] if by is None else ["hall = 1", "hall = 2", "hall = 3"])
+    low, high = axes[1, 0].get_ylim()
+    assert low + high == pytest.approx(2)
+
+
+def test_plots_go_where_they_are_told(run):
+    figure, (left, right) = plt.subplots(1, 2)
+    assert plot.convergence(run, ax=left) is left
+    assert plot.estimates(run, ax=right) is right
+    pair, histogram = plt.figure(), plt.figure()
+    assert plot.posterior(run, ["theta1", "theta2"], figure=pair)[0, 0].figure is pair
+    assert plot.events(run, "hall", figure=histogram)[0, 0].figure is histogram
+    assert len(plt.get_fignums()) == 3
+
+
+def test_a_run_without_reference_has_pictures_too():
+    run = make_fitted_run(3, reference=None, truth=None)
+    with pytest.raises(ValueError, match=r"no likelihood reference.*theta\.plot"):
+        plot.convergence(run)
+    assert plot.estimates(run).get_xlabel() == "distance to the estimate [its deviation]"
+    plot.posterior(run)
+
+
+def test_a_single_chain_has_pictures_too():
+    run = make_fitted_run(3, n_chains=1)
+    for draw in (plot.convergence, plot.estimates, plot.posterior, lambda run: plot.events(run, "energy", by="hall")):
+        draw(run)
+    with pytest.raises(ValueError, match="one chain and no likelihood reference"):
+        plot.estimates(make_fitted_run(3, n_chains=1, reference=None))
+
+
+def test_a_run_under_way_shows_its_convergence():
+    assert len(plot.convergence(make_fitted_run(3, n_steps=200)).lines) == 8 + 2
+    with pytest.raises(ValueError, match="no rows yet"):
+        plot.convergence(make_fitted_run(3, n_steps=0))

@@ -1,0 +1,456 @@
+"""The store: template first, one writer for each chunk, readable at any time."""
+
+import errno
+import itertools
+import json
+import multiprocessing
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from zarr.storage import LocalStore, MemoryStore
+
+from sagips_kit import schema, store
+from sagips_kit.schema import RunLayout
+from sagips_kit.store import RunWriter, create_run, open_run, read_progress, request_stop
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+LAYOUT = RunLayout(
+    n_ranks=4, n_replicas=2, n_members=3, n_steps=105, record_every=10, rows_per_block=4, n_draws=5, n_predictive=2
+)
+SPEC = {"n_steps": 105, "exchange": {"name": "Ring"}}
+BOTH_KINDS = pytest.mark.parametrize("kind", ["directory", "memory"])
+
+
+def make_problem(n_parameters=2, **changes):
+    """What create_run reads of a problem; its first parameter and observable have units."""
+    names = tuple(f"theta{k}" for k in range(n_parameters))
+    problem = SimpleNamespace(
+        parameters=names,
+        lower=(-5.0,) * n_parameters,
+        upper=(5.0,) * n_parameters,
+        observables=("energy", "hall"),
+        units={"energy": "MeV", "theta0": "days"},
+        truth=None,
+        published={},
+    )
+    problem.__dict__.update(changes)
+    return problem
+
+
+def make_events(rng, *shape):
+    """Energies that depend on the hall 1, 2 or 3: ndarray (..., observable)."""
+    hall = rng.integers(1, 4, shape)
+    return np.stack([rng.gamma(2.0 + hall), hall], axis=-1)
+
+
+def fill_run(path, layout, theta, predictive, *, n_steps=None):
+    """Play all ranks, which reach theta (chain, draw, parameter) from afar.
+
+    Predictive events are (chain, draw, event, observable); without n_steps the run ends and writes its chains.
+    """
+    ends = theta.mean(1).reshape(layout.n_replicas, layout.n_members, -1)
+    way = np.exp(-np.arange(len(layout.steps)) / 10)
+    for rank in range(layout.n_ranks):
+        replica = rank % layout.n_replicas
+        chains = slice(replica * layout.n_members, (replica + 1) * layout.n_members)
+        rows = ends[replica][:, None] + way[None, :, None] * (1 + rank)
+        with RunWriter(path, rank, replica if rank < layout.n_replicas else None) as writer:
+            writer.write_rows(0, {"theta": rows, "loss_generator": rows[..., 0], "waited_s": way})
+            if n_steps is None and rank < layout.n_replicas:
+                writer.write_chains(theta[chains], predictive[chains])
+            writer.set_progress(layout.n_steps if n_steps is None else n_steps)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "a.zarr"
+
+
+@pytest.fixture
+def make(path):
+    """Create a run at `path`, or wherever and however the test says."""
+
+    def create(where=path, problem=None, layout=LAYOUT, **options):
+        options = {"spec": SPEC, "events": make_events(np.random.default_rng(0), 7)} | options
+        create_run(where, problem or make_problem(), layout, **options)
+        return where
+
+    return create
+
+
+def rows_of(rank, first_row, n_rows, layout=LAYOUT):
+    """Rows whose numbers tell the rank, the member, the row and the parameter: (member, step, parameter)."""
+    member, row, parameter = np.ogrid[: layout.n_members, first_row : first_row + n_rows, :2]
+    return 1e6 * (rank + 1) + 1e4 * member + 10.0 * row + parameter
+
+
+@BOTH_KINDS
+def test_template_is_complete(kind, make, path):
+    fit = {"mle": [1.0, 2.0], "covariance": np.eye(2)}
+    problem = make_problem(truth=(1.5, 2.5), published={"theta1": (2.25, 0.5)})
+    run = open_run(make(MemoryStore() if kind == "memory" else path, problem, reference=fit))
+    assert list(run) == [*schema.variables([], [])]
+    assert run["posterior"]["theta1"].dims == ("chain", "draw")
+    assert run["posterior"]["theta1"].shape == (6, 5)
+    assert run["posterior"]["replica"].values.tolist() == [0, 0, 0, 1, 1, 1]
+    assert run["posterior"]["member"].values.tolist() == [0, 1, 2, 0, 1, 2]
+    assert run["posterior_predictive"]["energy"].sizes == {"chain": 6, "draw": 5, "event": 2}
+    assert run["posterior"]["theta0"].attrs["units"] == "days"
+    assert {name: run["history"][name].dims for name in schema.ROWS} == schema.ROWS
+    assert run["history"]["step"].values.tolist() == [*range(10, 101, 10), 105]
+    assert run["history"]["parameter"].values.tolist() == ["theta0", "theta1"]
+    assert run["observed_data"]["energy"].sizes == {"event": 7}
+    assert run["reference"]["mle"].values.tolist() == [1, 2]
+    assert run["reference"]["truth"].values.tolist() == [1.5, 2.5]
+    assert run["reference"]["deviation"].isnull().all()
+    assert run["reference"]["covariance"].dims == ("parameter", "parameter_2")
+    np.testing.assert_array_equal(run["reference"]["published"], [np.nan, 2.25])
+    assert run["history"]["theta"].isnull().all()
+    assert run["posterior"]["theta0"].isnull().all()
+
+
+def test_attributes_tell_where_a_run_comes_from(make):
+    run = open_run(make(uncertainty="one chain"))
+    assert json.loads(run.attrs["spec"]) == SPEC
+    assert RunLayout(**run.attrs["layout"]) == LAYOUT
+    assert {"python", "numpy", "zarr", "torch", "sagips_kit"} == set(run.attrs["versions"])
+    assert {"created_at", "hostname", "git_revision"} < set(run.attrs)
+    posterior = run["posterior"].attrs
+    assert posterior["inference_library"] == "sagips_kit"
+    assert posterior["uncertainty"] == "one chain"
+    assert {"created_at", "inference_library_version"} < set(posterior)
+
+
+def test_memory_is_directory(make, path):
+    runs = []
+    for where in (path, MemoryStore()):
+        make(where)
+        rng = np.random.default_rng(1)
+        fill_run(where, LAYOUT, rng.normal(size=(6, 5, 2)), make_events(rng, 6, 5, 2))
+        runs.append(open_run(where).load())
+    for group in runs[0]:
+        xr.testing.assert_equal(runs[0][group].to_dataset(), runs[1][group].to_dataset())
+
+
+def test_what_is_written_comes_back(make, path):
+    make()
+    posterior, predictive = np.random.default_rng(0).normal(size=(3, 5, 2)), np.ones((3, 5, 2, 2))
+    predictive[..., 1] = 3
+    with RunWriter(path, 3, replica=1) as writer:
+        writer.write_chains(posterior, predictive)
+    run = open_run(path)
+    np.testing.assert_array_equal(run["posterior"]["theta1"][3:], posterior[..., 1])
+    np.testing.assert_array_equal(run["posterior_predictive"]["hall"][3:], predictive[..., 1])
+    assert run["posterior"]["theta0"][:3].isnull().all()
+
+
+@given(
+    n_ranks=st.integers(1, 5),
+    n_replicas=st.integers(1, 5),
+    n_members=st.integers(1, 4),
+    n_steps=st.integers(1, 60),
+    record_every=st.integers(1, 20),
+    rows_per_block=st.integers(1, 20),
+)
+def test_no_chunk_has_two_owners(n_ranks, n_replicas, **sizes):
+    layout = RunLayout(n_ranks=n_ranks, n_replicas=min(n_ranks, n_replicas), n_draws=2, n_predictive=2, **sizes)
+    owner = {"rank": lambda rank: rank, "chain": lambda chain: chain // layout.n_members}
+    arrays = schema.empty_arrays(layout, ("a", "b"), ("x",))
+    for array in itertools.chain(*(group.values() for name, group in arrays.items() if name != "control")):
+        size, chunk = array.shape[0], array.chunks[0]
+        for first in range(0, size, chunk):
+            assert len({owner[array.dims[0]](index) for index in range(first, min(first + chunk, size))}) == 1
+        assert np.prod(array.shape, dtype=int) > 0
+
+
+class Recording(MemoryStore):
+    """A store that remembers which keys were read and written; `recording` gives it sets of its own."""
+
+    read: set
+    written: set
+
+    async def get(self, key, *args, **options):
+        self.read.add(key)
+        return await super().get(key, *args, **options)
+
+    async def set(self, key, *args, **options):
+        self.written.add(key)
+        return await super().set(key, *args, **options)
+
+
+@pytest.fixture
+def recording():
+    # zarr makes read-only copies of a store, so the sets belong to a class.
+    return type("Recording", (Recording,), {"read": set(), "written": set()})()
+
+
+def test_ranks_write_disjoint_chunks(make, recording):
+    path = make(recording)
+    written = []
+    for rank, replica in [(0, 0), (1, None), (2, 1), (3, None)]:
+        path.written.clear()
+        writer = RunWriter(path, rank, replica)
+        for first in range(0, 11, 4):
+            n_rows = min(4, 11 - first)
+            losses = dict.fromkeys(["loss_discriminator", "loss_generator"], np.ones((3, n_rows)))
+            scalars = dict.fromkeys(["waited_s", "elapsed_s", "staleness"], np.ones(n_rows))
+            writer.write_rows(first, {"theta": rows_of(rank, first, n_rows), **losses, **scalars})
+            writer.set_progress(LAYOUT.steps[first + n_rows - 1])
+        if replica is not None:
+            writer.write_chains(np.ones((3, 5, 2)), np.ones((3, 5, 2, 2)))
+        written.append(frozenset(path.written))
+    assert all(len(keys) >= 6 * 3 + 1 for keys in written)
+    assert not any(a & b for a, b in itertools.combinations(written, 2))
+    assert open_run(path)["history"]["theta"].notnull().all()
+
+
+def test_opening_reads_no_history(make, recording):
+    path = make(recording)
+    RunWriter(path, 0).write_rows(0, {"theta": rows_of(0, 0, 4)})
+    path.read.clear()
+    run = open_run(path)
+    assert not any(key.startswith("history/theta/c/") for key in path.read)
+    run["history"]["theta"].isel(rank=2, step=slice(0, 4)).load()
+    assert {key for key in path.read if key.startswith("history/theta/c/")} == {"history/theta/c/2/0/0/0"}
+
+
+def test_rows_beyond_progress_are_masked(make, path):
+    make()
+    writer = RunWriter(path, 1)
+    writer.write_rows(0, {"theta": rows_of(1, 0, 8), "waited_s": np.arange(8.0)})
+    assert open_run(path)["history"]["theta"].isnull().all()
+    writer.set_progress(59)
+    history = open_run(path)["history"]
+    np.testing.assert_array_equal(history["theta"][1, :, :5], rows_of(1, 0, 5))
+    assert history["theta"][1, :, 5:].isnull().all()
+    assert history["theta"][[0, 2, 3]].isnull().all()
+    assert history["waited_s"].sum() == 10
+    np.testing.assert_array_equal(
+        history["theta"].sel(step=[50, 60], parameter="theta1")[1, 2], [1020041 + 1e6, np.nan]
+    )
+    assert read_progress(path).steps.tolist() == [0, 59, 0, 0]
+
+
+def test_an_incomplete_block_is_completed_later(make, path):
+    make()
+    with RunWriter(path, 0) as writer:
+        writer.write_rows(0, {"theta": rows_of(0, 0, 6)})
+        writer.write_rows(4, {"theta": rows_of(0, 4, 7)})
+        writer.set_progress(105)
+    np.testing.assert_array_equal(open_run(path)["history"]["theta"][0], rows_of(0, 0, 11))
+
+
+@pytest.mark.parametrize(
+    ("first_row", "rows", "text"),
+    [
+        (2, {"theta": np.ones((3, 4, 2))}, r"multiple of rows_per_block = 4.*from row 0"),
+        (0, {"thetas": np.ones((3, 4, 2))}, r"no 'thetas'. Allowed: theta, loss_discriminator"),
+        (0, {"theta": np.ones((3, 4))}, r"\(3, 4\).*\(member 3, step, parameter 2\)"),
+        (0, {"theta": np.ones((2, 4, 2))}, r"\(2, 4, 2\)"),
+        (8, {"waited_s": np.ones(4)}, r"row 8 leaves 3"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(make, path, first_row, rows, text):
+    make()
+    with pytest.raises(ValueError, match=text):
+        RunWriter(path, 0).write_rows(first_row, rows)
+
+
+def test_only_leaders_write_chains(make, path):
+    make()
+    with pytest.raises(ValueError, match="owns no chains"):
+        RunWriter(path, 1).write_chains(np.ones((3, 5, 2)), np.ones((3, 5, 2, 2)))
+    with pytest.raises(ValueError, match=r"posterior of shape \(3, 5\): should be \(3, 5, 2\)"):
+        RunWriter(path, 1, 1).write_chains(np.ones((3, 5)), np.ones((3, 5, 2, 2)))
+    with pytest.raises(ValueError, match="rank = 4: .* 0 to 3"):
+        RunWriter(path, 4)
+    with pytest.raises(ValueError, match="replica = 2"):
+        RunWriter(path, 2, 2)
+
+
+def test_a_run_is_not_overwritten_by_accident(make, path):
+    make()
+    for rank in range(4):
+        RunWriter(path, rank).set_progress(50)
+    with pytest.raises(FileExistsError, match=r"an unfinished run \(at step 50 of 105\).*overwrite=True"):
+        make()
+    for rank in range(4):
+        RunWriter(path, rank).set_progress(105)
+    with pytest.raises(FileExistsError, match=r"a finished run \(105 steps\)"):
+        make()
+    make(overwrite=True)
+    assert read_progress(path).step == 0
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
+
+
+@pytest.mark.parametrize("kind", ["file", "empty folder", "folder", "zarr array"])
+def test_what_is_not_a_run_is_never_overwritten(make, path, kind):
+    if kind == "file":
+        path.write_text("precious")
+    elif kind == "zarr array":
+        zarr.create_array(LocalStore(path), data=np.arange(3))
+    else:
+        path.mkdir()
+    if kind == "folder":
+        (path / "notes.txt").write_text("precious")
+    before = sorted(path.parent.rglob("*"))
+    with pytest.raises(FileExistsError, match="not a run of sagips_kit"):
+        make(overwrite=True)
+    assert sorted(path.parent.rglob("*")) == before
+
+
+def test_nothing_is_left_where_one_cannot_write(make, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"Cannot create the run `.*file/a.zarr`: .*Not a directory.*Choose a path"):
+        make(tmp_path / "file" / "a.zarr")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_is_left_when_the_disk_is_full(make, path, monkeypatch, overwrite):
+    if overwrite:
+        make()
+        RunWriter(path, 0).set_progress(30)
+
+    def fill_up(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.Group, "create_array", fill_up)
+        with pytest.raises(OSError, match="No space left on device.*Choose a path"):
+            make(overwrite=overwrite)
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"] * overwrite
+    if overwrite:
+        assert read_progress(path).steps[0] == 30
+
+
+def test_an_old_run_survives_a_failing_exchange_of_folders(make, path, monkeypatch):
+    make()
+    RunWriter(path, 0).set_progress(30)
+    rename = type(path).rename
+
+    def fail(self, target):
+        if ".partial-" in self.name:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(type(path), "rename", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        make(overwrite=True)
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
+    assert read_progress(path).steps[0] == 30
+
+
+def test_a_writer_without_disk_tells_what_is_safe(make, path):
+    make()
+    writer = RunWriter(path, 2)
+    writer.write_rows(0, {"theta": rows_of(2, 0, 4)})
+    writer.set_progress(40)
+    (path / "history" / "waited_s" / "c").write_text("in the way")
+    with pytest.raises(OSError, match="Rank 2 cannot write to .*rows up to step 40 are safe"):
+        writer.write_rows(4, {"theta": rows_of(2, 4, 4), "waited_s": np.ones(4)})
+
+
+def test_errors_of_opening_say_what_to_type(make, path, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run at `.*a.zarr`. Start one with create_run"):
+        open_run(path)
+    make()
+    with pytest.raises(FileNotFoundError, match="That folder holds a.zarr"):
+        open_run(tmp_path / "b.zarr")
+    with pytest.raises(FileNotFoundError, match="create_run"):
+        open_run(MemoryStore())
+    with pytest.raises(ValueError, match="not a run"):
+        open_run(tmp_path)
+    zarr.open_group(LocalStore(path), mode="r+").attrs[schema.VERSION_KEY] = 99
+    for action in (open_run, read_progress, lambda path: RunWriter(path, 0)):
+        with pytest.raises(ValueError, match="schema 99.*pip install -U sagips_kit"):
+            action(path)
+
+
+def test_a_run_can_be_asked_to_stop(make, path):
+    make()
+    writers = [RunWriter(path, rank) for rank in range(4)]
+    assert writers[0].stop_step() == schema.NO_STOP
+    writers[0].set_progress(20)
+    with pytest.raises(ValueError, match="step = 20: a rank has reached 20"):
+        request_stop(path, 20)
+    request_stop(path, 40)
+    assert [writer.stop_step() for writer in writers] == [40] * 4
+    assert not read_progress(path).is_finished
+    for writer in writers:
+        writer.set_progress(40)
+    assert read_progress(path).is_finished
+    request_stop(path, None)
+    assert not read_progress(path).is_finished
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"parameters": ("chain", "a")}, "parameter 'chain'.*none of chain, draw"),
+        ({"parameters": ("a", "a")}, "parameter 'a'"),
+        ({"observables": ("x/y", "z")}, "observable 'x/y'"),
+        ({"observables": ("x",)}, r"events of shape \(7, 2\).*columns x\."),
+        ({"truth": (1.0,)}, r"truth of shape \(1,\): should be \(2,\)"),
+    ],
+)
+def test_a_problem_that_does_not_fit_is_refused(make, path, changes, text):
+    with pytest.raises(ValueError, match=text):
+        make(problem=make_problem(**changes))
+    assert not path.exists()
+
+
+def test_a_reference_that_does_not_fit_is_refused(make):
+    with pytest.raises(ValueError, match="unknown cov. Allowed: mle, deviation, covariance"):
+        make(reference={"cov": np.eye(2)})
+    with pytest.raises(ValueError, match="covariance of shape"):
+        make(reference={"covariance": np.eye(3)})
+
+
+@pytest.mark.parametrize("change", [{"n_ranks": 0}, {"n_members": 1.5}, {"n_replicas": 9}])
+def test_a_layout_that_does_not_fit_is_refused(change):
+    (name,) = change
+    with pytest.raises(ValueError, match=f"RunLayout: {name}"):
+        RunLayout(**{**LAYOUT.__dict__, **change})
+
+
+def write_slowly(path, rank, barrier):
+    """Another process: all blocks of one rank, one after the other."""
+    writer = RunWriter(path, rank)
+    barrier.wait()
+    for first in range(0, len(LAYOUT.steps), LAYOUT.rows_per_block):
+        n_rows = min(LAYOUT.rows_per_block, len(LAYOUT.steps) - first)
+        writer.write_rows(first, {"theta": rows_of(rank, first, n_rows)})
+        writer.set_progress(LAYOUT.steps[first + n_rows - 1])
+
+
+def test_a_reader_beside_writers_sees_whole_rows(make, path):
+    make()
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(3)
+    writers = [context.Process(target=write_slowly, args=(path, rank, barrier)) for rank in (0, 3)]
+    for writer in writers:
+        writer.start()
+    barrier.wait(60)
+    is_over = False
+    while not is_over:
+        is_over = not any(writer.is_alive() for writer in writers)
+        history = open_run(path)["history"]
+        for rank in (0, 3):
+            is_valid = (history["step"] <= history["progress"][rank]).values
+            seen = history["theta"][rank].values
+            np.testing.assert_array_equal(seen[:, is_valid], rows_of(rank, 0, is_valid.sum()))
+            assert np.isnan(seen[:, ~is_valid]).all()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert read_progress(path).steps.tolist() == [105, 0, 0, 105]
+
+
+def test_the_git_revision_may_be_missing(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert store._git_revision() == ""
