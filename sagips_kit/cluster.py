@@ -19,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from .session import RankError, RunHandle, Session
 
 __all__ = ["RankError", "RunHandle", "Session", "connect", "install_profile", "profiles"]
@@ -58,7 +60,7 @@ def install_profile(name, overwrite=False):
     if name not in profiles():
         raise ValueError(f"The kit has no profile {name!r}. Allowed: {', '.join(profiles())}.")
     folder = _installed(name)
-    files = {path.name: path.read_bytes() for path in sorted((_source() / name).glob("*.py"))}
+    files = {path.name: path.read_bytes() for path in (_source() / name).glob("*.py")}
     changed = [file for file in files if _is_changed(folder, file, files[file])]
     if changed and not overwrite:
         raise FileExistsError(
@@ -165,8 +167,6 @@ def _check_number(n, running, whose, remedy):
 
 def _running(profile, folder, n):
     """Running engines of this profile that do not belong to another notebook, or None."""
-    import psutil
-
     for file in sorted((folder / "security").glob("cluster-*.json")):
         state = _state(file)
         cluster_id = state["cluster"]["cluster_id"]
@@ -212,12 +212,13 @@ class _Started:
         from ipyparallel.cluster.launcher import LocalEngineSetLauncher, MPILauncher
 
         launcher = self.cluster.engine_launcher_class
-        if issubclass(launcher, LocalEngineSetLauncher):
+        is_plain, is_mpiexec = (issubclass(launcher, kind) for kind in (LocalEngineSetLauncher, MPILauncher))
+        if is_plain:
             raise ValueError(
                 f"Profile {self.profile!r} starts engines without MPI ({launcher.__name__}): set "
                 f"c.Cluster.engine_launcher_class in {folder / _CONFIG}, or type connect('local')."
             )
-        if issubclass(launcher, MPILauncher):
+        if is_mpiexec:
             command = launcher(parent=self.cluster, profile_dir=str(folder)).mpi_cmd[0]
             if shutil.which(command) is None:
                 raise RuntimeError(
@@ -243,8 +244,6 @@ class _Started:
 
     def close(self):
         """End engines and controller, by force where they do not end by themselves: an engine may be inside MPI."""
-        import psutil
-
         processes = self._processes()
         # Engines first: their watchers linger for seconds when there is no controller to take leave of.
         for stop in (self.cluster.stop_engines_sync, self.cluster.stop_controller_sync):
@@ -256,8 +255,6 @@ class _Started:
         self.cluster.shutdown_atexit = False
 
     def _processes(self):
-        import psutil
-
         found = []
         for launcher in (self.cluster.engine_set, self.cluster.controller):
             if getattr(launcher, "process", None) is not None:
@@ -292,8 +289,6 @@ class _Joined:
 
     @property
     def has_ended(self):
-        import psutil
-
         return any(not psutil.pid_exists(engines["pid"]) for engines in self._sets)
 
     def output(self):
@@ -306,8 +301,6 @@ class _Joined:
 
 
 def _command_line(pid):
-    import psutil
-
     try:
         return psutil.Process(pid).cmdline()
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""The adversarial pair: networks with a leading member axis, losses, and low-discrepancy noise.
+"""The adversarial pair: networks with a leading member axis, their losses, and noise of low discrepancy.
 
 M members are M independent GANs computed as one batch; a member's numbers depend on its own random generator alone, so
 M batched members equal M single ones.  Nothing here knows problems, ranks or files.
@@ -8,7 +8,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, mse_loss, softplus
+from torch.nn.functional import leaky_relu, softplus
 
 SLOPE = 0.2  # of the leaky rectifiers, as in the paper
 
@@ -20,21 +20,22 @@ class MemberMLP(nn.Module):
     ----------
     widths : sequence of int
         Numbers of units, from the inputs to the outputs.
-    generators : sequence of torch.Generator
+    randoms : sequence of torch.Generator
         One per member; its initial weights come from it alone (Kaiming for hidden layers, Xavier for the output).
+    output_scale : float
+        Factor on the output layer's initial weights.
     """
 
-    def __init__(self, widths, generators):
+    def __init__(self, widths, randoms, output_scale=1.0):
         super().__init__()
-        self.weights = nn.ParameterList()
-        self.biases = nn.ParameterList()
-        gain = math.sqrt(2 / (1 + SLOPE**2))
-        for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
-            is_output = n_out is widths[-1]
-            spread = math.sqrt(2 / (n_in + n_out)) if is_output else gain / math.sqrt(n_in)
-            draws = [torch.randn((n_in, n_out), generator=generator) for generator in generators]
-            self.weights.append(nn.Parameter(spread * torch.stack(draws)))
-            self.biases.append(nn.Parameter(torch.zeros(len(generators), 1, n_out)))
+        shapes = list(zip(widths[:-1], widths[1:], strict=True))
+        spreads = [math.sqrt(2 / (1 + SLOPE**2) / n_in) for n_in, _ in shapes]
+        spreads[-1] = output_scale * math.sqrt(2 / sum(shapes[-1]))
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for shape, spread in zip(shapes, spreads, strict=True):
+            draws = [torch.randn(shape, generator=random) for random in randoms]
+            self.weights.append(spread * torch.stack(draws))
+            self.biases.append(torch.zeros(len(draws), 1, shape[1]))
 
     def forward(self, items: Tensor) -> Tensor:
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
@@ -42,25 +43,122 @@ class MemberMLP(nn.Module):
         return torch.baddbmm(self.biases[-1], items, self.weights[-1])
 
 
+class Generator(nn.Module):
+    """Networks whose outputs are steps along the natural axes of the parameters.
+
+    The perceptron's outputs w become y = origin + w @ axes, and y becomes t in [0, 1] through the sine that MINUIT uses
+    for bounded parameters: it has no flat tails in which a generator could get lost.  With the axes set to an inverse
+    root of the Fisher information, a unit step along any of them changes the events by the same amount; without that,
+    the directions that events determine worst would take thousands of times longer than the best.
+
+    Parameters
+    ----------
+    latent_dim, n_parameters : int
+    widths : sequence of int
+        Hidden layers.
+    randoms : sequence of torch.Generator
+        One per member.
+    """
+
+    def __init__(self, latent_dim, widths, n_parameters, randoms):
+        super().__init__()
+        # Members start near the middle of the ranges, spread by a tenth of them.
+        self.network = MemberMLP((latent_dim, *widths, n_parameters), randoms, output_scale=0.1)
+        n_members = len(randoms)
+        self.register_buffer("origin", torch.zeros(n_members, 1, n_parameters))
+        self.register_buffer("axes", torch.eye(n_parameters).repeat(n_members, 1, 1))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """(member, set, latent_dim) -> t (member, set, parameter) in [0, 1]."""
+        return to_unit(torch.baddbmm(self.origin, self.network(latent), self.axes))
+
+    @torch.no_grad()
+    def centre(self):
+        """The point y (member, parameter) that the latent origin is mapped to; the same on ranks of one replica."""
+        return torch.baddbmm(self.origin, self._centre_outputs(), self.axes)[:, 0]
+
+    @torch.no_grad()
+    def turn_axes(self, information: Tensor, damping: float):
+        """Make the axes those of `information` + damping (member, parameter, parameter), keeping the centre."""
+        centre = self.centre()[:, None]
+        values, vectors = torch.linalg.eigh(information.double())
+        root = (vectors * (values + damping).rsqrt()[:, None]) @ vectors.mT
+        self.axes.copy_(root)
+        self.origin.copy_(centre - torch.bmm(self._centre_outputs(), self.axes))
+
+    def _centre_outputs(self):
+        network = self.network
+        return network(self.origin.new_zeros(len(self.origin), 1, network.weights[0].shape[1]))
+
+
+def to_unit(y: Tensor) -> Tensor:
+    """Unbounded y -> t in [0, 1], t = 1/2 at y = 0 with slope 1/4, as a logistic function has."""
+    return 0.5 + 0.5 * torch.sin(0.5 * y)
+
+
+class Discriminator(nn.Module):
+    """Scores of events: a perceptron beside a linear map, both of whitened features.
+
+    Near the solution the best score is the log-ratio of two almost equal densities, a nearly linear function of good
+    features; the linear map finds that within few steps and the perceptron adds the rest.
+
+    Parameters
+    ----------
+    mean : Tensor (feature,)
+    whitening : Tensor (feature, feature)
+        Features f become (f - mean) @ whitening.
+    widths : sequence of int
+        Hidden layers of the perceptron.
+    randoms : sequence of torch.Generator
+        One per member.
+    """
+
+    def __init__(self, mean, whitening, widths, randoms):
+        super().__init__()
+        n_features = len(mean)
+        self.register_buffer("mean", mean)
+        self.register_buffer("whitening", whitening)
+        self.network = MemberMLP((n_features, *widths, 1), randoms)
+        self.linear = nn.Parameter(torch.zeros(len(randoms), n_features, 1))
+
+    def whiten(self, features: Tensor) -> Tensor:
+        return (features - self.mean) @ self.whitening
+
+    def forward(self, whitened: Tensor) -> Tensor:
+        """(member, event, feature) -> (member, event)."""
+        return (self.network(whitened) + torch.bmm(whitened, self.linear))[..., 0]
+
+
 def discriminator_loss(loss, real: Tensor, generated: Tensor) -> Tensor:
-    """Loss of the discriminator, (member, event) scores of real and generated events -> (member,)."""
-    if loss == "logistic":
-        return softplus(-real).mean(-1) + softplus(generated).mean(-1)
-    return (real.sigmoid() - 1).square().mean(-1) + generated.sigmoid().square().mean(-1)
+    """Loss of the discriminator, scores (member, event) of real and of generated events -> (member,)."""
+    if loss == "least squares":
+        return (real.sigmoid() - 1).square().mean(-1) + generated.sigmoid().square().mean(-1)
+    return softplus(-real).mean(-1) + softplus(generated).mean(-1)
 
 
 def generator_loss(loss, generated: Tensor, weights: Tensor) -> Tensor:
-    """Adversarial loss of the generator, (member, event) scores and event weights -> (member,)."""
+    """Loss of the generator, scores (member, event) and weights of generated events -> (member,).
+
+    "likelihood" is linear in the scores, so their noise averages out; with the best discriminator it is the
+    Kullback-Leibler divergence from the observed to the generated density, whose minimum is the maximum-likelihood
+    estimate to first order.
+    """
+    if loss == "least squares":
+        return (weights * (generated.sigmoid() - 1).square()).mean(-1)
     if loss == "logistic":
         return (weights * softplus(-generated)).mean(-1)
-    return (weights * (generated.sigmoid() - 1).square()).mean(-1)
+    return -(weights * generated).mean(-1)
 
 
-def stratified_noise(n_events, noise_dim, generator) -> Tensor:
+# Curvature of each generator loss in units of the likelihood's, for the weight of the constraints beside it
+CURVATURE = {"likelihood": 1.0, "logistic": 0.5, "least squares": 0.25}
+
+
+def stratified_noise(n_events, noise_dim, random) -> Tensor:
     """Latin-hypercube uniforms: in each column every interval [k/n, (k+1)/n) holds one number: (event, noise_dim).
 
-    The columns are shuffled independently, so any subset of events is a random one.
+    The columns are shuffled independently, so that any subset of the events is a random one.
     """
-    cells = torch.stack([torch.randperm(n_events, generator=generator) for _ in range(noise_dim)], dim=1)
-    jitter = torch.rand((n_events, noise_dim), generator=generator)
+    cells = torch.stack([torch.randperm(n_events, generator=random) for _ in range(noise_dim)], dim=1)
+    jitter = torch.rand((n_events, noise_dim), generator=random)
     return ((cells + jitter) / n_events).clamp_(max=1 - 2**-24)

@@ -26,6 +26,8 @@ class Problem(ABC):
         Names of an event's columns.
     noise_dim : int
         Uniform random numbers that one event consumes.
+    n_categories : int
+        Number of categories of events, see `category`.
     truth : tuple of float or None
         The parameters the observed events were made with (closure test), else None.
     published : dict of str to (value, deviation)
@@ -37,6 +39,7 @@ class Problem(ABC):
     upper: tuple[float, ...]
     observables: tuple[str, ...]
     noise_dim: int
+    n_categories: int = 1
     units: dict[str, str] = {}
     truth: tuple[float, ...] | None = None
     published: dict[str, tuple[float, float]] = {}
@@ -75,9 +78,13 @@ class Problem(ABC):
         """What the discriminator sees of each event, (..., observable) -> (..., feature); the events by default."""
         return events
 
-    def weights(self, events: Tensor) -> Tensor:
-        """Weight of each event in the generator's loss, (..., observable) -> (...), of mean 1 over a batch."""
-        return torch.ones_like(events[..., 0])
+    def category(self, events: Tensor) -> Tensor:
+        """Category of each event, (..., observable) -> (...) of int from 0 to n_categories - 1.
+
+        For observables that `simulate` cannot vary smoothly, such as the detector that saw the event: it makes equal
+        shares of all categories, whatever `theta`, and the trainer gives each the weight of its observed share.
+        """
+        return torch.zeros_like(events[..., 0], dtype=torch.long)
 
     def statistic(self, events: Tensor) -> Tensor:
         """What the likelihood and the constraints need of the observed events; the events themselves by default."""

@@ -60,49 +60,77 @@ def _explain(cls, error):
 
 @value
 class Settings:
-    """How one rank trains its members; everything here is a choice, nothing a fact about the problem.
+    """How a rank trains its members; everything here is a choice, nothing a fact about the problem.
+
+    The defaults are meant for generators of a few to some tens of parameters and reach the statistical floor of the
+    ready problems in some thousand steps.
 
     Parameters
     ----------
     n_members : int
         Independent GANs trained side by side on each rank, as one batch.
     n_sets : int
-        Parameter vectors drawn from the generator in each step.
+        Parameter vectors drawn from each generator in a step.
     n_events : int
-        Events in one step of one member: shared evenly by the parameter vectors; the batch of observed events has the
-        same size.
+        Events that a member generates in a step, a multiple of `n_sets`; as many observed events are drawn.
     latent_dim : int
         Dimension of the generator's input.
     generator_widths, discriminator_widths : tuple of int
         Hidden layers of the two networks.
     generator_rate, discriminator_rate : float
-        Initial learning rates of the two Adam optimisers; both follow a half cosine down to `final_rate` of it.
-    loss : {"logistic", "least squares"}
-        Adversarial loss: the non-saturating logistic one, or least squares on sigmoid outputs as in the paper.
+        Learning rates of the two Adam optimisers at the first step; a half cosine takes them to `final_rate` times that.
+    final_rate : float
+        Last learning rate in units of the first.
+    loss : {"likelihood", "logistic", "least squares"}
+        Adversarial loss: a logistic discriminator with the generator's loss linear in its scores, the usual
+        non-saturating logistic loss, or least squares on sigmoid outputs as in the paper.
     constraint_weight : float
-        Weight of the problem's constraints relative to their weight in the likelihood (1).
+        Weight of the problem's constraints, relative to the one they have in the likelihood.
+    axes_every : int
+        Steps between two looks at the Fisher information, which turns the generator's axes; 0 leaves them alone.
+    damping : float
+        Information per event below which a direction is not stretched further; it is approached from 1 during the
+        first fifth of the run.
+    exploration : float
+        Fraction of the run during which the generator's spread shrinks to a point.
     averaging : float
-        Fraction of the run, at its end, over which the generator's weights are averaged.
-    bootstrap : {"balanced", "none"}
-        Every generator learns from its own resample of the observed events (balanced over the ensemble, so that the
-        resamples' mean is the data), or all learn from the events themselves.
+        Fraction of the run, at its end, over which the generator's output is averaged.
+    n_draws : int
+        Averages of consecutive stretches of that part, kept as the draws of a chain.
+    n_predictive : int
+        Events generated from each draw, for comparison with the observed ones.
+    bootstrap : bool
+        Give every generator its own resample of the observed events, so that their spread shows the uncertainty.
     record_every : int
         Steps between two rows of the history.
-    block_s : float
-        Seconds between two writes to the store, at least.
+    rows_per_block : int
+        Rows that a rank writes together; it looks at the stop flag as often.
     """
 
-    n_members: Count = 2
-    n_sets: Count = 16
-    n_events: Count = 4096
+    n_members: Count = 4
+    n_sets: Count = 4
+    n_events: Count = 1024
     latent_dim: Count = 4
     generator_widths: tuple[Count, ...] = (64, 64)
-    discriminator_widths: tuple[Count, ...] = (64, 64, 64)
-    generator_rate: Positive = 1e-3
-    discriminator_rate: Positive = 2e-3
+    discriminator_widths: tuple[Count, ...] = (32, 32)
+    generator_rate: Positive = 8e-4
+    discriminator_rate: Positive = 1e-3
     final_rate: Fraction = 0.02
-    loss: Literal["logistic", "least squares"] = "logistic"
+    loss: Literal["likelihood", "logistic", "least squares"] = "likelihood"
     constraint_weight: NonNegative = 1.0
-    averaging: Fraction = 0.3
-    bootstrap: Literal["balanced", "none"] = "balanced"
+    axes_every: Annotated[int, Field(ge=0)] = 20
+    damping: Positive = 3e-3
+    exploration: Fraction = 0.15
+    averaging: Annotated[float, Field(gt=0, le=1)] = 0.3
+    n_draws: Count = 50
+    n_predictive: Count = 500
+    bootstrap: bool = True
     record_every: Count = 10
+    rows_per_block: Count = 20
+
+    def __post_init__(self):
+        if self.n_events % self.n_sets:
+            raise ValueError(
+                f"Settings: n_events = {self.n_events}: should be a multiple of n_sets = {self.n_sets}, "
+                f"for instance {self.n_sets * max(1, round(self.n_events / self.n_sets))}."
+            )

@@ -27,7 +27,9 @@ class Line:
     observables, truth, published = ("x",), None, {}
 
 
-LAYOUT = dict(n_replicas=1, n_members=1, n_steps=400, record_every=1, rows_per_block=10, n_draws=2, n_predictive=2)
+LAYOUT = schema.RunLayout(
+    n_ranks=N, n_replicas=1, n_members=1, n_steps=400, record_every=1, rows_per_block=10, n_draws=2, n_predictive=2
+)
 
 
 def _set_environment(patch, folder):
@@ -55,8 +57,7 @@ def ipython_dir(tmp_path, monkeypatch):
 def start(engines, tmp_path):
     """Start a function (rank, path) on idle engines, with the store of a run; returns the handle."""
     path = tmp_path / "run.zarr"
-    layout = schema.RunLayout(n_ranks=N, **LAYOUT)
-    store.create_run(path, Line(), layout, spec={}, events=np.zeros((3, 1)))
+    store.create_run(path, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)))
     yield lambda function: _handle(engines, _ranked(function), path)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and any(engines._client.queue_status()[rank]["queue"] for rank in range(N)):
@@ -89,7 +90,8 @@ def _is_cluster(process):
 
 
 def _run_python(code, **options):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, **options)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, **options)
 
 
 # Profiles

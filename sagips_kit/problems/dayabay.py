@@ -60,6 +60,7 @@ class DayaBay(Problem):
 
     observables = ("energy", "hall")
     noise_dim = 1
+    n_categories = _N_HALLS
     units = {"dm2_32": "eV^2", "energy": "MeV"}
     published = {"sin2_2theta13": (0.0851, 0.0024), "dm2_32": (2.466e-3, 0.060e-3)}
 
@@ -111,8 +112,8 @@ class DayaBay(Problem):
         hall = _one_hot(events)
         return torch.cat([hall, waves, (2 * hall[..., -1:] - 1) * waves], dim=-1)
 
-    def weights(self, events):
-        return _N_HALLS * _one_hot(events) @ _shares(self._tables(events).observed.sum(-1))
+    def category(self, events):
+        return events[..., 1].long()
 
     def statistic(self, events):
         bins = (events[:, 0].double() / _BIN - _FIRST).long().clamp(0, _N_BINS - 1)

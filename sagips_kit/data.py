@@ -1,0 +1,123 @@
+"""Observed events on their way into batches: resampled, ordered, and drawn with little noise.
+
+Nothing here knows networks; the order makes a batch a small image of all events instead of a random handful.
+"""
+
+import numpy as np
+import torch
+
+_TICKETS = 16  # chains that share one balanced resampling
+
+
+def check_events(problem, events):
+    """The observed events as an array (event, observable), checked.
+
+    Raises
+    ------
+    ValueError
+        For a wrong number of columns, too few rows or numbers that are not finite; the text says where.
+    """
+    events = np.asarray(events)
+    columns = ", ".join(problem.observables)
+    name = type(problem).__name__
+    if events.ndim != 2 or events.shape[1] != len(problem.observables) or events.dtype.kind not in "fiu":
+        raise ValueError(
+            f"Observed events of shape {events.shape} and type {events.dtype}: {name} needs numbers of shape (event, "
+            f"observable), with the columns {columns}."
+        )
+    bad = ~np.isfinite(events).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"{bad.sum()} of {len(events)} observed events hold NaN or infinity, the first in row {bad.argmax()}. "
+            f"Drop them: events = events[np.isfinite(events).all(axis=1)]."
+        )
+    if len(events) < 2:
+        raise ValueError(f"{len(events)} observed events are too few for {name}.")
+    return events
+
+
+def balanced_resample(n_events, chain, n_chains, seed):
+    """How often each event is in the resample of one chain: (event,) of int.
+
+    Each event hands out as many copies as there are chains (in blocks of 16 at most), each copy to a random chain: a
+    bootstrap in which the resamples' mean is exactly the data, so their mean estimate carries no resampling noise.
+
+    References
+    ----------
+    Davison, Hinkley and Schechtman, Biometrika 73 (1986) 555.
+    """
+    first = chain // _TICKETS * _TICKETS
+    n_shared = min(_TICKETS, n_chains - first)
+    if n_shared == 1:
+        return np.ones(n_events, int)
+    rng = np.random.default_rng([seed, first])
+    owners = rng.integers(n_shared, size=(n_events, n_shared), dtype=np.uint8)
+    return (owners == chain - first).sum(axis=1)
+
+
+def neighbour_order(events, n_cells):
+    """Indices that put events into at least `n_cells` cells of equal content, one after the other: (event,).
+
+    Cells come from cutting at the median, along one observable after the other (a k-d tree).
+    """
+    axes = [column for column in events.T if column.min() < column.max()]
+
+    def cut(indices, depth):
+        if not axes or len(indices) * n_cells <= len(events):
+            return indices
+        indices = indices[np.argsort(axes[depth % len(axes)][indices], kind="stable")]
+        if len(axes) == 1:
+            return indices
+        middle = len(indices) // 2
+        return np.concatenate([cut(indices[:middle], depth + 1), cut(indices[middle:], depth + 1)])
+
+    return cut(np.arange(len(events)), 0)
+
+
+class Batches:
+    """Batches of one member: events of each category in equal shares, one from each of many cells of equal content.
+
+    Within an epoch no position is drawn twice, so what one batch lacks the next ones bring.
+
+    Parameters
+    ----------
+    events : Tensor (event, observable)
+    categories : Tensor (event,) of int
+        The category of each event, 0 to n_categories - 1.
+    n_categories, batch_size : int
+    random : torch.Generator
+    """
+
+    def __init__(self, events, categories, n_categories, batch_size, random):
+        shares = torch.tensor([batch_size * (k + 1) // n_categories for k in range(n_categories)])
+        self._random = random
+        self._parts = []
+        for category, size in enumerate(shares.diff(prepend=torch.tensor([0])).tolist()):
+            part = events[categories == category]
+            if len(part) == 0:
+                raise ValueError(f"No observed event is in category {category} of {n_categories}.")
+            self._parts.append((part[neighbour_order(part.numpy(), size)], size))
+        self._columns = []
+
+    def draw(self):
+        """The next batch, (event, observable)."""
+        if not self._columns:
+            self._columns = self._epoch()
+        return self._columns.pop()
+
+    def _epoch(self):
+        # As many batches as the smallest category fills; larger ones are thinned evenly.
+        n_batches = max(1, min(len(part) // size for part, size in self._parts))
+        epochs = [self._positions(len(part), size, n_batches) for part, size in self._parts]
+        return [
+            torch.cat([part[at[:, k]] for (part, _), at in zip(self._parts, epochs, strict=True)])
+            for k in range(n_batches)
+        ]
+
+    def _positions(self, n_events, size, n_batches):
+        """Where in the order each batch takes its events: (cell, batch)."""
+        turn = torch.rand((size, n_batches), generator=self._random).argsort(dim=1)
+        jitter = torch.rand((size, n_batches), generator=self._random, dtype=torch.float64)
+        within = (turn + jitter) / n_batches
+        at = (torch.arange(size)[:, None] + within) * (n_events / size)
+        return at.long().clamp_(max=n_events - 1)

@@ -1,0 +1,52 @@
+"""Many tensors as one contiguous buffer, so that an exchange sends one message instead of one per tensor.
+
+The rows of the buffer are members: parameters have a leading member axis, and so has everything packed here.  For an
+ordinary module, whose parameters have none, use `n_members=None`: the buffer is then a single row.
+"""
+
+import torch
+
+
+class FlatGradient:
+    """The gradients of `parameters` as one buffer (member, weight).
+
+    Parameters
+    ----------
+    parameters : iterable of Tensor (member, ...)
+        Leaves with gradients, all on one device and of one dtype.
+    n_members : int or None
+        Length of their first axis; None if they have no member axis.
+
+    Attributes
+    ----------
+    buffer : Tensor (member, weight)
+        Contiguous; the same memory in every step.
+    """
+
+    def __init__(self, parameters, n_members=None):
+        self.parameters = list(parameters)
+        if not self.parameters:
+            raise ValueError("FlatGradient got no parameters. Pass for instance generator.parameters().")
+        rows = n_members or 1
+        sizes = [parameter.numel() // rows for parameter in self.parameters]
+        first = self.parameters[0]
+        self.buffer = torch.zeros((rows, sum(sizes)), dtype=first.dtype, device=first.device)
+        columns = self.buffer.split(sizes, dim=1)
+        self._views = [column.view(p.shape) for column, p in zip(columns, self.parameters, strict=True)]
+
+    def pack(self):
+        """Copy the gradients into the buffer and return it; a missing gradient counts as zero."""
+        for view, parameter in zip(self._views, self.parameters, strict=True):
+            if parameter.grad is None:
+                view.zero_()
+            else:
+                view.copy_(parameter.grad)
+        return self.buffer
+
+    def unpack(self):
+        """Make the buffer's contents the gradients of the parameters."""
+        for view, parameter in zip(self._views, self.parameters, strict=True):
+            if parameter.grad is None:
+                parameter.grad = view.clone()
+            else:
+                parameter.grad.copy_(view)

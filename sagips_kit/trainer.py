@@ -1,0 +1,337 @@
+"""The training loop of one rank: its members, its own discriminators, its share of the noise, and one exchange a step.
+
+The loop is a generator of records; whoever runs it decides what to do with them.  It knows exchanges only by their
+contract and files not at all.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .data import Batches, balanced_resample, check_events
+from .exchange import Independent
+from .flat import FlatGradient
+from .gan import (
+    CURVATURE,
+    Discriminator,
+    Generator,
+    discriminator_loss,
+    generator_loss,
+    stratified_noise,
+    to_unit,
+)
+from .world import World
+
+_BETAS = (0.9, 0.999)
+_RAMP = 0.2  # fraction of the run in which the damping falls to its final value
+_JITTER = 1e-6  # relative; below float32's resolution of a feature's variance no whitening is possible
+_N_WHITENING = 200_000  # observed events that determine the whitening
+_N_INFORMATION = 512  # events that estimate the information
+_ROLES = ("generator", "axes", "discriminator", "noise", "batches", "prediction")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a human looks at after a step; a row of the history.
+
+    Attributes
+    ----------
+    step : int
+        Steps done.
+    theta : ndarray (member, parameter)
+        Mean of the generated parameters.
+    loss_discriminator, loss_generator : ndarray (member,)
+        The discriminator's loss of random guesses is 2 log 2 = 1.386 for the logistic one.
+    waited_s : float
+        Seconds spent waiting for other ranks since the record before.
+    elapsed_s : float
+        Seconds since the first step.
+    staleness : int
+        Steps, of the oldest message used.
+    """
+
+    step: int
+    theta: np.ndarray
+    loss_discriminator: np.ndarray
+    loss_generator: np.ndarray
+    waited_s: float
+    elapsed_s: float
+    staleness: int
+
+
+class Trainer:
+    """Train the members of one rank.  Collective if the exchange is.
+
+    Parameters
+    ----------
+    problem : Problem
+    settings : Settings
+    events : array_like (event, observable)
+        The observed events, the same on all ranks.
+    n_steps : int
+        Length of the run; the schedules depend on it.
+    seed : int
+        The same on all ranks, which make different streams of it.
+    world : World or None
+        A rank alone if None.
+    exchange : Exchange
+
+    Raises
+    ------
+    ValueError
+        If the events do not fit the problem.
+    """
+
+    def __init__(self, problem, settings, events, *, n_steps, seed=0, world=None, exchange=None):
+        events = check_events(problem, events)
+        exchange = exchange or Independent()
+        self.problem, self.settings, self.n_steps, self.seed = problem, settings, n_steps, seed
+        self.world = world or World.alone()
+        self.step = 0
+        self.draws = np.full((settings.n_members, settings.n_draws, len(problem.parameters)), np.nan)
+        self._replica = exchange.replica(self.world.rank, self.world.size)
+        self._n_chains = exchange.n_replicas(self.world.size) * settings.n_members
+        self._random = {role: [self._stream(role, m) for m in range(settings.n_members)] for role in _ROLES}
+        self._n_events = len(events)
+        self._load(events)
+        self._build()
+        self._channel = exchange.open(self.world, self._flat.buffer)
+        self._simulate = torch.vmap(torch.vmap(problem.simulate))
+        self._waited_s, self._staleness = 0.0, 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def close(self):
+        """Give back the exchange's messages and buffers.  Collective."""
+        self._channel.close()
+
+    def iterate(self, n_steps=None):
+        """Train for `n_steps` more steps (None: to the end) and yield a Record every `record_every` of them."""
+        last = self.n_steps if n_steps is None else min(self.n_steps, self.step + n_steps)
+        start = time.perf_counter()
+        while self.step < last:
+            theta, losses = self._train_step()
+            self._collect(theta)
+            if self.step % self.settings.record_every == 0 or self.step == self.n_steps:
+                yield self._record(theta, losses, time.perf_counter() - start)
+
+    def run(self, n_steps=None):
+        """Train for `n_steps` more steps (None: to the end) and return the last Record."""
+        record = None
+        for record in self.iterate(n_steps):
+            pass
+        return record
+
+    def predict(self):
+        """Events generated from each draw: ndarray (member, draw, event, observable)."""
+        n_draws, n_events = self.settings.n_draws, self.settings.n_predictive
+        noise = self._noise("prediction", n_draws, n_events)
+        theta = torch.as_tensor(self.draws, dtype=torch.float32, device=self.world.device)
+        with torch.no_grad():
+            return self._simulate(theta, noise).cpu().numpy()
+
+    def _stream(self, role, member):
+        """A random stream; what replicas must share depends on the replica, all else on the rank."""
+        owner = self._replica if role in ("generator", "axes") else self.world.rank
+        words = np.random.SeedSequence([self.seed, _ROLES.index(role), owner, member]).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(words[0] >> 1))
+
+    def _load(self, events):
+        """Resample and order the observed events of each member, and summarise them for the constraints."""
+        problem, settings, device = self.problem, self.settings, self.world.device
+        events = torch.tensor(events, dtype=torch.float32)
+        categories = problem.category(events)
+        shares = torch.bincount(categories, minlength=problem.n_categories) / len(events)
+        self._category_weights = (problem.n_categories * shares).to(device)
+        self._batches, statistics = [], []
+        for member in range(settings.n_members):
+            chosen = torch.arange(len(events))
+            if settings.bootstrap:
+                chain = self._replica * settings.n_members + member
+                copies = balanced_resample(len(events), chain, self._n_chains, self.seed)
+                chosen = torch.repeat_interleave(chosen, torch.as_tensor(copies))
+            sample = events[chosen]
+            random = self._random["batches"][member]
+            batches = Batches(sample, categories[chosen], problem.n_categories, settings.n_events, random)
+            self._batches.append(batches)
+            statistics.append(problem.statistic(sample))
+        self._statistics = [statistic.to(device, torch.float32) for statistic in statistics]
+        self._sample = events[_even_shares(categories, problem.n_categories)]
+
+    def _build(self):
+        problem, settings, device = self.problem, self.settings, self.world.device
+        features = problem.features(self._sample).double()
+        mean, whitening = features.mean(0), _whitening(features)
+        white = (features - mean) @ whitening
+        weights = self._category_weights[problem.category(self._sample)].double().cpu()
+        self._gram = ((white * weights[:, None]).T @ white / len(white)).float().to(device)
+        self.generator = Generator(
+            settings.latent_dim, settings.generator_widths, len(problem.parameters), self._random["generator"]
+        ).to(device)
+        self.discriminator = Discriminator(
+            mean.float(), whitening.float(), settings.discriminator_widths, self._random["discriminator"]
+        ).to(device)
+        self._flat = FlatGradient(self.generator.parameters(), settings.n_members)
+        options = {"betas": _BETAS, "foreach": True}
+        self._optimisers = {
+            self.generator: torch.optim.Adam(self.generator.parameters(), settings.generator_rate, **options),
+            self.discriminator: torch.optim.Adam(self.discriminator.parameters(), settings.discriminator_rate, **options),
+        }
+
+    def _train_step(self):
+        settings = self.settings
+        self._set_rates()
+        if settings.axes_every and self.step % settings.axes_every == 0 and self._done < 1 - settings.averaging:
+            self._turn_axes()
+        theta = self.problem.scale(self.generator(self._latent()))
+        events = self._generate(theta)
+        features = self.discriminator.whiten(self.problem.features(events))
+        loss_discriminator = self._update_discriminator(features.detach())
+        loss_generator = self._update_generator(theta, events, features)
+        self.step += 1
+        return theta.detach().mean(1), (loss_discriminator, loss_generator)
+
+    @property
+    def _done(self):
+        """Fraction of the run that is done."""
+        return self.step / self.n_steps
+
+    def _set_rates(self):
+        final = self.settings.final_rate
+        factor = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * self._done))
+        for optimiser in self._optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = group["initial_lr"] = group.get("initial_lr", group["lr"])
+                group["lr"] *= factor
+
+    def _latent(self):
+        settings = self.settings
+        phase = min(1.0, self._done / settings.exploration) if settings.exploration else 1.0
+        amplitude = 0.3 * 0.5 * (1 + math.cos(math.pi * phase))
+        shape = (settings.n_sets, settings.latent_dim)
+        draws = [torch.randn(shape, generator=random) for random in self._random["noise"]]
+        return amplitude * torch.stack(draws).to(self.world.device)
+
+    def _noise(self, role, n_sets, n_events):
+        """Uniform numbers, stratified over all events of a member: (member, set, event, noise_dim)."""
+        noise_dim = self.problem.noise_dim
+        draws = [stratified_noise(n_sets * n_events, noise_dim, random) for random in self._random[role]]
+        return torch.stack(draws).view(len(draws), n_sets, n_events, noise_dim).to(self.world.device)
+
+    def _generate(self, theta):
+        """Events of all sets of a member, (member, set, parameter) -> (member, event, observable)."""
+        n_sets = self.settings.n_sets
+        return self._simulate(theta, self._noise("noise", n_sets, self.settings.n_events // n_sets)).flatten(1, 2)
+
+    def _update_discriminator(self, generated):
+        batch = torch.stack([batches.draw() for batches in self._batches]).to(self.world.device)
+        real = self.discriminator.whiten(self.problem.features(batch))
+        scores = self.discriminator(torch.cat([real, generated], dim=1))
+        n_real = real.shape[1]
+        loss = discriminator_loss(self.settings.loss, scores[:, :n_real], scores[:, n_real:])
+        self._set_gradients(self.discriminator, loss)
+        self._optimisers[self.discriminator].step()
+        return loss.detach()
+
+    def _update_generator(self, theta, events, features):
+        settings = self.settings
+        weights = self._category_weights[self.problem.category(events)]
+        loss = generator_loss(settings.loss, self.discriminator(features), weights)
+        constraints = settings.constraint_weight * CURVATURE[settings.loss] * self._constraints(theta)
+        # The discriminator's weight gradients are not computed: only the generator's leaves are asked for.
+        self._set_gradients(self.generator, loss + constraints)
+        mixed = self._channel.mix_(self._flat.pack(), self.step)
+        self._flat.unpack()
+        self._optimisers[self.generator].step()
+        self._waited_s += mixed.waited_s
+        self._staleness = mixed.staleness
+        return loss.detach()
+
+    @staticmethod
+    def _set_gradients(network, loss):
+        parameters = list(network.parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss.sum(), parameters), strict=True):
+            parameter.grad = gradient
+
+    def _constraints(self, theta):
+        """Half the squared constraints per event, as in the likelihood: (member, set, parameter) -> (member,)."""
+        each = [
+            torch.vmap(lambda one, data=data: self.problem.constraints(one, data))(sets)
+            for sets, data in zip(theta, self._statistics, strict=True)
+        ]
+        return torch.stack(each).square().sum(-1).mean(-1) / (2 * self._n_events)
+
+    def _turn_axes(self):
+        """Turn the generator's axes to the Fisher information per event, as far as the features show it."""
+        damping = self.settings.damping ** min(1.0, self._done / _RAMP)
+        noise = [stratified_noise(_N_INFORMATION, self.problem.noise_dim, random) for random in self._random["axes"]]
+        noise = torch.stack(noise).to(self.world.device)
+        information = [
+            self._information(y, one_noise, data)
+            for y, one_noise, data in zip(self.generator.centre(), noise, self._statistics, strict=True)
+        ]
+        self.generator.turn_axes(torch.stack(information), damping)
+
+    def _information(self, y, noise, data):
+        problem = self.problem
+
+        def responses(y):
+            theta = problem.scale(to_unit(y))
+            features = self.discriminator.whiten(problem.features(problem.simulate(theta, noise)))
+            return features.mean(0), problem.constraints(theta, data)
+
+        # Reverse mode: forward mode through a user's simulator meets more operators without a rule.
+        features, constraints = torch.func.jacrev(responses)(y)
+        weight = self.settings.constraint_weight / self._n_events
+        return features.T @ self._gram @ features + weight * constraints.T @ constraints
+
+    def _collect(self, theta):
+        """Average theta (member, parameter) over stretches of the last part of the run: the draws."""
+        first = self.n_steps - max(1, round(self.settings.averaging * self.n_steps))
+        n_draws = self.settings.n_draws
+        since = self.step - first
+        if since < 1:
+            return
+        draw = (since - 1) * n_draws // (self.n_steps - first)
+        start = -(-draw * (self.n_steps - first) // n_draws)
+        n_before = since - 1 - start
+        old = 0.0 if n_before == 0 else self.draws[:, draw] * n_before
+        self.draws[:, draw] = (old + theta.cpu().numpy()) / (n_before + 1)
+
+    def _record(self, theta, losses, elapsed_s):
+        loss_discriminator, loss_generator = (loss.cpu().numpy() for loss in losses)
+        record = Record(
+            self.step,
+            theta.cpu().numpy().astype(float),
+            loss_discriminator,
+            loss_generator,
+            self._waited_s,
+            elapsed_s,
+            self._staleness,
+        )
+        self._waited_s = 0.0
+        return record
+
+
+def _even_shares(categories, n_categories):
+    """Indices of events with equal shares of all categories, spread over the sample."""
+    n_each = min(_N_WHITENING // n_categories, int(torch.bincount(categories, minlength=n_categories).min()))
+    chosen = []
+    for category in range(n_categories):
+        indices = (categories == category).nonzero()[:, 0]
+        chosen.append(indices[torch.linspace(0, len(indices) - 1, n_each).long()])
+    return torch.cat(chosen)
+
+
+def _whitening(features):
+    """Matrix that takes features (event, feature) to uncorrelated ones of variance 1, (feature, feature)."""
+    covariance = torch.cov(features.T)
+    covariance = covariance + _JITTER * torch.diag(covariance.diag()) + 1e-12 * torch.eye(len(covariance))
+    return torch.linalg.inv(torch.linalg.cholesky(covariance)).T

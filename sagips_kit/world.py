@@ -1,0 +1,145 @@
+"""The ranks of a run: who am I, how many are we, and how to wait for the others without ever blocking for good.
+
+`mpi4py.MPI` is imported only when a world of several ranks is made, since its import starts MPI.  Every wait polls with
+a deadline and looks out for the notice of a peer that failed, so that one rank's exception ends all within seconds.
+"""
+
+import os
+import socket
+import time
+from dataclasses import dataclass
+
+import torch
+
+_FAILURE_TAG = 7
+_SPINS = 50  # polls before the first nap: a message between neighbours takes some microseconds
+_NAP_S = 5e-5  # ranks may share cores: give the core to the one we wait for
+_LOOK_S = 0.1  # between two looks for failure notices
+_LAUNCHER_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS", "PALS_LOCAL_SIZE")
+
+
+class PeerFailure(RuntimeError):
+    """Another rank failed, or did not answer in time.
+
+    Attributes
+    ----------
+    rank : int or None
+        The rank that failed first, if known.
+    """
+
+    def __init__(self, message, rank=None):
+        super().__init__(message)
+        self.rank = rank
+
+    def __reduce__(self):
+        return PeerFailure, (self.args[0], self.rank)
+
+
+@dataclass
+class World:
+    """The ranks that train together, as one of them sees them.
+
+    Attributes
+    ----------
+    rank, size : int
+    device : torch.device
+    hostname : str
+    comm : mpi4py.MPI.Comm or None
+        A private duplicate; None for a rank alone.
+    timeout_s : float
+        Longest wait for another rank, in seconds.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    hostname: str
+    comm: object = None
+    timeout_s: float = 300.0
+
+    @classmethod
+    def alone(cls, device=None):
+        """One rank without MPI."""
+        return cls(0, 1, torch.device(device or _pick_device(0)), socket.gethostname())
+
+    @classmethod
+    def from_mpi(cls, comm=None, device=None, timeout_s=300.0):
+        """All ranks of `comm` (MPI.COMM_WORLD by default).  Collective."""
+        from mpi4py import MPI
+
+        comm = (MPI.COMM_WORLD if comm is None else comm).Dup()
+        node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        device = torch.device(device or _pick_device(node.rank))
+        node.Free()
+        return cls(comm.rank, comm.size, device, socket.gethostname(), comm, timeout_s)
+
+    @classmethod
+    def here(cls):
+        """All ranks if this process was started by an MPI launcher, else one rank alone.  Collective."""
+        return cls.from_mpi() if under_mpi() else cls.alone()
+
+    def wait(self, requests, why):
+        """Wait for all `requests`; returns the seconds that took.
+
+        Raises
+        ------
+        PeerFailure
+            If another rank failed, or nothing came for `timeout_s`.
+        """
+        from mpi4py import MPI
+
+        start = time.perf_counter()
+        look = start + _LOOK_S
+        n_polls = 0
+        while not MPI.Request.Testall(requests):
+            n_polls += 1
+            now = time.perf_counter()
+            if now > look:
+                self._look_for_failures()
+                look = now + _LOOK_S
+            if now - start > self.timeout_s:
+                raise PeerFailure(self._stall(why))
+            if n_polls > _SPINS:
+                time.sleep(_NAP_S)
+        return time.perf_counter() - start
+
+    def barrier(self, why="the other ranks"):
+        """Wait until all ranks are here.  Collective."""
+        if self.comm is not None:
+            self.wait([self.comm.Ibarrier()], why)
+
+    def announce_failure(self, error):
+        """Tell all other ranks that this one failed, so that none waits for it in vain."""
+        if self.comm is None:
+            return
+        text = f"rank {self.rank} on {self.hostname} failed: {type(error).__name__}: {error}"
+        for peer in range(self.size):
+            if peer != self.rank:
+                self.comm.isend((self.rank, text), dest=peer, tag=_FAILURE_TAG)
+
+    def _look_for_failures(self):
+        if self.comm.Iprobe(tag=_FAILURE_TAG):
+            rank, text = self.comm.recv(tag=_FAILURE_TAG)
+            raise PeerFailure(f"Stopped because {text}", rank)
+
+    def _stall(self, why):
+        return (
+            f"Rank {self.rank} on {self.hostname} waited {self.timeout_s:.0f} s for {why} and nothing came: some rank "
+            "stalled, or left the run. Look at the slowest rank with read_progress(...)."
+        )
+
+
+def under_mpi():
+    """True if this process is one of several started by an MPI launcher, or MPI is running in it already."""
+    import sys
+
+    started = sys.modules.get("mpi4py.MPI")
+    if started is not None and started.Is_initialized():
+        return True
+    return any(int(os.environ.get(name, "1")) > 1 for name in _LAUNCHER_SIZES)
+
+
+def _pick_device(local_rank):
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{local_rank % torch.cuda.device_count()}"
