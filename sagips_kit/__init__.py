@@ -1,0 +1,49 @@
+"""sagips_kit: inverse problems solved by generative adversarial networks on many ranks.
+
+Names are imported when they are first used, so that opening results needs neither torch nor MPI nor ipyparallel.
+"""
+
+import importlib
+
+_HOMES = {
+    "connect": "cluster",
+    "install_profile": "cluster",
+    "profiles": "cluster",
+    "RunSpec": "spec",
+    "Settings": "settings",
+    "Problem": "problem",
+    "Proxy": "problems",
+    "DayaBay": "problems",
+    "Independent": "exchange",
+    "AllReduce": "exchange",
+    "Ring": "exchange",
+    "Trainer": "trainer",
+    "FlatGradient": "flat",
+    "World": "world",
+    "fit_likelihood": "likelihood",
+    "prepare": "launch",
+    "run": "launch",
+    "run_rank": "launch",
+    "open_run": "store",
+    "read_progress": "store",
+    "request_stop": "store",
+}
+_ROOMS = ("analysis", "plot")
+
+__all__ = [*_HOMES, *_ROOMS, "__version__"]
+
+
+def __getattr__(name):
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("sagips_kit")
+    if name in _ROOMS:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"sagips_kit has no {name!r}. Allowed: {', '.join(__all__)}.")
+
+
+def __dir__():
+    return sorted(__all__)

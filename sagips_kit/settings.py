@@ -113,7 +113,7 @@ class Settings:
     latent_dim: Count = 4
     generator_widths: tuple[Count, ...] = (64, 64)
     discriminator_widths: tuple[Count, ...] = (32, 32)
-    generator_rate: Positive = 8e-4
+    generator_rate: Positive = 3e-4
     discriminator_rate: Positive = 1e-3
     final_rate: Fraction = 0.02
     loss: Literal["likelihood", "logistic", "least squares"] = "likelihood"

@@ -1,4 +1,4 @@
-"""A run on disk: the whole empty template first, then each rank fills chunks that it alone owns.
+"""A run on disk, after its template: each rank fills chunks that it alone owns, and readers come at any time.
 
 Two writers in one chunk lose data without an error, so chunks follow ownership: history by rank, posterior by replica.
 A rank's `progress` is written after its rows and is what makes them valid; readers mask everything beyond it, so a run
@@ -6,15 +6,7 @@ can be opened at any time while it is written.  Nothing here knows networks, MPI
 """
 
 import contextlib
-import datetime
-import importlib.metadata
-import json
-import os
-import platform
-import shutil
-import socket
-import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,59 +18,6 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from . import schema
-
-
-def create_run(
-    path, problem, layout, *, spec, events, reference=None, uncertainty="bootstrap ensemble", overwrite=False
-):
-    """Write the complete, empty template of a run.
-
-    A folder is built beside its place and renamed into it, so nothing half-written is ever visible and a failure leaves
-    nothing behind; a zarr store that is not a folder is written in place.
-
-    Parameters
-    ----------
-    path : path or zarr Store
-    problem : Problem, or anything that describes one
-        Read for parameters, lower, upper, observables, units, truth and published.
-    layout : RunLayout
-    spec : dict
-        What the user asked for, as JSON values.
-    events : ndarray (event, observable)
-        The observed events.
-    reference : dict or None
-        A likelihood fit of the same events: any of "mle" (parameter,), "deviation" (parameter,) and "covariance"
-        (parameter, parameter).
-    uncertainty : str
-        What the spread of the posterior means.
-    overwrite : bool
-        Replace a run at `path` once the new template is complete.  What is not a run is never replaced.
-
-    Raises
-    ------
-    FileExistsError
-        If there is something at `path` already.
-    OSError
-        If the template cannot be written.
-    ValueError
-        If names or shapes do not fit together.
-    """
-    schema.check_names(tuple(problem.parameters), tuple(problem.observables))
-    given = {
-        "/": xr.Dataset(attrs=_provenance(problem, layout, spec)),
-        **_axes(problem, layout, uncertainty),
-        schema.OBSERVED: _observed(problem, np.asarray(events, float)),
-        schema.REFERENCE: _references(problem, reference or {}),
-        schema.CONTROL: xr.Dataset(),
-    }
-    _refuse_existing(path, overwrite)
-    if isinstance(path, Store):
-        _write_template(path, problem, layout, given)
-        return
-    path = _local(path)
-    advice = "Nothing half-written was left behind. Choose a path in a folder that you may write to and that has space."
-    with _explained(f"Cannot create the run `{path}`", advice), _replacing(path) as partial:
-        _write_template(LocalStore(partial), problem, layout, given)
 
 
 class RunWriter:
@@ -100,7 +39,7 @@ class RunWriter:
     """
 
     def __init__(self, path, rank, replica=None):
-        self._root = _open_group(path, "r+")
+        self._root = open_group(path, "r+")
         self._layout = schema.RunLayout(**self._root.attrs[schema.LAYOUT_KEY])
         for name, index, n in [("rank", rank, self._layout.n_ranks), ("replica", replica, self._layout.n_replicas)]:
             if index is not None and not 0 <= index < n:
@@ -197,8 +136,8 @@ class RunWriter:
                 group[variable][chains] = np.asarray(values)[..., index]
 
     def _safely(self):
-        advice = f"Its rows up to step {_spaced(self.step)} are safe: open_run({str(self.path)!r}) reads them."
-        return _explained(f"Rank {self.rank} cannot write to `{self.path}`", advice)
+        advice = f"Its rows up to step {spaced(self.step)} are safe: open_run({str(self.path)!r}) reads them."
+        return explained(f"Rank {self.rank} cannot write to `{self.path}`", advice)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +168,7 @@ class Progress:
 
 def read_progress(path):
     """How far the run at `path` is; cheap, and possible at any time."""
-    root = _open_group(path, "r")
+    root = open_group(path, "r")
     stop_step = int(root[schema.CONTROL][schema.STOP_STEP][()])
     return Progress(root[schema.HISTORY][schema.PROGRESS][:], root.attrs[schema.LAYOUT_KEY]["n_steps"], stop_step)
 
@@ -240,8 +179,8 @@ def request_stop(path, step):
     reached = int(read_progress(path).steps.max())
     if step is not None and step <= reached:
         raise ValueError(f"step = {step}: a rank has reached {reached} already, and all have to stop at the same step.")
-    stop_step = _open_group(path, "r+")[schema.CONTROL][schema.STOP_STEP]
-    with _explained(f"Cannot write to `{path}`", "The request to stop was not made."):
+    stop_step = open_group(path, "r+")[schema.CONTROL][schema.STOP_STEP]
+    with explained(f"Cannot write to `{path}`", "The request to stop was not made."):
         stop_step[()] = schema.NO_STOP if step is None else step
 
 
@@ -267,7 +206,7 @@ def open_run(path):
     ValueError
         If it is not a run, or one of a later version.
     """
-    root = _open_group(path, "r")
+    root = open_group(path, "r")
     # Times stay numbers: a parameter may have the unit "days".
     tree = xr.open_datatree(root.store, engine="zarr", consolidated=False, decode_times=False)
     # The listing of a folder has no order of its own.
@@ -300,175 +239,26 @@ class _Masked(BackendArray):
         return self.variable.isel(where).where(is_valid).values
 
 
-def _observed(problem, events):
-    if events.ndim != 2 or events.shape[1] != len(problem.observables):
-        names = ", ".join(problem.observables)
-        raise ValueError(f"events of shape {events.shape}: should be (event, observable), with the columns {names}.")
-    columns = zip(problem.observables, events.T, strict=True)
-    return xr.Dataset({name: (schema.EVENT, column, _unit(problem, name)) for name, column in columns})
-
-
-def _references(problem, fit):
-    """Every variable of the reference, NaN where nothing is given."""
-    unknown = set(fit) - set(schema.FIT)
-    if unknown:
-        raise ValueError(f"reference: unknown {', '.join(sorted(unknown))}. Allowed: {', '.join(schema.FIT)}.")
-    published = np.array([problem.published.get(name, (np.nan, np.nan)) for name in problem.parameters], float)
-    given = fit | {
-        "published": published[:, 0],
-        "published_deviation": published[:, 1],
-        "truth": problem.truth,
-        "lower": problem.lower,
-        "upper": problem.upper,
-    }
-    variables = {}
-    for name, dims in schema.REFERENCES.items():
-        shape = (len(problem.parameters),) * len(dims)
-        values = np.full(shape, np.nan) if given.get(name) is None else np.asarray(given[name], float)
-        if values.shape != shape:
-            raise ValueError(f"{name} of shape {values.shape}: should be {shape}.")
-        variables[name] = (dims, values, _describe(name))
-    names = np.array(problem.parameters, object)  # zarr 3 specifies no arrays of fixed-width strings
-    return xr.Dataset(variables, {schema.PARAMETER: names, schema.PARAMETER_2: names})
-
-
-def _axes(problem, layout, uncertainty):
-    """The coordinates and attributes of the groups that the ranks fill."""
-    chain = np.arange(layout.n_chains)
-    chains = {
-        schema.CHAIN: chain,
-        schema.DRAW: np.arange(layout.n_draws),
-        schema.REPLICA: (schema.CHAIN, chain // layout.n_members),
-        schema.MEMBER: (schema.CHAIN, chain % layout.n_members),
-    }
-    history = {
-        schema.RANK: np.arange(layout.n_ranks),
-        schema.MEMBER: np.arange(layout.n_members),
-        schema.STEP: (schema.STEP, layout.steps, _describe(schema.STEP)),
-        schema.PARAMETER: np.array(problem.parameters, object),
-    }
-    attributes = {
-        schema.CREATED_KEY: _now(),
-        schema.LIBRARY_KEY: schema.LIBRARY,
-        schema.LIBRARY_VERSION_KEY: _version(schema.LIBRARY),
-        schema.UNCERTAINTY_KEY: uncertainty,
-    }
-    return {
-        schema.POSTERIOR: xr.Dataset(coords=chains, attrs=attributes),
-        schema.PREDICTIVE: xr.Dataset(coords=chains, attrs=attributes),
-        schema.HISTORY: xr.Dataset(coords=history),
-    }
-
-
-def _unit(problem, name):
-    return {"units": problem.units[name]} if name in problem.units else {}
-
-
-def _describe(name):
-    texts = {"long_name": schema.LONG_NAMES.get(name), "units": schema.UNITS.get(name)}
-    return {key: text for key, text in texts.items() if text}
-
-
-def _provenance(problem, layout, spec):
-    packages = ("sagips_kit", "numpy", "zarr", "torch")
-    return {
-        schema.VERSION_KEY: schema.SCHEMA_VERSION,
-        schema.PROBLEM_KEY: type(problem).__name__,
-        schema.PARAMETERS_KEY: list(problem.parameters),
-        schema.OBSERVABLES_KEY: list(problem.observables),
-        schema.SPEC_KEY: json.dumps(spec),
-        schema.LAYOUT_KEY: asdict(layout),
-        schema.VERSIONS_KEY: {"python": platform.python_version()} | {name: _version(name) for name in packages},
-        schema.CREATED_KEY: _now(),
-        schema.HOSTNAME_KEY: socket.gethostname(),
-        schema.REVISION_KEY: _git_revision(),
-    }
-
-
-def _now():
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def _git_revision():
-    """Commit of the folder the notebook runs in, with "-dirty" if it differs; empty outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def _write_template(store, problem, layout, given):
-    # Consolidated metadata would be a second copy, which zarr 3 does not specify.
-    xr.DataTree.from_dict(given).to_zarr(store, mode="w", consolidated=False, zarr_format=3)
-    root = zarr.open_group(store, mode="r+", use_consolidated=False)
-    for group, arrays in schema.empty_arrays(layout, problem.parameters, problem.observables).items():
-        for name, array in arrays.items():
-            sizes = {"shape": array.shape, "chunks": array.chunks, "dimension_names": array.dims}
-            is_named_by_problem = group in (schema.POSTERIOR, schema.PREDICTIVE)
-            attributes = _unit(problem, name) if is_named_by_problem else _describe(name)
-            root[group].create_array(name, dtype=array.dtype, fill_value=array.fill, attributes=attributes, **sizes)
-
-
-def _local(path):
+def local_path(path):
     return Path(path).expanduser().resolve()
 
 
 @contextlib.contextmanager
-def _explained(what, advice):
+def explained(what, advice):
     try:
         yield
     except OSError as error:
         raise OSError(f"{what}: {error}. {advice}") from error
 
 
-@contextlib.contextmanager
-def _replacing(path):
-    """Yield a hidden folder beside `path` that takes its place at the end; an old run there goes only then."""
-    partial, old = (path.parent / f".{path.name}.{word}-{os.getpid()}" for word in ("partial", "old"))
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if path.exists():
-            path.rename(old)  # no rename replaces a folder that is not empty
-        partial.rename(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        if old.exists():
-            old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _refuse_existing(path, overwrite):
-    try:
-        progress = read_progress(path)
-    except FileNotFoundError:
-        return
-    except ValueError as error:
-        raise FileExistsError(f"{error} It is not overwritten; choose another path.") from None
-    if not overwrite:
-        done = f"a finished run ({_spaced(progress.step)} steps)"
-        if not progress.is_finished:
-            done = f"an unfinished run (at step {_spaced(progress.step)} of {_spaced(progress.n_steps)})"
-        raise FileExistsError(f"`{path}` already holds {done}. Open it with open_run(...), or pass overwrite=True.")
-
-
-def _open_group(path, mode):
+def open_group(path, mode):
     """The root group of a run."""
     is_store = isinstance(path, Store)
-    if not is_store and not _local(path).exists():
-        others = ", ".join(sorted(other.name for other in _local(path).parent.glob("*.zarr")))
+    if not is_store and not local_path(path).exists():
+        others = ", ".join(sorted(other.name for other in local_path(path).parent.glob("*.zarr")))
         hint = f"That folder holds {others}." if others else "Start one with create_run(...), or check the folder."
         raise FileNotFoundError(f"There is no run at `{path}`. {hint}")
-    store = path if is_store else LocalStore(_local(path), read_only=mode == "r")
+    store = path if is_store else LocalStore(local_path(path), read_only=mode == "r")
     try:
         root = zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=False)
     except FileNotFoundError:
@@ -488,5 +278,5 @@ def _open_group(path, mode):
     return root
 
 
-def _spaced(number):
+def spaced(number):
     return f"{number:,}".replace(",", " ")

@@ -18,7 +18,7 @@ _LOOK_S = 0.1  # between two looks for failure notices
 _LAUNCHER_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS", "PALS_LOCAL_SIZE")
 
 
-class PeerFailure(RuntimeError):
+class PeerError(RuntimeError):
     """Another rank failed, or did not answer in time.
 
     Attributes
@@ -32,7 +32,7 @@ class PeerFailure(RuntimeError):
         self.rank = rank
 
     def __reduce__(self):
-        return PeerFailure, (self.args[0], self.rank)
+        return PeerError, (self.args[0], self.rank)
 
 
 @dataclass
@@ -83,7 +83,7 @@ class World:
 
         Raises
         ------
-        PeerFailure
+        PeerError
             If another rank failed, or nothing came for `timeout_s`.
         """
         from mpi4py import MPI
@@ -98,7 +98,7 @@ class World:
                 self._look_for_failures()
                 look = now + _LOOK_S
             if now - start > self.timeout_s:
-                raise PeerFailure(self._stall(why))
+                raise PeerError(self._stall(why))
             if n_polls > _SPINS:
                 time.sleep(_NAP_S)
         return time.perf_counter() - start
@@ -120,7 +120,7 @@ class World:
     def _look_for_failures(self):
         if self.comm.Iprobe(tag=_FAILURE_TAG):
             rank, text = self.comm.recv(tag=_FAILURE_TAG)
-            raise PeerFailure(f"Stopped because {text}", rank)
+            raise PeerError(f"Stopped because {text}", rank)
 
     def _stall(self, why):
         return (

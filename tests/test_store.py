@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import LocalStore, MemoryStore
 
-from sagips_kit import schema, store
+from sagips_kit import schema, template
 from sagips_kit.schema import RunLayout
-from sagips_kit.store import RunWriter, create_run, open_run, read_progress, request_stop
+from sagips_kit.store import RunWriter, open_run, read_progress, request_stop
+from sagips_kit.template import create_run
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -453,4 +454,4 @@ def test_a_reader_beside_writers_sees_whole_rows(make, path):
 
 def test_the_git_revision_may_be_missing(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert store._git_revision() == ""
+    assert template._git_revision() == ""

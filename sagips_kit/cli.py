@@ -1,0 +1,78 @@
+"""The command `sagips`: run a spec in a batch job or a single process, look into a store, write a spec to start from."""
+
+import argparse
+import dataclasses
+import sys
+
+
+def main(arguments=None):
+    """Entry point of the command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        # A rank that ends because of another one stays silent: the other one tells why.
+        if type(error).__name__ != "PeerError" or error.rank is None:
+            print(f"sagips: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        print("sagips: interrupted; what is in the store stays there.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="sagips", description="Solve inverse problems with GANs on many ranks.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="train the run of a JSON spec; under mpiexec, on all its ranks")
+    run.add_argument("spec", help="JSON file; `sagips spec` writes one")
+    run.add_argument("--store", help="write here instead of the spec's store")
+    run.add_argument("--overwrite", action="store_true", help="replace a run that is there already")
+    run.set_defaults(command=_run)
+    info = commands.add_parser("info", help="show what a store holds: run, progress, estimates")
+    info.add_argument("store")
+    info.set_defaults(command=_info)
+    spec = commands.add_parser("spec", help="print a JSON spec to start from")
+    spec.add_argument("problem", help="Proxy, DayaBay, or your own as module:Class")
+    spec.add_argument("--exchange", default="Ring", help="Independent, AllReduce or Ring")
+    spec.add_argument("--store", required=True)
+    spec.set_defaults(command=_spec)
+    return parser
+
+
+def _run(options):
+    from .launch import run
+    from .spec import RunSpec
+    from .world import World
+
+    spec = RunSpec.from_file(options.spec)
+    changes = {"store": options.store, "overwrite": options.overwrite or None}
+    spec = dataclasses.replace(spec, **{name: change for name, change in changes.items() if change is not None})
+    world = World.here()
+    result = run(spec, world)
+    world.barrier("the other ranks to finish")
+    if world.rank == 0:
+        print(f"{result['steps']} steps on {world.size} ranks in {result['elapsed_s']:.0f} s: {spec.store}")
+        _print_summary(spec.store)
+
+
+def _info(options):
+    from .analysis import describe
+
+    print(describe(options.store))
+    _print_summary(options.store)
+
+
+def _print_summary(path):
+    from .analysis import summary
+    from .store import open_run, read_progress
+
+    if read_progress(path).is_finished:
+        print(summary(open_run(path)).to_string(float_format="%.4g"))
+
+
+def _spec(options):
+    from .spec import RunSpec
+
+    given = {"problem": {"type": options.problem}, "exchange": {"type": options.exchange}, "store": options.store}
+    print(RunSpec.from_dict(given).to_json(), end="")

@@ -1,0 +1,146 @@
+"""The run a user asks for, as one value: it is written in a notebook cell or a JSON file and travels to every rank."""
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, InstanceOf
+
+from . import exchange, problems
+from .exchange import Exchange, Independent
+from .problem import Problem
+from .settings import Count, Settings, value
+
+_FAMILIES = {"problem": (Problem, problems), "exchange": (Exchange, exchange)}
+
+
+@value
+class RunSpec:
+    """Everything that determines a run, apart from the number of ranks.
+
+    Parameters
+    ----------
+    problem : Problem
+    store : str
+        Folder of the zarr store that the run writes, for instance "runs/proxy.zarr".
+    settings : Settings
+    exchange : Exchange
+    n_steps : int
+    seed : int
+        Start of all random streams; the same seed and number of ranks give the same run.
+    events : str or None
+        A `.npy` file of observed events (event, observable); None takes the problem's own.
+    n_observed : int or None
+        How many of the problem's own events to observe; None takes its usual number.
+    reference : bool
+        Fit the same events by maximum likelihood too, if the problem has a likelihood, to judge the run by.
+    overwrite : bool
+        Replace a run that is in the store already.
+    """
+
+    problem: InstanceOf[Problem]
+    store: Annotated[str, Field(min_length=1)]
+    settings: Settings = dataclasses.field(default_factory=Settings)
+    exchange: InstanceOf[Exchange] = dataclasses.field(default_factory=Independent)
+    n_steps: Count = 2000
+    seed: Annotated[int, Field(ge=0)] = 0
+    events: str | None = None
+    n_observed: Count | None = None
+    reference: bool = True
+    overwrite: bool = False
+
+    def to_dict(self):
+        """The spec as JSON values; `from_dict` makes an equal spec of them."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {
+            "settings": dataclasses.asdict(self.settings),
+            "problem": _described(self.problem, "problem"),
+            "exchange": _described(self.exchange, "exchange"),
+        }
+
+    def to_json(self):
+        """The spec as the text of a JSON file."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, given):
+        """Make a spec of JSON values.
+
+        Raises
+        ------
+        ValueError
+            For unknown fields, wrong types or unknown problems and exchanges, with what is allowed.
+        """
+        if not isinstance(given, dict):
+            raise ValueError(f"A run's spec should be an object with fields such as problem and store, not {given!r}.")
+        fields = dict(given)
+        if "settings" in fields:
+            fields["settings"] = _made(Settings, fields["settings"], "settings")
+        for family in _FAMILIES:
+            if family in fields:
+                fields[family] = _from_description(family, fields[family])
+        return cls(**fields)
+
+    @classmethod
+    def from_file(cls, path):
+        """Read a spec from a JSON file."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"There is no spec `{path}`. Write one: sagips spec Proxy --store runs/proxy.zarr > {path}"
+            ) from None
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"`{path}` is not JSON: {error}.") from None
+
+
+def _described(value, family):
+    """A problem or exchange as JSON values; `type` is its name, with its module unless the kit brings it."""
+    kind = type(value)
+    is_ready = getattr(_FAMILIES[family][1], kind.__name__, None) is kind
+    name = kind.__name__ if is_ready else f"{kind.__module__}:{kind.__qualname__}"
+    return {"type": name} | (dataclasses.asdict(value) if dataclasses.is_dataclass(value) else {})
+
+
+def _from_description(family, given):
+    if not isinstance(given, dict) or not isinstance(given.get("type"), str):
+        raise ValueError(
+            f'{family} = {given!r}: should be an object with a type, for instance {{"type": "{_ready(family)[0]}"}}.'
+        )
+    fields = dict(given)
+    return _made(_kind(family, fields.pop("type")), fields, family)
+
+
+def _kind(family, name):
+    base, module = _FAMILIES[family]
+    if name in _ready(family):
+        return getattr(module, name)
+    place, colon, kind_name = name.partition(":")
+    if not colon:
+        raise ValueError(
+            f"Unknown {family} {name!r}. Allowed: {', '.join(_ready(family))}, or one of your own as 'module:Class'."
+        )
+    try:
+        kind = getattr(importlib.import_module(place), kind_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{family} {name!r} cannot be imported: {error}. Put it in a module on Python's path.") from None
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise ValueError(f"{family} {name!r} is not a {base.__name__}.")
+    return kind
+
+
+def _ready(family):
+    base, module = _FAMILIES[family]
+    kinds = {name: getattr(module, name) for name in module.__all__}
+    return sorted(name for name, kind in kinds.items() if issubclass(kind, base) and kind is not base)
+
+
+def _made(kind, fields, what):
+    if not isinstance(fields, dict):
+        raise ValueError(f"{what} = {fields!r}: should be an object with the fields of {kind.__name__}.")
+    # JSON has lists only; fields that hold several numbers are tuples, since values do not change.
+    return kind(**{name: tuple(item) if isinstance(item, list) else item for name, item in fields.items()})
