@@ -5,7 +5,10 @@ or writes.  Distances are counted in *floor units*: the standard deviations of t
 same events, below which no method can tell parameters apart.
 """
 
+import json
+
 import numpy as np
+import scipy.stats
 import xarray as xr
 
 from . import schema
@@ -49,9 +52,9 @@ def estimate(run):
     Returns
     -------
     Dataset (parameter)
-        mean, deviation : of the sample pooled over chains and draws; the variance is that between the chains plus that
-        within them, NaN for a single chain, which knows nothing of its own spread.
-        low, high : central interval of 68 % of the pooled sample.
+        mean, deviation : over the chains, each taken at the mean of its draws.  Chains learned from different resamples,
+        so their deviation is the uncertainty; NaN for a single chain, which knows nothing of its own spread.
+        low, high : central interval of 68 %, by Student's distribution since the chains are few.
         mle, floor : maximum-likelihood estimate and its standard deviation.
         truth, published, published_deviation : where known, else NaN.
         to_mle : (mean - mle) / floor.
@@ -63,16 +66,18 @@ def estimate(run):
     ValueError
         If no chain has been written yet.
     """
-    theta = _sample(run)
-    pooled = (schema.CHAIN, schema.DRAW)
-    low, high = np.quantile(theta, [0.1587, 0.8413], axis=theta.get_axis_num(pooled))
+    chains = written(run, schema.POSTERIOR).mean(schema.DRAW).to_dataarray(schema.PARAMETER)
+    n_chains = chains.sizes[schema.CHAIN]
+    mean = chains.mean(schema.CHAIN)
+    deviation = chains.std(schema.CHAIN, ddof=1) if n_chains > 1 else np.nan * mean
+    half_width = scipy.stats.t.ppf(0.5 + 0.3413, max(n_chains - 1, 1)) * deviation
     reference = run[schema.REFERENCE].to_dataset().drop_dims(schema.PARAMETER_2).load()
     result = xr.Dataset(
         {
-            "mean": theta.mean(pooled),
-            "deviation": _deviation(theta),
-            "low": (schema.PARAMETER, low),
-            "high": (schema.PARAMETER, high),
+            "mean": mean,
+            "deviation": deviation,
+            "low": mean - half_width,
+            "high": mean + half_width,
             "mle": reference["mle"],
             "floor": reference["deviation"],
             **{name: reference[name] for name in ("truth", "published", "published_deviation")},
@@ -196,6 +201,33 @@ def observed_and_generated(run, observable, bins=50, by=None):
     return xr.concat(parts, xr.Variable((by,), values))
 
 
+def describe(run):
+    """What a run is and how far it has come, as text of a few lines.
+
+    Parameters
+    ----------
+    run : DataTree
+
+    Returns
+    -------
+    str
+    """
+    facts, layout = run.attrs, run.attrs[schema.LAYOUT_KEY]
+    progress = run[schema.HISTORY][schema.PROGRESS].values
+    versions = ", ".join(f"{name} {version}" for name, version in facts[schema.VERSIONS_KEY].items())
+    exchange = json.loads(facts[schema.SPEC_KEY]).get("exchange", {}).get("type", "unknown")
+    rows = {
+        "problem": f"{facts[schema.PROBLEM_KEY]}: {', '.join(facts[schema.PARAMETERS_KEY])}",
+        "events": f"{run[schema.OBSERVED].sizes[schema.EVENT]} observed: {', '.join(facts[schema.OBSERVABLES_KEY])}",
+        "ranks": f"{layout['n_ranks']}, {layout['n_members']} members each, exchange {exchange}",
+        "chains": f"{layout['n_replicas'] * layout['n_members']} independent generators",
+        "progress": f"step {progress.min()} of {layout['n_steps']}",
+        "created": f"{facts[schema.CREATED_KEY]} on {facts[schema.HOSTNAME_KEY]}",
+        "versions": versions,
+    }
+    return "\n".join(f"{name:<10}{text}" for name, text in rows.items())
+
+
 def summary(run):
     """The estimates as a small table for a notebook.
 
@@ -212,18 +244,6 @@ def summary(run):
     names = {"mean": "estimate", "to_mle": "distance"}
     columns = ["mean", "deviation", "truth", "published", "published_deviation", "mle", "floor", "to_mle"]
     return estimate(run)[columns].to_dataframe()[columns].rename(columns=names).dropna(axis="columns", how="all")
-
-
-def _sample(run):
-    """The posterior as one array (parameter, chain, draw)."""
-    return written(run, schema.POSTERIOR).to_dataarray(schema.PARAMETER)
-
-
-def _deviation(theta):
-    if theta.sizes[schema.CHAIN] == 1:
-        return theta.mean((schema.CHAIN, schema.DRAW)) * np.nan
-    between = theta.mean(schema.DRAW).var(schema.CHAIN, ddof=1)
-    return np.sqrt(between + theta.var(schema.DRAW).mean(schema.CHAIN))
 
 
 def _rms(distances):

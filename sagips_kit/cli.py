@@ -58,8 +58,9 @@ def _run(options):
 
 def _info(options):
     from .analysis import describe
+    from .store import open_run
 
-    print(describe(options.store))
+    print(describe(open_run(options.store)))
     _print_summary(options.store)
 
 

@@ -3,6 +3,8 @@
 Nothing here knows networks; the order makes a batch a small image of all events instead of a random handful.
 """
 
+import functools
+
 import numpy as np
 import torch
 
@@ -50,9 +52,14 @@ def balanced_resample(n_events, chain, n_chains, seed):
     n_shared = min(_TICKETS, n_chains - first)
     if n_shared == 1:
         return np.ones(n_events, int)
+    return (_owners(n_events, n_shared, first, seed) == chain - first).sum(axis=1)
+
+
+@functools.lru_cache(maxsize=1)
+def _owners(n_events, n_shared, first, seed):
+    """The chain that each copy of each event goes to: (event, copy)."""
     rng = np.random.default_rng([seed, first])
-    owners = rng.integers(n_shared, size=(n_events, n_shared), dtype=np.uint8)
-    return (owners == chain - first).sum(axis=1)
+    return rng.integers(n_shared, size=(n_events, n_shared), dtype=np.uint8)
 
 
 def neighbour_order(events, n_cells):
@@ -74,6 +81,12 @@ def neighbour_order(events, n_cells):
     return cut(np.arange(len(events)), 0)
 
 
+def batch_order(events, categories, n_cells):
+    """Indices that put events in `neighbour_order` within each category, one category after the other: (event,)."""
+    parts = [np.flatnonzero(categories == category) for category in np.unique(categories)]
+    return np.concatenate([part[neighbour_order(events[part], n_cells)] for part in parts])
+
+
 class Batches:
     """Batches of one member: events of each category in equal shares, one from each of many cells of equal content.
 
@@ -82,6 +95,7 @@ class Batches:
     Parameters
     ----------
     events : Tensor (event, observable)
+        In `batch_order`.
     categories : Tensor (event,) of int
         The category of each event, 0 to n_categories - 1.
     n_categories, batch_size : int
@@ -96,7 +110,7 @@ class Batches:
             part = events[categories == category]
             if len(part) == 0:
                 raise ValueError(f"No observed event is in category {category} of {n_categories}.")
-            self._parts.append((part[neighbour_order(part.numpy(), size)], size))
+            self._parts.append((part, size))
         self._columns = []
 
     def draw(self):

@@ -65,38 +65,45 @@ def fit_likelihood(problem, events, n_starts=3, seed=0):
     starts = np.random.default_rng(seed).uniform(0.2, 0.8, (n_starts, n_parameters))
     starts[0] = 0.5
     ends = [_descend(loss, start) for start in starts]
-    best = min(ends, key=lambda end: end.fun)
-    if not np.isfinite(best.fun):
-        raise RuntimeError(f"The likelihood fit of {type(problem).__name__} failed: {best.message}")
-    information = torch.func.hessian(loss)(torch.as_tensor(best.x)).numpy() * n_events
+    value, t = min(ends, key=lambda end: end[0])
+    if not np.isfinite(value):
+        raise RuntimeError(
+            f"The likelihood fit of {type(problem).__name__} found no finite value from {n_starts} starting points. "
+            "Check log_likelihood and constraints in the middle of the parameter ranges."
+        )
+    t = _polish(loss, t)
+    information = torch.func.hessian(loss)(torch.as_tensor(t)).numpy() * n_events
     width = np.subtract(problem.upper, problem.lower)
     return LikelihoodFit(
-        theta=problem.scale(torch.as_tensor(best.x)).numpy(),
+        theta=problem.scale(torch.as_tensor(t)).numpy(),
         covariance=_inverse(information) * np.outer(width, width),
     )
 
 
 def _descend(loss, start):
+    """A local minimum and where it is."""
     gradient_and_value = torch.func.grad_and_value(loss)
-    hessian = torch.func.hessian(loss)
 
     def fun(t):
         gradient, value = gradient_and_value(torch.as_tensor(t))
         return float(value), gradient.numpy()
 
     bounds = scipy.optimize.Bounds(_EDGE, 1 - _EDGE)
-    options = {"maxiter": 500, "ftol": 1e-13, "gtol": 1e-8}
-    rough = scipy.optimize.minimize(fun, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-    # Quasi-Newton stops early along nearly flat directions; a few Newton steps end where the gradient vanishes.
-    t = rough.x
+    options = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-7}
+    end = scipy.optimize.minimize(fun, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    return end.fun, end.x
+
+
+def _polish(loss, t):
+    """Newton steps to where the gradient vanishes: quasi-Newton ones stop early along nearly flat directions."""
     for _ in range(5):
-        step = np.linalg.lstsq(hessian(torch.as_tensor(t)).numpy(), -fun(t)[1], rcond=1e-12)[0]
+        at = torch.as_tensor(t)
+        step = np.linalg.lstsq(torch.func.hessian(loss)(at).numpy(), -torch.func.grad(loss)(at).numpy(), rcond=1e-12)[0]
         candidate = np.clip(t + step, _EDGE, 1 - _EDGE)
-        if not fun(candidate)[0] <= fun(t)[0]:
+        if not loss(torch.as_tensor(candidate)) < loss(at):
             break
         t = candidate
-    rough.x, rough.fun = t, fun(t)[0]
-    return rough
+    return t
 
 
 def _inverse(information):

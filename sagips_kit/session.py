@@ -222,11 +222,13 @@ class RunHandle:
 
         return store.open_run(self.path)
 
-    def watch(self, interval=1.0):
+    def watch(self, until=None, interval=1.0):
         """Show a progress bar until the run ends; interrupting the cell leaves the run alone.
 
         Parameters
         ----------
+        until : int or None
+            Return as soon as all ranks have completed so many steps.
         interval : float
             Seconds between two looks at the store.
 
@@ -239,6 +241,8 @@ class RunHandle:
         try:
             while not self._failed() and not self._is_ready():
                 line.show(self._bar())
+                if until is not None and self.progress().step >= until:
+                    return
                 time.sleep(interval)
             self._await_failed()
         except KeyboardInterrupt:

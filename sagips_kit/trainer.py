@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .data import Batches, balanced_resample, check_events
+from .data import Batches, balanced_resample, batch_order, check_events
 from .exchange import Independent
 from .flat import FlatGradient
 from .gan import (
@@ -147,6 +147,9 @@ class Trainer:
         """Resample and order the observed events of each member, and summarise them for the constraints."""
         problem, settings, device = self.problem, self.settings, self.world.device
         events = torch.tensor(events, dtype=torch.float32)
+        # Ordered once: resampling keeps the order.
+        order = batch_order(events.numpy(), problem.category(events).numpy(), settings.n_events)
+        events = events[torch.as_tensor(order)]
         categories = problem.category(events)
         shares = torch.bincount(categories, minlength=problem.n_categories) / len(events)
         self._category_weights = (problem.n_categories * shares).to(device)

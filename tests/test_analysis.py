@@ -11,7 +11,8 @@ from zarr.storage import MemoryStore
 
 from sagips_kit import analysis
 from sagips_kit.schema import RunLayout
-from sagips_kit.store import RunWriter, create_run, open_run
+from sagips_kit.store import RunWriter, open_run
+from sagips_kit.template import create_run
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -48,14 +49,16 @@ def make_theta(n_chains=8, n_draws=40, mean=TRUTH, deviation=(0.1, 0.2), within=
     return means[:, None] + rng.normal(0, within * np.asarray(deviation), (n_chains, n_draws, len(mean)))
 
 
-def test_estimate_adds_variance_between_and_within_chains():
+def test_the_deviation_is_that_of_the_chains():
     theta = np.array([[[0.0, 5.0], [2.0, 5.0]], [[4.0, 7.0], [6.0, 7.0]]])
     result = analysis.estimate(make_run(theta, truth=TRUTH))
     assert result["mean"].values.tolist() == [3, 6]
-    # Means of the chains 1 and 5: variance 8; within each chain 1.
-    np.testing.assert_allclose(result["deviation"], [3, np.sqrt(2)])
+    # Means of the chains 1 and 5, and 5 and 7; draws within a chain do not count.
+    np.testing.assert_allclose(result["deviation"], np.sqrt([8, 2]))
+    # Student's distribution with one degree of freedom.
+    np.testing.assert_allclose(result["high"] - result["mean"], 1.837 * np.sqrt([8, 2]), rtol=1e-3)
     np.testing.assert_allclose(result["to_mle"], [19, 40.5])
-    np.testing.assert_allclose(result["pull"], [(3 - 1) / 3, (6 + 2) / np.sqrt(2)])
+    np.testing.assert_allclose(result["pull"], [(3 - 1) / np.sqrt(8), (6 + 2) / np.sqrt(2)])
     assert result["published_pull"].isnull().all()
     assert "units" not in result["mean"].attrs
     assert result.attrs["uncertainty"] == "bootstrap ensemble"
@@ -73,6 +76,13 @@ def test_a_single_chain_does_not_know_its_spread():
     result = analysis.estimate(make_run(make_theta(n_chains=1)))
     assert result["deviation"].isnull().all()
     assert result["mean"].notnull().all()
+
+
+def test_the_description_names_what_a_stranger_asks_for():
+    text = analysis.describe(make_run(make_theta(), n_steps=300))
+    assert "step 300 of 1000" in text
+    assert "8 independent generators" in text
+    assert "5000 observed" in text
 
 
 def test_distance_counts_floor_units():
