@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import sys
 
 
@@ -45,12 +46,15 @@ def _run(options):
     from .spec import RunSpec
     from .world import World
 
-    spec = RunSpec.from_file(options.spec)
-    changes = {"store": options.store, "overwrite": options.overwrite or None}
-    spec = dataclasses.replace(spec, **{name: change for name, change in changes.items() if change is not None})
     world = World.here()
+    # A mistake in the spec is reported once, not by every rank.
+    with world.rank_0_first("rank 0 to read the spec"):
+        spec = RunSpec.from_file(options.spec)
+        changes = {"store": options.store, "overwrite": options.overwrite or None}
+        spec = dataclasses.replace(spec, **{name: change for name, change in changes.items() if change is not None})
     result = run(spec, world)
-    world.barrier("the other ranks to finish")
+    # Ranks that exchange nothing may end hours apart.
+    world.barrier("the other ranks to finish", math.inf)
     if world.rank == 0:
         print(f"{result['steps']} steps on {world.size} ranks in {result['elapsed_s']:.0f} s: {spec.store}")
         _print_summary(spec.store)
@@ -68,7 +72,8 @@ def _print_summary(path):
     from .analysis import summary
     from .store import open_run, read_progress
 
-    if read_progress(path).is_finished:
+    progress = read_progress(path)
+    if progress.step == progress.n_steps:
         print(summary(open_run(path)).to_string(float_format="%.4g"))
 
 

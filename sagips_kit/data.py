@@ -4,11 +4,15 @@ Nothing here knows networks; the order makes a batch a small image of all events
 """
 
 import functools
+import math
 
 import numpy as np
 import torch
 
-_TICKETS = 16  # chains that share one balanced resampling
+from .topology import chunk_bounds
+
+_TICKETS = 16  # chains that share one balanced resampling, at most
+_RESAMPLING = 101  # sets this random stream apart from that of the events, which may be made of the same seed
 
 
 def check_events(problem, events):
@@ -48,17 +52,15 @@ def balanced_resample(n_events, chain, n_chains, seed):
     ----------
     Davison, Hinkley and Schechtman, Biometrika 73 (1986) 555.
     """
-    first = chain // _TICKETS * _TICKETS
-    n_shared = min(_TICKETS, n_chains - first)
-    if n_shared == 1:
-        return np.ones(n_events, int)
-    return (_owners(n_events, n_shared, first, seed) == chain - first).sum(axis=1)
+    blocks = chunk_bounds(n_chains, math.ceil(n_chains / _TICKETS))
+    first, stop = next(block for block in blocks if chain < block[1])
+    return (_owners(n_events, stop - first, first, seed) == chain - first).sum(axis=1)
 
 
 @functools.lru_cache(maxsize=1)
 def _owners(n_events, n_shared, first, seed):
     """The chain that each copy of each event goes to: (event, copy)."""
-    rng = np.random.default_rng([seed, first])
+    rng = np.random.default_rng([seed, _RESAMPLING, first])
     return rng.integers(n_shared, size=(n_events, n_shared), dtype=np.uint8)
 
 
@@ -103,6 +105,8 @@ class Batches:
     """
 
     def __init__(self, events, categories, n_categories, batch_size, random):
+        if batch_size < n_categories:
+            raise ValueError(f"n_events = {batch_size}: should be at least {n_categories}, the number of categories.")
         shares = torch.tensor([batch_size * (k + 1) // n_categories for k in range(n_categories)])
         self._random = random
         self._parts = []

@@ -82,7 +82,7 @@ class Generator(nn.Module):
         """Make the axes those of `information` + damping (member, parameter, parameter), keeping the centre."""
         centre = self.centre()[:, None]
         values, vectors = torch.linalg.eigh(information.double())
-        root = (vectors * (values + damping).rsqrt()[:, None]) @ vectors.mT
+        root = (vectors * (values.clamp(min=0) + damping).rsqrt()[:, None]) @ vectors.mT
         self.axes.copy_(root)
         self.origin.copy_(centre - torch.bmm(self._centre_outputs(), self.axes))
 

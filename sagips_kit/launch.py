@@ -82,13 +82,9 @@ def run_rank(spec, world=None):
 def run(spec, world=None):
     """Prepare a run and train it, in a batch job or a single process.  Collective."""
     world = world or World.here()
-    if world.rank == 0:
-        try:
+    with world.rank_0_first("rank 0 to create the store"):
+        if world.rank == 0:
             prepare(spec, world.size)
-        except BaseException as error:
-            world.announce_failure(error)
-            raise
-    world.barrier("rank 0 to create the store")
     return run_rank(spec, world)
 
 

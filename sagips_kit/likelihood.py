@@ -65,7 +65,7 @@ def fit_likelihood(problem, events, n_starts=3, seed=0):
     starts = np.random.default_rng(seed).uniform(0.2, 0.8, (n_starts, n_parameters))
     starts[0] = 0.5
     ends = [_descend(loss, start) for start in starts]
-    value, t = min(ends, key=lambda end: end[0])
+    value, t = min(ends, key=lambda end: end[0] if np.isfinite(end[0]) else np.inf)
     if not np.isfinite(value):
         raise RuntimeError(
             f"The likelihood fit of {type(problem).__name__} found no finite value from {n_starts} starting points. "

@@ -47,13 +47,18 @@ def _explain(cls, error):
     lines = []
     for detail in error.errors():
         name = str(detail["loc"][0]) if detail["loc"] else ""
-        if detail["type"] in ("unexpected_keyword_argument", "unexpected_positional_argument"):
+        if detail["type"] == "unexpected_positional_argument":
+            lines.append(f"{detail['input']!r} has no name. Give fields by name: {', '.join(allowed)}.")
+        elif detail["type"] == "unexpected_keyword_argument":
             guess = difflib.get_close_matches(name, allowed, n=1)
             hint = f" Did you mean {guess[0]}?" if guess else ""
-            lines.append(f"unknown field {name!r}.{hint} Allowed: {', '.join(allowed)}.")
+            lines.append(f"unknown field {name!r}.{hint} Allowed: {', '.join(allowed) or 'none'}.")
+        elif detail["type"] == "missing":
+            lines.append(f"field {name!r} is missing.")
+        elif not name:  # from __post_init__, about several fields
+            lines.append(detail["msg"].removeprefix("Value error, "))
         else:
-            message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            wanted = message if "error" in detail.get("ctx", {}) else f"should be {message}"
+            wanted = detail["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
             lines.append(f"{name} = {detail['input']!r}: {wanted}.")
     return f"{cls.__name__}: " + " ".join(lines)
 
@@ -131,6 +136,6 @@ class Settings:
     def __post_init__(self):
         if self.n_events % self.n_sets:
             raise ValueError(
-                f"Settings: n_events = {self.n_events}: should be a multiple of n_sets = {self.n_sets}, "
+                f"n_events = {self.n_events}: should be a multiple of n_sets = {self.n_sets}, "
                 f"for instance {self.n_sets * max(1, round(self.n_events / self.n_sets))}."
             )

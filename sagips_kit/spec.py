@@ -126,7 +126,7 @@ def _kind(family, name):
         )
     try:
         kind = getattr(importlib.import_module(place), kind_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{family} {name!r} cannot be imported: {error}. Put it in a module on Python's path.") from None
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ValueError(f"{family} {name!r} is not a {base.__name__}.")

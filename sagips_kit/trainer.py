@@ -23,6 +23,7 @@ from .gan import (
     stratified_noise,
     to_unit,
 )
+from .topology import chunk_bounds
 from .world import World
 
 _BETAS = (0.9, 0.999)
@@ -48,7 +49,7 @@ class Record:
     waited_s : float
         Seconds spent waiting for other ranks since the record before.
     elapsed_s : float
-        Seconds since the first step.
+        Seconds of training, from the first step on.
     staleness : int
         Steps, of the oldest message used.
     """
@@ -100,7 +101,7 @@ class Trainer:
         self._build()
         self._channel = exchange.open(self.world, self._flat.buffer)
         self._simulate = torch.vmap(torch.vmap(problem.simulate))
-        self._waited_s, self._staleness = 0.0, 0
+        self._waited_s, self._elapsed_s, self._staleness = 0.0, 0.0, 0
 
     def __enter__(self):
         return self
@@ -113,14 +114,15 @@ class Trainer:
         self._channel.close()
 
     def iterate(self, n_steps=None):
-        """Train for `n_steps` more steps (None: to the end) and yield a Record every `record_every` of them."""
+        """Train for `n_steps` more steps (None: to the end) and yield a Record every `record_every`, and after the last."""
         last = self.n_steps if n_steps is None else min(self.n_steps, self.step + n_steps)
-        start = time.perf_counter()
+        start = time.perf_counter() - self._elapsed_s
         while self.step < last:
             theta, losses = self._train_step()
             self._collect(theta)
-            if self.step % self.settings.record_every == 0 or self.step == self.n_steps:
-                yield self._record(theta, losses, time.perf_counter() - start)
+            self._elapsed_s = time.perf_counter() - start
+            if self.step % self.settings.record_every == 0 or self.step == last:
+                yield self._record(theta, losses)
 
     def run(self, n_steps=None):
         """Train for `n_steps` more steps (None: to the end) and return the last Record."""
@@ -140,7 +142,9 @@ class Trainer:
     def _stream(self, role, member):
         """A random stream; what replicas must share depends on the replica, all else on the rank."""
         owner = self._replica if role in ("generator", "axes") else self.world.rank
-        words = np.random.SeedSequence([self.seed, _ROLES.index(role), owner, member]).generate_state(1, np.uint64)
+        # Counted through all ranks: an ensemble is the same however its members are spread over them.
+        index = owner * self.settings.n_members + member
+        words = np.random.SeedSequence([self.seed, _ROLES.index(role), index]).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(words[0] >> 1))
 
     def _load(self, events):
@@ -297,18 +301,16 @@ class Trainer:
 
     def _collect(self, theta):
         """Average theta (member, parameter) over stretches of the last part of the run: the draws."""
-        first = self.n_steps - max(1, round(self.settings.averaging * self.n_steps))
-        n_draws = self.settings.n_draws
-        since = self.step - first
-        if since < 1:
-            return
-        draw = (since - 1) * n_draws // (self.n_steps - first)
-        start = -(-draw * (self.n_steps - first) // n_draws)
-        n_before = since - 1 - start
-        old = 0.0 if n_before == 0 else self.draws[:, draw] * n_before
-        self.draws[:, draw] = (old + theta.cpu().numpy()) / (n_before + 1)
+        n_averaged = max(1, round(self.settings.averaging * self.n_steps))
+        starts, stops = np.array(chunk_bounds(n_averaged, self.settings.n_draws)).T
+        at = self.step - 1 - (self.n_steps - n_averaged)
+        # In a run with fewer steps than draws, neighbouring draws share a step.
+        taking = (starts <= at) & (at < np.maximum(stops, starts + 1))
+        n_before = (at - starts[taking])[:, None]
+        old = np.where(n_before == 0, 0.0, self.draws[:, taking])
+        self.draws[:, taking] = old + (theta.cpu().numpy()[:, None] - old) / (n_before + 1)
 
-    def _record(self, theta, losses, elapsed_s):
+    def _record(self, theta, losses):
         loss_discriminator, loss_generator = (loss.cpu().numpy() for loss in losses)
         record = Record(
             self.step,
@@ -316,7 +318,7 @@ class Trainer:
             loss_discriminator,
             loss_generator,
             self._waited_s,
-            elapsed_s,
+            self._elapsed_s,
             self._staleness,
         )
         self._waited_s = 0.0
@@ -329,7 +331,7 @@ def _even_shares(categories, n_categories):
     chosen = []
     for category in range(n_categories):
         indices = (categories == category).nonzero()[:, 0]
-        chosen.append(indices[torch.linspace(0, len(indices) - 1, n_each).long()])
+        chosen.append(indices[torch.linspace(0, len(indices) - 1, n_each, dtype=torch.float64).long()])
     return torch.cat(chosen)
 
 

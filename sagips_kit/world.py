@@ -4,10 +4,12 @@
 a deadline and looks out for the notice of a peer that failed, so that one rank's exception ends all within seconds.
 """
 
+import contextlib
+import math
 import os
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,6 +17,7 @@ _FAILURE_TAG = 7
 _SPINS = 50  # polls before the first nap: a message between neighbours takes some microseconds
 _NAP_S = 5e-5  # ranks may share cores: give the core to the one we wait for
 _LOOK_S = 0.1  # between two looks for failure notices
+_NOTICE_CHARACTERS = 2000  # of an error's text: a short message leaves at once, even if nobody receives it
 _LAUNCHER_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS", "PALS_LOCAL_SIZE")
 
 
@@ -56,6 +59,7 @@ class World:
     hostname: str
     comm: object = None
     timeout_s: float = 300.0
+    _kept: list = field(default_factory=list, init=False, repr=False)
 
     @classmethod
     def alone(cls, device=None):
@@ -78,14 +82,30 @@ class World:
         """All ranks if this process was started by an MPI launcher, else one rank alone.  Collective."""
         return cls.from_mpi() if under_mpi() else cls.alone()
 
-    def wait(self, requests, why):
+    def wait(self, requests, why, timeout_s=None):
         """Wait for all `requests`; returns the seconds that took.
+
+        Parameters
+        ----------
+        requests : list of mpi4py.MPI.Request
+        why : str
+            Whom this rank waits for, for the error's text.
+        timeout_s : float or None
+            Longest wait, in seconds; None takes that of the world.
 
         Raises
         ------
         PeerError
-            If another rank failed, or nothing came for `timeout_s`.
+            If another rank failed, or nothing came in time.
         """
+        try:
+            return self._poll(requests, why, self.timeout_s if timeout_s is None else timeout_s)
+        except BaseException:
+            # MPI may still write to their buffers, which live as long as the requests.
+            self._kept += requests
+            raise
+
+    def _poll(self, requests, why, timeout_s):
         from mpi4py import MPI
 
         start = time.perf_counter()
@@ -97,34 +117,50 @@ class World:
             if now > look:
                 self._look_for_failures()
                 look = now + _LOOK_S
-            if now - start > self.timeout_s:
-                raise PeerError(self._stall(why))
+            if now - start > timeout_s:
+                raise PeerError(self._stall(why, timeout_s))
             if n_polls > _SPINS:
                 time.sleep(_NAP_S)
         return time.perf_counter() - start
 
-    def barrier(self, why="the other ranks"):
+    def barrier(self, why="the other ranks", timeout_s=None):
         """Wait until all ranks are here.  Collective."""
         if self.comm is not None:
-            self.wait([self.comm.Ibarrier()], why)
+            self.wait([self.comm.Ibarrier()], why, timeout_s)
+
+    @contextlib.contextmanager
+    def rank_0_first(self, why):
+        """Run the block on rank 0, then on the others; on none of them if rank 0 failed.  Collective.
+
+        What takes rank 0 long, such as a likelihood fit, is waited for without a deadline.
+        """
+        if self.rank != 0:
+            self.barrier(why, math.inf)
+        try:
+            yield
+        except BaseException as error:
+            self.announce_failure(error)
+            raise
+        if self.rank == 0:
+            self.barrier(why, math.inf)
 
     def announce_failure(self, error):
         """Tell all other ranks that this one failed, so that none waits for it in vain."""
-        if self.comm is None:
+        # Who stops because of a rank that failed adds no notice: all have that rank's own.
+        if self.comm is None or (isinstance(error, PeerError) and error.rank is not None):
             return
-        text = f"rank {self.rank} on {self.hostname} failed: {type(error).__name__}: {error}"
-        for peer in range(self.size):
-            if peer != self.rank:
-                self.comm.isend((self.rank, text), dest=peer, tag=_FAILURE_TAG)
+        text = f"rank {self.rank} on {self.hostname} failed: {type(error).__name__}: {error}"[:_NOTICE_CHARACTERS]
+        peers = [peer for peer in range(self.size) if peer != self.rank]
+        self._kept += [self.comm.isend((self.rank, text), dest=peer, tag=_FAILURE_TAG) for peer in peers]
 
     def _look_for_failures(self):
         if self.comm.Iprobe(tag=_FAILURE_TAG):
             rank, text = self.comm.recv(tag=_FAILURE_TAG)
             raise PeerError(f"Stopped because {text}", rank)
 
-    def _stall(self, why):
+    def _stall(self, why, timeout_s):
         return (
-            f"Rank {self.rank} on {self.hostname} waited {self.timeout_s:.0f} s for {why} and nothing came: some rank "
+            f"Rank {self.rank} on {self.hostname} waited {timeout_s:.0f} s for {why} and nothing came: some rank "
             "stalled, or left the run. Look at the slowest rank with read_progress(...)."
         )
 

@@ -11,6 +11,8 @@ from ..settings import value
 from ..topology import all_gather_steps, chunk_bounds, reduce_scatter_steps, ring_neighbours
 from .base import Channel, Exchange, Mixed
 
+_TAG = 1  # any tag would take the notice of a failed rank for a chunk
+
 
 @value
 class Ring(Exchange):
@@ -50,6 +52,6 @@ class _RingChannel(Channel):
     def _pass_on(self, outgoing, incoming, step):
         before, after = ring_neighbours(self.world.rank, self.world.size)
         comm = self.world.comm
-        # Same tag throughout: messages of one sender arrive in the order they were sent.
-        requests = [comm.Irecv(incoming, source=before), comm.Isend(outgoing, dest=after)]
+        # One tag throughout: messages of one sender arrive in the order they were sent.
+        requests = [comm.Irecv(incoming, source=before, tag=_TAG), comm.Isend(outgoing, dest=after, tag=_TAG)]
         return self.world.wait(requests, f"rank {before}, before this one on the ring, in step {step}")

@@ -1,0 +1,69 @@
+# Everything is installed into .venv; a machine needs Python, make and nothing else.
+PYTHON ?= python3
+# Further arguments of pytest, for instance: make test ARGS="-k ring -x"
+ARGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Profiles and logs of engines stay out of ~/.ipython, and mpiexec is the one that belongs to the installed mpi4py.
+RUN = IPYTHONDIR="$(CURDIR)/.ipython" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
+
+.PHONY: help install demo test test-quick lint format clean distclean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo        run the example notebooks on MPI engines of this machine and print the results"
+	@echo "make test        run all tests"
+	@echo "make test-quick  run all tests but the statistical ones"
+	@echo "make lint        check style and format"
+	@echo "make format      mend what can be mended of that"
+	@echo "make install     only install, into .venv; the targets above do so when they need it"
+	@echo "make clean       remove caches and build products; make distclean removes .venv too"
+	@echo "With another Python: make PYTHON=python3.12 ..."
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
+	@$(RUN) notebooks/demo.py
+
+test: $(INSTALLED)
+	@$(RUN) -m pytest $(ARGS)
+
+test-quick: $(INSTALLED)
+	@$(RUN) -m pytest -m "not slow" $(ARGS)
+
+lint: $(BIN)/ruff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(BIN)/ruff
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .ipython
+	@find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+distclean: clean
+	@rm -rf .venv
+
+# torch comes first and alone: whatever else asks for it then takes the build that is there.
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "==> Installing PyTorch into .venv"
+	@$(PIP) torch
+	@echo "==> Installing sagips_kit and all else it needs; the first time this takes some minutes"
+	@$(PIP) --editable ".[mpi,dayabay,notebooks,test]"
+	@touch $@
+
+$(BIN)/ruff: constraints.txt | $(BIN)/python
+	@echo "==> Installing ruff into .venv"
+	@$(PIP) ruff
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "sagips_kit needs Python 3.11 or newer, and $(PYTHON) is not. Name another: make PYTHON=python3.12 ..." >&2; \
+	  exit 1; }
+	@echo "==> Creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear .venv

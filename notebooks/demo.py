@@ -1,0 +1,40 @@
+"""Run the first two notebooks as a batch job would, and print what came out: `make demo`."""
+
+import argparse
+import time
+from pathlib import Path
+
+import papermill
+
+from sagips_kit import analysis, open_run
+
+HERE = Path(__file__).parent
+NOTEBOOKS = {"00_quickstart": "quickstart", "01_dayabay": "dayabay"}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-n", type=int, default=4, help="MPI engines (default: 4)")
+    options = parser.parse_args()
+    runs = HERE / "runs"
+    runs.mkdir(exist_ok=True)
+    started = time.monotonic()
+    for notebook in NOTEBOOKS:
+        executed = runs / f"{notebook}.ipynb"
+        print(f"{notebook}.ipynb on {options.n} MPI engines", flush=True)
+        papermill.execute_notebook(HERE / f"{notebook}.ipynb", executed, {"n": options.n}, cwd=HERE)
+    for notebook, name in NOTEBOOKS.items():
+        report(runs, notebook, name)
+    print(f"\nBoth notebooks took {(time.monotonic() - started) / 60:.1f} minutes.")
+
+
+def report(runs, notebook, name):
+    run = open_run(runs / f"{name}.zarr")
+    print(f"\n{notebook}: {analysis.distance_to_mle(run):.2f} floor units (RMS) from the maximum-likelihood estimate\n")
+    print(analysis.summary(run).head(6).to_string(float_format="%.4g"))
+    print(f"\n  notebook  {runs / notebook}.ipynb\n  store     {runs / name}.zarr")
+    print(f"  figures   {runs / 'figures' / name}_*.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What all tests share: one thread each, seeded randomness, a header that names the MPI, and no process left behind."""
+
+import os
+import subprocess
+import sys
+import zlib
+from importlib.metadata import version
+
+import hypothesis
+import matplotlib
+import numpy as np
+import psutil
+import pytest
+
+# Before torch is imported, and for the processes that tests start: several ranks share few cores.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+matplotlib.use("Agg")
+# The same examples in every run; and no deadline, since the machine may be busy.
+hypothesis.settings.register_profile("sagips_kit", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("sagips_kit")
+
+_LAUNCHER_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
+_MPI = """
+from mpi4py import MPI
+vendor, numbers = MPI.get_vendor()
+print(f"{vendor} {'.'.join(map(str, numbers))}, size {MPI.COMM_WORLD.size}", end="")
+"""
+
+
+def pytest_report_header():
+    packages = ("mpi4py", "ipyparallel", "torch", "numpy", "zarr", "xarray")
+    return [f"mpi: {_mpi()}", f"versions: {', '.join(f'{name} {version(name)}' for name in packages)}"]
+
+
+def _mpi():
+    if any(name in os.environ for name in _LAUNCHER_RANKS):
+        from mpi4py import MPI
+
+        return f"{MPI.get_vendor()[0]}, rank {MPI.COMM_WORLD.rank} of {MPI.COMM_WORLD.size}"
+    # Asked in another process: an import starts MPI, and this process shall stay as free of it as a notebook.
+    answer = subprocess.run([sys.executable, "-c", _MPI], capture_output=True, text=True, timeout=60)
+    return answer.stdout if answer.returncode == 0 else f"not usable: {answer.stderr.strip().splitlines()[-1]}"
+
+
+@pytest.fixture
+def rng(request):
+    """A random generator of the test's own, the same in every run."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture(autouse=True)
+def _seed_torch():
+    """Whatever draws from torch's global stream draws the same in every run and in every order of tests."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_is_left():
+    """Engines, kernels and ranks end with the tests that started them."""
+    yield
+    left = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=10)[1]
+    lines = [f"{process.pid} {' '.join(_command(process))}" for process in left]
+    lines = [line for line in lines if "multiprocessing.resource_tracker" not in line]  # ends with this process
+    assert not lines, "left behind by some test:\n" + "\n".join(lines)
+
+
+def _command(process):
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return ["(gone)"]

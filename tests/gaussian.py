@@ -1,0 +1,42 @@
+"""A problem whose answer is known exactly: the mean and the deviation of a normal distribution."""
+
+import math
+
+import torch
+
+from sagips_kit import Problem
+from sagips_kit.settings import Count, value
+
+
+@value
+class Gaussian(Problem):
+    """Its maximum-likelihood estimate is the mean and the deviation of the observed sample."""
+
+    n_observed: Count = 5000
+
+    parameters = ("mu", "sigma")
+    lower = (-2.0, 0.5)
+    upper = (2.0, 2.5)
+    observables = ("x",)
+    noise_dim = 1
+    truth = (0.6, 1.1)
+
+    def simulate(self, theta, noise):
+        # Away from 0 and 1, where the inverse of the normal distribution is infinite.
+        u = noise.clamp(1e-6, 1 - 1e-6)
+        return theta[0] + theta[1] * math.sqrt(2) * torch.erfinv(2 * u - 1)
+
+    def observed(self, n_events, rng):
+        return rng.normal(*self.truth, (n_events or self.n_observed, 1))
+
+    def features(self, events):
+        return torch.cat([events, events**2], dim=-1)
+
+    def log_likelihood(self, theta, statistic):
+        return -(((statistic - theta[0]) / theta[1]).square() / 2 + theta[1].log()).sum()
+
+
+def exact_fit(events):
+    """The maximum-likelihood estimate and its deviation, (parameter,) each."""
+    sigma, n_events = events.std(), len(events)
+    return (events.mean(), sigma), (sigma / math.sqrt(n_events), sigma / math.sqrt(2 * n_events))
