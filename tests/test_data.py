@@ -1,0 +1,192 @@
+"""Observed events: checked, resampled without noise in their mean, ordered, and drawn evenly."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from gaussian import Gaussian
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sagips_kit import Proxy
+from sagips_kit.data import Batches, balanced_resample, batch_order, check_events, neighbour_order
+
+
+def make_batches(events, categories=None, n_categories=1, batch_size=8, seed=0):
+    events = torch.as_tensor(events)
+    categories = torch.zeros(len(events), dtype=torch.long) if categories is None else torch.as_tensor(categories)
+    order = batch_order(events.numpy(), categories.numpy(), batch_size)
+    random = torch.Generator().manual_seed(seed)
+    return Batches(events[order], categories[order], n_categories, batch_size, random)
+
+
+def count_draws(batches, n_events, n_batches):
+    """How often each event, whose number is its last column, is drawn: (event,)."""
+    drawn = torch.cat([batches.draw()[:, -1] for _ in range(n_batches)]).long()
+    return np.bincount(drawn.numpy(), minlength=n_events)
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        (np.zeros((5, 3)), r"shape \(5, 3\).*Proxy needs numbers.*the columns x1, x2"),
+        (np.zeros(5), r"shape \(5,\)"),
+        (np.full((5, 2), "0.5"), "type <U3"),
+        (np.full((5, 2), None), "type object"),
+        ([[0.5, 0.5], [0.5, np.nan], [np.inf, 0.5]], "2 of 3 observed events hold NaN or infinity, the first in row 1"),
+        (np.full((1, 2), 0.5), "1 observed events are too few for Proxy"),
+        (np.zeros((0, 2)), "0 observed events are too few for Proxy"),
+    ],
+)
+def test_bad_events_are_refused_in_one_line(events, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        check_events(Proxy(), events)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, np.ndarray.tolist])
+def test_good_events_come_back_as_an_array(kind):
+    events = np.random.default_rng(0).random((4, 2))
+    np.testing.assert_array_equal(check_events(Proxy(), kind(events)), events)
+
+
+@given(n_events=st.integers(1, 40), n_chains=st.integers(1, 70), seed=st.integers(0, 9))
+def test_resamples_add_up_to_the_data(n_events, n_chains, seed):
+    copies = [balanced_resample(n_events, chain, n_chains, seed) for chain in range(n_chains)]
+    np.testing.assert_array_equal(np.sum(copies, axis=0), n_chains)
+
+
+def test_a_single_chain_gets_the_data():
+    np.testing.assert_array_equal(balanced_resample(9, 0, 1, 3), 1)
+
+
+@pytest.mark.parametrize("n_chains", [2, 16, 17, 33])
+def test_every_chain_of_several_is_resampled(n_chains):
+    for chain in range(n_chains):
+        copies = balanced_resample(2000, chain, n_chains, 0)
+        assert (copies == 0).mean() > 0.2 and abs(copies.mean() - 1) < 0.1
+
+
+def test_sixteen_chains_share_their_copies():
+    copies = np.array([balanced_resample(100, chain, 32, 0) for chain in range(32)])
+    assert (copies[:16].sum(0) == 16).all() and (copies[16:].sum(0) == 16).all()
+    assert (copies[:16] != copies[16:]).any(axis=1).all()
+
+
+def test_resample_depends_on_seed_and_chain_alone():
+    first = balanced_resample(500, 2, 4, 7)
+    balanced_resample(500, 0, 2, 8)
+    np.testing.assert_array_equal(first, balanced_resample(500, 2, 4, 7))
+    assert (first != balanced_resample(500, 2, 4, 8)).any()
+    assert (first != balanced_resample(500, 3, 4, 7)).any()
+
+
+@pytest.mark.parametrize("n_chains", [2, 4, 8, 16])
+def test_resampling_knows_nothing_of_events_made_of_the_same_seed(n_chains):
+    events = np.random.default_rng(5).random((20_000, 2))
+    for chain in range(n_chains):
+        copies = balanced_resample(len(events), chain, n_chains, 5)
+        for column in events.T:
+            histogram, _ = np.histogram(column, 16, (0, 1), weights=copies)
+            assert histogram / 1250 == pytest.approx(1, abs=0.2)
+
+
+@given(n_events=st.integers(1, 200), n_cells=st.integers(1, 50), n_observables=st.integers(1, 3))
+def test_order_is_a_permutation(n_events, n_cells, n_observables):
+    events = np.random.default_rng(n_events).integers(0, 5, (n_events, n_observables)).astype(np.float32)
+    assert sorted(neighbour_order(events, n_cells)) == list(range(n_events))
+
+
+def test_cells_of_the_order_are_compact():
+    events = np.random.default_rng(0).random((4096, 2))
+    cells = events[neighbour_order(events, 64)].reshape(64, 64, 2)
+    extent = np.ptp(cells, axis=1)
+    assert extent.max() < 0.25 and extent.mean() < 0.14
+
+
+def test_one_observable_is_sorted_and_a_constant_one_does_not_matter():
+    x = np.random.default_rng(0).random(50)
+    for events in (x[:, None], np.stack([np.ones(50), x], axis=-1)):
+        np.testing.assert_array_equal(neighbour_order(events, 8), np.argsort(x))
+
+
+def test_equal_events_keep_their_order():
+    np.testing.assert_array_equal(neighbour_order(np.ones((6, 2)), 3), range(6))
+
+
+def test_batch_order_keeps_categories_apart():
+    rng = np.random.default_rng(0)
+    categories = rng.integers(0, 3, 300)
+    order = batch_order(rng.random((300, 1)), categories, 10)
+    assert sorted(order) == list(range(300))
+    np.testing.assert_array_equal(categories[order], np.sort(categories))
+
+
+def test_categories_get_equal_shares():
+    rng = np.random.default_rng(0)
+    categories = rng.choice(3, 1000, p=[0.7, 0.25, 0.05])
+    events = np.stack([rng.random(1000), categories], axis=-1)
+    batches = make_batches(events, categories, 3, batch_size=32)
+    for _ in range(50):
+        shares = np.bincount(batches.draw()[:, 1].long(), minlength=3)
+        assert shares.tolist() == [10, 11, 11]
+
+
+@pytest.mark.parametrize(("n_events", "batch_size"), [(100, 16), (101, 10), (37, 64), (24, 24)])
+def test_every_event_is_equally_likely(n_events, batch_size):
+    events = np.stack([np.random.default_rng(1).random(n_events), np.arange(n_events)], axis=-1)
+    n_batches = 200 * n_events // batch_size
+    counts = count_draws(make_batches(events, batch_size=batch_size), n_events, n_batches)
+    assert counts.sum() == n_batches * batch_size
+    # Stratified draws scatter less than random ones, so the test against random scatter is one-sided.
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_an_epoch_leaves_nothing_out_at_the_ends():
+    events = np.arange(100.0)[:, None]
+    counts = count_draws(make_batches(events, batch_size=10), 100, 10 * 300)
+    for end in (counts[:3], counts[-3:]):
+        assert end.mean() == pytest.approx(300, abs=45)
+
+
+def test_an_epoch_draws_every_event_once_if_batches_fill_it():
+    events = np.arange(96.0)[:, None]
+    batches = make_batches(events, batch_size=8)
+    drawn = count_draws(batches, 96, 12)
+    # Positions are jittered, so a neighbour may come in an event's place.
+    assert drawn.sum() == 96 and drawn.max() <= 2
+    assert np.abs(np.cumsum(drawn) - np.arange(1, 97)).max() <= 1
+
+
+def test_a_batch_is_a_small_image_of_all_events():
+    events = np.random.default_rng(0).normal(size=(5000, 1))
+    batches = make_batches(events, batch_size=100)
+    means = [batches.draw().mean().item() for _ in range(200)]
+    # One event from each of 100 cells scatters far less than 100 random ones.
+    assert np.std(means) < 0.2 / np.sqrt(100)
+    assert np.mean(means) == pytest.approx(events.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("n_events", [2, 3, 30])
+def test_a_batch_may_be_larger_than_the_sample(n_events):
+    events = np.arange(float(n_events))[:, None]
+    counts = count_draws(make_batches(events, batch_size=64), n_events, 1)
+    assert counts.sum() == 64
+    assert np.ptp(counts) <= 3
+
+
+def test_an_empty_category_is_an_error():
+    with pytest.raises(ValueError, match="No observed event is in category 1 of 2"):
+        make_batches(np.zeros((5, 1)), np.zeros(5, int), 2)
+
+
+def test_a_batch_without_room_for_all_categories_is_an_error():
+    with pytest.raises(ValueError, match="n_events = 2: should be at least 3, the number of categories"):
+        make_batches(np.zeros((6, 1)), np.arange(6) % 3, 3, batch_size=2)
+
+
+def test_batches_depend_on_their_random_generator_alone():
+    events = Gaussian().observed(100, np.random.default_rng(0))
+    one, same, other = (make_batches(events, seed=seed) for seed in (1, 1, 2))
+    first = one.draw()
+    assert torch.equal(first, same.draw()) and not torch.equal(first, other.draw())
