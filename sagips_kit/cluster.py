@@ -21,7 +21,8 @@ from pathlib import Path
 
 import psutil
 
-from .session import RankError, RunHandle, Session
+from .handle import RankError, RunHandle
+from .session import Session
 
 __all__ = ["RankError", "RunHandle", "Session", "connect", "install_profile", "profiles"]
 

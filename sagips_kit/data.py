@@ -72,7 +72,7 @@ def neighbour_order(events, n_cells):
     axes = [column for column in events.T if column.min() < column.max()]
 
     def cut(indices, depth):
-        if not axes or len(indices) * n_cells <= len(events):
+        if not axes or len(indices) * n_cells <= max(n_cells, len(events)):
             return indices
         indices = indices[np.argsort(axes[depth % len(axes)][indices], kind="stable")]
         if len(axes) == 1:

@@ -9,7 +9,7 @@ import math
 import os
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -19,6 +19,7 @@ _NAP_S = 5e-5  # ranks may share cores: give the core to the one we wait for
 _LOOK_S = 0.1  # between two looks for failure notices
 _NOTICE_CHARACTERS = 2000  # of an error's text: a short message leaves at once, even if nobody receives it
 _LAUNCHER_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS", "PALS_LOCAL_SIZE")
+_UNFINISHED = []  # requests nobody waits for any more: MPI may use their buffers until the process ends
 
 
 class PeerError(RuntimeError):
@@ -59,7 +60,6 @@ class World:
     hostname: str
     comm: object = None
     timeout_s: float = 300.0
-    _kept: list = field(default_factory=list, init=False, repr=False)
 
     @classmethod
     def alone(cls, device=None):
@@ -100,9 +100,11 @@ class World:
         """
         try:
             return self._poll(requests, why, self.timeout_s if timeout_s is None else timeout_s)
-        except BaseException:
-            # MPI may still write to their buffers, which live as long as the requests.
-            self._kept += requests
+        except BaseException as error:
+            _UNFINISHED.extend(requests)
+            # MPI cannot fetch what a rank offered that has left since; the notice that it left behind tells why.
+            if type(error).__module__.startswith("mpi4py"):
+                self._look_for_failures(for_s=1.0)
             raise
 
     def _poll(self, requests, why, timeout_s):
@@ -151,10 +153,13 @@ class World:
             return
         text = f"rank {self.rank} on {self.hostname} failed: {type(error).__name__}: {error}"[:_NOTICE_CHARACTERS]
         peers = [peer for peer in range(self.size) if peer != self.rank]
-        self._kept += [self.comm.isend((self.rank, text), dest=peer, tag=_FAILURE_TAG) for peer in peers]
+        _UNFINISHED.extend(self.comm.isend((self.rank, text), dest=peer, tag=_FAILURE_TAG) for peer in peers)
 
-    def _look_for_failures(self):
-        if self.comm.Iprobe(tag=_FAILURE_TAG):
+    def _look_for_failures(self, for_s=0.0):
+        start = time.perf_counter()
+        while not (has_failed := self.comm.Iprobe(tag=_FAILURE_TAG)) and time.perf_counter() - start < for_s:
+            time.sleep(_NAP_S)
+        if has_failed:
             rank, text = self.comm.recv(tag=_FAILURE_TAG)
             raise PeerError(f"Stopped because {text}", rank)
 

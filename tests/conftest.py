@@ -61,14 +61,15 @@ def _seed_torch():
 def _no_process_is_left():
     """Engines, kernels and ranks end with the tests that started them."""
     yield
-    left = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=10)[1]
-    lines = [f"{process.pid} {' '.join(_command(process))}" for process in left]
-    lines = [line for line in lines if "multiprocessing.resource_tracker" not in line]  # ends with this process
-    assert not lines, "left behind by some test:\n" + "\n".join(lines)
+    children = psutil.Process().children(recursive=True)
+    # The tracker of multiprocessing ends with this process.
+    engines = [child for child in children if "multiprocessing.resource_tracker" not in _command(child)]
+    left = psutil.wait_procs(engines, timeout=10)[1]
+    assert not left, "left behind by some test:\n" + "\n".join(f"{child.pid} {_command(child)}" for child in left)
 
 
 def _command(process):
     try:
-        return process.cmdline()
+        return " ".join(process.cmdline())
     except psutil.NoSuchProcess:
-        return ["(gone)"]
+        return "(gone)"

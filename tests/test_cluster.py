@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from sagips_kit import cluster, schema, session, store
+from sagips_kit import cluster, handle, schema, store, template
 
 ROOT = Path(__file__).parents[1]
 N = 2
@@ -57,7 +57,7 @@ def ipython_dir(tmp_path, monkeypatch):
 def start(engines, tmp_path):
     """Start a function (rank, path) on idle engines, with the store of a run; returns the handle."""
     path = tmp_path / "run.zarr"
-    store.create_run(path, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)))
+    template.create_run(path, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)))
     yield lambda function: _handle(engines, _ranked(function), path)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and any(engines._client.queue_status()[rank]["queue"] for rank in range(N)):
@@ -350,7 +350,7 @@ def test_interrupting_the_cell_leaves_the_run_alone(train, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(session.time, "sleep", interrupt)
+        patch.setattr(handle.time, "sleep", interrupt)
         run.watch()
     assert "The run goes on" in capsys.readouterr().err
     assert run.result() == [400] * N

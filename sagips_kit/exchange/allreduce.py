@@ -17,10 +17,10 @@ class AllReduce(Exchange):
 
 class _Collective(Channel):
     def _mix(self, flat, step):
-        from mpi4py import MPI
-
         if self.world.size == 1:
             return Mixed()
+        from mpi4py import MPI
+
         request = self.world.comm.Iallreduce(MPI.IN_PLACE, flat, op=MPI.SUM)
         waited_s = self.world.wait([request], f"the all-reduce of step {step}")
         flat /= self.world.size

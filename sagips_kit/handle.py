@@ -1,0 +1,225 @@
+"""A run on the engines, as the notebook sees it: how far it is, its end, its failure.
+
+How far a run is comes from its store, whether it failed from the engines' results, which are polled: an engine inside
+a collective operation would hold the notebook for ever when another rank has failed.
+"""
+
+import re
+import sys
+import time
+
+CARRIER = "run_in"  # the function that carries a call to an engine, in `session`
+POLL_S = 0.1  # between two looks at the engines
+_GRACE_S = 2.0  # for other ranks to fail too, before a failure is reported
+_SECONDARY = ("PeerError",)  # raised on a rank because another one failed: never the cause
+
+
+class RankError(RuntimeError):
+    """A rank of a run failed.
+
+    Attributes
+    ----------
+    rank : int
+    host : str
+    failures : dict of int to str
+        The remote traceback of every rank that failed.
+    """
+
+    def __init__(self, text, rank, host, failures):
+        super().__init__(text)
+        self.rank, self.host, self.failures = rank, host, failures
+
+
+class RunHandle:
+    """A run on the engines; losing the handle changes nothing for the run.
+
+    Attributes
+    ----------
+    path : Path
+        The store of the run.
+    """
+
+    def __init__(self, path, results, facts, engines):
+        self.path = path
+        self._results, self._facts, self._engines = results, facts, engines
+        self._started = time.monotonic()
+
+    def progress(self):
+        """How far the run is, from its store: `.steps` (rank,), `.n_steps`, `.stop_step`, `.is_finished`."""
+        from . import store
+
+        return store.read_progress(self.path)
+
+    def open(self):
+        """The run as a DataTree, at any time; open it again to see more."""
+        from . import store
+
+        return store.open_run(self.path)
+
+    def watch(self, until=None, interval=1.0):
+        """Show a progress bar until the run ends; interrupting the cell leaves the run alone.
+
+        Parameters
+        ----------
+        until : int or None
+            Return as soon as all ranks have completed so many steps.
+        interval : float
+            Seconds between two looks at the store.
+
+        Raises
+        ------
+        RankError
+            If a rank has failed.
+        """
+        line = Line()
+        try:
+            while not self._failed() and not self._is_ready():
+                line.show(self._bar())
+                if until is not None and self.progress().step >= until:
+                    return
+                time.sleep(interval)
+            self._await_failed()
+        except KeyboardInterrupt:
+            line.end(f"{self._bar()}\nThe run goes on. Look again with .watch(), end it with .stop().")
+            return
+        line.end(self._bar())
+        self.wait()
+
+    def wait(self, timeout=None):
+        """Wait until all ranks have ended.
+
+        Parameters
+        ----------
+        timeout : float or None
+            Seconds to wait at most.
+
+        Raises
+        ------
+        RankError
+            As soon as a rank has failed, even if others go on.
+        TimeoutError
+            If the run goes on.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._is_ready():
+            if self._failed():
+                break
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"{self.path} goes on after {timeout} s. Call .wait() again, or .stop() to end it.")
+            time.sleep(POLL_S)
+        self._await_failed()
+        if self._failed():
+            raise self._error()
+
+    def stop(self):
+        """Ask the ranks to end cleanly at a step that none of them has reached; returns at once."""
+        from . import schema, store
+
+        layout = self.open().attrs[schema.LAYOUT_KEY]
+        # A rank looks at the request once a block, so two blocks ahead of the fastest is ahead of everybody.
+        ahead = 2 * layout["rows_per_block"] * layout["record_every"]
+        store.request_stop(self.path, int(self.progress().steps.max()) + ahead)
+
+    def result(self):
+        """What each rank returned, in the order of the ranks; waits for the end as `wait` does."""
+        self.wait()
+        return [result.get() for result in self._results]
+
+    def _is_ready(self):
+        return all(result.ready() for result in self._results)
+
+    def _failed(self):
+        return [rank for rank, result in enumerate(self._results) if result.ready() and not result.successful()]
+
+    def _await_failed(self):
+        """Give other ranks time to fail too: the first error to arrive need not be the cause."""
+        deadline = time.monotonic() + _GRACE_S
+        while self._failed() and not self._is_ready() and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+
+    def _error(self):
+        errors = {rank: self._results[rank].exception() for rank in self._failed()}
+        first = min(errors, key=lambda rank: (errors[rank].ename in _SECONDARY, self._ended_at(rank), rank))
+        failures = {rank: _user_frames(error.traceback or str(error)) for rank, error in errors.items()}
+        host = self._facts[first]["host"]
+        if all(error.ename == "EngineError" for error in errors.values()):
+            text = (
+                f"The engines of ranks {listed(errors)} have died on {host}; when one process dies, MPI ends them all. "
+                f"What is in {self.path} is safe. Type session.close(), then connect(...).\n"
+                f"{tail(self._engines.output())}"
+            )
+            return RankError(text, first, host, failures)
+        lines = [f"Rank {first} on {host} failed: {errors[first].ename}: {errors[first].evalue}\n\n{failures[first]}\n"]
+        others = {}
+        for rank in errors.keys() - {first}:
+            others.setdefault(f"{errors[rank].ename}: {errors[rank].evalue}", []).append(rank)
+        busy = [rank for rank, result in enumerate(self._results) if not result.ready()]
+        lines += [f"Failed too: {listed(ranks)}: {error}" for error, ranks in others.items()]
+        lines += [f"Not ended yet: {listed(busy)}; session.close() ends them by force."] if busy else []
+        return RankError("\n".join(lines), first, host, failures)
+
+    def _ended_at(self, rank):
+        ended = self._results[rank].metadata["completed"]
+        return ended.timestamp() if ended else float("inf")
+
+    def _bar(self):
+        from tqdm import tqdm
+
+        progress = self.progress()
+        total = min(progress.n_steps, progress.stop_step)
+        steps = progress.steps
+        ranks = f"ranks {steps.min()}...{steps.max()}"
+        elapsed = time.monotonic() - self._started
+        return tqdm.format_meter(int(steps.min()), total, elapsed, ncols=100, unit="step", postfix=ranks)
+
+    def __repr__(self):
+        state = "failed" if self._failed() else "ended" if self._is_ready() else "running"
+        return f"RunHandle({str(self.path)!r}, ranks={len(self._results)}, {state})"
+
+
+class Line:
+    """A line of text that is replaced in place: an output of the cell in a notebook, else a line of the terminal."""
+
+    def __init__(self):
+        from IPython import get_ipython
+
+        self._in_notebook = getattr(get_ipython(), "kernel", None) is not None
+        self._output = None
+        self._last = ""
+
+    def show(self, text):
+        if self._in_notebook:
+            self._display(text)
+        elif sys.stderr.isatty():
+            print(f"\r{text.ljust(len(self._last))}", end="", file=sys.stderr, flush=True)
+        self._last = text
+
+    def end(self, text):
+        self.show(text)
+        if not self._in_notebook:
+            print("" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
+
+    def _display(self, text):
+        from IPython.display import display
+
+        content = {"text/plain": text}
+        if self._output is None:
+            self._output = display(content, raw=True, display_id=True)
+        elif text != self._last:
+            self._output.update(content, raw=True)
+
+
+def listed(items):
+    return ", ".join(str(item) for item in items)
+
+
+def tail(output, n_lines=15):
+    lines = [line for line in output.splitlines() if line.strip() and "KernelNanny" not in line]
+    return "\n".join(lines[-n_lines:])
+
+
+def _user_frames(traceback):
+    """A remote traceback without colours and without the frames that carried the call to the engine."""
+    blocks = re.sub(r"\x1b\[[0-9;]*m", "", traceback).split("\n\n")
+    carriers = [i for i, block in enumerate(blocks) if f" in {CARRIER}(" in block]
+    return "\n\n".join(blocks[carriers[-1] + 1 :] if carriers else blocks)

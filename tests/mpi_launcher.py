@@ -1,0 +1,39 @@
+"""Start ranks as a user would, with a deadline: a hang is a failure, and leaves nothing behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+def mpiexec(n_ranks, *arguments, timeout=120, cwd=None):
+    """Run `python ARGUMENTS` on some ranks; stdout and stderr come as `.stdout`, together."""
+    pytest.importorskip("mpi4py")
+    beside = Path(sys.executable).with_name("mpiexec")
+    launcher = beside if beside.exists() else shutil.which("mpiexec")
+    if launcher is None:
+        pytest.skip("there is no mpiexec")
+    command = [str(launcher), "-n", str(n_ranks), sys.executable, *map(str, arguments)]
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        command,
+        cwd=cwd or TESTS.parent,
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        pytest.fail(f"{' '.join(command)} did not end within {timeout} s:\n{output}")
+    return subprocess.CompletedProcess(command, process.returncode, output)

@@ -1,0 +1,160 @@
+"""Networks with a member axis: M batched members are M single ones."""
+
+import numpy as np
+import pytest
+import torch
+
+from sagips_kit.gan import (
+    CURVATURE,
+    Discriminator,
+    Generator,
+    MemberMLP,
+    discriminator_loss,
+    generator_loss,
+    stratified_noise,
+    to_unit,
+)
+
+LOSSES = ("likelihood", "logistic", "least squares")
+
+
+def make_randoms(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def make_generator(n_members=3):
+    return Generator(4, (8, 8), 5, make_randoms(*range(n_members)))
+
+
+@pytest.mark.parametrize("hidden", [(), (7,), (7, 6)])
+def test_batched_members_equal_single_ones(hidden):
+    widths = (3, *hidden, 2)
+    items = torch.rand(4, 10, 3)
+    together = MemberMLP(widths, make_randoms(5, 6, 7, 8))(items)
+    for member, seed in enumerate((5, 6, 7, 8)):
+        alone = MemberMLP(widths, make_randoms(seed))(items[member : member + 1])
+        torch.testing.assert_close(together[member], alone[0])
+
+
+def test_a_member_is_the_perceptron_that_torch_would_build():
+    network, items = MemberMLP((3, 6, 2), make_randoms(1)), torch.rand(1, 10, 3)
+    with torch.no_grad():
+        network.biases[0].fill_(0.1)
+        hidden = torch.nn.functional.leaky_relu(items[0] @ network.weights[0][0] + 0.1, 0.2)
+        torch.testing.assert_close(network(items)[0], hidden @ network.weights[1][0])
+
+
+def test_members_do_not_touch_each_other():
+    generator = make_generator()
+    generator(torch.rand(3, 6, 4))[1].sum().backward()
+    for parameter in generator.parameters():
+        assert not parameter.grad[[0, 2]].any()
+    assert generator.network.weights[0].grad[1].any()
+
+
+def test_initial_weights_have_their_spread():
+    network = MemberMLP((100, 200, 50), make_randoms(0), output_scale=0.1)
+    assert network.weights[0].std().item() == pytest.approx(np.sqrt(2 / 1.04 / 100), rel=0.03)
+    assert network.weights[1].std().item() == pytest.approx(0.1 * np.sqrt(2 / 250), rel=0.03)
+
+
+def test_to_unit_is_in_the_unit_interval_and_like_a_logistic_function_in_its_middle():
+    y = torch.linspace(-50, 50, 1001, dtype=torch.float64)
+    assert to_unit(y).min() >= 0 and to_unit(y).max() <= 1
+    middle = torch.zeros((), dtype=torch.float64)
+    assert to_unit(middle) == 0.5 and torch.func.grad(to_unit)(middle) == 0.25
+
+
+def test_generator_starts_near_the_middle():
+    t = make_generator()(0.3 * torch.randn(3, 200, 4))
+    assert t.shape == (3, 200, 5)
+    assert (t - 0.5).abs().max() < 0.15
+
+
+def test_turned_axes_keep_the_centre_and_whiten_the_information():
+    generator = make_generator()
+    with torch.no_grad():
+        generator.network.biases[-1].normal_()
+    roots = torch.randn(3, 5, 5)
+    information = roots @ roots.mT
+    for _ in range(2):
+        centre, t = generator.centre(), generator(torch.zeros(3, 1, 4))
+        generator.turn_axes(information, damping=1e-3)
+        torch.testing.assert_close(generator.centre(), centre)
+        torch.testing.assert_close(generator(torch.zeros(3, 1, 4)), t)
+        changes = generator.axes @ (information + 1e-3 * torch.eye(5)) @ generator.axes.mT
+        torch.testing.assert_close(changes, torch.eye(5).repeat(3, 1, 1), rtol=0, atol=2e-3)
+        information = 2 * information
+
+
+def test_axes_are_finite_without_any_information():
+    generator = make_generator()
+    rounded = -1e-6 * torch.eye(5).repeat(3, 1, 1)
+    generator.turn_axes(rounded, damping=1e-9)
+    assert generator.axes.isfinite().all()
+
+
+def test_discriminator_starts_linear_in_nothing_and_members_differ():
+    discriminator = Discriminator(torch.zeros(2), torch.eye(2), (8,), make_randoms(0, 1))
+    events = torch.rand(1, 9, 2).repeat(2, 1, 1)
+    scores = discriminator(discriminator.whiten(events))
+    assert scores.shape == (2, 9) and not torch.equal(scores[0], scores[1])
+    torch.testing.assert_close(scores, discriminator.network(events)[..., 0])
+    with torch.no_grad():
+        discriminator.linear[1] = torch.tensor([[2.0], [3.0]])
+    expected = events[1] @ torch.tensor([2.0, 3.0])
+    torch.testing.assert_close(discriminator(events)[1] - scores[1], expected)
+
+
+def test_whitening_is_applied_to_the_distance_from_the_mean():
+    discriminator = Discriminator(torch.tensor([1.0, 2.0]), torch.diag(torch.tensor([2.0, 4.0])), (3,), make_randoms(0))
+    assert discriminator.whiten(torch.tensor([2.0, 2.5])).tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_losses_are_per_member_and_fall_in_the_right_direction(loss):
+    real, generated = torch.randn(2, 3, 50, dtype=torch.float64)
+    weights = torch.ones_like(generated)
+    values = discriminator_loss(loss, real, generated), generator_loss(loss, generated, weights)
+    assert all(value.shape == (3,) for value in values)
+    assert (discriminator_loss(loss, real + 1, generated - 1) < values[0]).all()
+    assert (generator_loss(loss, generated + 1, weights) < values[1]).all()
+
+
+def test_a_guessing_discriminator_loses_two_log_two():
+    none = torch.zeros(1, 4)
+    assert discriminator_loss("logistic", none, none).item() == pytest.approx(2 * np.log(2))
+    assert discriminator_loss("least squares", none, none).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_weights_count_events(loss):
+    scores = torch.tensor([[0.3, -0.7, 1.1]])
+    twice = generator_loss(loss, scores[:, [0, 0, 1, 2]], torch.ones(1, 4))
+    weighted = generator_loss(loss, scores, torch.tensor([[2.0, 1.0, 1.0]])) * 3 / 4
+    torch.testing.assert_close(twice, weighted)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_curvature_is_the_pull_of_a_small_log_ratio(loss):
+    """Near the solution the best score is the log-ratio r; a loss pulls on the generator by its slope there."""
+    scores = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(generator_loss(loss, scores, torch.ones(1, 1)).sum(), scores)
+    assert -slope.item() == pytest.approx(CURVATURE[loss])
+
+
+@pytest.mark.parametrize(("n_events", "noise_dim"), [(1, 1), (7, 3), (1024, 2)])
+def test_noise_has_one_number_in_each_interval_of_each_column(n_events, noise_dim):
+    noise = stratified_noise(n_events, noise_dim, *make_randoms(0))
+    assert noise.shape == (n_events, noise_dim) and noise.min() >= 0 and noise.max() < 1
+    edges = torch.arange(n_events + 1, dtype=torch.float64)[:, None] / n_events
+    ordered = noise.sort(dim=0).values.double()
+    # A number may be rounded to the edge of its interval.
+    assert (ordered >= edges[:-1] - 1e-7).all() and (ordered <= edges[1:] + 1e-7).all()
+
+
+def test_columns_of_noise_are_independent_and_any_part_is_random():
+    noise = stratified_noise(20_000, 2, *make_randoms(0))
+    assert abs(torch.corrcoef(noise.T)[0, 1]) < 0.03
+    assert noise[:2000].mean(0).tolist() == pytest.approx([0.5, 0.5], abs=0.03)
+    assert noise[:2000].std(0).tolist() == pytest.approx([12**-0.5] * 2, rel=0.05)
