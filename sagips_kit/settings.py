@@ -6,7 +6,7 @@ owns memory, files or messages is a resource and lives elsewhere.
 
 import difflib
 import functools
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Annotated, Literal
 
 import pydantic
@@ -18,8 +18,13 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-def value(cls):
-    """Class decorator: a frozen keyword-only dataclass whose fields are checked when it is made.
+def value(cls=None, *, positional=()):
+    """Class decorator: a frozen dataclass whose fields are checked when it is made.
+
+    Parameters
+    ----------
+    positional : tuple of str
+        Fields that may be given without their names, in this order; a last one "*name" takes all that are left.
 
     Raises
     ------
@@ -27,19 +32,52 @@ def value(cls):
         By the constructor, for an unknown field, a wrong type or a number out of range; the text names the class, what
         was given and what is allowed.
     """
+    if cls is None:
+        return functools.partial(value, positional=positional)
     config = pydantic.ConfigDict(extra="forbid", strict=True)
-    cls = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=config)(cls)
+    cls = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, repr=False, config=config)(cls)
     checked_init = cls.__init__
 
     @functools.wraps(checked_init)
     def __init__(self, *args, **kwargs):
+        args, named = _name(args, positional)
         try:
-            checked_init(self, *args, **kwargs)
+            if named.keys() & kwargs.keys():
+                raise ValueError(f"{cls.__name__}: {', '.join(named.keys() & kwargs.keys())} is given twice.")
+            checked_init(self, *args, **named, **kwargs)
         except pydantic.ValidationError as error:
             raise ValueError(_explain(cls, error)) from None
 
     cls.__init__ = __init__
+    cls.__repr__ = _repr
+    cls._positional = positional
     return cls
+
+
+def _name(args, positional):
+    """Give arguments their names: those that have none, and the others by name."""
+    named = {}
+    for name in positional:
+        if name.startswith("*"):
+            return (), named | ({name[1:]: args} if args else {})
+        if args:
+            named[name], args = args[0], args[1:]
+    return args, named
+
+
+def _repr(self):
+    """The expression that makes this value; fields that have their defaults are left out."""
+    words, names = [], [name.removeprefix("*") for name in self._positional]
+    for field in sorted(fields(self), key=lambda field: field.name not in names):
+        item = getattr(self, field.name)
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if f"*{field.name}" in self._positional:
+            words += map(repr, item)
+        elif field.name in names:
+            words.append(repr(item))
+        elif item != default:
+            words.append(f"{field.name}={item!r}")
+    return f"{type(self).__name__}({', '.join(words)})"
 
 
 def _explain(cls, error):

@@ -103,7 +103,19 @@ def _described(value, family):
     kind = type(value)
     is_ready = getattr(_FAMILIES[family][1], kind.__name__, None) is kind
     name = kind.__name__ if is_ready else f"{kind.__module__}:{kind.__qualname__}"
-    return {"type": name} | (dataclasses.asdict(value) if dataclasses.is_dataclass(value) else {})
+    if not dataclasses.is_dataclass(value):
+        return {"type": name}
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {"type": name} | {name: _with_parts_described(item, family) for name, item in fields.items()}
+
+
+def _with_parts_described(item, family):
+    """A field as JSON values; what an exchange is made of are exchanges too."""
+    if isinstance(item, _FAMILIES[family][0]):
+        return _described(item, family)
+    if isinstance(item, tuple):
+        return [_with_parts_described(one, family) for one in item]
+    return dataclasses.asdict(item) if dataclasses.is_dataclass(item) else item
 
 
 def _from_description(family, given):
@@ -111,8 +123,14 @@ def _from_description(family, given):
         raise ValueError(
             f'{family} = {given!r}: should be an object with a type, for instance {{"type": "{_ready(family)[0]}"}}.'
         )
-    fields = dict(given)
+    fields = {name: _with_parts_made(item, family) for name, item in given.items()}
     return _made(_kind(family, fields.pop("type")), fields, family)
+
+
+def _with_parts_made(item, family):
+    if isinstance(item, dict) and "type" in item:
+        return _from_description(family, item)
+    return [_with_parts_made(one, family) for one in item] if isinstance(item, list) else item
 
 
 def _kind(family, name):
@@ -127,7 +145,9 @@ def _kind(family, name):
     try:
         kind = getattr(importlib.import_module(place), kind_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{family} {name!r} cannot be imported: {error}. Put it in a module on Python's path.") from None
+        raise ValueError(
+            f"{family} {name!r} cannot be imported: {error}. Put it in a module on Python's path."
+        ) from None
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ValueError(f"{family} {name!r} is not a {base.__name__}.")
     return kind

@@ -20,3 +20,46 @@ def reduce_scatter_steps(rank, size):
 def all_gather_steps(rank, size):
     """The chunk to send and the chunk to receive in each of the size - 1 steps that hand the owned chunks around."""
     return [((rank + 1 - k) % size, (rank - k) % size) for k in range(size - 1)]
+
+
+def groups(size, group_size):
+    """Cut `size` ranks into groups of `group_size` consecutive ones, the last perhaps smaller: list of tuple."""
+    return [tuple(range(first, min(first + group_size, size))) for first in range(0, size, group_size)]
+
+
+def numbered(labels):
+    """Labels of ranks as numbers from 0, in the order in which they first appear: tuple of int."""
+    numbers = {}
+    return tuple(numbers.setdefault(label, len(numbers)) for label in labels)
+
+
+def joined(partitions):
+    """The finest partition of the ranks that keeps together what any of `partitions` keeps together.
+
+    Parameters
+    ----------
+    partitions : list of (tuple of int, or None)
+        A label for each rank; None for a partition that is not known.
+
+    Returns
+    -------
+    tuple of int, or None
+        None if it is not known, since a partition is not and the others leave more than one class.
+    """
+    known = [labels for labels in partitions if labels is not None]
+    if not known:
+        return None
+    root = list(range(len(known[0])))
+    for labels in known:
+        first = {}
+        for rank, label in enumerate(labels):
+            a, b = _root_of(root, rank), _root_of(root, first.setdefault(label, rank))
+            root[max(a, b)] = min(a, b)
+    result = numbered(_root_of(root, rank) for rank in range(len(root)))
+    return result if len(known) == len(partitions) or not any(result) else None
+
+
+def _root_of(root, rank):
+    while root[rank] != rank:
+        rank = root[rank]
+    return rank

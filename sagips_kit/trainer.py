@@ -13,7 +13,7 @@ import torch
 
 from .data import Batches, balanced_resample, batch_order, check_events
 from .exchange import Independent
-from .flat import FlatGradient
+from .flat import FlatGradient, FlatWeights
 from .gan import (
     CURVATURE,
     Discriminator,
@@ -107,7 +107,7 @@ class Trainer:
         return self
 
     def __exit__(self, *exception):
-        self.close()
+        self._channel.__exit__(*exception)
 
     def close(self):
         """Give back the exchange's messages and buffers.  Collective."""
@@ -186,10 +186,14 @@ class Trainer:
             mean.float(), whitening.float(), settings.discriminator_widths, self._random["discriminator"]
         ).to(device)
         self._flat = FlatGradient(self.generator.parameters(), settings.n_members)
+        # With the axes: weights mean something only along their own.
+        self._weights = FlatWeights([*self.generator.parameters(), *self.generator.buffers()], settings.n_members)
         options = {"betas": _BETAS, "foreach": True}
         self._optimisers = {
             self.generator: torch.optim.Adam(self.generator.parameters(), settings.generator_rate, **options),
-            self.discriminator: torch.optim.Adam(self.discriminator.parameters(), settings.discriminator_rate, **options),
+            self.discriminator: torch.optim.Adam(
+                self.discriminator.parameters(), settings.discriminator_rate, **options
+            ),
         }
 
     def _train_step(self):
@@ -257,6 +261,9 @@ class Trainer:
         mixed = self._channel.mix_(self._flat.pack(), self.step)
         self._flat.unpack()
         self._optimisers[self.generator].step()
+        if self._channel.wants_weights(self.step):
+            mixed = mixed.then(self._channel.mix_weights_(self._weights.pack(), self.step))
+            self._weights.unpack()
         self._waited_s += mixed.waited_s
         self._staleness = mixed.staleness
         return loss.detach()

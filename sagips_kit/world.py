@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .topology import groups
+
 _FAILURE_TAG = 7
 _SPINS = 50  # polls before the first nap: a message between neighbours takes some microseconds
 _NAP_S = 5e-5  # ranks may share cores: give the core to the one we wait for
@@ -52,6 +54,10 @@ class World:
         A private duplicate; None for a rank alone.
     timeout_s : float
         Longest wait for another rank, in seconds.
+    whole : World or None
+        The world that this one is a part of; None if it is the whole.
+    ranks : tuple of int or None
+        Ranks, in the whole world, of the ranks of this part.
     """
 
     rank: int
@@ -60,6 +66,8 @@ class World:
     hostname: str
     comm: object = None
     timeout_s: float = 300.0
+    whole: "World | None" = None
+    ranks: tuple | None = None
 
     @classmethod
     def alone(cls, device=None):
@@ -82,12 +90,62 @@ class World:
         """All ranks if this process was started by an MPI launcher, else one rank alone.  Collective."""
         return cls.from_mpi() if under_mpi() else cls.alone()
 
+    def name(self, rank):
+        """What errors call a rank: by its number in the whole world."""
+        return f"rank {self.ranks[rank] if self.ranks else rank}"
+
+    def groups(self, size=None):
+        """Ranks in groups of `size` consecutive ones, or by node if None: list of tuple.  Collective."""
+        if size is not None or self.comm is None:
+            return groups(self.size, size or 1)
+        self.barrier("all ranks to say on which node they are")
+        node = self.comm.Split_type(_shared_type())
+        first = node.bcast(self.rank)
+        node.Free()
+        firsts = self.comm.allgather(first)
+        return [tuple(rank for rank in range(self.size) if firsts[rank] == first) for first in sorted(set(firsts))]
+
+    def part(self, parts):
+        """The world of this rank's part: World, or None if no part has it.  Collective.
+
+        Parameters
+        ----------
+        parts : list of tuple of int
+            Ranks of this world; the same on all ranks.
+        """
+        mine = next((ranks for ranks in parts if self.rank in ranks), None)
+        if self.comm is None:
+            return mine and World(0, 1, self.device, self.hostname, None, self.timeout_s)
+        # Splitting blocks, but not for long once all ranks are here.
+        self.barrier("all ranks to form groups")
+        comm = self.comm.Split(mine[0] if mine else _undefined(), self.rank)
+        if mine is None:
+            return None
+        ranks = tuple(self.ranks[rank] if self.ranks else rank for rank in mine)
+        whole = self.whole or self
+        return World(comm.rank, comm.size, self.device, self.hostname, comm, self.timeout_s, whole, ranks)
+
+    def close(self):
+        """Give back the communicator of a part.  Collective, and harmless when called again."""
+        if self.whole is not None and self.comm is not None:
+            self.comm.Free()
+            self.comm = None
+
+    def is_done(self, requests):
+        """Whether all `requests` are done, or the function that stands for them says so."""
+        if callable(requests):
+            return requests()
+        from mpi4py import MPI
+
+        return MPI.Request.Testall(requests)
+
     def wait(self, requests, why, timeout_s=None):
         """Wait for all `requests`; returns the seconds that took.
 
         Parameters
         ----------
-        requests : list of mpi4py.MPI.Request
+        requests : list of mpi4py.MPI.Request, or callable
+            A function without arguments tells whether the wait is over.
         why : str
             Whom this rank waits for, for the error's text.
         timeout_s : float or None
@@ -101,19 +159,17 @@ class World:
         try:
             return self._poll(requests, why, self.timeout_s if timeout_s is None else timeout_s)
         except BaseException as error:
-            _UNFINISHED.extend(requests)
+            _UNFINISHED.extend(requests if isinstance(requests, list) else [])
             # MPI cannot fetch what a rank offered that has left since; the notice that it left behind tells why.
             if type(error).__module__.startswith("mpi4py"):
                 self._look_for_failures(for_s=1.0)
             raise
 
     def _poll(self, requests, why, timeout_s):
-        from mpi4py import MPI
-
         start = time.perf_counter()
         look = start + _LOOK_S
         n_polls = 0
-        while not MPI.Request.Testall(requests):
+        while not self.is_done(requests):
             n_polls += 1
             now = time.perf_counter()
             if now > look:
@@ -156,6 +212,8 @@ class World:
         _UNFINISHED.extend(self.comm.isend((self.rank, text), dest=peer, tag=_FAILURE_TAG) for peer in peers)
 
     def _look_for_failures(self, for_s=0.0):
+        if self.whole is not None:
+            return self.whole._look_for_failures(for_s)
         start = time.perf_counter()
         while not (has_failed := self.comm.Iprobe(tag=_FAILURE_TAG)) and time.perf_counter() - start < for_s:
             time.sleep(_NAP_S)
@@ -165,9 +223,21 @@ class World:
 
     def _stall(self, why, timeout_s):
         return (
-            f"Rank {self.rank} on {self.hostname} waited {timeout_s:.0f} s for {why} and nothing came: some rank "
+            f"{self.name(self.rank).capitalize()} on {self.hostname} waited {timeout_s:.0f} s for {why} and nothing came: some rank "
             "stalled, or left the run. Look at the slowest rank with read_progress(...)."
         )
+
+
+def _shared_type():
+    from mpi4py import MPI
+
+    return MPI.COMM_TYPE_SHARED
+
+
+def _undefined():
+    from mpi4py import MPI
+
+    return MPI.UNDEFINED
 
 
 def under_mpi():

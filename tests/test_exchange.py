@@ -17,18 +17,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from modes import MODES, numbers
 from mpi_launcher import TESTS, mpiexec
 
-from sagips_kit import Ring
 from sagips_kit.exchange import Exchange
+from sagips_kit.topology import groups
 from sagips_kit.world import PeerError, World
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("n_ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("n_ranks", [1, 2, 4, 8])
 def test_contract_under_mpiexec(n_ranks):
     pytest_options = ("-q", "-p", "no:cacheprovider")
-    done = mpiexec(n_ranks, "-m", "mpi4py", "-m", "pytest", TESTS / "mpi" / "test_exchange_contract.py", *pytest_options)
+    done = mpiexec(
+        n_ranks, "-m", "mpi4py", "-m", "pytest", TESTS / "mpi" / "test_exchange_contract.py", *pytest_options
+    )
     assert done.returncode == 0, done.stdout
     # Every rank ran all of it, none by itself.
     assert done.stdout.count(" passed in ") == n_ranks
@@ -67,32 +70,62 @@ def test_a_rank_that_stalls_is_waited_for_no_longer_than_the_timeout(tmp_path, n
     assert seen[1]["rank"] in (0, 2) and "waited 2 s" in seen[1]["text"]
 
 
-class Mail:
+class _MailOfRank:
     """An MPI communicator in small: threads play ranks, and messages take random time."""
 
-    def __init__(self):
-        self.boxes = defaultdict(queue.Queue)
+    def __init__(self, boxes, rank, ranks=None):
+        self.boxes, self.rank, self.ranks = boxes, rank, ranks
 
-    def of(self, rank):
-        return _MailOfRank(self.boxes, rank)
-
-
-class _MailOfRank:
-    def __init__(self, boxes, rank):
-        self.boxes, self.rank = boxes, rank
+    def _box(self, source, dest, tag):
+        names = (source, dest) if self.ranks is None else (self.ranks[source], self.ranks[dest])
+        return self.boxes[(*names, tag, self.ranks)]
 
     def Isend(self, buffer, dest, tag):
-        return partial(self.boxes[self.rank, dest, tag].put, buffer.copy())
+        return partial(self._box(self.rank, dest, tag).put, buffer.copy())
 
     def Irecv(self, buffer, source, tag):
-        return lambda: np.copyto(buffer, self.boxes[source, self.rank, tag].get(timeout=10))
+        return lambda: np.copyto(buffer, self._box(source, self.rank, tag).get(timeout=10))
+
+    def Ibcast(self, buffer):
+        if self.rank:
+            return self.Irecv(buffer, 0, "broadcast")
+        copy = buffer.copy()
+        return lambda: [self._box(0, dest, "broadcast").put(copy) for dest in range(1, len(self.ranks))]
+
+    def Iallreduce(self, _, buffer, op):
+        peers = [rank for rank in range(len(self.ranks)) if rank != self.rank]
+        copy = buffer.copy()
+
+        def add_up():
+            for peer in peers:
+                self._box(self.rank, peer, "sum").put(copy)
+            total = [copy, *(self._box(peer, self.rank, "sum").get(timeout=10) for peer in peers)]
+            np.copyto(buffer, sum(total))
+
+        return add_up
 
 
 class ThreadWorld:
     """What a channel needs of a world."""
 
-    def __init__(self, rank, size, mail, random):
-        self.rank, self.size, self.comm, self._random = rank, size, mail.of(rank), random
+    def __init__(self, rank, ranks, boxes, random):
+        self.rank, self.size, self.ranks, self.boxes, self._random = rank, len(ranks), ranks, boxes, random
+        self.comm = _MailOfRank(boxes, rank, ranks)
+
+    def name(self, rank):
+        return f"rank {rank}"
+
+    def groups(self, size=None):
+        return groups(self.size, size or self.size)
+
+    def part(self, parts):
+        mine = next((part for part in parts if self.rank in part), None)
+        if mine is not None:
+            ranks = tuple(self.ranks[rank] for rank in mine)
+            return ThreadWorld(mine.index(self.rank), ranks, self.boxes, self._random)
+
+    def close(self):
+        pass
 
     def wait(self, requests, why):
         # Messages leave first, since these sends and receives block; otherwise in any order and at any time.
@@ -102,26 +135,48 @@ class ThreadWorld:
         return 0.0
 
 
-@settings(max_examples=15)
-@given(size=st.integers(2, 7), n_weights=st.integers(1, 30), seed=st.integers(0, 99))
-def test_ring_in_random_interleavings(size, n_weights, seed):
-    mail, random = Mail(), np.random.default_rng(seed)
-    buffers = torch.as_tensor(random.integers(-1000, 1000, (3, size, 2, n_weights)), dtype=torch.float64)
-    expected = buffers.sum(1) / size
-    mixed = []
+def play_in_threads(size, seed, rank_loop):
+    """Run `rank_loop(world)` for all ranks at once; their results, list."""
+    random, boxes, results = np.random.default_rng(seed), defaultdict(queue.Queue), [None] * size
 
-    def rank_loop(rank, random):
-        with Ring().open(ThreadWorld(rank, size, mail, random), buffers[0, 0]) as channel:
-            mixed.extend(channel.mix_(buffers[step, rank], step) for step in range(3))
+    def one(rank, random):
+        results[rank] = rank_loop(ThreadWorld(rank, tuple(range(size)), boxes, random))
 
-    threads = [threading.Thread(target=rank_loop, args=args) for args in enumerate(random.spawn(size))]
+    threads = [threading.Thread(target=one, args=args) for args in enumerate(random.spawn(size))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=30)
-    assert len(mixed) == 3 * size
-    for rank in range(size):
-        assert torch.equal(buffers[:, rank], expected)
+    return results
+
+
+TWO_SIDED = sorted(name for name in MODES if "one-sided" not in name)
+
+
+@pytest.mark.parametrize("name", TWO_SIDED)
+@settings(max_examples=6)
+@given(size=st.integers(1, 8), n_weights=st.integers(1, 30), seed=st.integers(0, 99))
+def test_modes_in_random_interleavings(name, size, n_weights, seed):
+    pytest.importorskip("mpi4py")
+    exchange, *plays = MODES[name]
+    shape, n_steps = (2, n_weights), 4
+
+    def rank_loop(world):
+        mixed = []
+        with exchange.open(world, torch.empty(shape, dtype=torch.float64)) as channel:
+            for step in range(n_steps):
+                buffers = [numbers(world.rank, shape, torch.float64, step) for _ in range(2)]
+                channel.mix_(buffers[0], step)
+                channel.mix_weights_(buffers[1], step)
+                mixed.append(buffers)
+        return mixed
+
+    results = play_in_threads(size, seed, rank_loop)
+    for step in range(n_steps):
+        given = [numbers(rank, shape, torch.float64, step) for rank in range(size)]
+        for k, play in enumerate(plays):
+            for rank, expected in enumerate(play(given, step)):
+                torch.testing.assert_close(results[rank][step][k], expected, rtol=1e-15, atol=0)
 
 
 def test_exchange_is_abstract():

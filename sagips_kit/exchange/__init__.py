@@ -1,8 +1,23 @@
-"""Modes of exchange: what ranks tell each other about their generators' gradients, and when."""
+"""Modes of exchange: what ranks tell each other about their generators, and when; an expression over small parts."""
 
 from .allreduce import AllReduce
 from .base import Channel, Exchange, Mixed
+from .chain import Chain
+from .every import Every
 from .independent import Independent
+from .leaders import Leaders
 from .ring import Ring
+from .within import Within
 
-__all__ = ["AllReduce", "Channel", "Exchange", "Independent", "Mixed", "Ring"]
+__all__ = [
+    "AllReduce",
+    "Chain",
+    "Channel",
+    "Every",
+    "Exchange",
+    "Independent",
+    "Leaders",
+    "Mixed",
+    "Ring",
+    "Within",
+]

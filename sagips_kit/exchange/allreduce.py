@@ -1,27 +1,23 @@
 """The synchronous baseline: one fused all-reduce over all ranks."""
 
 from ..settings import value
-from .base import Channel, Exchange, Mixed
+from .base import Mixed
+from .mean import Mean, MeanChannel
 
 
 @value
-class AllReduce(Exchange):
-    """Synchronous mean of the generator's gradient over all ranks, by the MPI library's own algorithm."""
+class AllReduce(Mean):
+    """Synchronous mean over all ranks, by the MPI library's own algorithm."""
 
     def open(self, world, like):
-        return _Collective(world, like)
-
-    def replica(self, rank, size):
-        return 0
+        return _Collective(self, world, like)
 
 
-class _Collective(Channel):
-    def _mix(self, flat, step):
-        if self.world.size == 1:
-            return Mixed()
+class _Collective(MeanChannel):
+    def mean(self, flat, step):
         from mpi4py import MPI
 
         request = self.world.comm.Iallreduce(MPI.IN_PLACE, flat, op=MPI.SUM)
-        waited_s = self.world.wait([request], f"the all-reduce of step {step}")
+        yield [request], f"the all-reduce of step {step}"
         flat /= self.world.size
-        return Mixed(received=self.world.size - 1, waited_s=waited_s)
+        return Mixed(received=self.world.size - 1)

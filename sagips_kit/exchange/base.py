@@ -1,7 +1,11 @@
-"""The contract of all exchanges: a value that the user writes down, and the resource it opens on every rank."""
+"""The contract of all exchanges: a value that the user writes down, and the resource it opens on every rank.
+
+A channel describes one exchange as a generator: it yields what it waits for, and whoever drives it does the waiting.  So
+parts are nested by `yield from`, and an exchange can start now and finish later, with other work in between.
+"""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,21 +28,41 @@ class Mixed:
     staleness: int = 0
     waited_s: float = 0.0
 
+    def then(self, other):
+        """Both exchanges as one: the mean of means has all the contributions of the inner ones."""
+        received = (1 + self.received) * (1 + other.received) - 1
+        return Mixed(received, max(self.staleness, other.staleness), self.waited_s + other.waited_s)
+
 
 class Exchange(ABC):
     """A mode of exchange: a frozen value that travels from the notebook to the ranks and into the store."""
 
     @abstractmethod
     def open(self, world, like):
-        """The channel of this rank for buffers shaped like `like` (member, weight).  Collective."""
+        """The channel of this rank for gradients shaped like `like` (member, weight).  Collective."""
 
     @abstractmethod
+    def replicas(self, size):
+        """The replica of each of `size` ranks, numbered from 0: tuple of int; None if it depends on the nodes."""
+
+    def carries(self, payload, step):
+        """Whether `payload`, "gradient" or "weights", travels in `step`."""
+        return payload == "gradient"
+
     def replica(self, rank, size):
         """The replica that `rank` belongs to: ranks of one replica hold the same generators."""
+        replicas = self.replicas(size)
+        if replicas is None:
+            raise ValueError(
+                f"{self}: how many replicas {size} ranks are depends on how many of them share a node. "
+                "Say how many make a group, for instance Within(Ring(), size=4)."
+            )
+        return replicas[rank]
 
     def n_replicas(self, size):
         """Number of different generators per member in a run of `size` ranks."""
-        return len({self.replica(rank, size) for rank in range(size)})
+        self.replica(0, size)
+        return len(set(self.replicas(size)))
 
 
 class Channel(ABC):
@@ -46,46 +70,110 @@ class Channel(ABC):
 
     Parameters
     ----------
+    exchange : Exchange
     world : World
     like : Tensor (member, weight)
-        The buffers to come have its shape, dtype and device.
+        The gradients to come have its shape, dtype and device.
     """
 
-    def __init__(self, world, like):
-        self.world = world
-        self.shape, self.dtype = like.shape, like.dtype
-        # MPI reads host memory; a GPU's buffer is staged through pinned memory, since GPU-aware MPI cannot be detected.
-        is_host = like.device.type == "cpu"
-        self._stage = None if is_host else torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+    def __init__(self, exchange, world, like):
+        self.exchange, self.world = exchange, world
+        # What the first buffer of weights is like is seen when it comes.
+        self._forms = {"gradient": (like.shape, like.dtype)}
+        self._stages = {}
+        self._under_way = None
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *exception):
-        self.close()
+    def __exit__(self, kind, *exception):
+        # Who fails must not wait for the others, who may wait for it.
+        self.close() if kind is None else self.abandon()
 
-    def mix_(self, buffer, step):
-        """Replace `buffer` (member, weight), in place, by the mean over the ranks of this mode.
+    def mix_(self, gradient, step):
+        """Replace `gradient` (member, weight), in place, by the mean over the ranks of this mode.
 
         Returns
         -------
         Mixed
         """
-        if buffer.shape != self.shape or buffer.dtype != self.dtype or not buffer.is_contiguous():
+        self.start(gradient, step)
+        return self.finish()
+
+    def wants_weights(self, step):
+        """Whether `mix_weights_` does anything in `step`; the same on all ranks."""
+        return self.exchange.carries("weights", step)
+
+    def mix_weights_(self, weights, step):
+        """The same for the weights (member, weight), after the optimiser's step; returns Mixed."""
+        self.start(weights, step, "weights")
+        return self.finish()
+
+    def start(self, buffer, step, payload="gradient"):
+        """Begin to mix `buffer`, which belongs to the channel until `finish`."""
+        if self._under_way is not None:
+            raise RuntimeError("An exchange is under way already. Call finish() before the next start(...).")
+        self._check(buffer, payload)
+        stage = self._stage(buffer, payload)
+        mixing = self.mixing(stage.detach().view(-1).numpy(), step, payload)
+        self._under_way = [mixing, None, buffer, stage, Mixed()]
+        self._advance()
+
+    def finish(self):
+        """Wait for what `start` began; returns Mixed."""
+        if self._under_way is None:
+            raise RuntimeError("There is nothing to finish. Call start(buffer, step) first.")
+        waited_s = 0.0
+        try:
+            while (waiting := self._under_way[1]) is not None:
+                waited_s += self.world.wait(*waiting)
+                self._advance()
+            _, _, buffer, stage, mixed = self._under_way
+        finally:
+            self._under_way = None
+        if stage is not buffer:
+            buffer.copy_(stage)
+        return replace(mixed, waited_s=waited_s)
+
+    def poll(self):
+        """Take the exchange under way as far as it gets without waiting; True if only `finish` is left."""
+        while self._under_way and self._under_way[1] is not None:
+            if not self.world.is_done(self._under_way[1][0]):
+                return False
+            self._advance()
+        return True
+
+    def _advance(self):
+        try:
+            self._under_way[1] = next(self._under_way[0])
+        except StopIteration as end:
+            self._under_way[1], self._under_way[4] = None, end.value
+
+    def _check(self, buffer, payload):
+        shape, dtype = self._forms.setdefault(payload, (buffer.shape, buffer.dtype))
+        if buffer.shape != shape or buffer.dtype != dtype or not buffer.is_contiguous():
             raise ValueError(
                 f"mix_ got a buffer of shape {tuple(buffer.shape)} and {buffer.dtype}; this channel was opened for a "
-                f"contiguous one of shape {tuple(self.shape)} and {self.dtype}. Open another channel for it."
+                f"contiguous one of shape {tuple(shape)} and {dtype}. Open another channel for it."
             )
-        if self._stage is None:
-            return self._mix(buffer.detach().view(-1).numpy(), step)
-        self._stage.copy_(buffer)
-        mixed = self._mix(self._stage.view(-1).numpy(), step)
-        buffer.copy_(self._stage)
-        return mixed
+
+    def _stage(self, buffer, payload):
+        # MPI reads host memory; a GPU's buffer is staged through pinned memory, since GPU-aware MPI cannot be detected.
+        if buffer.device.type == "cpu":
+            return buffer
+        if payload not in self._stages:
+            self._stages[payload] = torch.empty(buffer.shape, dtype=buffer.dtype, pin_memory=True)
+        return self._stages[payload].copy_(buffer)
 
     @abstractmethod
-    def _mix(self, flat, step):
-        """Mix the host array `flat` (number,) in place."""
+    def mixing(self, flat, step, payload):
+        """Mix the host array `flat` (number,) in place: a generator that returns Mixed.
+
+        It yields pairs for `World.wait`: requests, or a function that tells whether they are done; and for whom.
+        """
 
     def close(self):
         """Give back what the channel owns.  Collective, and harmless when called again."""
+
+    def abandon(self):
+        """Leave after an error, without waiting for anybody."""

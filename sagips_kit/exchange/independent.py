@@ -9,12 +9,16 @@ class Independent(Exchange):
     """Ensemble mode: N ranks are N independent replicas."""
 
     def open(self, world, like):
-        return _Silence(world, like)
+        return _Silence(self, world, like)
 
-    def replica(self, rank, size):
-        return rank
+    def replicas(self, size):
+        return tuple(range(size))
+
+    def carries(self, payload, step):
+        return False
 
 
 class _Silence(Channel):
-    def _mix(self, flat, step):
+    def mixing(self, flat, step, payload):
         return Mixed()
+        yield

@@ -1,0 +1,55 @@
+"""Several exchanges one after the other, in every step."""
+
+from pydantic import InstanceOf
+
+from ..settings import value
+from ..topology import joined
+from .base import Channel, Exchange, Mixed
+
+
+@value(positional=("*parts",))
+class Chain(Exchange):
+    """All `parts` in turn: what one has mixed is what the next one mixes.
+
+    Parameters
+    ----------
+    parts : tuple of Exchange
+        Gradients pass through all of them first, then, after the optimiser's step, weights.
+    """
+
+    parts: tuple[InstanceOf[Exchange], ...]
+
+    def __post_init__(self):
+        if not self.parts:
+            raise ValueError(
+                "needs parts, for instance Chain(Within(Ring()), Every(1000, Leaders(Ring(payload='weights'))))."
+            )
+
+    def open(self, world, like):
+        return _ChainChannel(self, world, like)
+
+    def replicas(self, size):
+        return joined([part.replicas(size) for part in self.parts])
+
+    def carries(self, payload, step):
+        return any(part.carries(payload, step) for part in self.parts)
+
+
+class _ChainChannel(Channel):
+    def __init__(self, exchange, world, like):
+        super().__init__(exchange, world, like)
+        self._links = [part.open(world, like) for part in exchange.parts]
+
+    def mixing(self, flat, step, payload):
+        mixed = Mixed()
+        for link in self._links:
+            mixed = mixed.then((yield from link.mixing(flat, step, payload)))
+        return mixed
+
+    def close(self):
+        for link in self._links:
+            link.close()
+
+    def abandon(self):
+        for link in self._links:
+            link.abandon()

@@ -1,0 +1,75 @@
+"""An exchange among leaders, one for each group of ranks, whose result is handed to the whole group."""
+
+from pydantic import InstanceOf
+
+from ..settings import Count, value
+from ..topology import groups, numbered
+from .base import Channel, Exchange, Mixed
+
+
+@value(positional=("part",))
+class Leaders(Exchange):
+    """`part` among the first ranks of all groups.
+
+    Parameters
+    ----------
+    part : Exchange
+    size : int or None
+        Consecutive ranks in a group, the last of which may have fewer; None makes each node a group.
+    hand_down : bool
+        Hand the result to the whole group.  False is the paper's rule, where it stays with the leader.
+    """
+
+    part: InstanceOf[Exchange]
+    size: Count | None = None
+    hand_down: bool = True
+
+    def open(self, world, like):
+        return _LeadersChannel(self, world, like)
+
+    def replicas(self, size):
+        if self.size is None:
+            is_one = self.hand_down and self.part.replicas(size) == (0,) * size
+            return (0,) * size if is_one else None
+        all_groups = groups(size, self.size)
+        outer = self.part.replicas(len(all_groups))
+        if outer is None:
+            return None
+        labels = []
+        for replica, group in zip(outer, all_groups, strict=True):
+            labels += [(replica, 0 if self.hand_down or rank == group[0] else rank) for rank in group]
+        return numbered(labels)
+
+    def carries(self, payload, step):
+        return self.part.carries(payload, step)
+
+
+class _LeadersChannel(Channel):
+    def __init__(self, exchange, world, like):
+        super().__init__(exchange, world, like)
+        all_groups = world.groups(exchange.size)
+        self._n_groups = len(all_groups)
+        self._group = world.part(all_groups)
+        self._leaders = world.part([tuple(group[0] for group in all_groups)])
+        self._outer = exchange.part.open(self._leaders, like) if self._leaders else None
+
+    def mixing(self, flat, step, payload):
+        if not self.exchange.carries(payload, step):
+            return Mixed()
+        mixed = Mixed()
+        if self._outer:
+            mixed = yield from self._outer.mixing(flat, step, payload)
+        if self.exchange.hand_down and self._group.size > 1:
+            yield [self._group.comm.Ibcast(flat)], f"{self._group.name(0)}, the leader of this group, in step {step}"
+            mixed = Mixed(self._n_groups - 1, mixed.staleness)
+        return mixed
+
+    def close(self):
+        if self._outer:
+            self._outer.close()
+            self._leaders.close()
+        self._group.close()
+
+    def abandon(self):
+        if self._outer:
+            self._outer.abandon()

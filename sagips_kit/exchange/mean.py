@@ -1,0 +1,80 @@
+"""What a mean over ranks carries: gradients, weights, or the updates since the last mean, with a momentum of their own.
+
+A topology inherits `Mean` and says how the mean is formed; this file says of what.
+"""
+
+from abc import abstractmethod
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ..settings import Positive, value
+from .base import Channel, Exchange, Mixed
+
+
+@value
+class Mean(Exchange):
+    """Base of the topologies.
+
+    Parameters
+    ----------
+    payload : {"gradient", "weights", "updates"}
+        "gradient" before the optimiser's step; "weights" after it; "updates": the change of the weights since the last
+        exchange, whose mean is one step of an outer optimiser, Nesterov's (DiLoCo).
+    momentum, outer_rate : float
+        Of the outer optimiser, for "updates".
+
+    References
+    ----------
+    DiLoCo: arXiv 2311.08105, algorithm 1.
+    """
+
+    payload: Literal["gradient", "weights", "updates"] = "gradient"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    outer_rate: Positive = 0.7
+
+    def replicas(self, size):
+        return (0,) * size
+
+    def carries(self, payload, step):
+        return payload == ("gradient" if self.payload == "gradient" else "weights")
+
+
+class MeanChannel(Channel):
+    """A channel that forms means; a topology implements `mean`."""
+
+    def __init__(self, exchange, world, like):
+        super().__init__(exchange, world, like)
+        self._start = self._velocity = None
+        self._scratch = np.empty(0)
+
+    def mixing(self, flat, step, payload):
+        if self.world.size == 1 or not self.exchange.carries(payload, step):
+            return Mixed()
+        mix = self._mean_update if self.exchange.payload == "updates" else self.mean
+        return (yield from mix(flat, step))
+
+    @abstractmethod
+    def mean(self, flat, step):
+        """Replace `flat` by the mean over the ranks of this world: a generator like `mixing`."""
+
+    def scratch(self, n_items, dtype):
+        """Memory for what comes in, the same from step to step."""
+        if self._scratch.size < n_items or self._scratch.dtype != dtype:
+            self._scratch = np.empty(n_items, dtype)
+        return self._scratch[:n_items]
+
+    def _mean_update(self, flat, step):
+        if self._start is None:  # the first outer step has no start in common yet, and makes one
+            mixed = yield from self.mean(flat, step)
+            self._start, self._velocity = flat.copy(), np.zeros_like(flat)
+            return mixed
+        momentum, rate = self.exchange.momentum, self.exchange.outer_rate
+        flat -= self._start
+        mixed = yield from self.mean(flat, step)
+        self._velocity *= momentum
+        self._velocity += flat
+        self._start += rate * (flat + momentum * self._velocity)
+        flat[:] = self._start
+        return mixed

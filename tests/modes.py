@@ -1,0 +1,82 @@
+"""All modes of exchange, and beside each what it should do, played for all ranks at once on a list of buffers."""
+
+import torch
+
+from sagips_kit.exchange import AllReduce, Chain, Every, Independent, Leaders, Ring, Within
+
+
+def nothing(buffers, step):
+    return buffers
+
+
+def mean(buffers, step):
+    return [(sum(buffers[1:], buffers[0].double()) / len(buffers)).to(buffers[0].dtype)] * len(buffers)
+
+
+def first(buffers, step):
+    return buffers[:1] * len(buffers)
+
+
+def cut(items, size):
+    return [items[k : k + size] for k in range(0, len(items), size)]
+
+
+def within(part, size):
+    return lambda buffers, step: [out for group in cut(buffers, size) for out in part(group, step)]
+
+
+def leaders(part, size, hand_down=True):
+    def play(buffers, step):
+        outer = part(buffers[::size], step)
+        if hand_down:
+            return [outer[rank // size] for rank in range(len(buffers))]
+        return [buffers[rank] if rank % size else outer[rank // size] for rank in range(len(buffers))]
+
+    return play
+
+
+def every(period, part, otherwise=nothing):
+    return lambda buffers, step: (otherwise if (step + 1) % period else part)(buffers, step)
+
+
+def chain(*parts):
+    def play(buffers, step):
+        for part in parts:
+            buffers = part(buffers, step)
+        return buffers
+
+    return play
+
+
+_WEIGHTS = Ring(payload="weights")
+
+# name: exchange, what happens to gradients, what happens to weights
+MODES = {
+    "independent": (Independent(), nothing, nothing),
+    "all-reduce": (AllReduce(), mean, nothing),
+    "ring": (Ring(), mean, nothing),
+    "weights": (AllReduce(payload="weights"), nothing, mean),
+    "grouped ensemble": (Within(Ring(), size=2), within(mean, 2), nothing),
+    "grouped": (
+        Chain(Within(Ring(), size=2), Every(3, Leaders(_WEIGHTS, size=2))),
+        within(mean, 2),
+        every(3, leaders(mean, 2)),
+    ),
+    "hierarchical": (
+        Chain(Within(AllReduce(), size=2), Leaders(Ring(), size=2)),
+        chain(within(mean, 2), leaders(mean, 2)),
+        nothing,
+    ),
+    "the paper's outer rule": (
+        Every(3, Leaders(Ring(), size=2, hand_down=False), otherwise=Within(Ring(), size=2)),
+        every(3, leaders(mean, 2, hand_down=False), within(mean, 2)),
+        nothing,
+    ),
+    "by node": (Chain(Within(Ring()), Every(2, Leaders(_WEIGHTS))), mean, every(2, first)),
+}
+
+
+def numbers(rank, shape, dtype, step=0):
+    """Whole numbers that tell rank, member, element and step, so that their sums are exact."""
+    n_weights = shape[0] * shape[1]
+    return (10_000 * (rank + 1) ** 2 + 7 * torch.arange(n_weights) + 1000 * step).to(dtype).view(shape)
