@@ -96,9 +96,7 @@ class Problem(ABC):
 
     def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
         """Log-likelihood of the observed events without the constraints: a scalar, differentiable in `theta`."""
-        raise NotImplementedError(
-            f"{type(self).__name__} declares no log_likelihood, so it has no likelihood reference."
-        )
+        raise NotImplementedError(f"{type(self).__name__} declares no log_likelihood, so it has no likelihood reference.")
 
     def scale(self, t: Tensor) -> Tensor:
         """Map t in (0, 1), the generator's output, to theta: (..., parameter) -> (..., parameter)."""

@@ -11,6 +11,7 @@ import socket
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from .topology import groups
@@ -68,6 +69,7 @@ class World:
     timeout_s: float = 300.0
     whole: "World | None" = None
     ranks: tuple | None = None
+    _looked: float = 0.0
 
     @classmethod
     def alone(cls, device=None):
@@ -125,6 +127,11 @@ class World:
         whole = self.whole or self
         return World(comm.rank, comm.size, self.device, self.hostname, comm, self.timeout_s, whole, ranks)
 
+    def share(self, n_bytes):
+        """`n_bytes` of memory of each rank, seen by all ranks: SharedMemory.  Collective, on one node."""
+        self.barrier("all ranks to share memory")
+        return SharedMemory(self, n_bytes)
+
     def close(self):
         """Give back the communicator of a part.  Collective, and harmless when called again."""
         if self.whole is not None and self.comm is not None:
@@ -162,19 +169,16 @@ class World:
             _UNFINISHED.extend(requests if isinstance(requests, list) else [])
             # MPI cannot fetch what a rank offered that has left since; the notice that it left behind tells why.
             if type(error).__module__.startswith("mpi4py"):
-                self._look_for_failures(for_s=1.0)
+                self.look_for_failures(for_s=1.0)
             raise
 
     def _poll(self, requests, why, timeout_s):
         start = time.perf_counter()
-        look = start + _LOOK_S
         n_polls = 0
         while not self.is_done(requests):
             n_polls += 1
             now = time.perf_counter()
-            if now > look:
-                self._look_for_failures()
-                look = now + _LOOK_S
+            self.look_for_failures()
             if now - start > timeout_s:
                 raise PeerError(self._stall(why, timeout_s))
             if n_polls > _SPINS:
@@ -211,11 +215,21 @@ class World:
         peers = [peer for peer in range(self.size) if peer != self.rank]
         _UNFINISHED.extend(self.comm.isend((self.rank, text), dest=peer, tag=_FAILURE_TAG) for peer in peers)
 
-    def _look_for_failures(self, for_s=0.0):
+    def look_for_failures(self, for_s=None):
+        """Raise the PeerError of a rank that failed.  Looks rarely enough to be called in every step.
+
+        Parameters
+        ----------
+        for_s : float or None
+            Look now, and for so many seconds.
+        """
         if self.whole is not None:
-            return self.whole._look_for_failures(for_s)
+            return self.whole.look_for_failures(for_s)
         start = time.perf_counter()
-        while not (has_failed := self.comm.Iprobe(tag=_FAILURE_TAG)) and time.perf_counter() - start < for_s:
+        if for_s is None and start - self._looked < _LOOK_S:
+            return
+        self._looked = start
+        while not (has_failed := self.comm.Iprobe(tag=_FAILURE_TAG)) and time.perf_counter() - start < (for_s or 0.0):
             time.sleep(_NAP_S)
         if has_failed:
             rank, text = self.comm.recv(tag=_FAILURE_TAG)
@@ -226,6 +240,40 @@ class World:
             f"{self.name(self.rank).capitalize()} on {self.hostname} waited {timeout_s:.0f} s for {why} and nothing came: some rank "
             "stalled, or left the run. Look at the slowest rank with read_progress(...)."
         )
+
+
+class SharedMemory:
+    """A window of memory that all ranks of a world see, each rank's own part of it beginning with zeros.  Collective.
+
+    Attributes
+    ----------
+    of_ranks : list of ndarray of uint8
+        The memory of each rank.
+    """
+
+    def __init__(self, world, n_bytes):
+        from mpi4py import MPI
+
+        self._world = world
+        self._window = MPI.Win.Allocate_shared(n_bytes, 1, comm=world.comm)
+        self.of_ranks = [
+            np.frombuffer(self._window.Shared_query(rank)[0], dtype=np.uint8, count=n_bytes) for rank in range(world.size)
+        ]
+        self.of_ranks[world.rank][:] = 0
+        self._window.Lock_all(MPI.MODE_NOCHECK)
+        self.fence = self._window.Sync
+        self.fence()
+        world.barrier("all ranks to clear their memory")
+
+    def close(self):
+        """Give the memory back.  Collective, and harmless when called again."""
+        if self._window is not None:
+            # Others may have steps to do still, without this rank, for hours.
+            self._world.barrier("all ranks to leave the shared memory", math.inf)
+            self.of_ranks = self.fence = None
+            self._window.Unlock_all()
+            self._window.Free()
+            self._window = None
 
 
 def _shared_type():

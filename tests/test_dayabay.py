@@ -31,7 +31,7 @@ def test_batched_events_stay_in_the_window_and_halls(problem):
     t[0], t[1] = 0.0, 1.0
     events = torch.vmap(problem.simulate)(problem.scale(t), noise)
     assert events.shape == (3, 600, 2) and events.dtype == torch.float32
-    assert events[..., 0].min() >= 0.9 and events[..., 0].max() <= 7.5
+    assert 0.9 <= events[..., 0].min() and events[..., 0].max() <= 7.5
     assert torch.equal(events[..., 1], (3 * noise[..., 0]).floor())
     features = problem.features(events)
     assert features.shape == (3, 600, 37) and features.dtype == torch.float32

@@ -47,7 +47,14 @@ def play(tmp_path, n_ranks, name, how, n_weights):
 @pytest.mark.mpi
 @pytest.mark.parametrize(
     ("n_ranks", "name", "n_weights"),
-    [(3, "Ring", 10), (2, "Ring", 50_000), (3, "Ring", 1_000_000), (3, "AllReduce", 10)],
+    [
+        (3, "Ring()", 10),
+        (2, "Ring()", 50_000),
+        (3, "Ring()", 1_000_000),
+        (3, "AllReduce()", 10),
+        (4, "Chain(Within(Ring(), size=2), Leaders(Ring(), size=2))", 10),
+        (3, "Ring(mailbox='one-sided', max_staleness=0, beyond='wait')", 10),
+    ],
 )
 def test_a_rank_that_raises_ends_the_others_within_seconds(tmp_path, n_ranks, name, n_weights):
     seen = play(tmp_path, n_ranks, name, "raise", n_weights)
@@ -61,13 +68,28 @@ def test_a_rank_that_raises_ends_the_others_within_seconds(tmp_path, n_ranks, na
 @pytest.mark.mpi
 @pytest.mark.parametrize("n_weights", [10, 1_000_000])
 def test_a_rank_that_stalls_is_waited_for_no_longer_than_the_timeout(tmp_path, n_weights):
-    seen = play(tmp_path, 3, "Ring", "stall", n_weights)
+    seen = play(tmp_path, 3, "Ring()", "stall", n_weights)
     assert [rank["error"] for rank in seen] == ["PeerError"] * 3
     # The next rank on the ring waits for the one that stalls, and may be the first to say so.
     assert "waited 2 s for rank 1, before this one on the ring, in step 3 and nothing came" in seen[2]["text"]
     assert 1.4 < seen[2]["seconds"] < 3.5
     # When the one that stalled comes back, it learns that the others have left.
     assert seen[1]["rank"] in (0, 2) and "waited 2 s" in seen[1]["text"]
+
+
+@pytest.mark.mpi
+def test_a_one_sided_ring_that_waits_says_for_whom(tmp_path):
+    seen = play(tmp_path, 3, "Ring(mailbox='one-sided', max_staleness=0, beyond='wait')", "stall", 10)
+    for other in (seen[0], seen[2]):
+        assert other["error"] == "PeerError"
+        assert "waited 2 s for rank 1, which published step 2 last, in step 3" in other["text"]
+
+
+@pytest.mark.mpi
+def test_a_one_sided_ring_goes_on_without_a_rank_that_stalls(tmp_path):
+    seen = play(tmp_path, 3, "Ring(mailbox='one-sided')", "stall", 10)
+    assert [rank["error"] for rank in seen] == [None] * 3
+    assert max(seen[0]["seconds"], seen[2]["seconds"]) < 1
 
 
 class _MailOfRank:

@@ -1,6 +1,6 @@
 """Rank 1 misbehaves in an exchange, and every rank writes down what it saw.
 
-Arguments: folder for the ranks' files, name of the exchange, "raise" or "stall", number of weights.
+Arguments: folder for the ranks' files, the exchange, "raise" or "stall", number of weights.
 """
 
 import json
@@ -18,18 +18,18 @@ def main(folder, name, how, n_weights):
     world = World.from_mpi(timeout_s=1.5 if how == "stall" else 60)
     buffer = torch.ones(1, int(n_weights))
     seen = {"error": None}
-    with getattr(exchange, name)().open(world, buffer) as channel:
-        start = time.perf_counter()
-        try:
+    try:
+        with eval(name, vars(exchange)).open(world, buffer) as channel:
             for step in range(6):
+                start = time.perf_counter()
                 if step == 3 and world.rank == 1:
                     misbehave(how)
                 channel.mix_(buffer, step)
-                start = time.perf_counter()
-        except (RuntimeError, ValueError) as error:
-            world.announce_failure(error)
-            seen = {"error": type(error).__name__, "rank": getattr(error, "rank", None), "text": str(error)}
-    seen["seconds"] = time.perf_counter() - start
+            seen["seconds"] = time.perf_counter() - start
+    except (RuntimeError, ValueError) as error:
+        world.announce_failure(error)
+        seconds = time.perf_counter() - start
+        seen = {"error": type(error).__name__, "rank": getattr(error, "rank", None), "text": str(error), "seconds": seconds}
     Path(folder, f"{world.rank}.json").write_text(json.dumps(seen))
 
 

@@ -187,3 +187,18 @@ class TestPapersOuterRule(ExchangeContract):
 
 class TestByNode(ExchangeContract):
     mode = "by node"
+
+
+class TestOneSided(ExchangeContract):
+    mode = "one-sided"
+    is_exact = False
+
+
+class TestOneSidedWaiting(ExchangeContract):
+    mode = "one-sided, waiting"
+    is_exact = False
+
+
+class TestOneSidedGrouped(ExchangeContract):
+    mode = "one-sided, grouped"
+    is_exact = False

@@ -1,0 +1,166 @@
+"""One slot per origin: newest buffers, no torn reads, exact means, in one process and under load."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mpi_launcher import TESTS, mpiexec
+from modes import numbers
+
+from sagips_kit.exchange import Ring
+from sagips_kit.slots import Slots, slot_bytes
+
+
+class Memory:
+    """What `World.share` gives, without MPI."""
+
+    def __init__(self, size, n_bytes):
+        self.of_ranks = [np.zeros(n_bytes, np.uint8) for _ in range(size)]
+
+    def fence(self):
+        pass
+
+    def close(self):
+        pass
+
+
+class LoneWorld:
+    """One of several ranks that live in one process."""
+
+    comm, timeout_s = None, 60.0
+
+    def __init__(self, rank, size, memories):
+        self.rank, self.size, self._memories = rank, size, memories
+
+    def name(self, rank):
+        return f"rank {rank}"
+
+    def share(self, n_bytes):
+        return self._memories.setdefault(n_bytes, Memory(self.size, n_bytes))
+
+    def look_for_failures(self):
+        pass
+
+
+def open_channels(exchange, size, like):
+    memories = {}
+    return [exchange.open(LoneWorld(rank, size, memories), like) for rank in range(size)]
+
+
+def make_slots(size, n_items=6):
+    memory = Memory(size, slot_bytes(n_items, np.float32))
+    return [Slots(memory.of_ranks, memory.fence, rank, n_items, np.float32) for rank in range(size)]
+
+
+@settings(max_examples=60)
+@given(size=st.integers(2, 6), order=st.lists(st.integers(0, 5), max_size=40), limit=st.none() | st.integers(0, 3))
+def test_each_rank_gets_the_mean_of_the_newest_gradients_in_any_order(size, order, limit):
+    shape, dtype = (2, 5), torch.float64
+    channels = open_channels(Ring(mailbox="one-sided", max_staleness=limit), size, torch.empty(shape, dtype=dtype))
+    newest, steps = {}, [0] * size
+    for rank in (pick % size for pick in order):
+        step = steps[rank]
+        newest[rank] = step
+        buffer = numbers(rank, shape, dtype, step)
+        mixed = channels[rank].mix_(buffer, step)
+        used = {r: s for r, s in newest.items() if limit is None or step - s <= limit}
+        expected = sum(numbers(r, shape, dtype, s) for r, s in used.items()) / len(used)
+        torch.testing.assert_close(buffer, expected, rtol=1e-15, atol=0)
+        assert mixed.received == len(used) - 1
+        assert mixed.staleness == max(0, step - min(used.values()))
+        assert mixed.waited_s == 0
+        steps[rank] += 1
+
+
+def test_a_rank_that_has_left_is_left_out():
+    channels = open_channels(Ring(mailbox="one-sided"), 3, torch.empty(1, 4))
+    for rank, channel in enumerate(channels):
+        channel.mix_(torch.full((1, 4), float(rank)), 0)
+    channels[2].close()
+    channels[2].close()
+    buffer = torch.full((1, 4), 5.0)
+    assert channels[0].mix_(buffer, 1).received == 1
+    assert torch.equal(buffer, torch.full((1, 4), 3.0))
+
+
+def test_a_silent_rank_is_left_out_after_the_timeout():
+    channels = open_channels(Ring(mailbox="one-sided"), 2, torch.empty(1, 4))
+    for channel in channels:
+        channel.mix_(torch.ones(1, 4), 0)
+    assert channels[0].mix_(torch.ones(1, 4), 1).received == 1
+    channels[0].world.timeout_s = 0.0
+    assert channels[0].mix_(torch.ones(1, 4), 2).received == 0
+    channels[0].world.timeout_s = 60.0
+    assert channels[0].mix_(torch.ones(1, 4), 3).received == 1
+
+
+@pytest.mark.parametrize(("n_published", "is_torn"), [(0, False), (1, False), (2, True), (3, True)])
+def test_a_reader_notices_that_its_buffer_is_overwritten(n_published, is_torn):
+    """A slot has two buffers: the one being read survives the next publication, not the one after."""
+    writer, reader = make_slots(2)
+    writer.publish(np.full(6, 7.0), 7)
+    seen = []
+
+    def slow(buffer):
+        seen.extend(buffer[:3])
+        for step in range(8, 8 + n_published):
+            writer.publish(np.full(6, step), step)
+        seen.extend(buffer[3:])
+
+    assert reader.read(0, slow) == (None if is_torn else 7)
+    assert (len(set(seen)) > 1) == is_torn
+
+
+def test_a_mean_starts_again_when_a_buffer_was_overwritten():
+    slots = make_slots(3)
+    for rank, one in enumerate(slots):
+        one.publish(np.full(6, 10.0 * rank), 0)
+    interruptions = iter([1, 2])
+    fence = slots[0]._fence
+
+    def interrupted():
+        fence()
+        for step in interruptions:
+            slots[1].publish(np.full(6, 100.0 * step), step)
+
+    slots[0]._fence = interrupted
+    out = np.empty(6, np.float32)
+    assert slots[0].mean([0, 1, 2], out) in ([0, 2, 0], [0, 2, 0])
+    np.testing.assert_array_equal(out, np.full(6, np.float32(220 / 3)))
+
+
+def test_a_slot_that_was_never_filled_has_no_newest_step():
+    slots = make_slots(2)
+    assert slots[0].newest(1) is None
+    slots[1].publish(np.zeros(6), 3)
+    assert slots[0].newest(1) == 3 and not slots[0].has_left(1)
+    slots[1].leave()
+    assert slots[0].newest(1) is None and slots[0].has_left(1)
+
+
+@pytest.mark.mpi
+def test_no_torn_read_under_load(tmp_path):
+    """Four ranks on whatever cores there are write and read as fast as they can."""
+    done = mpiexec(4, TESTS / "mpi" / "torn.py", tmp_path, 4.0)
+    assert done.returncode == 0, done.stdout
+    seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)]
+    assert sum(rank["torn"] for rank in seen) == 0
+    assert all(rank["reads"] > 200 and rank["steps"] > 20 for rank in seen)
+    # Reads were interrupted, and would have been torn if nobody had noticed.
+    assert sum(rank["noticed"] for rank in seen) > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"max_staleness": 3}, r'max_staleness and beyond are for Ring\(mailbox="one-sided"\)'),
+        ({"mailbox": "one-sided", "payload": "weights"}, r"Write Ring\(payload='weights'\)"),
+        ({"mailbox": "pigeon"}, "mailbox = 'pigeon': should be 'two-sided' or 'one-sided'"),
+    ],
+)
+def test_a_ring_that_cannot_be_is_an_error(fields, text):
+    with pytest.raises(ValueError, match=text):
+        Ring(**fields)
