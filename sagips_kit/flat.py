@@ -31,7 +31,9 @@ class FlatGradient:
         for parameter in self.parameters if n_members else ():
             if parameter.ndim == 0 or len(parameter) != n_members:
                 shape = tuple(parameter.shape)
-                raise ValueError(f"A parameter of shape {shape} has no first axis of {n_members} members. Pass n_members=None.")
+                raise ValueError(
+                    f"A parameter of shape {shape} has no first axis of {n_members} members. Pass n_members=None."
+                )
         sizes = [parameter.numel() // rows for parameter in self.parameters]
         first = self.parameters[0]
         self.buffer = torch.zeros((rows, sum(sizes)), dtype=first.dtype, device=first.device)

@@ -4,6 +4,7 @@ M members are M independent GANs computed as one batch; a member's numbers depen
 M batched members equal M single ones.  Nothing here knows problems, ranks or files.
 """
 
+import itertools
 import math
 
 import torch
@@ -28,7 +29,7 @@ class MemberMLP(nn.Module):
 
     def __init__(self, widths, randoms, output_scale=1.0):
         super().__init__()
-        shapes = list(zip(widths[:-1], widths[1:], strict=True))
+        shapes = list(itertools.pairwise(widths))
         spreads = [math.sqrt(2 / (1 + SLOPE**2) / n_in) for n_in, _ in shapes]
         spreads[-1] = output_scale * math.sqrt(2 / sum(shapes[-1]))
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()

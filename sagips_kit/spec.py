@@ -87,15 +87,14 @@ class RunSpec:
     def from_file(cls, path):
         """Read a spec from a JSON file."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            given = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"There is no spec `{path}`. Write one: sagips spec Proxy --store runs/proxy.zarr > {path}"
             ) from None
-        try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"`{path}` is not JSON: {error}.") from None
+        return cls.from_dict(given)
 
 
 def _described(value, family):
@@ -127,7 +126,9 @@ def _kind(family, name):
     try:
         kind = getattr(importlib.import_module(place), kind_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{family} {name!r} cannot be imported: {error}. Put it in a module on Python's path.") from None
+        raise ValueError(
+            f"{family} {name!r} cannot be imported: {error}. Put it in a module on Python's path."
+        ) from None
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ValueError(f"{family} {name!r} is not a {base.__name__}.")
     return kind

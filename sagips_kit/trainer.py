@@ -114,7 +114,7 @@ class Trainer:
         self._channel.close()
 
     def iterate(self, n_steps=None):
-        """Train for `n_steps` more steps (None: to the end) and yield a Record every `record_every`, and after the last."""
+        """Train for `n_steps` more steps (None: to the end) and yield a Record each `record_every`, and after the last."""
         last = self.n_steps if n_steps is None else min(self.n_steps, self.step + n_steps)
         start = time.perf_counter() - self._elapsed_s
         while self.step < last:
@@ -189,7 +189,9 @@ class Trainer:
         options = {"betas": _BETAS, "foreach": True}
         self._optimisers = {
             self.generator: torch.optim.Adam(self.generator.parameters(), settings.generator_rate, **options),
-            self.discriminator: torch.optim.Adam(self.discriminator.parameters(), settings.discriminator_rate, **options),
+            self.discriminator: torch.optim.Adam(
+                self.discriminator.parameters(), settings.discriminator_rate, **options
+            ),
         }
 
     def _train_step(self):

@@ -22,7 +22,7 @@ FLOORS = {
     2: {"world", "problem", "gan", "flat", "data"},
     3: {"exchange", "problems", "store", "likelihood"},
     4: {"spec", "trainer", "template"},
-    5: {"launch", "analysis"},
+    5: {"launch", "handle", "analysis"},
     6: {"session", "plot", "cli"},
     7: {"cluster", "__main__"},
 }
@@ -34,7 +34,7 @@ HEAVY = {"torch", "mpi4py", "ipyparallel"}
 LATE = {"mpi4py", "ipyparallel"}
 
 MODULE_LINES, FUNCTION_LINES = 320, 60
-LONGER = {"session": 450, "trainer": 345}  # to be cut up
+LONGER = {"trainer": 345}  # to be cut up
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 every_file = pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(PACKAGE)) for path in FILES])
