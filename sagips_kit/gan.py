@@ -105,25 +105,17 @@ class Discriminator(nn.Module):
 
     Parameters
     ----------
-    mean : Tensor (feature,)
-    whitening : Tensor (feature, feature)
-        Features f become (f - mean) @ whitening.
+    n_features : int
     widths : sequence of int
         Hidden layers of the perceptron.
     randoms : sequence of torch.Generator
         One per member.
     """
 
-    def __init__(self, mean, whitening, widths, randoms):
+    def __init__(self, n_features, widths, randoms):
         super().__init__()
-        n_features = len(mean)
-        self.register_buffer("mean", mean)
-        self.register_buffer("whitening", whitening)
         self.network = MemberMLP((n_features, *widths, 1), randoms)
         self.linear = nn.Parameter(torch.zeros(len(randoms), n_features, 1))
-
-    def whiten(self, features: Tensor) -> Tensor:
-        return (features - self.mean) @ self.whitening
 
     def forward(self, whitened: Tensor) -> Tensor:
         """(member, event, feature) -> (member, event)."""
