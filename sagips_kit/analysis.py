@@ -52,8 +52,8 @@ def estimate(run):
     Returns
     -------
     Dataset (parameter)
-        mean, deviation : over the chains, each taken at the mean of its draws.  Chains learned from different resamples,
-        so their deviation is the uncertainty; NaN for a single chain, which knows nothing of its own spread.
+        mean, deviation : over the chains, each taken at the mean of its draws.  Chains learned from different
+        resamples, so their deviation is the uncertainty; NaN for a single chain, which knows nothing of its own spread.
         low, high : central interval of 68 %, by Student's distribution since the chains are few.
         mle, floor : maximum-likelihood estimate and its standard deviation.
         truth, published, published_deviation : where known, else NaN.

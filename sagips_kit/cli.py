@@ -1,4 +1,4 @@
-"""The command `sagips`: run a spec in a batch job or a single process, look into a store, write a spec to start from."""
+"""The command `sagips`: run a spec in a batch job or a single process, look into a store, write a first spec."""
 
 import argparse
 import dataclasses

@@ -284,8 +284,8 @@ class _Joined:
             return ipyparallel.Client(str(self.connection), timeout=min(timeout, 20))
         except TimeoutError:
             raise RuntimeError(
-                f"The cluster of {self.connection} does not answer. Type `{self.stop_line}` in a terminal; if that does "
-                "not help, delete this file."
+                f"The cluster of {self.connection} does not answer. Type `{self.stop_line}` in a terminal; if that "
+                "does not help, delete this file."
             ) from None
 
     @property

@@ -4,6 +4,7 @@ M members are M independent GANs computed as one batch; a member's numbers depen
 M batched members equal M single ones.  Nothing here knows problems, ranks or files.
 """
 
+import itertools
 import math
 
 import torch
@@ -28,7 +29,7 @@ class MemberMLP(nn.Module):
 
     def __init__(self, widths, randoms, output_scale=1.0):
         super().__init__()
-        shapes = list(zip(widths[:-1], widths[1:], strict=True))
+        shapes = list(itertools.pairwise(widths))
         spreads = [math.sqrt(2 / (1 + SLOPE**2) / n_in) for n_in, _ in shapes]
         spreads[-1] = output_scale * math.sqrt(2 / sum(shapes[-1]))
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
@@ -104,25 +105,17 @@ class Discriminator(nn.Module):
 
     Parameters
     ----------
-    mean : Tensor (feature,)
-    whitening : Tensor (feature, feature)
-        Features f become (f - mean) @ whitening.
+    n_features : int
     widths : sequence of int
         Hidden layers of the perceptron.
     randoms : sequence of torch.Generator
         One per member.
     """
 
-    def __init__(self, mean, whitening, widths, randoms):
+    def __init__(self, n_features, widths, randoms):
         super().__init__()
-        n_features = len(mean)
-        self.register_buffer("mean", mean)
-        self.register_buffer("whitening", whitening)
         self.network = MemberMLP((n_features, *widths, 1), randoms)
         self.linear = nn.Parameter(torch.zeros(len(randoms), n_features, 1))
-
-    def whiten(self, features: Tensor) -> Tensor:
-        return (features - self.mean) @ self.whitening
 
     def forward(self, whitened: Tensor) -> Tensor:
         """(member, event, feature) -> (member, event)."""

@@ -147,7 +147,9 @@ def _observed(spec):
         return spec.problem.observed(spec.n_observed, np.random.default_rng(spec.seed))
     path = Path(spec.events).expanduser()
     if path.suffix != ".npy":
-        raise ValueError(f"events = {spec.events!r}: should be a .npy file. Write one with numpy.save({path.stem!r}, events).")
+        raise ValueError(
+            f"events = {spec.events!r}: should be a .npy file. Write one with numpy.save({path.stem!r}, events)."
+        )
     try:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:

@@ -1,6 +1,6 @@
 """A problem: unknown parameters, a differentiable pipeline that ends in events, and the observed events.
 
-A problem is written for ONE parameter vector, with plain torch; whoever needs many (the trainer, the tests) maps it with
+A problem is written for ONE parameter vector, with plain torch; whoever needs many (the trainer, the tests) maps it by
 `torch.vmap`.  It never draws random numbers while simulating: all noise comes in as an argument.  Nothing here knows
 networks, ranks or files.
 """
@@ -96,7 +96,9 @@ class Problem(ABC):
 
     def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
         """Log-likelihood of the observed events without the constraints: a scalar, differentiable in `theta`."""
-        raise NotImplementedError(f"{type(self).__name__} declares no log_likelihood, so it has no likelihood reference.")
+        raise NotImplementedError(
+            f"{type(self).__name__} declares no log_likelihood, so it has no likelihood reference."
+        )
 
     def scale(self, t: Tensor) -> Tensor:
         """Map t in (0, 1), the generator's output, to theta: (..., parameter) -> (..., parameter)."""

@@ -69,8 +69,8 @@ class Session:
         why = "mpiexec has ended" if ended else "the others have not registered"
         return (
             f"{self.n} engines were asked for, {n} came within {waited:.0f} s: {why}. If they are slow, type "
-            f"connect(timeout=...); if the machine is too small, fewer engines. The last words of `{self._engines.command}`:"
-            f"\n{tail(self._engines.output())}"
+            f"connect(timeout=...); if the machine is too small, fewer engines. The last words of "
+            f"`{self._engines.command}`:\n{tail(self._engines.output())}"
         )
 
     def _check_idle(self):
@@ -87,8 +87,8 @@ class Session:
         busy |= {rank for rank, result in enumerate(self._results) if not result.ready()}
         if busy:
             raise RuntimeError(
-                f"The engines {listed(busy)} are busy with a run. Wait for it, or end it with its handle's stop(); a run "
-                "submitted from another notebook can be watched with open_run(path)."
+                f"The engines {listed(busy)} are busy with a run. Wait for it, or end it with its handle's stop(); a "
+                "run submitted from another notebook can be watched with open_run(path)."
             )
 
     def _check_engines(self, deadline):

@@ -121,7 +121,7 @@ class Settings:
     generator_widths, discriminator_widths : tuple of int
         Hidden layers of the two networks.
     generator_rate, discriminator_rate : float
-        Learning rates of the two Adam optimisers at the first step; a half cosine takes them to `final_rate` times that.
+        Learning rates of the two Adam optimisers at the first step; a half cosine takes them down to `final_rate`.
     final_rate : float
         Last learning rate in units of the first.
     loss : {"likelihood", "logistic", "least squares"}

@@ -87,15 +87,14 @@ class RunSpec:
     def from_file(cls, path):
         """Read a spec from a JSON file."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            given = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"There is no spec `{path}`. Write one: sagips spec Proxy --store runs/proxy.zarr > {path}"
             ) from None
-        try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"`{path}` is not JSON: {error}.") from None
+        return cls.from_dict(given)
 
 
 def _described(value, family):

@@ -1,5 +1,7 @@
 """Who talks to whom, as pure functions of rank and size; no messages, no MPI."""
 
+import itertools
+
 
 def ring_neighbours(rank, size):
     """The ranks before and after `rank` on a ring of `size`."""
@@ -9,7 +11,7 @@ def ring_neighbours(rank, size):
 def chunk_bounds(n_items, n_chunks):
     """Cut `n_items` into `n_chunks` contiguous pieces whose lengths differ by one at most: list of (start, stop)."""
     edges = [n_items * k // n_chunks for k in range(n_chunks + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 def reduce_scatter_steps(rank, size):

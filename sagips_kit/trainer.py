@@ -13,6 +13,7 @@ import torch
 
 from .data import Batches, balanced_resample, batch_order, check_events
 from .exchange import Independent
+from .features import WhiteFeatures
 from .flat import FlatGradient, FlatWeights
 from .gan import (
     CURVATURE,
@@ -21,15 +22,13 @@ from .gan import (
     discriminator_loss,
     generator_loss,
     stratified_noise,
-    to_unit,
 )
 from .topology import chunk_bounds
 from .world import World
 
 _BETAS = (0.9, 0.999)
+_SPREAD = 0.3  # of the generator's input at the start
 _RAMP = 0.2  # fraction of the run in which the damping falls to its final value
-_JITTER = 1e-6  # relative; below float32's resolution of a feature's variance no whitening is possible
-_N_WHITENING = 200_000  # observed events that determine the whitening
 _N_INFORMATION = 512  # events that estimate the information
 _ROLES = ("generator", "axes", "discriminator", "noise", "batches", "prediction")
 
@@ -114,7 +113,7 @@ class Trainer:
         self._channel.close()
 
     def iterate(self, n_steps=None):
-        """Train for `n_steps` more steps (None: to the end) and yield a Record every `record_every`, and after the last."""
+        """Train for `n_steps` more steps (None: to the end) and yield a Record every `record_every`, and at the end."""
         last = self.n_steps if n_steps is None else min(self.n_steps, self.step + n_steps)
         start = time.perf_counter() - self._elapsed_s
         while self.step < last:
@@ -170,20 +169,15 @@ class Trainer:
             self._batches.append(batches)
             statistics.append(problem.statistic(sample))
         self._statistics = [statistic.to(device, torch.float32) for statistic in statistics]
-        self._sample = events[_even_shares(categories, problem.n_categories)]
+        self._features = WhiteFeatures(problem, events, self._category_weights, device)
 
     def _build(self):
         problem, settings, device = self.problem, self.settings, self.world.device
-        features = problem.features(self._sample).double()
-        mean, whitening = features.mean(0), _whitening(features)
-        white = (features - mean) @ whitening
-        weights = self._category_weights[problem.category(self._sample)].double().cpu()
-        self._gram = ((white * weights[:, None]).T @ white / len(white)).float().to(device)
         self.generator = Generator(
             settings.latent_dim, settings.generator_widths, len(problem.parameters), self._random["generator"]
         ).to(device)
         self.discriminator = Discriminator(
-            mean.float(), whitening.float(), settings.discriminator_widths, self._random["discriminator"]
+            len(self._features), settings.discriminator_widths, self._random["discriminator"]
         ).to(device)
         self._flat = FlatGradient(self.generator.parameters(), settings.n_members)
         # With the axes: weights mean something only along their own.
@@ -203,7 +197,7 @@ class Trainer:
             self._turn_axes()
         theta = self.problem.scale(self.generator(self._latent()))
         events = self._generate(theta)
-        features = self.discriminator.whiten(self.problem.features(events))
+        features = self._features(events)
         loss_discriminator = self._update_discriminator(features.detach())
         loss_generator = self._update_generator(theta, events, features)
         self.step += 1
@@ -225,7 +219,7 @@ class Trainer:
     def _latent(self):
         settings = self.settings
         phase = min(1.0, self._done / settings.exploration) if settings.exploration else 1.0
-        amplitude = 0.3 * 0.5 * (1 + math.cos(math.pi * phase))
+        amplitude = _SPREAD * 0.5 * (1 + math.cos(math.pi * phase))
         shape = (settings.n_sets, settings.latent_dim)
         draws = [torch.randn(shape, generator=random) for random in self._random["noise"]]
         return amplitude * torch.stack(draws).to(self.world.device)
@@ -243,7 +237,7 @@ class Trainer:
 
     def _update_discriminator(self, generated):
         batch = torch.stack([batches.draw() for batches in self._batches]).to(self.world.device)
-        real = self.discriminator.whiten(self.problem.features(batch))
+        real = self._features(batch)
         scores = self.discriminator(torch.cat([real, generated], dim=1))
         n_real = real.shape[1]
         loss = discriminator_loss(self.settings.loss, scores[:, :n_real], scores[:, n_real:])
@@ -285,26 +279,14 @@ class Trainer:
     def _turn_axes(self):
         """Turn the generator's axes to the Fisher information per event, as far as the features show it."""
         damping = self.settings.damping ** min(1.0, self._done / _RAMP)
+        weight = self.settings.constraint_weight / self._n_events
         noise = [stratified_noise(_N_INFORMATION, self.problem.noise_dim, random) for random in self._random["axes"]]
         noise = torch.stack(noise).to(self.world.device)
         information = [
-            self._information(y, one_noise, data)
+            self._features.information(y, one_noise, data, weight)
             for y, one_noise, data in zip(self.generator.centre(), noise, self._statistics, strict=True)
         ]
         self.generator.turn_axes(torch.stack(information), damping)
-
-    def _information(self, y, noise, data):
-        problem = self.problem
-
-        def responses(y):
-            theta = problem.scale(to_unit(y))
-            features = self.discriminator.whiten(problem.features(problem.simulate(theta, noise)))
-            return features.mean(0), problem.constraints(theta, data)
-
-        # Reverse mode: forward mode through a user's simulator meets more operators without a rule.
-        features, constraints = torch.func.jacrev(responses)(y)
-        weight = self.settings.constraint_weight / self._n_events
-        return features.T @ self._gram @ features + weight * constraints.T @ constraints
 
     def _collect(self, theta):
         """Average theta (member, parameter) over stretches of the last part of the run: the draws."""
@@ -330,20 +312,3 @@ class Trainer:
         )
         self._waited_s = 0.0
         return record
-
-
-def _even_shares(categories, n_categories):
-    """Indices of events with equal shares of all categories, spread over the sample."""
-    n_each = min(_N_WHITENING // n_categories, int(torch.bincount(categories, minlength=n_categories).min()))
-    chosen = []
-    for category in range(n_categories):
-        indices = (categories == category).nonzero()[:, 0]
-        chosen.append(indices[torch.linspace(0, len(indices) - 1, n_each, dtype=torch.float64).long()])
-    return torch.cat(chosen)
-
-
-def _whitening(features):
-    """Matrix that takes features (event, feature) to uncorrelated ones of variance 1, (feature, feature)."""
-    covariance = torch.cov(features.T)
-    covariance = covariance + _JITTER * torch.diag(covariance.diag()) + 1e-12 * torch.eye(len(covariance))
-    return torch.linalg.inv(torch.linalg.cholesky(covariance)).T

@@ -1,10 +1,12 @@
 """A problem whose answer is known exactly: the mean and the deviation of a normal distribution."""
 
+import itertools
 import math
+import os
 
 import torch
 
-from sagips_kit import Problem
+from sagips_kit import Problem, Settings
 from sagips_kit.settings import Count, value
 
 
@@ -36,7 +38,33 @@ class Gaussian(Problem):
         return -(((statistic - theta[0]) / theta[1]).square() / 2 + theta[1].log()).sum()
 
 
+@value
+class Faulty(Gaussian):
+    """Its simulator fails on MPI rank 1 in the 30th call."""
+
+    _calls = itertools.count(1)
+
+    def simulate(self, theta, noise):
+        if next(self._calls) == 30 and os.environ.get("PMI_RANK") == "1":
+            raise ValueError("the magnet of rank 1 quenched")
+        return super().simulate(theta, noise)
+
+
 def exact_fit(events):
     """The maximum-likelihood estimate and its deviation, (parameter,) each."""
     sigma, n_events = events.std(), len(events)
     return (events.mean(), sigma), (sigma / math.sqrt(n_events), sigma / math.sqrt(2 * n_events))
+
+
+# Close to the exact answer after 400 steps
+QUICK = Settings(
+    n_members=2,
+    n_events=512,
+    generator_widths=(8,),
+    discriminator_widths=(8,),
+    generator_rate=3e-3,
+    discriminator_rate=6e-2,
+    averaging=0.5,
+    n_draws=5,
+    bootstrap=False,
+)

@@ -12,6 +12,12 @@ import pytest
 TESTS = Path(__file__).parent
 
 
+def environment():
+    """That of this process, in which the modules beside the tests can be imported."""
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
 def mpiexec(n_ranks, *arguments, timeout=120, cwd=None):
     """Run `python ARGUMENTS` on some ranks; stdout and stderr come as `.stdout`, together."""
     pytest.importorskip("mpi4py")
@@ -20,11 +26,10 @@ def mpiexec(n_ranks, *arguments, timeout=120, cwd=None):
     if launcher is None:
         pytest.skip("there is no mpiexec")
     command = [str(launcher), "-n", str(n_ranks), sys.executable, *map(str, arguments)]
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         command,
         cwd=cwd or TESTS.parent,
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

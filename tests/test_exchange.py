@@ -4,7 +4,9 @@ The contract itself is in `mpi/test_exchange_contract.py`, and how chunks go aro
 """
 
 import json
+import pickle
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -28,10 +30,8 @@ from sagips_kit.world import PeerError, World
 @pytest.mark.mpi
 @pytest.mark.parametrize("n_ranks", [1, 2, 4, 8])
 def test_contract_under_mpiexec(n_ranks):
-    pytest_options = ("-q", "-p", "no:cacheprovider")
-    done = mpiexec(
-        n_ranks, "-m", "mpi4py", "-m", "pytest", TESTS / "mpi" / "test_exchange_contract.py", *pytest_options
-    )
+    contract = TESTS / "mpi" / "test_exchange_contract.py"
+    done = mpiexec(n_ranks, "-m", "mpi4py", "-m", "pytest", contract, "-q", "-p", "no:cacheprovider")
     assert done.returncode == 0, done.stdout
     # Every rank ran all of it, none by itself.
     assert done.stdout.count(" passed in ") == n_ranks
@@ -66,15 +66,15 @@ def test_a_rank_that_raises_ends_the_others_within_seconds(tmp_path, n_ranks, na
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("n_weights", [10, 1_000_000])
-def test_a_rank_that_stalls_is_waited_for_no_longer_than_the_timeout(tmp_path, n_weights):
-    seen = play(tmp_path, 3, "Ring()", "stall", n_weights)
-    assert [rank["error"] for rank in seen] == ["PeerError"] * 3
-    # The next rank on the ring waits for the one that stalls, and may be the first to say so.
-    assert "waited 2 s for rank 1, before this one on the ring, in step 3 and nothing came" in seen[2]["text"]
-    assert 1.4 < seen[2]["seconds"] < 3.5
-    # When the one that stalled comes back, it learns that the others have left.
-    assert seen[1]["rank"] in (0, 2) and "waited 2 s" in seen[1]["text"]
+def test_a_rank_that_stalls_is_waited_for_no_longer_than_the_timeout(tmp_path):
+    # With messages so large that they do not leave before somebody receives them.
+    seen = play(tmp_path, 3, "Ring()", "stall", 1_000_000)
+    for rank in seen:
+        assert rank["error"] == "PeerError"
+        assert re.search(r"waited 2 s for rank \d, before this one on the ring, in step 3 and nothing", rank["text"])
+    # Rank 0 or 2 gave up first; the one that stalled learns on its return that they have left.
+    assert None in (seen[0]["rank"], seen[2]["rank"]) and seen[1]["rank"] in (0, 2)
+    assert 1.4 < min(seen[0]["seconds"], seen[2]["seconds"]) < 3.5
 
 
 @pytest.mark.mpi
@@ -230,7 +230,5 @@ def test_a_lone_process_never_starts_mpi():
 
 
 def test_peer_error_keeps_its_rank_through_pickle():
-    import pickle
-
     error = pickle.loads(pickle.dumps(PeerError("Stopped because rank 3 failed", 3)))
     assert (str(error), error.rank) == ("Stopped because rank 3 failed", 3)

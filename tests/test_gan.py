@@ -95,20 +95,15 @@ def test_axes_are_finite_without_any_information():
 
 
 def test_discriminator_starts_linear_in_nothing_and_members_differ():
-    discriminator = Discriminator(torch.zeros(2), torch.eye(2), (8,), make_randoms(0, 1))
+    discriminator = Discriminator(2, (8,), make_randoms(0, 1))
     events = torch.rand(1, 9, 2).repeat(2, 1, 1)
-    scores = discriminator(discriminator.whiten(events))
+    scores = discriminator(events)
     assert scores.shape == (2, 9) and not torch.equal(scores[0], scores[1])
     torch.testing.assert_close(scores, discriminator.network(events)[..., 0])
     with torch.no_grad():
         discriminator.linear[1] = torch.tensor([[2.0], [3.0]])
     expected = events[1] @ torch.tensor([2.0, 3.0])
     torch.testing.assert_close(discriminator(events)[1] - scores[1], expected)
-
-
-def test_whitening_is_applied_to_the_distance_from_the_mean():
-    discriminator = Discriminator(torch.tensor([1.0, 2.0]), torch.diag(torch.tensor([2.0, 4.0])), (3,), make_randoms(0))
-    assert discriminator.whiten(torch.tensor([2.0, 2.5])).tolist() == [2.0, 2.0]
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -102,7 +102,7 @@ def test_events(run, by, n_pictures):
 
 
 def test_plots_go_where_they_are_told(run):
-    figure, (left, right) = plt.subplots(1, 2)
+    _, (left, right) = plt.subplots(1, 2)
     assert plot.convergence(run, ax=left) is left
     assert plot.estimates(run, ax=right) is right
     pair, histogram = plt.figure(), plt.figure()

@@ -1,8 +1,8 @@
 """The 1-D proxy of SAGIPS: six parameters, two observables, a closure test with a known truth.
 
-Two densities on x in [0.1, 0.99999], mixtures of u(x) = theta0 x^theta1 (1-x)^theta2 and d(x) = theta3 x^theta4 (1-x)^theta5:
-sigma1 = 4 u + d and sigma2 = 4 d + u (arXiv 2407.00051).  The events do not fix the common scale of theta0 and theta3,
-so the two norms are given as constraints.
+Two densities on x in [0.1, 0.99999], mixtures of u(x) = theta0 x^theta1 (1-x)^theta2 and
+d(x) = theta3 x^theta4 (1-x)^theta5: sigma1 = 4 u + d and sigma2 = 4 d + u (arXiv 2407.00051).  The events do not fix
+the common scale of theta0 and theta3, so the two norms are given as constraints.
 """
 
 import torch

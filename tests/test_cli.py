@@ -1,0 +1,144 @@
+"""The command `sagips`: what it prints, what it returns, and what it says to mistakes."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from gaussian import QUICK, Gaussian
+from mpi_launcher import environment, mpiexec
+
+from sagips_kit import RunSpec, open_run, prepare, read_progress, request_stop, run_rank
+from sagips_kit.cli import main
+from sagips_kit.world import World
+
+SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, bootstrap=True, rows_per_block=1)
+
+
+@pytest.fixture
+def spec(tmp_path):
+    return RunSpec(problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=20)
+
+
+@pytest.fixture
+def path(spec, tmp_path):
+    path = tmp_path / "spec.json"
+    path.write_text(spec.to_json())
+    return path
+
+
+def sagips(capsys, *arguments):
+    """Exit status, stdout and stderr of the command."""
+    status = main([str(argument) for argument in arguments])
+    return status, *capsys.readouterr()
+
+
+def test_run_trains_and_prints_the_estimates(capsys, path, spec):
+    status, out, err = sagips(capsys, "run", path)
+    assert (status, err) == (0, "")
+    first, *table = out.splitlines()
+    assert first.startswith("20 steps on 1 ranks in ") and first.endswith(spec.store)
+    assert [line.split()[0] for line in table[-2:]] == ["mu", "sigma"]
+    assert read_progress(spec.store).is_finished
+
+
+def test_run_refuses_a_store_in_use_and_takes_another(capsys, path, spec, tmp_path):
+    prepare(spec, n_ranks=1)
+    status, out, err = sagips(capsys, "run", path)
+    assert (status, out) == (2, "")
+    assert err.startswith("sagips: `") and "already holds an unfinished run" in err and err.count("\n") == 1
+    assert sagips(capsys, "run", path, "--store", tmp_path / "b.zarr")[0] == 0
+    assert read_progress(spec.store).step == 0 and read_progress(tmp_path / "b.zarr").is_finished
+    assert sagips(capsys, "run", path, "--overwrite")[0] == 0
+    assert read_progress(spec.store).is_finished
+
+
+def test_a_stopped_run_ends_well(capsys, path, spec):
+    prepare(spec, n_ranks=1)
+    request_stop(spec.store, 10)
+    run_rank(spec, World.alone("cpu"))
+    status, out, err = sagips(capsys, "info", spec.store)
+    assert (status, err) == (0, "") and "step 10 of 20" in out
+
+
+def test_info_shows_run_progress_and_estimates(capsys, path, spec):
+    prepare(spec, n_ranks=1)
+    status, out, _ = sagips(capsys, "info", spec.store)
+    assert status == 0 and "step 0 of 20" in out and "estimate" not in out
+    run_rank(spec, World.alone("cpu"))
+    status, out, err = sagips(capsys, "info", spec.store)
+    assert (status, err) == (0, "")
+    for text in ("Gaussian", "mu", "sigma", "200 observed", "Independent", "step 20 of 20", "estimate", "mle"):
+        assert text in out
+
+
+def test_info_on_no_run(capsys, tmp_path):
+    status, out, err = sagips(capsys, "info", tmp_path / "a.zarr")
+    assert (status, out) == (2, "") and err.startswith("sagips: There is no run at `") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("problem", ["Proxy", "DayaBay", "gaussian:Gaussian"])
+@pytest.mark.parametrize("exchange", [(), ("--exchange", "AllReduce")])
+def test_spec_prints_json_that_run_reads(capsys, tmp_path, problem, exchange):
+    status, out, err = sagips(capsys, "spec", problem, "--store", "b.zarr", *exchange)
+    assert (status, err) == (0, "")
+    (tmp_path / "b.json").write_text(out)
+    spec = RunSpec.from_file(tmp_path / "b.json")
+    assert spec.store == "b.zarr" and type(spec.problem).__name__ == problem.split(":")[-1]
+    assert type(spec.exchange).__name__ == (exchange[1] if exchange else "Ring")
+    assert json.loads(out)["settings"]["n_members"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "missing.json"), "There is no spec `missing.json`. Write one: sagips spec Proxy"),
+        (("run", "."), "Is a directory"),
+        (("spec", "Proxi", "--store", "a"), "Unknown problem 'Proxi'. Allowed: DayaBay, Proxy"),
+        (("spec", "Proxy", "--store", ""), "store = '': should have at least 1 character"),
+        (("spec", "Proxy", "--store", "a", "--exchange", "Rings"), "Unknown exchange 'Rings'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = sagips(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("sagips: ") and message in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_in_the_spec_leave_nothing_behind(capsys, path, spec, tmp_path):
+    fields = spec.to_dict()
+    fields["settings"]["n_member"] = 3
+    path.write_text(json.dumps(fields))
+    status, out, err = sagips(capsys, "run", path)
+    assert (status, out) == (2, "") and "unknown field 'n_member'. Did you mean n_members?" in err
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("arguments", [(), ("train",), ("run",), ("spec", "Proxy")])
+def test_wrong_arguments_print_the_usage(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    assert caught.value.code == 2 and capsys.readouterr().err.startswith("usage: sagips")
+
+
+def test_python_m_sagips_kit_is_the_command(path, spec, tmp_path):
+    def call(*arguments):
+        command = [sys.executable, "-m", "sagips_kit", "run", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment())
+
+    done = call(path)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("20 steps on 1 ranks")
+    assert np.isfinite(open_run(spec.store)["posterior"]["mu"]).all()
+    done = call(tmp_path / "none.json")
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("sagips: There is no spec")
+
+
+@pytest.mark.mpi
+def test_a_mistake_in_the_spec_is_told_once_by_all_ranks_together(tmp_path):
+    done = mpiexec(3, "-m", "sagips_kit", "run", "none.json", cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stdout.count("sagips: ") == 1 == done.stdout.count("There is no spec `none.json`")

@@ -1,0 +1,300 @@
+"""One function behind every door: what a run leaves in its store, alone or under mpiexec, and what a failure does."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+import xarray as xr
+from gaussian import QUICK, Faulty, Gaussian, exact_fit
+from mpi_launcher import mpiexec
+
+from sagips_kit import (
+    Independent,
+    Ring,
+    RunSpec,
+    Trainer,
+    World,
+    open_run,
+    prepare,
+    read_progress,
+    request_stop,
+    run,
+    run_rank,
+)
+from sagips_kit.store import RunWriter
+
+SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, record_every=5, rows_per_block=4)
+
+
+@pytest.fixture
+def spec(tmp_path):
+    return RunSpec(problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=103)
+
+
+def change(spec, **changes):
+    return dataclasses.replace(spec, **changes)
+
+
+def listing(folder):
+    """Everything on disk, hidden or not."""
+    return sorted(path.relative_to(folder) for path in folder.rglob("*"))
+
+
+def observed(spec):
+    return np.stack([open_run(spec.store)["observed_data"][name] for name in spec.problem.observables], axis=-1)
+
+
+def test_store_holds_what_the_trainer_makes(spec):
+    result = run(spec, World.alone("cpu"))
+    stored = open_run(spec.store)
+    trainer = Trainer(spec.problem, spec.settings, observed(spec), n_steps=spec.n_steps)
+    records = list(trainer.iterate())
+    history = stored["history"]
+    assert history["step"].values.tolist() == [record.step for record in records] == [*range(5, 101, 5), 103]
+    np.testing.assert_array_equal(history["theta"][0], np.stack([record.theta for record in records], axis=1))
+    for name in ("loss_discriminator", "loss_generator"):
+        expected = np.stack([getattr(record, name) for record in records], axis=1)
+        np.testing.assert_array_equal(history[name][0], expected)
+    np.testing.assert_array_equal(np.stack([stored["posterior"][n] for n in ("mu", "sigma")], -1), trainer.draws)
+    np.testing.assert_array_equal(stored["posterior_predictive"]["x"], trainer.predict()[..., 0])
+    assert (np.diff(history["elapsed_s"][0]) > 0).all()
+    assert read_progress(spec.store).is_finished
+    wanted = {"rank": 0, "replica": 0, "steps": 103, "waited_s": 0.0, "device": "cpu"}
+    assert result == result | wanted
+    assert result["elapsed_s"] == history["elapsed_s"].values[0, -1]
+
+
+def test_store_holds_the_reference_and_the_spec(spec):
+    prepare(spec, n_ranks=1)
+    stored = open_run(spec.store)
+    best, deviation = exact_fit(observed(spec))
+    np.testing.assert_allclose(stored["reference"]["mle"], best, rtol=1e-6)
+    np.testing.assert_allclose(stored["reference"]["deviation"], deviation, rtol=1e-4)
+    assert RunSpec.from_dict(json.loads(stored.attrs["spec"])) == spec
+    prepare(change(spec, reference=False, overwrite=True), n_ranks=1)
+    assert open_run(spec.store)["reference"]["mle"].isnull().all()
+
+
+@pytest.mark.parametrize(
+    ("exchange", "bootstrap", "n_members", "text"),
+    [
+        (Independent(), True, 2, "bootstrap ensemble"),
+        (Ring(), True, 2, "bootstrap ensemble"),
+        (Ring(), True, 1, "none: no resampling"),
+        (Independent(), False, 2, "none: no resampling"),
+    ],
+)
+def test_store_says_what_its_spread_means(spec, exchange, bootstrap, n_members, text):
+    settings = dataclasses.replace(SMALL, bootstrap=bootstrap, n_members=n_members)
+    prepare(change(spec, exchange=exchange, settings=settings), n_ranks=3)
+    stored = open_run(spec.store)["posterior"]
+    assert stored.attrs["uncertainty"] == text
+    assert stored.sizes["chain"] == n_members * exchange.n_replicas(3)
+
+
+def test_same_seed_same_events_and_another_seed_others(spec, tmp_path):
+    stores = [str(tmp_path / name) for name in ("a.zarr", "b.zarr", "c.zarr")]
+    for store, seed in zip(stores, (1, 1, 2), strict=True):
+        prepare(change(spec, store=store, seed=seed), n_ranks=1)
+    one, same, other = (observed(change(spec, store=store)) for store in stores)
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+
+
+def test_events_come_from_a_file(spec, tmp_path):
+    events = np.random.default_rng(0).normal(size=(50, 1))
+    np.save(tmp_path / "events.npy", events)
+    prepare(change(spec, events=str(tmp_path / "events.npy")), n_ranks=1)
+    np.testing.assert_array_equal(observed(spec), events)
+
+
+def test_n_observed_events_are_observed(spec):
+    prepare(change(spec, n_observed=77), n_ranks=1)
+    assert len(observed(spec)) == 77
+
+
+BAD_FILES = {
+    "nan.npy": (
+        np.array([[0.0], [np.nan]]),
+        ValueError,
+        "1 of 2 observed events hold NaN or infinity, the first in row 1",
+    ),
+    "columns.npy": (np.zeros((5, 2)), ValueError, r"shape \(5, 2\).*Gaussian needs numbers.*columns x\."),
+    "text.npy": (np.full((5, 1), "a"), ValueError, "type <U1"),
+    "pickled.npy": (np.array([[{}]]), ValueError, "pickled.npy` is not an array of numbers"),
+    "few.npy": (np.zeros((1, 1)), ValueError, "1 observed events are too few"),
+    "empty.npy": (b"", ValueError, "empty.npy` is not an array of numbers"),
+    "garbage.npy": (b"garbage", ValueError, "garbage.npy` is not an array of numbers"),
+    "missing.npy": (None, FileNotFoundError, "There is no file of observed events `.*missing.npy`"),
+    "events.txt": (b"1.0", ValueError, r"should be a .npy file. Write one with numpy.save\('events', events\)"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_events_leave_nothing_behind(spec, tmp_path, name):
+    content, kind, message = BAD_FILES[name]
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif content is not None:
+        np.save(tmp_path / name, content)
+    before = listing(tmp_path)
+    with pytest.raises(kind, match=message) as caught:
+        run(change(spec, events=str(tmp_path / name)), World.alone("cpu"))
+    assert "\n" not in str(caught.value)
+    assert listing(tmp_path) == before
+
+
+def test_a_store_under_a_file_leaves_nothing_behind(spec, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="Cannot create the run `.*file/a.zarr`.*Nothing half-written was left behind"):
+        run(change(spec, store=str(tmp_path / "file" / "a.zarr")), World.alone("cpu"))
+    assert [str(path) for path in listing(tmp_path)] == ["file"] and (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_store_that_exists_is_not_replaced_unless_told_to(spec):
+    prepare(spec, n_ranks=1)
+    with pytest.raises(FileExistsError, match=r"already holds an unfinished run \(at step 0 of 103\).*overwrite=True"):
+        run(change(spec, seed=5), World.alone("cpu"))
+    run(change(spec, overwrite=True, seed=5, n_steps=20), World.alone("cpu"))
+    assert read_progress(spec.store).n_steps == 20
+
+
+def test_what_is_not_a_run_is_never_replaced(spec, tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    (tmp_path / "a.zarr" / "thesis.tex").write_text("mine")
+    with pytest.raises(FileExistsError, match="exists but is not a run of sagips_kit.* choose another path"):
+        run(change(spec, overwrite=True), World.alone("cpu"))
+    assert (tmp_path / "a.zarr" / "thesis.tex").read_text() == "mine"
+
+
+def test_a_run_that_was_not_prepared_is_an_error(spec):
+    with pytest.raises(FileNotFoundError, match="There is no run at"):
+        run_rank(spec, World.alone("cpu"))
+
+
+@pytest.mark.parametrize(("asked", "reached"), [(40, 40), (41, 60), (3, 20)])
+def test_stop_request_ends_the_run_at_the_next_block(spec, asked, reached):
+    prepare(spec, n_ranks=1)
+    request_stop(spec.store, asked)
+    result = run_rank(spec, World.alone("cpu"))
+    progress = read_progress(spec.store)
+    assert result["steps"] == progress.step == reached and progress.is_finished
+    history = open_run(spec.store)["history"]
+    assert history["theta"].notnull().all(("rank", "member", "parameter")).sum() == reached // 5
+    assert open_run(spec.store)["posterior"]["mu"].isnull().all()
+
+
+def test_stop_request_during_the_run(spec, monkeypatch):
+    """Asked for while the first block is trained, as another process would."""
+    prepare(spec, n_ranks=1)
+    set_progress = RunWriter.set_progress
+
+    def set_and_ask(self, step):
+        set_progress(self, step)
+        if step == 20:
+            request_stop(spec.store, 60)
+
+    monkeypatch.setattr(RunWriter, "set_progress", set_and_ask)
+    assert run_rank(spec, World.alone("cpu"))["steps"] == 60
+    assert read_progress(spec.store).step == 60
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 5, 6])
+def test_tiny_runs_have_complete_draws(spec, n_steps):
+    run(change(spec, n_steps=n_steps), World.alone("cpu"))
+    stored = open_run(spec.store)
+    assert read_progress(spec.store).is_finished
+    assert stored["posterior"]["mu"].notnull().all() and stored["posterior_predictive"]["x"].notnull().all()
+    assert stored["history"]["theta"].notnull().all()
+
+
+def run_under_mpi(spec, n_ranks, tmp_path):
+    path = tmp_path / "spec.json"
+    path.write_text(spec.to_json())
+    return mpiexec(n_ranks, "-m", "sagips_kit", "run", path, cwd=tmp_path)
+
+
+def assert_same_runs(one, other):
+    for name, group in one.children.items():
+        this, that = group.to_dataset().load(), other[name].to_dataset().load()
+        xr.testing.assert_equal(
+            this.drop_vars(["elapsed_s"], errors="ignore"), that.drop_vars(["elapsed_s"], errors="ignore")
+        )
+
+
+@pytest.mark.mpi
+def test_one_rank_of_mpiexec_is_a_process_alone(spec, tmp_path):
+    under = change(spec, store=str(tmp_path / "b.zarr"))
+    done = run_under_mpi(under, 1, tmp_path)
+    assert done.returncode == 0, done.stdout
+    run(spec, World.alone("cpu"))
+    assert_same_runs(open_run(spec.store), open_run(under.store))
+
+
+@pytest.mark.mpi
+def test_an_ensemble_is_the_same_on_two_ranks_as_on_one(spec, tmp_path):
+    run(change(spec, settings=dataclasses.replace(SMALL, bootstrap=True)), World.alone("cpu"))
+    spread = dataclasses.replace(SMALL, bootstrap=True, n_members=1)
+    apart = change(spec, store=str(tmp_path / "b.zarr"), settings=spread)
+    done = run_under_mpi(apart, 2, tmp_path)
+    assert done.returncode == 0, done.stdout
+    one, two = (open_run(path)["posterior"].to_dataset().load() for path in (spec.store, apart.store))
+    xr.testing.assert_allclose(one.drop_vars(["replica", "member"]), two.drop_vars(["replica", "member"]), atol=1e-3)
+
+
+@pytest.mark.mpi
+def test_ring_under_mpiexec_fills_the_whole_store(spec, tmp_path):
+    done = run_under_mpi(change(spec, exchange=Ring()), 3, tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"^103 steps on 3 ranks in \d+ s: ", done.stdout, re.MULTILINE)
+    stored = open_run(spec.store)
+    assert read_progress(spec.store).steps.tolist() == [103] * 3
+    assert stored["posterior"].sizes == {"chain": 2, "draw": 3} and stored["posterior"]["mu"].notnull().all()
+    for name in ("theta", "loss_discriminator", "loss_generator", "waited_s", "elapsed_s"):
+        assert stored["history"][name].notnull().all()
+    losses = stored["history"]["loss_discriminator"].values
+    assert (losses[0] != losses[1]).any() and (losses[1] != losses[2]).any()
+    assert (stored["history"]["waited_s"] > 0).any()
+
+
+@pytest.mark.mpi
+def test_stop_request_under_mpiexec_stops_all_ranks_at_one_step(spec, tmp_path):
+    long = change(spec, exchange=Ring(), n_steps=1_000_000, reference=False)
+    (tmp_path / "stop.py").write_text(
+        "import sys\n"
+        "from sagips_kit import RunSpec, request_stop, read_progress, run_rank\n"
+        "from sagips_kit.launch import prepare\n"
+        "from sagips_kit.world import World\n"
+        "spec, world = RunSpec.from_file('spec.json'), World.here()\n"
+        "if world.rank == 0:\n"
+        "    prepare(spec, world.size)\n"
+        "    request_stop(spec.store, 60)\n"
+        "world.barrier()\n"
+        "run_rank(spec, world)\n"
+    )
+    (tmp_path / "spec.json").write_text(long.to_json())
+    done = mpiexec(2, "stop.py", cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stdout
+    assert read_progress(long.store).steps.tolist() == [60, 60]
+
+
+@pytest.mark.mpi
+def test_failure_to_prepare_is_told_once_and_ends_all_ranks(spec, tmp_path):
+    prepare(spec, n_ranks=3)
+    done = run_under_mpi(spec, 3, tmp_path)
+    assert done.returncode != 0
+    assert done.stdout.count("sagips: ") == 1 and done.stdout.count("already holds an unfinished run") == 1
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("exchange", [Ring(), pytest.param(Independent(), marks=pytest.mark.slow)])
+def test_failure_of_one_rank_is_told_once_and_ends_all_ranks(spec, tmp_path, exchange):
+    problem = Faulty(n_observed=200)
+    done = run_under_mpi(change(spec, problem=problem, exchange=exchange, reference=False), 3, tmp_path)
+    assert done.returncode != 0
+    assert done.stdout.count("sagips: the magnet of rank 1 quenched") == 1 == done.stdout.count("sagips: ")
+    assert "Traceback" not in done.stdout
+    assert read_progress(change(spec).store).steps.max() <= 103

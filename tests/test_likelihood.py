@@ -1,0 +1,88 @@
+"""The reference fit: exact answers where they are known, and honest failures."""
+
+import numpy as np
+import pytest
+import torch
+from gaussian import Gaussian, exact_fit
+
+from sagips_kit import Proxy, fit_likelihood
+from sagips_kit.settings import value
+
+
+@pytest.fixture
+def events():
+    return Gaussian().observed(3000, np.random.default_rng(0))
+
+
+def test_fit_is_the_exact_one(events):
+    fit = fit_likelihood(Gaussian(), events)
+    best, deviation = exact_fit(events)
+    np.testing.assert_allclose(fit.theta, best, rtol=1e-6)
+    np.testing.assert_allclose(fit.deviation, deviation, rtol=1e-4)
+    assert abs(fit.covariance[0, 1]) < 1e-6 * deviation[0] * deviation[1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fit_does_not_depend_on_its_starting_points(events, seed):
+    fit = fit_likelihood(Gaussian(), events, n_starts=2, seed=seed)
+    np.testing.assert_allclose(fit.theta, exact_fit(events)[0], rtol=1e-6)
+
+
+@value
+class Pulled(Gaussian):
+    """The mean is also known from elsewhere."""
+
+    def constraints(self, theta, statistic):
+        return (theta[:1] - 0.4) / 0.01
+
+
+def test_constraints_count_with_their_deviations(events):
+    fit, (best, deviation) = fit_likelihood(Pulled(), events), exact_fit(events)
+    # sigma moves a little too, hence the tolerance.
+    weights = np.array([1 / deviation[0] ** 2, 1 / 0.01**2])
+    assert fit.theta[0] == pytest.approx(np.average([best[0], 0.4], weights=weights), abs=0.1 * fit.deviation[0])
+    assert fit.deviation[0] == pytest.approx(weights.sum() ** -0.5, rel=0.02)
+
+
+@value
+class Hidden(Gaussian):
+    """A third parameter that the events do not depend on."""
+
+    parameters = ("mu", "sigma", "hidden")
+    lower, upper = (-2.0, 0.5, 0.0), (2.0, 2.5, 1.0)
+
+
+def test_undetermined_directions_have_no_deviation(events):
+    fit = fit_likelihood(Hidden(), events)
+    np.testing.assert_allclose(fit.theta[:2], exact_fit(events)[0], rtol=1e-6)
+    assert np.isnan(fit.deviation).all()
+
+
+@value
+class Broken(Gaussian):
+    """A likelihood that is NaN on one side of the middle, or everywhere."""
+
+    edge: float = 0.0
+
+    def log_likelihood(self, theta, statistic):
+        good = super().log_likelihood(theta, statistic)
+        return torch.where(theta[0] > self.edge, good, torch.nan)
+
+
+def test_a_start_that_fails_does_not_spoil_the_others(events):
+    fit = fit_likelihood(Broken(), events, n_starts=8)
+    np.testing.assert_allclose(fit.theta, exact_fit(events)[0], rtol=1e-6)
+
+
+def test_a_likelihood_that_is_never_finite_is_an_error(events):
+    with pytest.raises(RuntimeError, match="The likelihood fit of Broken"):
+        fit_likelihood(Broken(edge=9.0), events)
+
+
+class NoLikelihood(Proxy):
+    log_likelihood = Gaussian.__mro__[1].log_likelihood
+
+
+def test_no_likelihood_is_an_error():
+    with pytest.raises(NotImplementedError, match="NoLikelihood declares no log_likelihood"):
+        fit_likelihood(NoLikelihood(), np.full((5, 2), 0.5))

@@ -1,0 +1,98 @@
+"""Values check themselves when they are made, and say in one line what is wrong and what is allowed."""
+
+import dataclasses
+import pickle
+
+import pytest
+
+from sagips_kit import DayaBay, Proxy, Ring, Settings
+from sagips_kit.settings import value
+
+COUNTS = [field.name for field in dataclasses.fields(Settings) if type(field.default) is int]
+NUMBERS = [field.name for field in dataclasses.fields(Settings) if type(field.default) is float]
+WRONG = {
+    **{name: [-1, 1.5, "3", None, True] for name in COUNTS},
+    **{name: [-0.1, "0.1", None, float("nan"), True] for name in NUMBERS},
+    "generator_widths": [64, [64], (64, 0), (64.5,), "64", None],
+    "discriminator_widths": [64, [64], (64, 0), (64.5,), "64", None],
+    "loss": ["wasserstein", 1, None],
+    "bootstrap": [1, "yes", None],
+}
+
+
+def refuse(message, make=Settings, *args, **fields):
+    """The one-line text with which `make` refuses."""
+    with pytest.raises(ValueError, match=message) as caught:
+        make(*args, **fields)
+    assert "\n" not in str(caught.value) and "ArgsKwargs" not in str(caught.value)
+
+
+def test_every_field_is_tried_here():
+    assert set(WRONG) == {field.name for field in dataclasses.fields(Settings)}
+
+
+@pytest.mark.parametrize(("name", "given"), [(name, given) for name, all_given in WRONG.items() for given in all_given])
+def test_wrong_values_are_refused(name, given):
+    shown = given[-1] if isinstance(given, tuple) else given
+    refuse(rf"^Settings: {name} = {shown!r}: should be ".replace("[64]", r"\[64\]"), **{name: given})
+
+
+@pytest.mark.parametrize("name", ["generator_rate", "constraint_weight", "exploration", "averaging"])
+def test_infinity_is_refused(name):
+    refuse(f"Settings: {name} = inf: should be", **{name: float("inf")})
+
+
+def test_all_mistakes_are_told_at_once():
+    refuse(
+        r"n_members = 0: .* loss = 'x': should be 'likelihood', 'logistic' or 'least squares'", n_members=0, loss="x"
+    )
+
+
+def test_unknown_field_is_refused_with_the_nearest_and_all_others():
+    refuse(r"unknown field 'n_member'. Did you mean n_members\? Allowed: n_members, .*, rows_per_block\.", n_member=3)
+    refuse(r"^Ring: unknown field 'period'. Allowed: none\.", Ring, period=3)
+
+
+def test_fields_need_their_names():
+    refuse(r"^Settings: 5 has no name. Give fields by name: n_members, ", Settings, 5)
+
+
+def test_events_must_divide_into_sets():
+    refuse(
+        "^Settings: n_events = 1000: should be a multiple of n_sets = 3, for instance 999.$", n_events=1000, n_sets=3
+    )
+    refuse("should be a multiple of n_sets = 8, for instance 8", n_events=3, n_sets=8)
+
+
+def test_missing_field_is_named():
+    @value
+    class Needy:
+        theta: float
+
+    refuse("^Needy: field 'theta' is missing.", Needy)
+
+
+def test_a_class_of_ones_own_may_explain_itself():
+    @value
+    class Even:
+        n: int
+
+        def __post_init__(self):
+            if self.n % 2:
+                raise ValueError(f"n = {self.n} is odd.")
+
+    refuse("^Even: n = 3 is odd.$", Even, n=3)
+    assert Even(n=4).n == 4
+
+
+@pytest.mark.parametrize("one", [Settings(n_members=2, generator_widths=(3,)), Proxy(n_observed=7), DayaBay(), Ring()])
+def test_values_are_frozen_comparable_and_travel(one):
+    copy = pickle.loads(pickle.dumps(one))
+    assert copy == one and hash(copy) == hash(one) and repr(copy) == repr(one)
+    assert dataclasses.replace(one) == one
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.n_members = 3
+
+
+def test_replace_checks_too():
+    refuse("n_members = 0", dataclasses.replace, Settings(), n_members=0)

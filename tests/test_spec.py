@@ -1,0 +1,149 @@
+"""A run as a value: to JSON and back, and what it says to mistakes."""
+
+import dataclasses
+import json
+
+import pytest
+from gaussian import Gaussian
+
+from sagips_kit import AllReduce, DayaBay, Independent, Problem, Proxy, Ring, RunSpec, Settings
+
+SPEC = RunSpec(problem=Proxy(), store="runs/a.zarr")
+WRONG = {
+    "problem": [None, "Proxy", Proxy],
+    "store": [None, "", 3],
+    "settings": [None, {"n_members": 3}],
+    "exchange": [None, "Ring", Ring],
+    "n_steps": [0, 1.5, "10", None, True],
+    "seed": [-1, 0.5, "0", None],
+    "events": [3, b"a.npy"],
+    "n_observed": [0, 1.5, "10"],
+    "reference": [None, 1, "yes"],
+    "overwrite": [None, 1],
+}
+
+
+def refuse(message, given, kind=ValueError):
+    """The one-line text with which `from_dict` refuses."""
+    with pytest.raises(kind, match=message) as caught:
+        RunSpec.from_dict(given)
+    assert "\n" not in str(caught.value) and "ArgsKwargs" not in str(caught.value)
+
+
+def changed(**changes):
+    return SPEC.to_dict() | changes
+
+
+class Plain(Problem):
+    """A problem of a user's own that is no dataclass."""
+
+    parameters, lower, upper, observables, noise_dim = ("a",), (0.0,), (1.0,), ("x",), 1
+
+    def simulate(self, theta, noise):
+        return theta + noise
+
+    def observed(self, n_events, rng):
+        return rng.random((n_events or 100, 1))
+
+
+@pytest.mark.parametrize("problem", [Proxy(), Proxy(n_observed=70), DayaBay(), DayaBay(period="all"), Gaussian()])
+@pytest.mark.parametrize("exchange", [Independent(), AllReduce(), Ring()])
+def test_json_round_trip_is_the_same_spec(problem, exchange):
+    settings = Settings(n_members=3, generator_widths=(5, 6), discriminator_widths=(), loss="logistic")
+    spec = RunSpec(
+        problem=problem,
+        store="a.zarr",
+        settings=settings,
+        exchange=exchange,
+        n_steps=7,
+        seed=3,
+        events="b.npy",
+        n_observed=50,
+        reference=False,
+        overwrite=True,
+    )
+    assert RunSpec.from_dict(json.loads(spec.to_json())) == spec
+
+
+def test_names_of_ready_and_own_classes_in_json():
+    assert SPEC.to_dict()["problem"] == {"type": "Proxy", "n_observed": 51_200}
+    own = dataclasses.replace(SPEC, problem=Gaussian(n_observed=9)).to_dict()["problem"]
+    assert own == {"type": "gaussian:Gaussian", "n_observed": 9}
+
+
+def test_an_own_class_need_not_be_a_dataclass():
+    spec = RunSpec.from_dict(changed(problem={"type": "test_spec:Plain"}))
+    assert type(spec.problem).__name__ == "Plain" and spec.to_dict()["problem"] == {"type": f"{__name__}:Plain"}
+
+
+def test_file_round_trip(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(SPEC.to_json())
+    assert RunSpec.from_file(path) == SPEC
+
+
+def test_only_problem_and_store_are_needed():
+    spec = RunSpec.from_dict({"problem": {"type": "Proxy"}, "store": "runs/a.zarr"})
+    assert spec == SPEC and spec.exchange == Independent() and spec.settings == Settings()
+
+
+def test_every_field_is_tried_here():
+    assert set(WRONG) == {field.name for field in dataclasses.fields(RunSpec)}
+
+
+@pytest.mark.parametrize(("name", "given"), [(name, given) for name, all_given in WRONG.items() for given in all_given])
+def test_wrong_values_are_refused(name, given):
+    with pytest.raises(ValueError, match=rf"^RunSpec: {name} = .*: should ") as caught:
+        dataclasses.replace(SPEC, **{name: given})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, "should be an object with fields such as problem and store, not 3"),
+        ([], r"not \[\]"),
+        ({"store": "a"}, "field 'problem' is missing"),
+        ({"problem": {"type": "Proxy"}}, "field 'store' is missing"),
+        (changed(n_step=3), r"unknown field 'n_step'. Did you mean n_steps\? Allowed: problem, store,"),
+        (
+            changed(problem="Proxy"),
+            'problem = \'Proxy\': should be an object with a type, for instance {"type": "DayaBay"}',
+        ),
+        (changed(problem={"n_observed": 3}), "should be an object with a type"),
+        (changed(problem={"type": "Proxi"}), "Unknown problem 'Proxi'. Allowed: DayaBay, Proxy, or one of your own as"),
+        (changed(problem={"type": "Proxy", "n": 3}), r"Proxy: unknown field 'n'.* Allowed: n_observed"),
+        (changed(problem={"type": "Proxy", "n_observed": "3"}), "Proxy: n_observed = '3': should be a valid integer"),
+        (changed(problem={"type": "DayaBay", "period": "5AD"}), "DayaBay: period = '5AD': should be '6AD', '8AD'"),
+        (changed(problem={"type": "nowhere:Gauss"}), "'nowhere:Gauss' cannot be imported: No module named 'nowhere'"),
+        (changed(problem={"type": "gaussian:Gauss"}), "cannot be imported: module 'gaussian' has no attribute 'Gauss'"),
+        (changed(problem={"type": ":Gauss"}), "cannot be imported: Empty module name"),
+        (changed(problem={"type": "gaussian:exact_fit"}), "problem 'gaussian:exact_fit' is not a Problem"),
+        (changed(exchange={"type": "gaussian:Gaussian"}), "exchange 'gaussian:Gaussian' is not a Exchange|an Exchange"),
+        (changed(exchange={"type": "Rings"}), "Unknown exchange 'Rings'. Allowed: AllReduce, Independent, Ring, or"),
+        (changed(exchange={"type": "Channel"}), "Unknown exchange 'Channel'"),
+        (changed(exchange={"type": "Ring", "period": 3}), "Ring: unknown field 'period'"),
+        (changed(settings=3), "settings = 3: should be an object with the fields of Settings"),
+        (changed(settings={"n_members": 0}), "Settings: n_members = 0: should be greater than or equal to 1"),
+    ],
+)
+def test_mistakes_in_json_are_told_in_one_line(given, message):
+    refuse(message, given)
+
+
+def test_an_abstract_class_is_refused():
+    refuse("abstract", changed(problem={"type": "sagips_kit.problem:Problem"}), TypeError)
+
+
+def test_missing_file_names_the_line_to_type(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no spec `.*a.json`. Write one: sagips spec Proxy --store"):
+        RunSpec.from_file(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("content", [b"{'problem': 1}", b"", b'{"problem": ', b"\xff\xfe{}"])
+def test_a_file_that_is_not_json_is_named(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a.json` is not JSON: ") as caught:
+        RunSpec.from_file(path)
+    assert "\n" not in str(caught.value)
