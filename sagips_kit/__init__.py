@@ -21,6 +21,8 @@ _HOMES = {
     "Leaders": "exchange",
     "Every": "exchange",
     "Chain": "exchange",
+    "Hypercube": "exchange",
+    "Exponential": "exchange",
     "Trainer": "trainer",
     "FlatGradient": "flat",
     "FlatWeights": "flat",

@@ -5,6 +5,8 @@ are written in turn, each with a count that is changed before the buffer is: a r
 and after has seen a single step.  Windows, ranks to wait for and what is done with the buffers do not belong here.
 """
 
+from functools import partial
+
 import numpy as np
 
 _N_HEADER = 8  # int64: how many were published, has left, and for each of the two buffers its count and its step
@@ -93,13 +95,19 @@ class Slots:
 
     def mean(self, origins, out):
         """Write the mean of the newest buffers of `origins` to `out`; returns their steps, list of int."""
-        while True:
-            steps = [self.read(origins[0], lambda buffer: np.copyto(out, buffer))]
-            # In the same order on all ranks: those who see the same buffers get the same bits.
-            for origin in origins[1:]:
-                steps.append(self.read(origin, lambda buffer: np.add(out, buffer, out=out)))
-                if steps[-1] is None:
-                    break
-            if None not in steps:
-                out /= len(origins)
-                return steps
+        while (steps := self._add_up(origins, out)) is None:
+            pass  # a buffer was overwritten while it was read: all over again, with newer ones
+        out /= len(origins)
+        return steps
+
+    def _add_up(self, origins, out):
+        def add(buffer):
+            np.add(out, buffer, out=out)
+
+        steps = []
+        # In the same order on all ranks: those who see the same buffers get the same bits.
+        for origin in origins:
+            steps.append(self.read(origin, add if steps else partial(np.copyto, out)))
+            if steps[-1] is None:
+                return None
+        return steps

@@ -65,3 +65,16 @@ def _root_of(root, rank):
     while root[rank] != rank:
         rank = root[rank]
     return rank
+
+
+def hypercube_partners(rank, size):
+    """The corner of the largest hypercube that stands for `rank`, and the neighbours of that corner: int, list of int."""
+    n_corners = 1 << (size.bit_length() - 1)
+    corner = rank % n_corners
+    return corner, [corner ^ (1 << k) for k in range(n_corners.bit_length() - 1)]
+
+
+def exponential_peers(rank, size, turn):
+    """The ranks to receive from and to send to: 1, 2, 4, ... away in turn."""
+    distance = 1 << (turn % max(1, (size - 1).bit_length()))
+    return (rank - distance) % size, (rank + distance) % size

@@ -237,8 +237,8 @@ class World:
 
     def _stall(self, why, timeout_s):
         return (
-            f"{self.name(self.rank).capitalize()} on {self.hostname} waited {timeout_s:.0f} s for {why} and nothing came: some rank "
-            "stalled, or left the run. Look at the slowest rank with read_progress(...)."
+            f"{self.name(self.rank).capitalize()} on {self.hostname} waited {timeout_s:.0f} s for {why} and nothing "
+            "came: some rank stalled, or left the run. Look at the slowest rank with read_progress(...)."
         )
 
 
@@ -256,9 +256,8 @@ class SharedMemory:
 
         self._world = world
         self._window = MPI.Win.Allocate_shared(n_bytes, 1, comm=world.comm)
-        self.of_ranks = [
-            np.frombuffer(self._window.Shared_query(rank)[0], dtype=np.uint8, count=n_bytes) for rank in range(world.size)
-        ]
+        parts = [self._window.Shared_query(rank)[0] for rank in range(world.size)]
+        self.of_ranks = [np.frombuffer(part, dtype=np.uint8, count=n_bytes) for part in parts]
         self.of_ranks[world.rank][:] = 0
         self._window.Lock_all(MPI.MODE_NOCHECK)
         self.fence = self._window.Sync

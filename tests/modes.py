@@ -2,7 +2,7 @@
 
 import torch
 
-from sagips_kit.exchange import AllReduce, Chain, Every, Independent, Leaders, Ring, Within
+from sagips_kit.exchange import AllReduce, Chain, Every, Exponential, Hypercube, Independent, Leaders, Ring, Within
 
 
 def nothing(buffers, step):
@@ -15,6 +15,14 @@ def mean(buffers, step):
 
 def first(buffers, step):
     return buffers[:1] * len(buffers)
+
+
+def peers(buffers, step):
+    if len(buffers) == 1:
+        return buffers
+    n_turns = len([k for k in range(10) if 2**k < len(buffers)])
+    away = 2 ** (step % n_turns)
+    return [(buffers[rank] + buffers[rank - away]) / 2 for rank in range(len(buffers))]
 
 
 def cut(items, size):
@@ -82,6 +90,8 @@ MODES = {
         within(mean, 2),
         nothing,
     ),
+    "hypercube": (Hypercube(), mean, nothing),
+    "exponential": (Exponential(), nothing, peers),
     "by node": (Chain(Within(Ring()), Every(2, Leaders(_WEIGHTS))), mean, every(2, first)),
 }
 

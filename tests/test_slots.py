@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mpi_launcher import TESTS, mpiexec
 from modes import numbers
+from mpi_launcher import TESTS, mpiexec
 
 from sagips_kit.exchange import Ring
 from sagips_kit.slots import Slots, slot_bytes

@@ -4,7 +4,17 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagips_kit.topology import all_gather_steps, chunk_bounds, reduce_scatter_steps, ring_neighbours
+from sagips_kit.topology import (
+    all_gather_steps,
+    chunk_bounds,
+    exponential_peers,
+    groups,
+    hypercube_partners,
+    joined,
+    numbered,
+    reduce_scatter_steps,
+    ring_neighbours,
+)
 
 sizes = st.integers(1, 20)
 
@@ -63,3 +73,60 @@ def test_a_rank_sends_every_chunk_but_one_in_each_half(size):
     for steps in (reduce_scatter_steps, all_gather_steps):
         sent = [out for out, _ in steps(size // 2, size)]
         assert len(sent) == len(set(sent)) == size - 1
+
+
+@given(size=sizes)
+def test_neighbours_on_the_hypercube_are_mutual(size):
+    corners = {hypercube_partners(rank, size)[0] for rank in range(size)}
+    assert len(corners) & (len(corners) - 1) == 0 and 2 * len(corners) > size
+    for rank in corners:
+        corner, partners = hypercube_partners(rank, size)
+        assert corner == rank and 2 ** len(partners) == len(corners)
+        assert all(rank in hypercube_partners(partner, size)[1] for partner in partners)
+
+
+@given(size=sizes, turn=st.integers(0, 30))
+def test_exponential_peers_send_and_receive_once(size, turn):
+    peers = [exponential_peers(rank, size, turn) for rank in range(size)]
+    assert sorted(dest for _, dest in peers) == list(range(size))
+    assert all(peers[source][1] == rank for rank, (source, _) in enumerate(peers))
+
+
+@given(power=st.integers(0, 5), seed=st.integers(0, 9))
+def test_exponential_graph_ends_with_the_mean(power, seed):
+    size = 2**power
+    numbers = np.random.default_rng(seed).integers(0, 1000, size).astype(float)
+    mean = numbers.mean()
+    for turn in range(power):
+        numbers = np.array(
+            [(numbers[rank] + numbers[exponential_peers(rank, size, turn)[0]]) / 2 for rank in range(size)]
+        )
+    np.testing.assert_array_equal(numbers, mean)
+
+
+@given(size=sizes, group_size=st.integers(1, 25))
+def test_groups_are_consecutive_and_full_but_the_last(size, group_size):
+    found = groups(size, group_size)
+    assert [rank for group in found for rank in group] == list(range(size))
+    assert all(len(group) == group_size for group in found[:-1]) and 1 <= len(found[-1]) <= group_size
+
+
+@given(data=st.data(), size=sizes)
+def test_joined_partitions_keep_together_what_any_keeps_together(data, size):
+    partition = st.lists(st.integers(0, 5), min_size=size, max_size=size).map(numbered)
+    partitions = data.draw(st.lists(partition, min_size=1, max_size=3))
+    result = joined(partitions)
+    assert set(result) == set(range(len(set(result))))
+    # The closure of all pairs, by brute force.
+    linked = np.zeros((size, size), bool)
+    for labels in partitions:
+        linked |= np.equal.outer(labels, labels)
+    for _ in range(size):
+        linked = linked | (linked @ linked)
+    np.testing.assert_array_equal(np.equal.outer(result, result), linked)
+
+
+def test_a_partition_that_is_not_known_matters_unless_all_is_one_class():
+    assert joined([None, (0, 0, 0)]) == (0, 0, 0)
+    assert joined([None, (0, 1, 1)]) is None
+    assert joined([None]) is None

@@ -4,6 +4,8 @@ from .allreduce import AllReduce
 from .base import Channel, Exchange, Mixed
 from .chain import Chain
 from .every import Every
+from .exponential import Exponential
+from .hypercube import Hypercube
 from .independent import Independent
 from .leaders import Leaders
 from .ring import Ring
@@ -15,6 +17,8 @@ __all__ = [
     "Channel",
     "Every",
     "Exchange",
+    "Exponential",
+    "Hypercube",
     "Independent",
     "Leaders",
     "Mixed",

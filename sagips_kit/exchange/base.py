@@ -1,7 +1,7 @@
 """The contract of all exchanges: a value that the user writes down, and the resource it opens on every rank.
 
-A channel describes one exchange as a generator: it yields what it waits for, and whoever drives it does the waiting.  So
-parts are nested by `yield from`, and an exchange can start now and finish later, with other work in between.
+A channel describes one exchange as a generator: it yields what it waits for, and whoever drives it does the waiting.
+So parts are nested by `yield from`, and an exchange can start now and finish later, with other work in between.
 """
 
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""The ring of the paper's ARAR mode: neighbours pass a fused buffer around, or each rank leaves its own for all to read.
+"""The ring of the paper's ARAR mode: neighbours pass a buffer around, or each rank leaves its own for all to read.
 
 Two-sided, a reduce-scatter followed by an all-gather moves 2 (n - 1) messages and twice the buffer's bytes per rank and
 step, however many ranks there are.  Each chunk of the mean is computed once and copied around, so all ranks end with
@@ -46,7 +46,8 @@ class Ring(Mean):
         is_two_sided = self.mailbox == "two-sided"
         if is_two_sided and (self.max_staleness is not None or self.beyond != "leave out"):
             raise ValueError(
-                'max_staleness and beyond are for Ring(mailbox="one-sided"): a two-sided ring mixes gradients of one step.'
+                'max_staleness and beyond are for Ring(mailbox="one-sided"): '
+                "a two-sided ring mixes gradients of one step."
             )
         if not is_two_sided and self.payload != "gradient":
             raise ValueError(
@@ -76,8 +77,9 @@ class _RingChannel(MeanChannel):
         world = self.world
         before, after = ring_neighbours(world.rank, world.size)
         # One tag throughout: messages of one sender arrive in the order they were sent.
-        requests = [world.comm.Irecv(incoming, source=before, tag=_TAG), world.comm.Isend(outgoing, dest=after, tag=_TAG)]
-        return requests, f"{world.name(before)}, before this one on the ring, in step {step}"
+        receive = world.comm.Irecv(incoming, source=before, tag=_TAG)
+        send = world.comm.Isend(outgoing, dest=after, tag=_TAG)
+        return [receive, send], f"{world.name(before)}, before this one on the ring, in step {step}"
 
 
 class _SlotsChannel(Channel):

@@ -28,8 +28,8 @@ def main(folder, name, how, n_weights):
             seen["seconds"] = time.perf_counter() - start
     except (RuntimeError, ValueError) as error:
         world.announce_failure(error)
-        seconds = time.perf_counter() - start
-        seen = {"error": type(error).__name__, "rank": getattr(error, "rank", None), "text": str(error), "seconds": seconds}
+        seen = {"error": type(error).__name__, "rank": getattr(error, "rank", None), "text": str(error)}
+        seen["seconds"] = time.perf_counter() - start
     Path(folder, f"{world.rank}.json").write_text(json.dumps(seen))
 
 

@@ -185,6 +185,14 @@ class TestPapersOuterRule(ExchangeContract):
     mode = "the paper's outer rule"
 
 
+class TestHypercube(ExchangeContract):
+    mode = "hypercube"
+
+
+class TestExponential(ExchangeContract):
+    mode = "exponential"
+
+
 class TestByNode(ExchangeContract):
     mode = "by node"
 

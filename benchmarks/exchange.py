@@ -1,0 +1,183 @@
+"""What one exchange costs, and what a slow rank costs the others.
+
+    python benchmarks/exchange.py                 # 2, 4 and 8 ranks; writes benchmarks/results/exchange.json
+    python benchmarks/exchange.py --ranks 4 --seconds 2
+
+Starts mpiexec itself.  Modes take turns in short blocks, so that all see the same load of the machine; the figure is the
+median over blocks, of the slowest rank's mean time per exchange.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sagips_kit import exchange as kit
+from sagips_kit.world import World
+
+N_WEIGHTS = 51_206  # of the paper's generator
+# Its layers, 6 -> 4 x 128 -> 6: weights and biases.
+TENSORS = [6 * 128, 128, *[128 * 128, 128] * 3, 128 * 6, 6]
+HERE = Path(__file__).parent
+
+MODES = {
+    "AllReduce()": kit.AllReduce(),
+    "Ring()": kit.Ring(),
+    'Ring(mailbox="one-sided")': kit.Ring(mailbox="one-sided"),
+    "Within(Ring(), size=2)": kit.Within(kit.Ring(), size=2),
+    "hierarchical": kit.Chain(kit.Within(kit.Ring(), size=2), kit.Leaders(kit.Ring(), size=2)),
+}
+for _name in ("Hypercube", "Exponential"):
+    if hasattr(kit, _name):
+        MODES[f"{_name}()"] = getattr(kit, _name)()
+
+
+def fused_allreduce(world, flat):
+    """What there is to compare with: the library's own blocking call."""
+    from mpi4py import MPI
+
+    world.comm.Allreduce(MPI.IN_PLACE, flat, op=MPI.SUM)
+    flat /= world.size
+
+
+def per_tensor_forwarding(world, flat):
+    """The ring as published, restated: each tensor for itself goes around as a whole, n - 1 times."""
+    before, after = (world.rank - 1) % world.size, (world.rank + 1) % world.size
+    start = 0
+    for n_items in TENSORS:
+        tensor = flat[start : start + n_items]
+        start += n_items
+        total, passing, incoming = tensor.copy(), tensor.copy(), np.empty_like(tensor)
+        for _ in range(world.size - 1):
+            request = world.comm.Isend(passing, dest=after)
+            world.comm.Recv(incoming, source=before)
+            request.Wait()
+            total += incoming
+            passing, incoming = incoming.copy(), np.empty_like(tensor)
+        tensor[:] = total / world.size
+
+
+def contestants(world, flat, stack):
+    """Name -> function of the step that does one exchange."""
+    found = {
+        "fused MPI.Allreduce": lambda step: fused_allreduce(world, flat.numpy()[0]),
+        "published: per tensor, full forwarding": lambda step: per_tensor_forwarding(world, flat.numpy()[0]),
+    }
+    for name, mode in MODES.items():
+        channel = stack.enter_context(mode.open(world, flat))
+        if mode.carries("weights", 0):
+            found[name] = lambda step, channel=channel: channel.mix_weights_(flat, step)
+        else:
+            found[name] = lambda step, channel=channel: channel.mix_(flat, step)
+    return found
+
+
+def measure_costs(world, seconds):
+    """Microseconds per exchange of each mode, list over blocks."""
+    import contextlib
+
+    flat = torch.zeros(1, N_WEIGHTS)
+    blocks, step, end = {}, 0, time.perf_counter() + seconds
+    with contextlib.ExitStack() as stack:
+        modes = contestants(world, flat, stack)
+        while world.comm.bcast(time.perf_counter() < end):
+            for name, mix in modes.items():
+                n_steps = 5 if "published" in name else 20
+                flat.normal_()
+                world.comm.Barrier()
+                start = time.perf_counter()
+                for _ in range(n_steps):
+                    mix(step)
+                    step += 1
+                mine = (time.perf_counter() - start) / n_steps * 1e6
+                blocks.setdefault(name, []).append(max(world.comm.allgather(mine)))
+    return {name: costs[1:] for name, costs in blocks.items()}  # the first block warms up
+
+
+def measure_straggler(world, n_steps, step_s=0.02):
+    """Rates of the ranks with and without a rank that is three times slower, in units of 1 / step_s."""
+    rates = {}
+    for name in ("Independent()", "Ring()", 'Ring(mailbox="one-sided")'):
+        for slow in (False, True):
+            mode, flat = eval(name, vars(kit)), torch.zeros(1, N_WEIGHTS)
+            sleep_s = step_s * (3 if slow and world.rank == 1 else 1)
+            with mode.open(world, flat) as channel:
+                channel.mix_(flat, 0)
+                world.comm.Barrier()
+                start = time.perf_counter()
+                staleness = waited_s = 0
+                for step in range(1, n_steps + 1):
+                    time.sleep(sleep_s)
+                    mixed = channel.mix_(flat, step)
+                    staleness, waited_s = max(staleness, mixed.staleness), waited_s + mixed.waited_s
+                rate = n_steps * step_s / (time.perf_counter() - start)
+            seen = world.comm.allgather({"rate": rate, "staleness": staleness, "waited_s": waited_s})
+            rates.setdefault(name, {})["one slow rank" if slow else "all alike"] = seen
+    return rates
+
+
+def run_rank(path, seconds):
+    world = World.from_mpi(device="cpu", timeout_s=60)
+    blocks = measure_costs(world, seconds)
+    result = {"median_us": {name: float(np.median(costs)) for name, costs in blocks.items()}}
+    result["quartiles_us"] = {name: np.percentile(costs, [25, 75]).tolist() for name, costs in blocks.items()}
+    result["n_blocks"] = {name: len(costs) for name, costs in blocks.items()}
+    # Block by block, so that a change of the machine's load cancels.
+    fused, published = blocks["fused MPI.Allreduce"], blocks["published: per tensor, full forwarding"]
+    result["times_fused"] = {name: float(np.median(np.divide(costs, fused))) for name, costs in blocks.items()}
+    result["published_over"] = {name: float(np.median(np.divide(published, costs))) for name, costs in blocks.items()}
+    if world.size == 4:
+        result["straggler"] = measure_straggler(world, n_steps=100)
+    if world.rank == 0:
+        Path(path).write_text(json.dumps(result))
+
+
+def start_ranks(n_ranks, seconds, path):
+    beside = Path(sys.executable).with_name("mpiexec")
+    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
+    command = [launcher, "-n", str(n_ranks), sys.executable, __file__, "--rank", str(path), "--seconds", str(seconds)]
+    roots = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": roots})
+    result = json.loads(path.read_text())
+    path.unlink()
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "exchange.json")
+    parser.add_argument("--rank", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.rank:
+        return run_rank(options.rank, options.seconds)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    facts = {"n_weights": N_WEIGHTS, "dtype": "float32", "cores": os.cpu_count(), "machine": platform.machine()}
+    facts["load_before"] = os.getloadavg()[0]
+    runs = {}
+    for n in options.ranks:
+        runs[str(n)] = start_ranks(n, options.seconds, options.out.with_suffix(f".{n}.tmp"))
+        print(
+            f"\n{n} ranks on {os.cpu_count()} cores: microseconds, times the fused Allreduce, the published ring over it"
+        )
+        for name, cost in runs[str(n)]["median_us"].items():
+            ratios = runs[str(n)]["times_fused"][name], runs[str(n)]["published_over"][name]
+            print(f"  {name:40s} {cost:9.0f} {ratios[0]:8.2f} {ratios[1]:8.2f}")
+        for name, cases in runs[str(n)].get("straggler", {}).items():
+            for case, ranks in cases.items():
+                rates = " ".join(f"{rank['rate']:.2f}" for rank in ranks)
+                print(f"  {name:30s} {case:14s} rates {rates}, staleness {max(rank['staleness'] for rank in ranks)}")
+    options.out.write_text(json.dumps(facts | {"load_after": os.getloadavg()[0], "ranks": runs}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
