@@ -3,8 +3,8 @@
     python benchmarks/exchange.py                 # 2, 4 and 8 ranks; writes benchmarks/results/exchange.json
     python benchmarks/exchange.py --ranks 4 --seconds 2
 
-Starts mpiexec itself.  Modes take turns in short blocks, so that all see the same load of the machine; the figure is the
-median over blocks, of the slowest rank's mean time per exchange.
+Starts mpiexec itself.  Modes take turns in short blocks, so that all see the same load of the machine; the figure is
+the median over blocks, of the slowest rank's mean time per exchange.
 """
 
 import argparse
@@ -167,7 +167,7 @@ def main():
     for n in options.ranks:
         runs[str(n)] = start_ranks(n, options.seconds, options.out.with_suffix(f".{n}.tmp"))
         print(
-            f"\n{n} ranks on {os.cpu_count()} cores: microseconds, times the fused Allreduce, the published ring over it"
+            f"\n{n} ranks, {os.cpu_count()} cores: microseconds, times the fused Allreduce, the published ring over it"
         )
         for name, cost in runs[str(n)]["median_us"].items():
             ratios = runs[str(n)]["times_fused"][name], runs[str(n)]["published_over"][name]

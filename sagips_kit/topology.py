@@ -68,7 +68,7 @@ def _root_of(root, rank):
 
 
 def hypercube_partners(rank, size):
-    """The corner of the largest hypercube that stands for `rank`, and the neighbours of that corner: int, list of int."""
+    """The corner of the largest hypercube that stands for `rank`, and its neighbours: int, list of int."""
     n_corners = 1 << (size.bit_length() - 1)
     corner = rank % n_corners
     return corner, [corner ^ (1 << k) for k in range(n_corners.bit_length() - 1)]

@@ -98,9 +98,8 @@ def test_exponential_graph_ends_with_the_mean(power, seed):
     numbers = np.random.default_rng(seed).integers(0, 1000, size).astype(float)
     mean = numbers.mean()
     for turn in range(power):
-        numbers = np.array(
-            [(numbers[rank] + numbers[exponential_peers(rank, size, turn)[0]]) / 2 for rank in range(size)]
-        )
+        sources = [exponential_peers(rank, size, turn)[0] for rank in range(size)]
+        numbers = (numbers + numbers[sources]) / 2
     np.testing.assert_array_equal(numbers, mean)
 
 
