@@ -132,8 +132,9 @@ class World:
         nodes = self.groups()
         if len(nodes) > 1:
             raise ValueError(
-                f"These {self.size} ranks are on {len(nodes)} nodes and have no memory in common. Go one-sided inside each "
-                'node, for instance Chain(Within(Ring(mailbox="one-sided")), Every(100, Leaders(Ring(payload="weights")))).'
+                f"These {self.size} ranks are on {len(nodes)} nodes and have no memory in common. Go one-sided "
+                'inside each node, for instance Chain(Within(Ring(mailbox="one-sided")), '
+                'Every(100, Leaders(Ring(payload="weights")))).'
             )
         self.barrier("all ranks to share memory")
         return SharedMemory(self, n_bytes)
