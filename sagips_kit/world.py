@@ -17,8 +17,9 @@ import torch
 from .topology import groups
 
 _FAILURE_TAG = 7
-_SPINS = 50  # polls before the first nap: a message between neighbours takes some microseconds
-_NAP_S = 5e-5  # ranks may share cores: give the core to the one we wait for
+_SPINS = 5  # polls before that: a message between neighbours takes some microseconds
+_YIELD_S = 0.01  # ranks may share cores: so long, give the core to others between two polls; a nap lasts longer
+_NAP_S = 5e-5
 _LOOK_S = 0.1  # between two looks for failure notices
 _NOTICE_CHARACTERS = 2000  # of an error's text: a short message leaves at once, even if nobody receives it
 _LAUNCHER_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS", "PALS_LOCAL_SIZE")
@@ -188,8 +189,10 @@ class World:
             self.look_for_failures()
             if now - start > timeout_s:
                 raise PeerError(self._stall(why, timeout_s))
-            if n_polls > _SPINS:
+            if now - start > _YIELD_S:
                 time.sleep(_NAP_S)
+            elif n_polls > _SPINS:
+                os.sched_yield()
         return time.perf_counter() - start
 
     def barrier(self, why="the other ranks", timeout_s=None):
