@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+_UNFINISHED = []  # exchanges that failed: messages for their buffers may come until the process ends
+
 
 @dataclass(frozen=True)
 class Mixed:
@@ -129,6 +131,9 @@ class Channel(ABC):
                 waited_s += self.world.wait(*waiting)
                 self._advance()
             _, _, buffer, stage, mixed = self._under_way
+        except BaseException:
+            _UNFINISHED.append(self._under_way)
+            raise
         finally:
             self._under_way = None
         if stage is not buffer:

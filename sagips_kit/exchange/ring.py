@@ -62,24 +62,31 @@ class Ring(Mean):
 class _RingChannel(MeanChannel):
     def mean(self, flat, step):
         rank, size = self.world.rank, self.world.size
-        chunks = [flat[start:stop] for start, stop in chunk_bounds(flat.size, size)]
-        incoming = self.scratch(max(chunk.size for chunk in chunks), flat.dtype)
-        for sent, added in reduce_scatter_steps(rank, size):
-            received = incoming[: chunks[added].size]
-            yield self._pass_on(chunks[sent], received, step)
-            chunks[added] += received
-        for sent, received in all_gather_steps(rank, size):
-            yield self._pass_on(chunks[sent], chunks[received], step)
+        before, after = ring_neighbours(rank, size)
+        comm, why = self.world.comm, f"{self.world.name(before)}, before this one on the ring, in step {step}"
+        bounds = chunk_bounds(flat.size, size)
+        chunks, incoming = (
+            [array[start:stop] for start, stop in bounds] for array in (flat, self.scratch(flat.size, flat.dtype))
+        )
+        # All receives are posted ahead, so that no message waits for its receiver's turn on the core.  One tag
+        # throughout: messages of one sender arrive in the order they were sent.
+        steps = reduce_scatter_steps(rank, size)
+        receives = [comm.Irecv(incoming[added], source=before, tag=_TAG) for _, added in steps]
+        sends = []
+        for (sent, added), receive in zip(steps, receives, strict=True):
+            sends.append(comm.Isend(chunks[sent], dest=after, tag=_TAG))
+            yield [receive], why
+            chunks[added] += incoming[added]
+        yield sends, why
+        steps = all_gather_steps(rank, size)
+        receives = [comm.Irecv(chunks[received], source=before, tag=_TAG) for _, received in steps]
+        sends = []
+        for (sent, _), receive in zip(steps, receives, strict=True):
+            sends.append(comm.Isend(chunks[sent], dest=after, tag=_TAG))
+            yield [receive], why
+        yield sends, why
         flat /= size
         return Mixed(received=size - 1)
-
-    def _pass_on(self, outgoing, incoming, step):
-        world = self.world
-        before, after = ring_neighbours(world.rank, world.size)
-        # One tag throughout: messages of one sender arrive in the order they were sent.
-        receive = world.comm.Irecv(incoming, source=before, tag=_TAG)
-        send = world.comm.Isend(outgoing, dest=after, tag=_TAG)
-        return [receive, send], f"{world.name(before)}, before this one on the ring, in step {step}"
 
 
 class _SlotsChannel(Channel):
