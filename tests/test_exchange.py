@@ -46,7 +46,7 @@ def play(tmp_path, n_ranks, name, how, n_weights):
 @pytest.mark.mpi
 @pytest.mark.parametrize(
     ("n_ranks", "name", "n_weights"),
-    [(3, "Ring", 10), (2, "Ring", 50_000), (3, "Ring", 1_000_000), (3, "AllReduce", 10)],
+    [(2, "Ring", 50_000), (3, "Ring", 1_000_000), (3, "AllReduce", 10)],
 )
 def test_a_rank_that_raises_ends_the_others_within_seconds(tmp_path, n_ranks, name, n_weights):
     seen = play(tmp_path, n_ranks, name, "raise", n_weights)
