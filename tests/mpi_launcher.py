@@ -2,11 +2,11 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 TESTS = Path(__file__).parent
@@ -33,12 +33,13 @@ def mpiexec(n_ranks, *arguments, timeout=120, cwd=None):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
     )
     try:
         output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        # The ranks are in process groups of their own.
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            one.kill()
         output, _ = process.communicate()
         pytest.fail(f"{' '.join(command)} did not end within {timeout} s:\n{output}")
     return subprocess.CompletedProcess(command, process.returncode, output)

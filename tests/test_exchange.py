@@ -47,7 +47,6 @@ def play(tmp_path, n_ranks, name, how, n_weights):
 @pytest.mark.parametrize(
     ("n_ranks", "name", "n_weights"),
     [
-        (3, "Ring()", 10),
         (2, "Ring()", 50_000),
         (3, "Ring()", 1_000_000),
         (3, "AllReduce()", 10),

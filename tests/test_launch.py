@@ -234,6 +234,7 @@ def test_one_rank_of_mpiexec_is_a_process_alone(spec, tmp_path):
 
 
 @pytest.mark.mpi
+@pytest.mark.slow
 def test_an_ensemble_is_the_same_on_two_ranks_as_on_one(spec, tmp_path):
     run(change(spec, settings=dataclasses.replace(SMALL, bootstrap=True)), World.alone("cpu"))
     spread = dataclasses.replace(SMALL, bootstrap=True, n_members=1)

@@ -1,0 +1,49 @@
+"""The notebooks run unchanged as batch jobs, and end with a store that says what they show."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sagips_kit import analysis, open_run, read_progress
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = {"00_quickstart": "quickstart", "01_dayabay": "dayabay"}
+
+
+def execute(notebook, folder, **parameters):
+    """Run a notebook by papermill in `folder`, with fewer engines, steps and members."""
+    given = {"n": 2, "n_steps": 60, "n_members": 2, "n_events": 384} | parameters
+    options = [word for name, value in given.items() for word in ("-p", name, str(value))]
+    # Sockets need a short path, and the user's own profiles shall not matter.
+    environment = os.environ | {"IPYTHONDIR": str(folder / "ipython"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "papermill", ROOT / f"notebooks/{notebook}.ipynb", folder / "executed.ipynb"]
+    options += ["--cwd", str(folder), "--no-progress-bar"]
+    return subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=400)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOKS))
+def test_notebook_runs_as_a_batch_job(notebook, tmp_path):
+    done = execute(notebook, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    path = tmp_path / "runs" / f"{NOTEBOOKS[notebook]}.zarr"
+    assert read_progress(path).is_finished
+    estimates = analysis.estimate(open_run(path))
+    assert np.isfinite(estimates["mean"]).all() and (estimates["deviation"] > 0).all()
+    known = estimates[["truth", "published"]].to_dataarray().mean("variable")
+    # The likelihood fit of the notebook's events knows the answer; a run of 60 steps does not yet.
+    assert float(abs((estimates["mle"] - known) / estimates["floor"]).max()) < 4
+    assert len(list((tmp_path / "runs" / "figures").glob("*.png"))) >= 5
+    assert "Traceback" not in (tmp_path / "executed.ipynb").read_text()
+
+
+@pytest.mark.mpi
+def test_a_notebook_with_a_mistake_ends_with_the_message_and_leaves_no_engine(tmp_path):
+    done = execute("00_quickstart", tmp_path, n_events=383)
+    assert done.returncode != 0
+    assert "n_events = 383: should be a multiple of n_sets = 4" in done.stderr
+    assert not (tmp_path / "runs" / "quickstart.zarr").exists()
