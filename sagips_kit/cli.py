@@ -35,7 +35,9 @@ def _parser():
     info.set_defaults(command=_info)
     spec = commands.add_parser("spec", help="print a JSON spec to start from")
     spec.add_argument("problem", help="Proxy, DayaBay, or your own as module:Class")
-    spec.add_argument("--exchange", default="Ring", help="Independent, AllReduce or Ring")
+    spec.add_argument(
+        "--exchange", default="Ring", help="Ring (default), AllReduce or Independent; the file can nest others"
+    )
     spec.add_argument("--store", required=True)
     spec.set_defaults(command=_spec)
     return parser

@@ -70,13 +70,17 @@ def run_rank(spec, world=None):
     dict
         rank, replica, steps, elapsed_s, waited_s, host and device.
     """
-    world = world or World.here()
+    own = World.here() if world is None else None
+    world = own or world
     try:
-        return _train(spec, world)
+        result = _train(spec, world)
     except BaseException as error:
         # The others must not wait for this rank; the first error is the one to show.
         world.announce_failure(error)
         raise
+    if own:
+        own.close()  # engines run one spec after another, and communicators are not without number
+    return result
 
 
 def run(spec, world=None):

@@ -141,8 +141,8 @@ class World:
         return SharedMemory(self, n_bytes)
 
     def close(self):
-        """Give back the communicator of a part.  Collective, and harmless when called again."""
-        if self.whole is not None and self.comm is not None:
+        """Give back the communicator.  Collective, and harmless when called again."""
+        if self.comm is not None:
             self.comm.Free()
             self.comm = None
 
