@@ -4,6 +4,7 @@ With plain pytest a rank alone keeps the promises; `tests/test_exchange.py` star
 """
 
 import json
+import os
 import pickle
 
 import numpy as np
@@ -20,6 +21,11 @@ def world():
     world = World.here()
     world.timeout_s = 10.0
     return world
+
+
+def test_the_world_is_as_large_as_mpiexec_made_it(world):
+    """Ranks that start an MPI of their own, each alone, would keep all promises."""
+    assert world.size == int(os.environ.get("PMI_SIZE", "1"))
 
 
 class ExchangeContract:
