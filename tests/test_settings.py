@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from sagips_kit import DayaBay, Proxy, Ring, Settings
+from sagips_kit import DayaBay, Independent, Proxy, Ring, Settings
 from sagips_kit.settings import value
 
 COUNTS = [field.name for field in dataclasses.fields(Settings) if type(field.default) is int]
@@ -50,7 +50,7 @@ def test_all_mistakes_are_told_at_once():
 
 def test_unknown_field_is_refused_with_the_nearest_and_all_others():
     refuse(r"unknown field 'n_member'. Did you mean n_members\? Allowed: n_members, .*, rows_per_block\.", n_member=3)
-    refuse(r"^Ring: unknown field 'period'. Allowed: none\.", Ring, period=3)
+    refuse(r"^Independent: unknown field 'period'. Allowed: none\.", Independent, period=3)
 
 
 def test_fields_need_their_names():

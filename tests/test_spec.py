@@ -120,7 +120,10 @@ def test_wrong_values_are_refused(name, given):
         (changed(problem={"type": ":Gauss"}), "cannot be imported: Empty module name"),
         (changed(problem={"type": "gaussian:exact_fit"}), "problem 'gaussian:exact_fit' is not a Problem"),
         (changed(exchange={"type": "gaussian:Gaussian"}), "exchange 'gaussian:Gaussian' is not a Exchange|an Exchange"),
-        (changed(exchange={"type": "Rings"}), "Unknown exchange 'Rings'. Allowed: AllReduce, Independent, Ring, or"),
+        (
+            changed(exchange={"type": "Rings"}),
+            "Unknown exchange 'Rings'. Allowed: AllReduce, Chain, .*Within, or one of your own",
+        ),
         (changed(exchange={"type": "Channel"}), "Unknown exchange 'Channel'"),
         (changed(exchange={"type": "Ring", "period": 3}), "Ring: unknown field 'period'"),
         (changed(settings=3), "settings = 3: should be an object with the fields of Settings"),
