@@ -19,6 +19,8 @@ from zarr.storage import LocalStore
 
 from . import schema
 
+_START = "Start one with session.submit(spec) or `sagips run`"
+
 
 class RunWriter:
     """One rank's pen: it writes only chunks that this rank owns.
@@ -256,14 +258,14 @@ def open_group(path, mode):
     is_store = isinstance(path, Store)
     if not is_store and not local_path(path).exists():
         others = ", ".join(sorted(other.name for other in local_path(path).parent.glob("*.zarr")))
-        hint = f"That folder holds {others}." if others else "Start one with create_run(...), or check the folder."
+        hint = f"That folder holds {others}." if others else f"{_START}, or check the folder."
         raise FileNotFoundError(f"There is no run at `{path}`. {hint}")
     store = path if is_store else LocalStore(local_path(path), read_only=mode == "r")
     try:
         root = zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=False)
     except FileNotFoundError:
         if is_store:
-            raise FileNotFoundError(f"There is no run in {path}. Start one with create_run(...).") from None
+            raise FileNotFoundError(f"There is no run in {path}. {_START}.") from None
         root = None
     except (ValueError, FileExistsError):
         root = None

@@ -359,12 +359,12 @@ def test_a_writer_without_disk_tells_what_is_safe(make, path):
 
 
 def test_errors_of_opening_say_what_to_type(make, path, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no run at `.*a.zarr`. Start one with create_run"):
+    with pytest.raises(FileNotFoundError, match="no run at `.*a.zarr`. Start one with session.submit"):
         open_run(path)
     make()
     with pytest.raises(FileNotFoundError, match="That folder holds a.zarr"):
         open_run(tmp_path / "b.zarr")
-    with pytest.raises(FileNotFoundError, match="create_run"):
+    with pytest.raises(FileNotFoundError, match="sagips run"):
         open_run(MemoryStore())
     with pytest.raises(ValueError, match="not a run"):
         open_run(tmp_path)
