@@ -86,13 +86,15 @@ def draw(histories, path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
+    # Rules that agree lie on top of each other: the first ones are wider, to be seen below.
+    styles = [("0.8", 6, "-"), ("#d1495b", 1.6, "-"), ("#1b6ca8", 3, "-"), ("0.1", 1, "--")]
     for ax, name in zip(axes, ("inside", "between"), strict=True):
-        for rule, history in histories.items():
-            ax.semilogy(history["step"], np.maximum(history[name], 1e-9), label=rule)
+        for (rule, history), (color, width, line) in zip(histories.items(), styles, strict=True):
+            ax.semilogy(history["step"], np.maximum(history[name], 1e-9), color=color, lw=width, ls=line, label=rule)
         ax.set(xlabel="step", title=f"spread {name} groups")
     axes[0].set_ylabel("rms difference of weights")
-    axes[1].legend()
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=120)
 
 
