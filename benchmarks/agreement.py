@@ -8,14 +8,11 @@ noisy gradients.  So replicas that do not agree end in different places.  Starts
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from ranks import start_ranks
 
 from sagips_kit.exchange import Chain, Every, Leaders, Ring, Within
 from sagips_kit.flat import FlatGradient, FlatWeights
@@ -114,11 +111,7 @@ def main():
     if options.rank:
         return run_rank(options.rank, options.steps)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(sys.executable).with_name("mpiexec")
-    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
-    command = [launcher, "-n", "8", sys.executable, __file__, "--rank", str(options.out), "--steps", str(options.steps)]
-    roots = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": roots})
+    start_ranks(__file__, 8, "--rank", options.out, "--steps", options.steps)
     histories = json.loads(options.out.read_text())
     facts = {"n_weights": N_WEIGHTS, "ranks": 8, "group": GROUP, "period": PERIOD, "steps": options.steps}
     rules = {name: repr(exchange) for name, exchange in RULES.items()}

@@ -11,14 +11,12 @@ import argparse
 import json
 import os
 import platform
-import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from ranks import start_ranks
 
 from sagips_kit import exchange as kit
 from sagips_kit.world import World
@@ -140,12 +138,8 @@ def run_rank(path, seconds):
         Path(path).write_text(json.dumps(result))
 
 
-def start_ranks(n_ranks, seconds, path):
-    beside = Path(sys.executable).with_name("mpiexec")
-    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
-    command = [launcher, "-n", str(n_ranks), sys.executable, __file__, "--rank", str(path), "--seconds", str(seconds)]
-    roots = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": roots})
+def measure(n_ranks, seconds, path):
+    start_ranks(__file__, n_ranks, "--rank", path, "--seconds", seconds)
     result = json.loads(path.read_text())
     path.unlink()
     return result
@@ -165,7 +159,7 @@ def main():
     facts["load_before"] = os.getloadavg()[0]
     runs = {}
     for n in options.ranks:
-        runs[str(n)] = start_ranks(n, options.seconds, options.out.with_suffix(f".{n}.tmp"))
+        runs[str(n)] = measure(n, options.seconds, options.out.with_suffix(f".{n}.tmp"))
         print(
             f"\n{n} ranks, {os.cpu_count()} cores: microseconds, times the fused Allreduce, the published ring over it"
         )

@@ -211,10 +211,10 @@ class Trainer:
     def _set_rates(self):
         final = self.settings.final_rate
         factor = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * self._done))
-        for optimiser in self._optimisers.values():
-            for group in optimiser.param_groups:
-                group["lr"] = group["initial_lr"] = group.get("initial_lr", group["lr"])
-                group["lr"] *= factor
+        rates = {self.generator: self.settings.generator_rate, self.discriminator: self.settings.discriminator_rate}
+        for network, rate in rates.items():
+            for group in self._optimisers[network].param_groups:
+                group["lr"] = rate * factor
 
     def _latent(self):
         settings = self.settings
