@@ -6,7 +6,6 @@ contract and files not at all.
 
 import math
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from .gan import (
     generator_loss,
     stratified_noise,
 )
-from .topology import chunk_bounds
+from .record import Draws, Record
 from .world import World
 
 _BETAS = (0.9, 0.999)
@@ -31,35 +30,6 @@ _SPREAD = 0.3  # of the generator's input at the start
 _RAMP = 0.2  # fraction of the run in which the damping falls to its final value
 _N_INFORMATION = 512  # events that estimate the information
 _ROLES = ("generator", "axes", "discriminator", "noise", "batches", "prediction")
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a human looks at after a step; a row of the history.
-
-    Attributes
-    ----------
-    step : int
-        Steps done.
-    theta : ndarray (member, parameter)
-        Mean of the generated parameters.
-    loss_discriminator, loss_generator : ndarray (member,)
-        The discriminator's loss of random guesses is 2 log 2 = 1.386 for the logistic one.
-    waited_s : float
-        Seconds spent waiting for other ranks since the record before.
-    elapsed_s : float
-        Seconds of training, from the first step on.
-    staleness : int
-        Steps, of the oldest message used.
-    """
-
-    step: int
-    theta: np.ndarray
-    loss_discriminator: np.ndarray
-    loss_generator: np.ndarray
-    waited_s: float
-    elapsed_s: float
-    staleness: int
 
 
 class Trainer:
@@ -91,7 +61,8 @@ class Trainer:
         self.problem, self.settings, self.n_steps, self.seed = problem, settings, n_steps, seed
         self.world = world or World.alone()
         self.step = 0
-        self.draws = np.full((settings.n_members, settings.n_draws, len(problem.parameters)), np.nan)
+        n_averaged = max(1, round(settings.averaging * n_steps))
+        self._draws = Draws((settings.n_members, settings.n_draws, len(problem.parameters)), n_steps, n_averaged)
         self._replica = exchange.replica(self.world.rank, self.world.size)
         self._n_chains = exchange.n_replicas(self.world.size) * settings.n_members
         self._random = {role: [self._stream(role, m) for m in range(settings.n_members)] for role in _ROLES}
@@ -112,13 +83,18 @@ class Trainer:
         """Give back the exchange's messages and buffers.  Collective."""
         self._channel.close()
 
+    @property
+    def draws(self):
+        """The draws of each chain, ndarray (member, draw, parameter); NaN before the last part of the run."""
+        return self._draws.values
+
     def iterate(self, n_steps=None):
         """Train for `n_steps` more steps (None: to the end) and yield a Record every `record_every`, and at the end."""
         last = self.n_steps if n_steps is None else min(self.n_steps, self.step + n_steps)
         start = time.perf_counter() - self._elapsed_s
         while self.step < last:
             theta, losses = self._train_step()
-            self._collect(theta)
+            self._draws.add(self.step - 1, theta.cpu().numpy())
             self._elapsed_s = time.perf_counter() - start
             if self.step % self.settings.record_every == 0 or self.step == last:
                 yield self._record(theta, losses)
@@ -198,8 +174,9 @@ class Trainer:
         theta = self.problem.scale(self.generator(self._latent()))
         events = self._generate(theta)
         features = self._features(events)
+        loss_generator = self._start_exchange(theta, events, features)
         loss_discriminator = self._update_discriminator(features.detach())
-        loss_generator = self._update_generator(theta, events, features)
+        self._update_generator()
         self.step += 1
         return theta.detach().mean(1), (loss_discriminator, loss_generator)
 
@@ -235,24 +212,33 @@ class Trainer:
         n_sets = self.settings.n_sets
         return self._simulate(theta, self._noise("noise", n_sets, self.settings.n_events // n_sets)).flatten(1, 2)
 
-    def _update_discriminator(self, generated):
-        batch = torch.stack([batches.draw() for batches in self._batches]).to(self.world.device)
-        real = self._features(batch)
-        scores = self.discriminator(torch.cat([real, generated], dim=1))
-        n_real = real.shape[1]
-        loss = discriminator_loss(self.settings.loss, scores[:, :n_real], scores[:, n_real:])
-        self._set_gradients(self.discriminator, loss)
-        self._optimisers[self.discriminator].step()
-        return loss.detach()
-
-    def _update_generator(self, theta, events, features):
+    def _start_exchange(self, theta, events, features):
+        """Ask the discriminator, as it is, for the generator's gradient, and send that on its way."""
         settings = self.settings
         weights = self._category_weights[self.problem.category(events)]
         loss = generator_loss(settings.loss, self.discriminator(features), weights)
         constraints = settings.constraint_weight * CURVATURE[settings.loss] * self._constraints(theta)
         # The discriminator's weight gradients are not computed: only the generator's leaves are asked for.
         self._set_gradients(self.generator, loss + constraints)
-        mixed = self._channel.mix_(self._flat.pack(), self.step)
+        self._channel.start(self._flat.pack(), self.step)
+        return loss.detach()
+
+    def _update_discriminator(self, generated):
+        """One step of the discriminator, which needs nothing from the exchange under way and takes it further."""
+        batch = torch.stack([batches.draw() for batches in self._batches]).to(self.world.device)
+        self._channel.poll()
+        real = self._features(batch)
+        scores = self.discriminator(torch.cat([real, generated], dim=1))
+        self._channel.poll()
+        n_real = real.shape[1]
+        loss = discriminator_loss(self.settings.loss, scores[:, :n_real], scores[:, n_real:])
+        self._set_gradients(self.discriminator, loss)
+        self._channel.poll()
+        self._optimisers[self.discriminator].step()
+        return loss.detach()
+
+    def _update_generator(self):
+        mixed = self._channel.finish()
         self._flat.unpack()
         self._optimisers[self.generator].step()
         if self._channel.wants_weights(self.step):
@@ -260,7 +246,6 @@ class Trainer:
             self._weights.unpack()
         self._waited_s += mixed.waited_s
         self._staleness = mixed.staleness
-        return loss.detach()
 
     @staticmethod
     def _set_gradients(network, loss):
@@ -287,17 +272,6 @@ class Trainer:
             for y, one_noise, data in zip(self.generator.centre(), noise, self._statistics, strict=True)
         ]
         self.generator.turn_axes(torch.stack(information), damping)
-
-    def _collect(self, theta):
-        """Average theta (member, parameter) over stretches of the last part of the run: the draws."""
-        n_averaged = max(1, round(self.settings.averaging * self.n_steps))
-        starts, stops = np.array(chunk_bounds(n_averaged, self.settings.n_draws)).T
-        at = self.step - 1 - (self.n_steps - n_averaged)
-        # In a run with fewer steps than draws, neighbouring draws share a step.
-        taking = (starts <= at) & (at < np.maximum(stops, starts + 1))
-        n_before = (at - starts[taking])[:, None]
-        old = np.where(n_before == 0, 0.0, self.draws[:, taking])
-        self.draws[:, taking] = old + (theta.cpu().numpy()[:, None] - old) / (n_before + 1)
 
     def _record(self, theta, losses):
         loss_discriminator, loss_generator = (loss.cpu().numpy() for loss in losses)

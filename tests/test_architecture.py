@@ -19,7 +19,7 @@ PACKAGE = ROOT / "sagips_kit"
 # picture in CONTRIBUTING.md.
 FLOORS = {
     1: {"schema", "topology", "settings"},
-    2: {"world", "problem", "gan", "flat", "slots", "data"},
+    2: {"world", "problem", "gan", "flat", "slots", "data", "record"},
     3: {"exchange", "problems", "store", "likelihood", "features"},
     4: {"spec", "trainer", "template"},
     5: {"launch", "handle", "analysis"},

@@ -61,6 +61,24 @@ def test_records_come_at_their_steps_and_after_the_last(events):
     assert trainer.run() is None and trainer.run(5) is None
 
 
+def test_the_discriminator_steps_while_the_exchange_is_under_way(events):
+    trainer = make_trainer(events)
+    seen, start, finish = [], trainer._channel.start, trainer._channel.finish
+
+    def note(call):
+        seen.append([*state(trainer.generator), *state(trainer.discriminator)])
+        return call
+
+    trainer._channel.start = lambda *args: note(start)(*args)
+    trainer._channel.finish = lambda: note(finish)()
+    trainer.run(1)
+    at_start, at_finish = seen
+    n_generator = len(state(trainer.generator))
+    assert all(map(np.array_equal, at_start[:n_generator], at_finish[:n_generator]))
+    assert not any(map(np.array_equal, at_start[n_generator:], at_finish[n_generator:]))
+    assert not np.array_equal(at_finish[0], state(trainer.generator)[0])
+
+
 def test_elapsed_time_goes_on_from_piece_to_piece(events):
     trainer = make_trainer(events)
     elapsed = [trainer.run(5).elapsed_s for _ in range(4)]

@@ -89,8 +89,12 @@ class Channel(ABC):
         return self
 
     def __exit__(self, kind, *exception):
+        if kind is None:
+            return self.close()
         # Who fails must not wait for the others, who may wait for it.
-        self.close() if kind is None else self.abandon()
+        if self._under_way is not None:
+            _UNFINISHED.append(self._under_way)
+        self.abandon()
 
     def mix_(self, gradient, step):
         """Replace `gradient` (member, weight), in place, by the mean over the ranks of this mode.
