@@ -66,7 +66,7 @@ def test_the_discriminator_steps_while_the_exchange_is_under_way(events):
     seen, start, finish = [], trainer._channel.start, trainer._channel.finish
 
     def note(call):
-        seen.append([*state(trainer.generator), *state(trainer.discriminator)])
+        seen.append([array.copy() for array in (*state(trainer.generator), *state(trainer.discriminator))])
         return call
 
     trainer._channel.start = lambda *args: note(start)(*args)
