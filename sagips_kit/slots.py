@@ -1,16 +1,18 @@
-"""One slot for each origin rank in memory that all of them see: the newest buffer of each, and the step it was made in.
+"""One slot for each origin rank in memory that the others read: the newest buffer of each, and the step it was made in.
 
 A rank writes to its own slot only and reads the others' whenever it likes; nobody waits.  A slot holds two buffers that
 are written in turn, each with a count that is changed before the buffer is: a reader that finds the same count before
-and after has seen a single step.  Windows, ranks to wait for and what is done with the buffers do not belong here.
+and after has seen a single step.  Across nodes a reader fetches whole slots in the background, and a sum over each
+buffer tells whether a single step arrived.  Windows, ranks to wait for and what is done with the buffers do not belong
+here.
 """
 
 from functools import partial
 
 import numpy as np
 
-_N_HEADER = 8  # int64: how many were published, has left, and for each of the two buffers its count and its step
-_LATEST, _LEFT, _COUNT, _STEP = 0, 1, 2, 4
+_N_HEADER = 8  # int64: how many were published, has left, and for each of the two buffers its count, step and sum
+_LATEST, _LEFT, _COUNT, _STEP, _SUM = 0, 1, 2, 4, 6
 
 
 def slot_bytes(n_items, dtype):
@@ -23,26 +25,37 @@ def _padded(n_items, dtype):
 
 
 class Slots:
-    """The slots of all ranks, as `rank` sees them.
+    """The slots of all ranks on one node, as `rank` sees them.
 
     Parameters
     ----------
-    memory : list of ndarray of uint8
-        Each rank's memory, zero at first, of `slot_bytes` bytes.
-    fence : callable
-        Called without arguments, it orders what was written before and after, and what was read.
-    rank, n_items : int
+    memory : SharedMemory
+        Of `slot_bytes` bytes of each rank.
+    rank, size, n_items : int
     dtype : dtype
     """
 
-    def __init__(self, memory, fence, rank, n_items, dtype):
-        self.rank, self.size, self._fence = rank, len(memory), fence
-        start, length = 8 * _N_HEADER, _padded(n_items, dtype)
-        self._headers = [bytes_[:start].view(np.int64) for bytes_ in memory]
-        self._buffers = [
-            [bytes_[start + k * length :][: n_items * np.dtype(dtype).itemsize].view(dtype) for k in range(2)]
-            for bytes_ in memory
-        ]
+    def __init__(self, memory, rank, size, n_items, dtype):
+        self.rank, self.size, self._memory = rank, size, memory
+        self._n_bytes, self._dtype = n_items * np.dtype(dtype).itemsize, dtype
+        self._headers, self._buffers = zip(*map(self._parts, self._of_ranks()), strict=True)
+
+    def _of_ranks(self):
+        return self._memory.of_ranks
+
+    def _parts(self, bytes_):
+        """A slot's header and its two buffers."""
+        start = 8 * _N_HEADER
+        length = (len(bytes_) - start) // 2
+        buffers = [bytes_[start + k * length :][: self._n_bytes].view(self._dtype) for k in range(2)]
+        return bytes_[:start].view(np.int64), buffers
+
+    def look(self):
+        """Take notice of what the others have published."""
+
+    def under_way(self):
+        """Requests for what is being fetched, list."""
+        return []
 
     def publish(self, flat, step):
         """Make `flat` (number,) the newest buffer of this rank."""
@@ -51,16 +64,20 @@ class Slots:
         which = count % 2
         # Readers of the buffer before the last one are warned, and only then is it overwritten.
         header[_COUNT + which] = count
-        self._fence()
+        self._memory.fence()
         self._buffers[self.rank][which][:] = flat
         header[_STEP + which] = step
-        self._fence()
+        self._seal(header, self._buffers[self.rank][which], count)
+        self._memory.fence()
         header[_LATEST] = count
+
+    def _seal(self, header, buffer, count):
+        """Let readers recognise a complete buffer; on one node its count is enough."""
 
     def leave(self):
         """Tell the others that no buffer will follow, and that they should do without the last one."""
         self._headers[self.rank][_LEFT] = 1
-        self._fence()
+        self._memory.fence()
 
     def has_left(self, origin):
         """Whether no buffer of `origin` will follow."""
@@ -87,10 +104,10 @@ class Slots:
         header = self._headers[origin]
         count = int(header[_LATEST])
         which = count % 2
-        self._fence()
+        self._memory.fence()
         step = int(header[_STEP + which])
         use(self._buffers[origin][which])
-        self._fence()
+        self._memory.fence()
         return step if header[_COUNT + which] == count else None
 
     def mean(self, origins, out):
@@ -111,3 +128,59 @@ class Slots:
             if steps[-1] is None:
                 return None
         return steps
+
+
+class RemoteSlots(Slots):
+    """The slots of ranks on any nodes: a rank has copies of the others', and fetches newer ones in the background.
+
+    Parameters
+    ----------
+    memory : RemoteMemory
+        Of `slot_bytes` bytes of each rank.
+    rank, size, n_items : int
+    dtype : dtype
+    """
+
+    def __init__(self, memory, rank, size, n_items, dtype):
+        super().__init__(memory, rank, size, n_items, dtype)
+        others = [origin for origin in range(size) if origin != rank]
+        self._incoming = {origin: np.zeros_like(memory.own) for origin in others}
+        self._requests = {origin: memory.fetch(origin, self._incoming[origin]) for origin in others}
+
+    def _of_ranks(self):
+        own = self._memory.own
+        return [own if origin == self.rank else np.zeros_like(own) for origin in range(self.size)]
+
+    def look(self):
+        for origin, request in self._requests.items():
+            if request.Test():
+                self._take(origin)
+                self._requests[origin] = self._memory.fetch(origin, self._incoming[origin])
+
+    def under_way(self):
+        return list(self._requests.values())
+
+    def _seal(self, header, buffer, count):
+        header[_SUM + count % 2] = _sum(header, buffer, count)
+
+    def _take(self, origin):
+        """Keep the newest complete buffer that was fetched from `origin`."""
+        header, buffers = self._parts(self._incoming[origin])
+        kept = self._headers[origin]
+        kept[_LEFT] = header[_LEFT]
+        latest = int(header[_COUNT : _COUNT + 2].max())
+        for count in range(latest, max(int(kept[_LATEST]), latest - 2), -1):
+            which = count % 2
+            if header[_COUNT + which] == count and header[_SUM + which] == _sum(header, buffers[which], count):
+                self._buffers[origin][which][:] = buffers[which]
+                kept[_COUNT + which], kept[_STEP + which], kept[_LATEST] = count, header[_STEP + which], count
+                return
+
+
+def _sum(header, buffer, count):
+    """A sum over the bits of `buffer`, its count and its step, which half of another buffer would change."""
+    words = buffer.view(np.uint8)
+    n_words = len(words) // 8
+    total = int(words[: 8 * n_words].view(np.uint64).sum(dtype=np.uint64)) + int(words[8 * n_words :].sum())
+    total += 0x9E3779B97F4A7C15 * count + 0xC2B2AE3D27D4EB4F * int(header[_STEP + count % 2])
+    return np.uint64(total & 0xFFFFFFFFFFFFFFFF).astype(np.int64)

@@ -5,17 +5,21 @@ a deadline and looks out for the notice of a peer that failed, so that one rank'
 """
 
 import contextlib
+import dataclasses
+import logging
 import math
 import os
 import socket
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from .device_buffers import check_device_buffers
 from .topology import groups
+from .windows import RemoteMemory, SharedMemory
 
+_LOG = logging.getLogger("sagips_kit")
 _FAILURE_TAG = 7
 _SPINS = 5  # polls before that: a message between neighbours takes some microseconds
 _YIELD_S = 0.01  # ranks may share cores: so long, give the core to others between two polls; a nap lasts longer
@@ -56,10 +60,16 @@ class World:
         A private duplicate; None for a rank alone.
     timeout_s : float
         Longest wait for another rank, in seconds.
+    report_s : float
+        Wait after which a warning is logged, in seconds.
     whole : World or None
         The world that this one is a part of; None if it is the whole.
     ranks : tuple of int or None
         Ranks, in the whole world, of the ranks of this part.
+    hosts : tuple of str
+        The host of each rank of the whole world, for messages.
+    device_buffers : bool
+        Whether MPI reads and writes the GPU's memory itself.
     """
 
     rank: int
@@ -68,8 +78,11 @@ class World:
     hostname: str
     comm: object = None
     timeout_s: float = 300.0
+    report_s: float = 30.0
     whole: "World | None" = None
     ranks: tuple | None = None
+    hosts: tuple = ()
+    device_buffers: bool = False
     _looked: float = 0.0
 
     @classmethod
@@ -78,15 +91,25 @@ class World:
         return cls(0, 1, torch.device(device or _pick_device(0)), socket.gethostname())
 
     @classmethod
-    def from_mpi(cls, comm=None, device=None, timeout_s=300.0):
-        """All ranks of `comm` (MPI.COMM_WORLD by default).  Collective."""
+    def from_mpi(cls, comm=None, device=None, timeout_s=300.0, device_buffers=None):
+        """All ranks of `comm` (MPI.COMM_WORLD by default).  Collective.
+
+        `device_buffers` = True lets MPI read and write GPU memory itself, and raises a ValueError if it cannot; None
+        looks whether the environment has SAGIPS_DEVICE_BUFFERS=1.
+        """
         from mpi4py import MPI
 
         comm = (MPI.COMM_WORLD if comm is None else comm).Dup()
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         device = torch.device(device or _pick_device(node.rank))
         node.Free()
-        return cls(comm.rank, comm.size, device, socket.gethostname(), comm, timeout_s)
+        hostname = socket.gethostname()
+        hosts = tuple(comm.allgather(hostname))
+        if device_buffers is None:
+            device_buffers = os.environ.get("SAGIPS_DEVICE_BUFFERS") == "1"
+        if device_buffers:
+            check_device_buffers(comm, device)
+        return cls(comm.rank, comm.size, device, hostname, comm, timeout_s, hosts=hosts, device_buffers=device_buffers)
 
     @classmethod
     def here(cls):
@@ -94,8 +117,9 @@ class World:
         return cls.from_mpi() if under_mpi() else cls.alone()
 
     def name(self, rank):
-        """What errors call a rank: by its number in the whole world."""
-        return f"rank {self.ranks[rank] if self.ranks else rank}"
+        """What messages call a rank: by its number in the whole world, and its host."""
+        rank = self.ranks[rank] if self.ranks else rank
+        return f"rank {rank} on {self.hosts[rank]}" if self.hosts else f"rank {rank}"
 
     def groups(self, size=None):
         """Ranks in groups of `size` consecutive ones, or by node if None: list of tuple.  Collective."""
@@ -118,7 +142,7 @@ class World:
         """
         mine = next((ranks for ranks in parts if self.rank in ranks), None)
         if self.comm is None:
-            return mine and World(0, 1, self.device, self.hostname, None, self.timeout_s)
+            return mine and dataclasses.replace(self, rank=0, size=1)
         # Splitting blocks, but not for long once all ranks are here.
         self.barrier("all ranks to form groups")
         comm = self.comm.Split(mine[0] if mine else _undefined(), self.rank)
@@ -126,19 +150,19 @@ class World:
             return None
         ranks = tuple(self.ranks[rank] if self.ranks else rank for rank in mine)
         whole = self.whole or self
-        return World(comm.rank, comm.size, self.device, self.hostname, comm, self.timeout_s, whole, ranks)
+        return dataclasses.replace(self, rank=comm.rank, size=comm.size, comm=comm, whole=whole, ranks=ranks)
+
+    def is_one_node(self):
+        """Whether all ranks share memory.  Collective."""
+        return len(self.groups()) == 1
 
     def share(self, n_bytes):
-        """`n_bytes` of memory of each rank, seen by all ranks: SharedMemory.  Collective, on one node."""
-        nodes = self.groups()
-        if len(nodes) > 1:
-            raise ValueError(
-                f"These {self.size} ranks are on {len(nodes)} nodes and have no memory in common. Go one-sided "
-                'inside each node, for instance Chain(Within(Ring(mailbox="one-sided")), '
-                'Every(100, Leaders(Ring(payload="weights")))).'
-            )
-        self.barrier("all ranks to share memory")
+        """`n_bytes` of memory of each rank that all see, on one node: SharedMemory.  Collective."""
         return SharedMemory(self, n_bytes)
+
+    def expose(self, n_bytes):
+        """`n_bytes` of memory of each rank that the others can fetch, on any node: RemoteMemory.  Collective."""
+        return RemoteMemory(self, n_bytes)
 
     def close(self):
         """Give back the communicator.  Collective, and harmless when called again."""
@@ -161,8 +185,9 @@ class World:
         ----------
         requests : list of mpi4py.MPI.Request, or callable
             A function without arguments tells whether the wait is over.
-        why : str
-            Whom this rank waits for, for the error's text.
+        why : str, or callable
+            Whom this rank waits for, for the texts of the error and of the report that comes before it; a function
+            without arguments finds out when it is needed.
         timeout_s : float or None
             Longest wait, in seconds; None takes that of the world.
 
@@ -182,18 +207,28 @@ class World:
 
     def _poll(self, requests, why, timeout_s):
         start = time.perf_counter()
-        n_polls = 0
+        n_polls, report_s = 0, self.report_s
         while not self.is_done(requests):
             n_polls += 1
-            now = time.perf_counter()
+            waited_s = time.perf_counter() - start
             self.look_for_failures()
-            if now - start > timeout_s:
-                raise PeerError(self._stall(why, timeout_s))
-            if now - start > _YIELD_S:
+            if waited_s > timeout_s:
+                raise PeerError(
+                    f"{self._waiting(why, timeout_s)} and nothing came: some rank stalled, or left the run. "
+                    "Look at the slowest rank with read_progress(...)."
+                )
+            if waited_s > report_s:
+                _LOG.warning("%s so far; it ends the run after %.0f s.", self._waiting(why, waited_s), timeout_s)
+                report_s = math.inf
+            if waited_s > _YIELD_S:
                 time.sleep(_NAP_S)
             elif n_polls > _SPINS:
                 os.sched_yield()
         return time.perf_counter() - start
+
+    def _waiting(self, why, waited_s):
+        name = self.name(self.rank)
+        return f"{name[0].upper()}{name[1:]} waited {waited_s:.0f} s for {why() if callable(why) else why}"
 
     def barrier(self, why="the other ranks", timeout_s=None):
         """Wait until all ranks are here.  Collective."""
@@ -244,45 +279,6 @@ class World:
         if has_failed:
             rank, text = self.comm.recv(tag=_FAILURE_TAG)
             raise PeerError(f"Stopped because {text}", rank)
-
-    def _stall(self, why, timeout_s):
-        return (
-            f"{self.name(self.rank).capitalize()} on {self.hostname} waited {timeout_s:.0f} s for {why} and nothing "
-            "came: some rank stalled, or left the run. Look at the slowest rank with read_progress(...)."
-        )
-
-
-class SharedMemory:
-    """A window of memory that all ranks of a world see, each rank's own part of it beginning with zeros.  Collective.
-
-    Attributes
-    ----------
-    of_ranks : list of ndarray of uint8
-        The memory of each rank.
-    """
-
-    def __init__(self, world, n_bytes):
-        from mpi4py import MPI
-
-        self._world = world
-        self._window = MPI.Win.Allocate_shared(n_bytes, 1, comm=world.comm)
-        parts = [self._window.Shared_query(rank)[0] for rank in range(world.size)]
-        self.of_ranks = [np.frombuffer(part, dtype=np.uint8, count=n_bytes) for part in parts]
-        self.of_ranks[world.rank][:] = 0
-        self._window.Lock_all(MPI.MODE_NOCHECK)
-        self.fence = self._window.Sync
-        self.fence()
-        world.barrier("all ranks to clear their memory")
-
-    def close(self):
-        """Give the memory back.  Collective, and harmless when called again."""
-        if self._window is not None:
-            # Others may have steps to do still, without this rank, for hours.
-            self._world.barrier("all ranks to leave the shared memory", math.inf)
-            self.of_ranks = self.fence = None
-            self._window.Unlock_all()
-            self._window.Free()
-            self._window = None
 
 
 def _shared_type():

@@ -18,7 +18,11 @@ def environment():
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
-def mpiexec(n_ranks, *arguments, timeout=120, cwd=None):
+# MPICH takes each rank to be on a node of its own, and sends everything through the network.
+APART = {"MPIR_CVAR_NOLOCAL": "1"}
+
+
+def mpiexec(n_ranks, *arguments, timeout=120, cwd=None, env=None):
     """Run `python ARGUMENTS` on some ranks; stdout and stderr come as `.stdout`, together."""
     pytest.importorskip("mpi4py")
     beside = Path(sys.executable).with_name("mpiexec")
@@ -29,7 +33,7 @@ def mpiexec(n_ranks, *arguments, timeout=120, cwd=None):
     process = subprocess.Popen(
         command,
         cwd=cwd or TESTS.parent,
-        env=environment(),
+        env=environment() | (env or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

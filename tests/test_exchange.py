@@ -18,8 +18,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from modes import MODES, numbers
-from mpi_launcher import TESTS, mpiexec
+from modes import MODES, numbers, rounding
+from mpi_launcher import APART, TESTS, mpiexec
 
 from sagips_kit.exchange import Exchange
 from sagips_kit.topology import groups
@@ -27,33 +27,38 @@ from sagips_kit.world import PeerError, World
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("n_ranks", [1, 2, 4, 8])
-def test_contract_under_mpiexec(n_ranks):
+@pytest.mark.parametrize(("n_ranks", "env"), [(1, {}), (2, {}), (4, {}), (8, {}), (4, APART)])
+def test_contract_under_mpiexec(n_ranks, env):
     contract = TESTS / "mpi" / "test_exchange_contract.py"
-    done = mpiexec(n_ranks, "-m", "mpi4py", "-m", "pytest", contract, "-q", "-p", "no:cacheprovider")
+    done = mpiexec(n_ranks, "-m", "mpi4py", "-m", "pytest", contract, "-q", "-p", "no:cacheprovider", env=env)
     assert done.returncode == 0, done.stdout
 
 
-def play(tmp_path, n_ranks, name, how, n_weights):
+def play(tmp_path, n_ranks, name, how, n_weights, env=None):
     """Let rank 1 misbehave: what each rank saw, list of dict."""
-    done = mpiexec(n_ranks, TESTS / "mpi" / "misbehave.py", tmp_path, name, how, n_weights, timeout=60)
+    done = mpiexec(n_ranks, TESTS / "mpi" / "misbehave.py", tmp_path, name, how, n_weights, timeout=60, env=env)
     assert done.returncode == 0, done.stdout
     return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(n_ranks)]
 
 
+_WAITING = "Ring(mailbox='one-sided', max_staleness=0, beyond='wait')"
+
+
 @pytest.mark.mpi
 @pytest.mark.parametrize(
-    ("n_ranks", "name", "n_weights"),
+    ("n_ranks", "name", "n_weights", "env"),
     [
-        (2, "Ring()", 50_000),
-        (3, "Ring()", 1_000_000),
-        (3, "AllReduce()", 10),
-        (4, "Chain(Within(Ring(), size=2), Leaders(Ring(), size=2))", 10),
-        (3, "Ring(mailbox='one-sided', max_staleness=0, beyond='wait')", 10),
+        (3, "Ring()", 50_000, {}),
+        (2, "Ring()", 50_000, APART),
+        (3, "Ring()", 1_000_000, APART),
+        (3, "AllReduce()", 10, {}),
+        (4, "Chain(Within(Ring(), size=2), Leaders(Ring(), size=2))", 10, {}),
+        (3, _WAITING, 10, {}),
+        (3, _WAITING, 10, APART),
     ],
 )
-def test_a_rank_that_raises_ends_the_others_within_seconds(tmp_path, n_ranks, name, n_weights):
-    seen = play(tmp_path, n_ranks, name, "raise", n_weights)
+def test_a_rank_that_raises_ends_the_others_within_seconds(tmp_path, n_ranks, name, n_weights, env):
+    seen = play(tmp_path, n_ranks, name, "raise", n_weights, env)
     assert seen[1]["error"] == "ValueError"
     for other in seen[:1] + seen[2:]:
         assert (other["error"], other["rank"]) == ("PeerError", 1)
@@ -62,30 +67,59 @@ def test_a_rank_that_raises_ends_the_others_within_seconds(tmp_path, n_ranks, na
 
 
 @pytest.mark.mpi
-def test_a_rank_that_stalls_is_waited_for_no_longer_than_the_timeout(tmp_path):
+@pytest.mark.parametrize(
+    ("env", "whom"),
+    [({}, r"rank 1 on \S+, on the same ring,"), (APART, r"rank \d on \S+, before this one on the ring,")],
+)
+def test_a_rank_that_stalls_is_waited_for_no_longer_than_the_timeout(tmp_path, env, whom):
     # With messages so large that they do not leave before somebody receives them.
-    seen = play(tmp_path, 3, "Ring()", "stall", 1_000_000)
-    for rank in seen:
-        assert rank["error"] == "PeerError"
-        assert re.search(r"waited 2 s for rank \d, before this one on the ring, in step 3 and nothing", rank["text"])
-    # Rank 0 or 2 gave up first; the one that stalled learns on its return that they have left.
-    assert None in (seen[0]["rank"], seen[2]["rank"]) and seen[1]["rank"] in (0, 2)
-    assert 1.4 < min(seen[0]["seconds"], seen[2]["seconds"]) < 3.5
+    seen = play(tmp_path, 3, "Ring()", "stall", 1_000_000, env)
+    assert [rank["error"] for rank in seen] == ["PeerError"] * 3
+    # Rank 0 or 2 gave up first; the others, and on its return the one that stalled, learn that it has left.
+    first = [rank for rank in (seen[0], seen[2]) if rank["rank"] is None]
+    assert first and seen[1]["rank"] in (0, 2)
+    for rank in first:
+        assert re.match(rf"Rank \d on \S+ waited 2 s for {whom} in step 3 and nothing came", rank["text"])
+        assert 1.4 < rank["seconds"] < 3.5
 
 
 @pytest.mark.mpi
-def test_a_one_sided_ring_that_waits_says_for_whom(tmp_path):
-    seen = play(tmp_path, 3, "Ring(mailbox='one-sided', max_staleness=0, beyond='wait')", "stall", 10)
-    for other in (seen[0], seen[2]):
-        assert other["error"] == "PeerError"
-        assert "waited 2 s for rank 1, which published step 2 last, in step 3" in other["text"]
+@pytest.mark.parametrize("env", [{}, APART])
+def test_a_one_sided_ring_that_waits_says_for_whom(tmp_path, env):
+    seen = play(tmp_path, 3, _WAITING, "stall", 10, env)
+    first = [rank for rank in (seen[0], seen[2]) if rank["rank"] is None]
+    assert first
+    for rank in first:
+        assert re.search(r"waited 2 s for rank 1 on \S+, which published step 2 last, in step 3", rank["text"])
 
 
 @pytest.mark.mpi
-def test_a_one_sided_ring_goes_on_without_a_rank_that_stalls(tmp_path):
-    seen = play(tmp_path, 3, "Ring(mailbox='one-sided')", "stall", 10)
+@pytest.mark.parametrize("env", [{}, APART])
+def test_a_one_sided_ring_goes_on_without_a_rank_that_pauses(tmp_path, env):
+    seen = play(tmp_path, 3, "Ring(mailbox='one-sided')", "pause", 10, env)
     assert [rank["error"] for rank in seen] == [None] * 3
+    assert [rank["steps"] for rank in seen] == [6] * 3
     assert max(seen[0]["seconds"], seen[2]["seconds"]) < 1
+
+
+@pytest.mark.mpi
+def test_a_one_sided_ring_that_went_on_without_a_rank_says_so_at_the_end(tmp_path):
+    seen = play(tmp_path, 3, "Ring(mailbox='one-sided')", "stall", 10)
+    assert seen[0]["steps"] == seen[2]["steps"] == 6
+    first = [rank for rank in (seen[0], seen[2]) if rank["rank"] is None]
+    assert first
+    for rank in first:
+        assert re.match(r"rank 1 on \S+ did not finish: nothing came from there for 2 s", rank["text"])
+
+
+def test_a_long_wait_is_reported_before_it_ends_the_run(caplog):
+    world = World.alone("cpu")
+    world.comm, world.report_s, world.timeout_s, world.look_for_failures = object(), 0.05, 0.2, lambda: None
+    with pytest.raises(PeerError, match="waited 0 s for rank 3, in step 7 and nothing came"):
+        world.wait(lambda: False, lambda: "rank 3, in step 7")
+    assert [record.getMessage() for record in caplog.records] == [
+        "Rank 0 waited 0 s for rank 3, in step 7 so far; it ends the run after 0 s."
+    ]
 
 
 class _MailOfRank:
@@ -128,6 +162,8 @@ class _MailOfRank:
 class ThreadWorld:
     """What a channel needs of a world."""
 
+    device_buffers = False
+
     def __init__(self, rank, ranks, boxes, random):
         self.rank, self.size, self.ranks, self.boxes, self._random = rank, len(ranks), ranks, boxes, random
         self.comm = _MailOfRank(boxes, rank, ranks)
@@ -137,6 +173,9 @@ class ThreadWorld:
 
     def groups(self, size=None):
         return groups(self.size, size or self.size)
+
+    def is_one_node(self):
+        return False
 
     def part(self, parts):
         mine = next((part for part in parts if self.rank in part), None)
@@ -196,7 +235,7 @@ def test_modes_in_random_interleavings(name, size, n_weights, seed):
         given = [numbers(rank, shape, torch.float64, step) for rank in range(size)]
         for k, play in enumerate(plays):
             for rank, expected in enumerate(play(given, step)):
-                torch.testing.assert_close(results[rank][step][k], expected, rtol=1e-15, atol=0)
+                torch.testing.assert_close(results[rank][step][k], expected, rtol=rounding(name) or 1e-15, atol=0)
 
 
 def test_exchange_is_abstract():
@@ -230,3 +269,28 @@ def test_a_lone_process_never_starts_mpi():
 def test_peer_error_keeps_its_rank_through_pickle():
     error = pickle.loads(pickle.dumps(PeerError("Stopped because rank 3 failed", 3)))
     assert (str(error), error.rank) == ("Stopped because rank 3 failed", 3)
+
+
+_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=_gpu)])
+def test_device_buffers_are_tried_before_they_are_used(device):
+    done = mpiexec(2, TESTS / "mpi" / "device_buffers.py", device)
+    assert done.returncode == 0, done.stdout
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        has_them = re.fullmatch(r"rank \d has them", line)
+        refusal = (
+            rf"Device buffers cannot be used: of rank 0, (its device is '{device}'|its MPI library says|sending GPU)"
+        )
+        assert (has_them and device == "cuda") or re.match(refusal, line)
+
+
+def test_mpi_is_asked_whether_it_reads_gpus():
+    mpi4py = pytest.importorskip("mpi4py")
+    code = "from sagips_kit.device_buffers import mpi_reads_gpus; print(mpi_reads_gpus())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout in ("True\n", "False\n"), (mpi4py.__version__, done.stderr)

@@ -121,7 +121,7 @@ class Channel(ABC):
             raise RuntimeError("An exchange is under way already. Call finish() before the next start(...).")
         self._check(buffer, payload)
         stage = self._stage(buffer, payload)
-        mixing = self.mixing(stage.detach().view(-1).numpy(), step, payload)
+        mixing = self.mixing(stage.detach().view(-1), step, payload)
         self._under_way = [mixing, None, buffer, stage, Mixed()]
         self._advance()
 
@@ -167,8 +167,8 @@ class Channel(ABC):
             )
 
     def _stage(self, buffer, payload):
-        # MPI reads host memory; a GPU's buffer is staged through pinned memory, since GPU-aware MPI cannot be detected.
-        if buffer.device.type == "cpu":
+        # A GPU's buffer goes through pinned host memory, unless the user said that MPI reads the GPU's.
+        if buffer.device.type == "cpu" or self.world.device_buffers:
             return buffer
         if payload not in self._stages:
             self._stages[payload] = torch.empty(buffer.shape, dtype=buffer.dtype, pin_memory=True)
@@ -176,10 +176,20 @@ class Channel(ABC):
 
     @abstractmethod
     def mixing(self, flat, step, payload):
-        """Mix the host array `flat` (number,) in place: a generator that returns Mixed.
+        """Mix `flat`, Tensor (number,), in place: a generator that returns Mixed.
 
         It yields pairs for `World.wait`: requests, or a function that tells whether they are done; and for whom.
         """
+
+    @staticmethod
+    def message(flat):
+        """`flat`, Tensor (number,), as mpi4py takes it: the same memory, with all work on it done."""
+        if flat.dtype == torch.bfloat16:
+            flat = flat.view(torch.int16)  # MPI only carries the bits
+        if flat.device.type == "cpu":
+            return flat.numpy()
+        torch.cuda.current_stream(flat.device).synchronize()
+        return flat
 
     def close(self):
         """Give back what the channel owns.  Collective, and harmless when called again."""

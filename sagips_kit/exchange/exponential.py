@@ -35,10 +35,11 @@ class _ExponentialChannel(MeanChannel):
         self._n_mixed = 0
 
     def mean(self, flat, step):
-        comm, incoming, outgoing = self.world.comm, self.scratch(flat.size, flat.dtype), flat.copy()
+        comm, incoming, outgoing = self.world.comm, self.scratch(flat), self.packed(flat.clone())
         source, dest = exponential_peers(self.world.rank, self.world.size, self._n_mixed)
         self._n_mixed += 1
-        receive, send = comm.Irecv(incoming, source=source, tag=_TAG), comm.Isend(outgoing, dest=dest, tag=_TAG)
+        receive = comm.Irecv(self.message(incoming), source=source, tag=_TAG)
+        send = comm.Isend(self.message(outgoing), dest=dest, tag=_TAG)
         yield [receive, send], f"{self.world.name(source)}, whose turn it is, in step {step}"
         flat += incoming
         flat /= 2

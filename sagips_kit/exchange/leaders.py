@@ -60,7 +60,8 @@ class _LeadersChannel(Channel):
         if self._outer:
             mixed = yield from self._outer.mixing(flat, step, payload)
         if self.exchange.hand_down and self._group.size > 1:
-            yield [self._group.comm.Ibcast(flat)], f"{self._group.name(0)}, the leader of this group, in step {step}"
+            handed = self._group.comm.Ibcast(self.message(flat))
+            yield [handed], f"{self._group.name(0)}, the leader of this group, in step {step}"
             mixed = Mixed(self._n_groups - 1, mixed.staleness)
         return mixed
 

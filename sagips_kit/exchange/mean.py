@@ -6,7 +6,7 @@ A topology inherits `Mean` and says how the mean is formed; this file says of wh
 from abc import abstractmethod
 from typing import Annotated, Literal
 
-import numpy as np
+import torch
 from pydantic import Field
 
 from ..settings import Positive, value
@@ -24,6 +24,9 @@ class Mean(Exchange):
         exchange, whose mean is one step of an outer optimiser, Nesterov's (DiLoCo).
     momentum, outer_rate : float
         Of the outer optimiser, for "updates".
+    precision : {"full", "bfloat16"}
+        Of the numbers in messages; sums are formed in full precision.  "bfloat16" halves the bytes of float32, and
+        leaves the mean with a relative error of up to 0.4 % per rounding.  Inside a node, memory needs no rounding.
 
     References
     ----------
@@ -33,6 +36,7 @@ class Mean(Exchange):
     payload: Literal["gradient", "weights", "updates"] = "gradient"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     outer_rate: Positive = 0.7
+    precision: Literal["full", "bfloat16"] = "full"
 
     def replicas(self, size):
         return (0,) * size
@@ -47,7 +51,7 @@ class MeanChannel(Channel):
     def __init__(self, exchange, world, like):
         super().__init__(exchange, world, like)
         self._start = self._velocity = None
-        self._scratch = np.empty(0)
+        self._scratch = torch.empty(0)
 
     def mixing(self, flat, step, payload):
         if self.world.size == 1 or not self.exchange.carries(payload, step):
@@ -59,16 +63,21 @@ class MeanChannel(Channel):
     def mean(self, flat, step):
         """Replace `flat` by the mean over the ranks of this world: a generator like `mixing`."""
 
-    def scratch(self, n_items, dtype):
-        """Memory for what comes in, the same from step to step."""
-        if self._scratch.size < n_items or self._scratch.dtype != dtype:
-            self._scratch = np.empty(n_items, dtype)
-        return self._scratch[:n_items]
+    def packed(self, flat):
+        """`flat` (number,) as it is sent: itself, or rounded."""
+        return flat.to(torch.bfloat16) if self.exchange.precision == "bfloat16" else flat
+
+    def scratch(self, flat):
+        """Memory for what comes in, as it is sent; the same from step to step."""
+        dtype = torch.bfloat16 if self.exchange.precision == "bfloat16" else flat.dtype
+        if len(self._scratch) != len(flat) or self._scratch.dtype != dtype:
+            self._scratch = torch.empty(len(flat), dtype=dtype, device=flat.device)
+        return self._scratch
 
     def _mean_update(self, flat, step):
         if self._start is None:  # the first outer step has no start in common yet, and makes one
             mixed = yield from self.mean(flat, step)
-            self._start, self._velocity = flat.copy(), np.zeros_like(flat)
+            self._start, self._velocity = flat.clone(), torch.zeros_like(flat)
             return mixed
         momentum, rate = self.exchange.momentum, self.exchange.outer_rate
         flat -= self._start

@@ -2,21 +2,26 @@
 
 Two-sided, a reduce-scatter followed by an all-gather moves 2 (n - 1) messages and twice the buffer's bytes per rank and
 step, however many ranks there are.  Each chunk of the mean is computed once and copied around, so all ranks end with
-the same bits.  One-sided, every rank averages the newest known gradients of all ranks, each with weight 1/n.
+the same bits; ranks of one node do the same sums in memory that all of them see.  One-sided, every rank averages the
+newest known gradients of all ranks, each with weight 1/n.
 """
 
+import math
 import time
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..meeting import Meeting, meeting_bytes
 from ..settings import value
-from ..slots import Slots, slot_bytes
+from ..slots import RemoteSlots, Slots, slot_bytes
 from ..topology import all_gather_steps, chunk_bounds, reduce_scatter_steps, ring_neighbours
+from ..world import PeerError
 from .base import Channel, Mixed
 from .mean import Mean, MeanChannel
 
 _TAG = 1  # any tag would take the notice of a failed rank for a chunk
+_ABANDONED = []
 
 
 @value
@@ -27,12 +32,15 @@ class Ring(Mean):
     ----------
     payload : {"gradient", "weights", "updates"}
     momentum, outer_rate : float
+    precision : {"full", "bfloat16"}
         See `Mean`.
     mailbox : {"two-sided", "one-sided"}
-        "two-sided": messages between neighbours, and the exact mean of this step (ARAR).  "one-sided": the mean of the
-        newest known gradients in a window of shared memory, without waiting for anybody (RMA-ARAR); inside a node only.
+        "two-sided": all ranks take part in every step, and get the exact mean of this step (ARAR).  "one-sided": the
+        mean of the newest known gradients, without waiting for anybody (RMA-ARAR).  Both go through shared memory if
+        all ranks are on one node, else through messages and remote memory access.
     max_staleness : int or None
-        One-sided: age in steps that a gradient may have; None: any.
+        One-sided: age in steps that a gradient may have; None: any.  Steps are each rank's own, so a rank that is
+        always slower than the others falls behind it sooner or later.
     beyond : {"leave out", "wait"}
         One-sided: what to do without a rank whose gradient is older than that, or that has published nothing for the
         world's `timeout_s`: go on with the others, or wait for it, and end with an error after that time.
@@ -54,89 +62,154 @@ class Ring(Mean):
                 f"payload = {self.payload!r} goes around a two-sided ring only: old weights would undo the steps made "
                 f"since. Write Ring(payload={self.payload!r})."
             )
+        if not is_two_sided and self.precision != "full":
+            raise ValueError('precision = "bfloat16" is for messages. Write Ring(precision="bfloat16").')
 
     def open(self, world, like):
-        return (_RingChannel if self.mailbox == "two-sided" else _SlotsChannel)(self, world, like)
+        if self.mailbox == "one-sided":
+            return _SlotsChannel(self, world, like)
+        # Host memory is of no use to who asked for messages between GPUs.
+        if world.size > 1 and not world.device_buffers and world.is_one_node():
+            return _MeetingChannel(self, world, like)
+        return _MessagesChannel(self, world, like)
 
 
-class _RingChannel(MeanChannel):
+class _MessagesChannel(MeanChannel):
     def mean(self, flat, step):
         rank, size = self.world.rank, self.world.size
         before, after = ring_neighbours(rank, size)
         comm, why = self.world.comm, f"{self.world.name(before)}, before this one on the ring, in step {step}"
-        bounds = chunk_bounds(flat.size, size)
-        chunks, incoming = (
-            [array[start:stop] for start, stop in bounds] for array in (flat, self.scratch(flat.size, flat.dtype))
-        )
+        bounds = chunk_bounds(len(flat), size)
+        chunks, incoming = ([whole[start:stop] for start, stop in bounds] for whole in (flat, self.scratch(flat)))
         # All receives are posted ahead, so that no message waits for its receiver's turn on the core.  One tag
         # throughout: messages of one sender arrive in the order they were sent.
         steps = reduce_scatter_steps(rank, size)
-        receives = [comm.Irecv(incoming[added], source=before, tag=_TAG) for _, added in steps]
+        receives = [comm.Irecv(self.message(incoming[added]), source=before, tag=_TAG) for _, added in steps]
         sends = []
         for (sent, added), receive in zip(steps, receives, strict=True):
-            sends.append(comm.Isend(chunks[sent], dest=after, tag=_TAG))
+            sends.append(comm.Isend(self.message(self.packed(chunks[sent])), dest=after, tag=_TAG))
             yield [receive], why
             chunks[added] += incoming[added]
         yield sends, why
         steps = all_gather_steps(rank, size)
-        receives = [comm.Irecv(chunks[received], source=before, tag=_TAG) for _, received in steps]
+        receives = [comm.Irecv(self.message(incoming[received]), source=before, tag=_TAG) for _, received in steps]
+        own = steps[0][0]
+        chunks[own].copy_(outgoing := self.packed(chunks[own]))
         sends = []
-        for (sent, _), receive in zip(steps, receives, strict=True):
-            sends.append(comm.Isend(chunks[sent], dest=after, tag=_TAG))
+        for (_, received), receive in zip(steps, receives, strict=True):
+            sends.append(comm.Isend(self.message(outgoing), dest=after, tag=_TAG))
             yield [receive], why
+            chunks[received].copy_(outgoing := incoming[received])
         yield sends, why
         flat /= size
         return Mixed(received=size - 1)
 
 
+class _MeetingChannel(MeanChannel):
+    _memory = None
+
+    def mean(self, flat, step):
+        flat, size = flat.numpy(), self.world.size
+        if self._memory is None:  # weights are more numbers than the gradient that the channel was opened with
+            self._memory = self.world.share(meeting_bytes(flat.size, flat.dtype))
+            self._meeting = Meeting(self._memory, self.world.rank, size, flat.size, flat.dtype)
+        meeting = self._meeting
+
+        def why():
+            return f"{', '.join(map(self.world.name, meeting.late()))}, on the same ring, in step {step}"
+
+        meeting.bring(flat)
+        yield meeting.all_brought, why
+        meeting.add_up()
+        yield meeting.all_added, why
+        meeting.collect(flat)
+        flat /= size
+        return Mixed(received=size - 1)
+
+    def close(self):
+        if self._memory is not None:
+            self._memory.close()
+        self.abandon()
+
+    def abandon(self):
+        self._memory = self._meeting = None
+
+
 class _SlotsChannel(Channel):
+    _memory = None
+
     def __init__(self, exchange, world, like):
         super().__init__(exchange, world, like)
-        self._memory = None
         if world.size > 1:
-            dtype = like.detach().cpu().numpy().dtype
-            self._memory = world.share(slot_bytes(like.numel(), dtype))
-            self._slots = Slots(self._memory.of_ranks, self._memory.fence, world.rank, like.numel(), dtype)
+            dtype = self.message(like.detach().cpu().view(-1)).dtype
+            n_bytes = slot_bytes(like.numel(), dtype)
+            is_one_node = world.is_one_node()
+            self._memory = world.share(n_bytes) if is_one_node else world.expose(n_bytes)
+            self._slots = (Slots if is_one_node else RemoteSlots)(
+                self._memory, world.rank, world.size, like.numel(), dtype
+            )
             self._seen = [(0, time.perf_counter())] * world.size
 
     def mixing(self, flat, step, payload):
         if self._memory is None or payload != "gradient":
             return Mixed()
+        host = flat.cpu()
         self.world.look_for_failures()
-        self._slots.publish(flat, step)
+        self._slots.publish(host.numpy(), step)
+        self._slots.look()
         origins = []
         for origin in range(self.world.size):
             if self.exchange.beyond == "wait" and not self._is_usable(origin, step):
-                last = self._slots.newest(origin)
-                why = f"{self.world.name(origin)}, which published step {last} last, in step {step}"
-                yield (lambda origin=origin: self._is_usable(origin, step)), why
+                yield (lambda origin=origin: self._is_usable(origin, step)), self._why(origin, step)
             if origin == self.world.rank or self._is_known(origin, step):
                 origins.append(origin)
-        steps = self._slots.mean(origins, flat)
+        steps = self._slots.mean(origins, host.numpy())
+        if host is not flat:
+            flat.copy_(host)
         return Mixed(received=len(origins) - 1, staleness=max(0, step - min(steps)))
+
+    def _why(self, origin, step):
+        last = self._slots.newest(origin)
+        return f"{self.world.name(origin)}, which published step {last} last, in step {step}"
 
     def _is_usable(self, origin, step):
         """Whether there is nothing to wait for: its gradient is young enough, or it has left for good."""
+        self._slots.look()
         return self._slots.has_left(origin) or self._is_known(origin, step)
 
     def _is_known(self, origin, step):
         newest = self._slots.newest(origin)
         limit = self.exchange.max_staleness
-        return newest is not None and (limit is None or step - newest <= limit) and not self._is_stalled(origin)
+        return newest is not None and (limit is None or step - newest <= limit) and not self._is_silent(origin)
 
-    def _is_stalled(self, origin):
+    def _is_silent(self, origin):
         count, now = self._slots.count(origin), time.perf_counter()
         if count != self._seen[origin][0]:
             self._seen[origin] = count, now
         return now - self._seen[origin][1] > self.world.timeout_s
 
+    def _have_all_left(self):
+        """Whether no rank has steps to do still; those that have may take hours, but not in silence."""
+        self._slots.look()
+        staying = [origin for origin in range(self.world.size) if not self._slots.has_left(origin)]
+        silent = [self.world.name(origin) for origin in staying if self._is_silent(origin)]
+        if silent:
+            raise PeerError(
+                f"{', '.join(silent)} did not finish: nothing came from there for {self.world.timeout_s:.0f} s. "
+                "The others went on without, and have finished."
+            )
+        return not staying
+
     def close(self):
         if self._memory is not None:
             self._slots.leave()
+            self.world.wait(self._have_all_left, "all ranks to finish their steps", math.inf)
+            self.world.wait(self._slots.under_way(), "the last fetched gradients")
             self._memory.close()
             self._memory = self._slots = None
 
     def abandon(self):
         if self._memory is not None:
             self._slots.leave()
+            _ABANDONED.append(self._slots)  # others may fetch from it still, and it from them
         self._memory = None

@@ -1,6 +1,6 @@
 """Rank 1 misbehaves in an exchange, and every rank writes down what it saw.
 
-Arguments: folder for the ranks' files, the exchange, "raise" or "stall", number of weights.
+Arguments: folder for the ranks' files, the exchange, "raise", "stall" or "pause", number of weights.
 """
 
 import json
@@ -17,7 +17,7 @@ from sagips_kit.world import World
 def main(folder, name, how, n_weights):
     world = World.from_mpi(timeout_s=1.5 if how == "stall" else 60)
     buffer = torch.ones(1, int(n_weights))
-    seen = {"error": None}
+    seen = {"error": None, "steps": 0}
     try:
         with eval(name, vars(exchange)).open(world, buffer) as channel:
             for step in range(6):
@@ -25,10 +25,11 @@ def main(folder, name, how, n_weights):
                 if step == 3 and world.rank == 1:
                     misbehave(how)
                 channel.mix_(buffer, step)
+                seen["steps"] += 1
             seen["seconds"] = time.perf_counter() - start
     except (RuntimeError, ValueError) as error:
         world.announce_failure(error)
-        seen = {"error": type(error).__name__, "rank": getattr(error, "rank", None), "text": str(error)}
+        seen |= {"error": type(error).__name__, "rank": getattr(error, "rank", None), "text": str(error)}
         seen["seconds"] = time.perf_counter() - start
     Path(folder, f"{world.rank}.json").write_text(json.dumps(seen))
 
