@@ -27,6 +27,7 @@ _HOMES = {
     "FlatGradient": "flat",
     "FlatWeights": "flat",
     "World": "world",
+    "tune_exchange": "tune",
     "fit_likelihood": "likelihood",
     "prepare": "launch",
     "run": "launch",

@@ -30,6 +30,10 @@ def _parser():
     run.add_argument("--store", help="write here instead of the spec's store")
     run.add_argument("--overwrite", action="store_true", help="replace a run that is there already")
     run.set_defaults(command=_run)
+    tune = commands.add_parser("tune", help="try modes of exchange for a spec, on the ranks of this mpiexec")
+    tune.add_argument("spec", help="JSON file; `sagips spec` writes one")
+    tune.add_argument("--seconds", type=float, default=2.0, help="for each mode (default 2)")
+    tune.set_defaults(command=_tune)
     info = commands.add_parser("info", help="show what a store holds: run, progress, estimates")
     info.add_argument("store")
     info.set_defaults(command=_info)
@@ -60,6 +64,19 @@ def _run(options):
     if world.rank == 0:
         print(f"{result['steps']} steps on {world.size} ranks in {result['elapsed_s']:.0f} s: {spec.store}")
         _print_summary(spec.store)
+
+
+def _tune(options):
+    from .spec import RunSpec
+    from .tune import tune_run
+    from .world import World
+
+    world = World.here()
+    with world.rank_0_first("rank 0 to read the spec"):
+        spec = RunSpec.from_file(options.spec)
+    tuning = tune_run(spec, world, options.seconds)
+    if world.rank == 0:
+        print(tuning)
 
 
 def _info(options):

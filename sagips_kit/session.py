@@ -149,6 +149,21 @@ class Session:
         launch.prepare(spec, n_ranks=self.n)
         return RunHandle(Path(spec.store).absolute(), self._start(launch.run_rank, spec), self._facts, self._engines)
 
+    def tune(self, spec, seconds=2.0):
+        """Try modes of exchange for the generators of `spec` on the engines: `Tuning`; waits for it.
+
+        Parameters
+        ----------
+        spec : RunSpec
+            Its own exchange does not matter.
+        seconds : float
+            For each mode.
+        """
+        self._check_idle()
+        from .tune import tune_run
+
+        return self._start(tune_run, spec, None, seconds)[0].get()
+
     def _start(self, function, *args):
         import cloudpickle
 

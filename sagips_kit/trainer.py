@@ -88,6 +88,11 @@ class Trainer:
         """The draws of each chain, ndarray (member, draw, parameter); NaN before the last part of the run."""
         return self._draws.values
 
+    @property
+    def n_weights(self):
+        """Length of the gradient that is exchanged: the weights of all members' generators."""
+        return self._flat.buffer.numel()
+
     def iterate(self, n_steps=None):
         """Train for `n_steps` more steps (None: to the end) and yield a Record every `record_every`, and at the end."""
         last = self.n_steps if n_steps is None else min(self.n_steps, self.step + n_steps)

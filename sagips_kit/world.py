@@ -217,7 +217,7 @@ class World:
                     f"{self._waiting(why, timeout_s)} and nothing came: some rank stalled, or left the run. "
                     "Look at the slowest rank with read_progress(...)."
                 )
-            if waited_s > report_s:
+            if report_s < waited_s < timeout_s < math.inf:
                 _LOG.warning("%s so far; it ends the run after %.0f s.", self._waiting(why, waited_s), timeout_s)
                 report_s = math.inf
             if waited_s > _YIELD_S:

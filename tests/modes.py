@@ -83,11 +83,12 @@ MODES = {
         every(3, leaders(mean, 2, hand_down=False), within(mean, 2)),
         nothing,
     ),
-    "one-sided": (Ring(mailbox="one-sided"), mean, nothing),
-    "one-sided, waiting": (Ring(mailbox="one-sided", max_staleness=0, beyond="wait"), mean, nothing),
+    "one-sided": (Ring(mailbox="one-sided"), nothing, mean),
+    "one-sided, waiting": (Ring(mailbox="one-sided", max_staleness=0, beyond="wait"), nothing, mean),
+    "one-sided gradients": (Ring(mailbox="one-sided", payload="gradient"), mean, nothing),
     "one-sided, grouped": (
         Chain(
-            Within(Ring(mailbox="one-sided", max_staleness=5), size=2),
+            Within(Ring(mailbox="one-sided", payload="gradient", max_staleness=5), size=2),
             Every(3, Leaders(Ring(payload="updates", momentum=0.5), size=2)),
         ),
         within(mean, 2),

@@ -22,7 +22,7 @@ FLOORS = {
     2: {"world", "problem", "gan", "flat", "slots", "meeting", "data", "record"},
     3: {"exchange", "problems", "store", "likelihood", "features"},
     4: {"spec", "trainer", "template"},
-    5: {"launch", "handle", "analysis"},
+    5: {"launch", "handle", "analysis", "tune"},
     6: {"session", "plot", "cli"},
     7: {"cluster", "__main__"},
 }

@@ -41,7 +41,7 @@ def play(tmp_path, n_ranks, name, how, n_weights, env=None):
     return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(n_ranks)]
 
 
-_WAITING = "Ring(mailbox='one-sided', max_staleness=0, beyond='wait')"
+_WAITING = "Ring(mailbox='one-sided', payload='gradient', max_staleness=0, beyond='wait')"
 
 
 @pytest.mark.mpi
@@ -96,7 +96,7 @@ def test_a_one_sided_ring_that_waits_says_for_whom(tmp_path, env):
 @pytest.mark.mpi
 @pytest.mark.parametrize("env", [{}, APART])
 def test_a_one_sided_ring_goes_on_without_a_rank_that_pauses(tmp_path, env):
-    seen = play(tmp_path, 3, "Ring(mailbox='one-sided')", "pause", 10, env)
+    seen = play(tmp_path, 3, "Ring(mailbox='one-sided', payload='gradient')", "pause", 10, env)
     assert [rank["error"] for rank in seen] == [None] * 3
     assert [rank["steps"] for rank in seen] == [6] * 3
     assert max(seen[0]["seconds"], seen[2]["seconds"]) < 1
@@ -104,7 +104,7 @@ def test_a_one_sided_ring_goes_on_without_a_rank_that_pauses(tmp_path, env):
 
 @pytest.mark.mpi
 def test_a_one_sided_ring_that_went_on_without_a_rank_says_so_at_the_end(tmp_path):
-    seen = play(tmp_path, 3, "Ring(mailbox='one-sided')", "stall", 10)
+    seen = play(tmp_path, 3, "Ring(mailbox='one-sided', payload='gradient')", "stall", 10)
     assert seen[0]["steps"] == seen[2]["steps"] == 6
     first = [rank for rank in (seen[0], seen[2]) if rank["rank"] is None]
     assert first

@@ -65,7 +65,9 @@ def make_slots(size, n_items=6):
 @given(size=st.integers(2, 6), order=st.lists(st.integers(0, 5), max_size=40), limit=st.none() | st.integers(0, 3))
 def test_each_rank_gets_the_mean_of_the_newest_gradients_in_any_order(size, order, limit):
     shape, dtype = (2, 5), torch.float64
-    channels = open_channels(Ring(mailbox="one-sided", max_staleness=limit), size, torch.empty(shape, dtype=dtype))
+    channels = open_channels(
+        Ring(mailbox="one-sided", payload="gradient", max_staleness=limit), size, torch.empty(shape, dtype=dtype)
+    )
     newest, steps = {}, [0] * size
     for rank in (pick % size for pick in order):
         step = steps[rank]
@@ -81,8 +83,29 @@ def test_each_rank_gets_the_mean_of_the_newest_gradients_in_any_order(size, orde
         steps[rank] += 1
 
 
+@settings(max_examples=60)
+@given(size=st.integers(2, 5), order=st.lists(st.integers(0, 4), max_size=30), seed=st.integers(0, 99))
+def test_every_update_counts_once_and_all_ranks_end_at_one_place(size, order, seed):
+    rng = np.random.default_rng(seed)
+    channels = open_channels(Ring(mailbox="one-sided"), size, torch.empty(1, 6))
+    start = torch.as_tensor(rng.normal(size=(1, 6)))
+    weights, total, steps = [start.clone() for _ in range(size)], torch.zeros(1, 6, dtype=torch.float64), [0] * size
+    # Each rank updates its weights at least once, and looks once more when all are through.
+    for rank in [*range(size), *(pick % size for pick in order)]:
+        update = torch.as_tensor(rng.normal(size=(1, 6)))
+        weights[rank] += update
+        total += update / size
+        channels[rank].mix_weights_(weights[rank], steps[rank])
+        steps[rank] += 1
+        if rng.random() < 0.1 and steps[rank] > 1:
+            channels[rank]._slots.leave()  # what it did still counts
+    for channel, one, step in zip(channels, weights, steps, strict=True):
+        channel.mix_weights_(one, step)
+        torch.testing.assert_close(one, start + total, rtol=0, atol=1e-12)
+
+
 def test_a_rank_that_has_left_is_left_out():
-    channels = open_channels(Ring(mailbox="one-sided"), 3, torch.empty(1, 4))
+    channels = open_channels(Ring(mailbox="one-sided", payload="gradient"), 3, torch.empty(1, 4))
     for rank, channel in enumerate(channels):
         channel.mix_(torch.full((1, 4), float(rank)), 0)
     channels[2].close()
@@ -93,7 +116,7 @@ def test_a_rank_that_has_left_is_left_out():
 
 
 def test_a_silent_rank_is_left_out_after_the_timeout():
-    channels = open_channels(Ring(mailbox="one-sided"), 2, torch.empty(1, 4))
+    channels = open_channels(Ring(mailbox="one-sided", payload="gradient"), 2, torch.empty(1, 4))
     for channel in channels:
         channel.mix_(torch.ones(1, 4), 0)
     assert channels[0].mix_(torch.ones(1, 4), 1).received == 1
@@ -223,7 +246,10 @@ def test_no_torn_read_under_load(tmp_path, kind, env):
     ("fields", "text"),
     [
         ({"max_staleness": 3}, r'max_staleness and beyond are for Ring\(mailbox="one-sided"\)'),
-        ({"mailbox": "one-sided", "payload": "weights"}, r"Write Ring\(payload='weights'\)"),
+        ({"mailbox": "one-sided", "payload": "weights"}, r'Write Ring\(payload="weights"\), or Ring\(mailbox'),
+        ({"mailbox": "one-sided", "max_staleness": 3}, "updates are never left out"),
+        ({"mailbox": "one-sided", "momentum": 0.5}, "momentum and outer_rate are for two-sided updates"),
+        ({"mailbox": "one-sided", "precision": "bfloat16"}, "is for messages"),
         ({"mailbox": "pigeon"}, "mailbox = 'pigeon': should be 'two-sided' or 'one-sided'"),
     ],
 )

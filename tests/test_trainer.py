@@ -296,7 +296,7 @@ def test_independent_ranks_stay_different(trained):
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("name", ["Independent", "AllReduce", "Ring"])
+@pytest.mark.parametrize("name", ["Independent", "AllReduce", "Ring", "one-sided", "exponential"])
 def test_closure_every_exchange_finds_the_exact_answer(trained, name):
     events = Gaussian().observed(2000, np.random.default_rng(0))
     for draws in trained[f"{name} long draws"]:

@@ -41,8 +41,13 @@ class Mean(Exchange):
     def replicas(self, size):
         return (0,) * size
 
+    @property
+    def carried(self):
+        """The payload that is meant."""
+        return self.payload
+
     def carries(self, payload, step):
-        return payload == ("gradient" if self.payload == "gradient" else "weights")
+        return payload == ("gradient" if self.carried == "gradient" else "weights")
 
 
 class MeanChannel(Channel):
@@ -56,7 +61,7 @@ class MeanChannel(Channel):
     def mixing(self, flat, step, payload):
         if self.world.size == 1 or not self.exchange.carries(payload, step):
             return Mixed()
-        mix = self._mean_update if self.exchange.payload == "updates" else self.mean
+        mix = self._mean_update if self.exchange.carried == "updates" else self.mean
         return (yield from mix(flat, step))
 
     @abstractmethod

@@ -3,13 +3,18 @@
 Two-sided, a reduce-scatter followed by an all-gather moves 2 (n - 1) messages and twice the buffer's bytes per rank and
 step, however many ranks there are.  Each chunk of the mean is computed once and copied around, so all ranks end with
 the same bits; ranks of one node do the same sums in memory that all of them see.  One-sided, every rank averages the
-newest known gradients of all ranks, each with weight 1/n.
+newest that it knows of all ranks, each with weight 1/n.
+
+One-sided ranks that mix gradients, as published, add much the same to weights that differ by how far each has got: so
+they stay different, and none need be where the mean gradient vanishes.  One-sided updates cannot drift apart: each rank
+has a position, moved by its own updates alone, and all work at the mean of the newest positions.
 """
 
 import math
 import time
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
 from ..meeting import Meeting, meeting_bytes
@@ -30,22 +35,25 @@ class Ring(Mean):
 
     Parameters
     ----------
-    payload : {"gradient", "weights", "updates"}
+    payload : {"gradient", "weights", "updates"} or None
+        None: gradients if two-sided, updates if one-sided.
     momentum, outer_rate : float
     precision : {"full", "bfloat16"}
         See `Mean`.
     mailbox : {"two-sided", "one-sided"}
         "two-sided": all ranks take part in every step, and get the exact mean of this step (ARAR).  "one-sided": the
-        mean of the newest known gradients, without waiting for anybody (RMA-ARAR).  Both go through shared memory if
-        all ranks are on one node, else through messages and remote memory access.
+        mean of the newest known positions, or gradients (RMA-ARAR), without waiting for anybody.  Both go through
+        shared memory if all ranks are on one node, else through messages and remote memory access.
     max_staleness : int or None
-        One-sided: age in steps that a gradient may have; None: any.  Steps are each rank's own, so a rank that is
+        One-sided: age in steps that a contribution may have; None: any.  Steps are each rank's own, so a rank that is
         always slower than the others falls behind it sooner or later.
     beyond : {"leave out", "wait"}
-        One-sided: what to do without a rank whose gradient is older than that, or that has published nothing for the
-        world's `timeout_s`: go on with the others, or wait for it, and end with an error after that time.
+        One-sided: what to do without a rank whose contribution is older than that, or that has published nothing for
+        the world's `timeout_s`: go on with the others, or wait for it, and end with an error after that time.  Updates
+        that were made once are never left out.
     """
 
+    payload: Literal["gradient", "weights", "updates"] | None = None
     mailbox: Literal["two-sided", "one-sided"] = "two-sided"
     max_staleness: Annotated[int, Field(ge=0)] | None = None
     beyond: Literal["leave out", "wait"] = "leave out"
@@ -57,13 +65,21 @@ class Ring(Mean):
                 'max_staleness and beyond are for Ring(mailbox="one-sided"): '
                 "a two-sided ring mixes gradients of one step."
             )
-        if not is_two_sided and self.payload != "gradient":
+        if not is_two_sided and self.payload == "weights":
             raise ValueError(
-                f"payload = {self.payload!r} goes around a two-sided ring only: old weights would undo the steps made "
-                f"since. Write Ring(payload={self.payload!r})."
+                'payload = "weights" goes around a two-sided ring only: old weights would undo the steps made since. '
+                'Write Ring(payload="weights"), or Ring(mailbox="one-sided").'
             )
+        if not is_two_sided and (self.momentum, self.outer_rate) != (Ring.momentum, Ring.outer_rate):
+            raise ValueError("momentum and outer_rate are for two-sided updates: one-sided, every update counts once.")
+        if self.carried == "updates" and self.max_staleness is not None and self.beyond == "leave out":
+            raise ValueError('updates are never left out. Write beyond="wait", or leave max_staleness away.')
         if not is_two_sided and self.precision != "full":
             raise ValueError('precision = "bfloat16" is for messages. Write Ring(precision="bfloat16").')
+
+    @property
+    def carried(self):
+        return self.payload or ("gradient" if self.mailbox == "two-sided" else "updates")
 
     def open(self, world, like):
         if self.mailbox == "one-sided":
@@ -136,44 +152,60 @@ class _MeetingChannel(MeanChannel):
 
 
 class _SlotsChannel(Channel):
-    _memory = None
-
-    def __init__(self, exchange, world, like):
-        super().__init__(exchange, world, like)
-        if world.size > 1:
-            dtype = self.message(like.detach().cpu().view(-1)).dtype
-            n_bytes = slot_bytes(like.numel(), dtype)
-            is_one_node = world.is_one_node()
-            self._memory = world.share(n_bytes) if is_one_node else world.expose(n_bytes)
-            self._slots = (Slots if is_one_node else RemoteSlots)(
-                self._memory, world.rank, world.size, like.numel(), dtype
-            )
-            self._seen = [(0, time.perf_counter())] * world.size
+    _memory = _slots = _position = _mean = None
 
     def mixing(self, flat, step, payload):
-        if self._memory is None or payload != "gradient":
+        if self.world.size == 1 or not self.exchange.carries(payload, step):
             return Mixed()
         host = flat.cpu()
+        own = host.numpy()
+        if self._slots is None:
+            self._open_slots(own)
         self.world.look_for_failures()
-        self._slots.publish(host.numpy(), step)
+        self._slots.publish(self._moved(own), step)
         self._slots.look()
         origins = []
         for origin in range(self.world.size):
             if self.exchange.beyond == "wait" and not self._is_usable(origin, step):
                 yield (lambda origin=origin: self._is_usable(origin, step)), self._why(origin, step)
-            if origin == self.world.rank or self._is_known(origin, step):
+            if origin == self.world.rank or self._is_counted(origin, step):
                 origins.append(origin)
-        steps = self._slots.mean(origins, host.numpy())
+        steps = self._slots.mean(origins, own)
+        if self._position is not None:
+            np.copyto(self._mean, own)
         if host is not flat:
             flat.copy_(host)
         return Mixed(received=len(origins) - 1, staleness=max(0, step - min(steps)))
+
+    def _open_slots(self, own):
+        world = self.world
+        is_one_node, n_bytes = world.is_one_node(), slot_bytes(own.size, own.dtype)
+        self._memory = (world.share if is_one_node else world.expose)(n_bytes)
+        kind = Slots if is_one_node else RemoteSlots
+        self._slots = kind(self._memory, world.rank, world.size, own.size, own.dtype)
+        self._seen = [(0, time.perf_counter())] * world.size
+        if self.exchange.carried == "updates":
+            # All begin with the same weights, so that it does not matter that these hold the first update already.
+            self._position, self._mean = own.copy(), own.copy()
+
+    def _moved(self, own):
+        """What this rank publishes: its gradient, or its position, moved by what it did since the last mean."""
+        if self._position is None:
+            return own
+        self._position += own - self._mean
+        return self._position
+
+    def _is_counted(self, origin, step):
+        if self._position is not None:
+            return self._slots.count(origin) > 0
+        return self._is_known(origin, step)
 
     def _why(self, origin, step):
         last = self._slots.newest(origin)
         return f"{self.world.name(origin)}, which published step {last} last, in step {step}"
 
     def _is_usable(self, origin, step):
-        """Whether there is nothing to wait for: its gradient is young enough, or it has left for good."""
+        """Whether there is nothing to wait for: it has published lately, or has left for good."""
         self._slots.look()
         return self._slots.has_left(origin) or self._is_known(origin, step)
 
@@ -206,7 +238,7 @@ class _SlotsChannel(Channel):
             self.world.wait(self._have_all_left, "all ranks to finish their steps", math.inf)
             self.world.wait(self._slots.under_way(), "the last fetched gradients")
             self._memory.close()
-            self._memory = self._slots = None
+            self._memory = None
 
     def abandon(self):
         if self._memory is not None:

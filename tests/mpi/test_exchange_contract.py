@@ -222,6 +222,11 @@ class TestOneSidedWaiting(ExchangeContract):
     is_exact = False
 
 
+class TestOneSidedGradients(ExchangeContract):
+    mode = "one-sided gradients"
+    is_exact = False
+
+
 class TestOneSidedGrouped(ExchangeContract):
     mode = "one-sided, grouped"
     is_exact = False

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gaussian import QUICK, Gaussian
 
-from sagips_kit import AllReduce, FlatGradient, Independent, Ring, Trainer
+from sagips_kit import AllReduce, Exponential, FlatGradient, Independent, Ring, Trainer
 from sagips_kit.world import World
 
 
@@ -19,11 +19,14 @@ def main(folder):
     world.timeout_s = 60.0
     events = Gaussian().observed(2000, np.random.default_rng(0))
     found = {}
-    for exchange in (Independent(), AllReduce(), Ring()):
-        name = type(exchange).__name__
+    exchanges = {"Independent": Independent(), "AllReduce": AllReduce(), "Ring": Ring()}
+    for name, exchange in exchanges.items():
         found |= {f"{name} short {key}": item for key, item in train(events, 30, world, exchange).items()}
         found |= {f"{name} long {key}": item for key, item in train(events, 400, world, exchange).items()}
         found[f"{name} own loop"] = own_loop(events, world, exchange)
+    uneven = {"one-sided": Ring(mailbox="one-sided"), "exponential": Exponential()}
+    for name, exchange in uneven.items():
+        found |= {f"{name} long {key}": item for key, item in train(events, 400, world, exchange).items()}
     np.savez(Path(folder, f"{world.rank}.npz"), **found)
 
 

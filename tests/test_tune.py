@@ -1,0 +1,92 @@
+"""Trying modes of exchange on the ranks at hand: what is measured, and what is recommended."""
+
+import dataclasses
+import time
+
+import pytest
+from gaussian import QUICK, Gaussian
+from mpi_launcher import mpiexec
+
+from sagips_kit import Independent, Ring, RunSpec, World, tune_exchange
+from sagips_kit.cli import main
+from sagips_kit.exchange.base import Channel, Mixed
+from sagips_kit.settings import value
+from sagips_kit.tune import Trial, recommended, usual_modes
+
+
+@value
+class Sleepy(Independent):
+    """An exchange that takes its time."""
+
+    seconds: float = 0.01
+
+    def open(self, world, like):
+        return _SleepyChannel(self, world, like)
+
+
+class _SleepyChannel(Channel):
+    def mixing(self, flat, step, payload):
+        time.sleep(self.exchange.seconds)
+        return Mixed(staleness=step)
+        yield
+
+
+@pytest.fixture
+def path(tmp_path):
+    settings = dataclasses.replace(QUICK, n_events=64)
+    spec = RunSpec(problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=settings, n_steps=20)
+    path = tmp_path / "spec.json"
+    path.write_text(spec.to_json())
+    return path
+
+
+def test_a_mode_that_costs_too_much_is_not_recommended():
+    slow, fast = Sleepy(seconds=0.02), Sleepy(seconds=0.0)
+    tuning = tune_exchange(World.alone("cpu"), 10, step_s=0.005, seconds=0.1, modes=[slow, fast])
+    assert tuning.best == fast
+    first, second = tuning.trials
+    assert first.rate < 0.5 < second.rate
+    assert first.staleness == 20
+    assert f"recommended: exchange={fast!r}" in str(tuning)
+    assert [line[0] for line in str(tuning).splitlines()[2:4]] == [" ", "*"]
+
+
+def test_the_preferred_one_of_equals_is_recommended():
+    rates = {"ring": 0.9, "all-reduce": 0.96, "one-sided": 1.0}
+    trials = [Trial(exchange=name, rate=rate, waited_s=0.0, staleness=0) for name, rate in rates.items()]
+    assert recommended(trials) == "all-reduce"
+
+
+@pytest.mark.parametrize("wrong", [{"n_weights": 0}, {"step_s": -1.0}, {"seconds": float("nan")}])
+def test_numbers_that_cannot_be_are_refused(wrong):
+    name, number = next(iter(wrong.items()))
+    with pytest.raises(ValueError, match=rf"tune_exchange: {name} = {number!r} should be larger than 0"):
+        tune_exchange(World.alone("cpu"), **({"n_weights": 10, "step_s": 0.01, "seconds": 0.1} | wrong))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "is_grouped"),
+    [([(0, 1, 2, 3)], False), ([(0, 1), (2, 3)], True), ([(0, 2), (1, 3)], False), ([(0, 1, 2), (3,)], False)],
+)
+def test_groups_are_tried_where_nodes_make_equal_ones(nodes, is_grouped):
+    world = World.alone("cpu")
+    world.size, world.groups = 4, lambda size=None: nodes
+    modes = usual_modes(world)
+    assert modes[0] == Ring() and modes[-1] == Ring(mailbox="one-sided")
+    assert any("Within" in repr(mode) for mode in modes) == is_grouped
+
+
+def test_a_rank_alone_has_no_choice(path, capsys):
+    assert main(["tune", str(path), "--seconds", "0.1"]) == 0
+    assert capsys.readouterr().out.endswith("recommended: exchange=Independent()\n")
+
+
+@pytest.mark.mpi
+def test_ranks_of_mpiexec_print_one_table(path):
+    done = mpiexec(2, "-m", "mpi4py", "-m", "sagips_kit", "tune", path, "--seconds", 0.2)
+    assert done.returncode == 0, done.stdout
+    head, columns, *rows, last = done.stdout.splitlines()
+    assert head.startswith("2 ranks, ") and columns.split() == ["rate", "waits", "(ms)", "staleness", "exchange"]
+    tried = [row.split(maxsplit=3)[3] for row in rows]
+    assert tried == ["Ring()", "AllReduce()", "Hypercube()", "Ring(mailbox='one-sided')"]
+    assert last.removeprefix("recommended: exchange=") in tried
