@@ -3,8 +3,9 @@
     python benchmarks/exchange.py                 # 2, 4 and 8 ranks; writes benchmarks/results/exchange.json
     python benchmarks/exchange.py --ranks 4 --seconds 2
 
-Starts mpiexec itself.  Modes take turns in short blocks, so that all see the same load of the machine; the figure is
-the median over blocks, of the slowest rank's mean time per exchange.
+Starts mpiexec itself: first with all ranks on one node, as they are, then as if each were on a node of its own (TCP on
+the loopback device; MPICH only).  Modes take turns in short blocks, so that all see the same load of the machine; the
+figure is the median over blocks, of the slowest rank's mean time per exchange.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ranks import start_ranks
+from ranks import APART, start_ranks
 
 from sagips_kit import exchange as kit
 from sagips_kit.world import World
@@ -24,18 +25,19 @@ from sagips_kit.world import World
 N_WEIGHTS = 51_206  # of the paper's generator
 # Its layers, 6 -> 4 x 128 -> 6: weights and biases.
 TENSORS = [6 * 128, 128, *[128 * 128, 128] * 3, 128 * 6, 6]
+N_BLOCKS = 4  # at least, of which the first warms up
 HERE = Path(__file__).parent
+ONE_SIDED = ('Ring(mailbox="one-sided")', 'Ring(mailbox="one-sided", payload="gradient")')
 
 MODES = {
     "AllReduce()": kit.AllReduce(),
     "Ring()": kit.Ring(),
-    'Ring(mailbox="one-sided")': kit.Ring(mailbox="one-sided"),
+    **{name: eval(name, vars(kit)) for name in ONE_SIDED},
     "Within(Ring(), size=2)": kit.Within(kit.Ring(), size=2),
     "hierarchical": kit.Chain(kit.Within(kit.Ring(), size=2), kit.Leaders(kit.Ring(), size=2)),
+    "Hypercube()": kit.Hypercube(),
+    "Exponential()": kit.Exponential(),
 }
-for _name in ("Hypercube", "Exponential"):
-    if hasattr(kit, _name):
-        MODES[f"{_name}()"] = getattr(kit, _name)()
 
 
 def fused_allreduce(world, flat):
@@ -86,7 +88,7 @@ def measure_costs(world, seconds):
     blocks, step, end = {}, 0, time.perf_counter() + seconds
     with contextlib.ExitStack() as stack:
         modes = contestants(world, flat, stack)
-        while world.comm.bcast(time.perf_counter() < end):
+        while len(blocks.get("Ring()", ())) < N_BLOCKS or world.comm.bcast(time.perf_counter() < end):
             for name, mix in modes.items():
                 n_steps = 5 if "published" in name else 20
                 flat.normal_()
@@ -103,18 +105,19 @@ def measure_costs(world, seconds):
 def measure_straggler(world, n_steps, step_s=0.02):
     """Rates of the ranks with and without a rank that is three times slower, in units of 1 / step_s."""
     rates = {}
-    for name in ("Independent()", "Ring()", 'Ring(mailbox="one-sided")'):
+    for name in ("Independent()", "Ring()", *ONE_SIDED):
         for slow in (False, True):
             mode, flat = eval(name, vars(kit)), torch.zeros(1, N_WEIGHTS)
             sleep_s = step_s * (3 if slow and world.rank == 1 else 1)
             with mode.open(world, flat) as channel:
-                channel.mix_(flat, 0)
+                (channel.mix_weights_ if channel.wants_weights(0) else channel.mix_)(flat, 0)
                 world.comm.Barrier()
                 start = time.perf_counter()
                 staleness = waited_s = 0
                 for step in range(1, n_steps + 1):
                     time.sleep(sleep_s)
-                    mixed = channel.mix_(flat, step)
+                    mix = channel.mix_weights_ if channel.wants_weights(step) else channel.mix_
+                    mixed = mix(flat, step)
                     staleness, waited_s = max(staleness, mixed.staleness), waited_s + mixed.waited_s
                 rate = n_steps * step_s / (time.perf_counter() - start)
             seen = world.comm.allgather({"rate": rate, "staleness": staleness, "waited_s": waited_s})
@@ -138,11 +141,21 @@ def run_rank(path, seconds):
         Path(path).write_text(json.dumps(result))
 
 
-def measure(n_ranks, seconds, path):
-    start_ranks(__file__, n_ranks, "--rank", path, "--seconds", seconds)
+def measure(n_ranks, seconds, path, env):
+    start_ranks(__file__, n_ranks, "--rank", path, "--seconds", seconds, env=env)
     result = json.loads(path.read_text())
     path.unlink()
     return result
+
+
+def show(title, run):
+    print(f"\n{title}: microseconds, times the fused Allreduce, the published ring over it")
+    for name, cost in run["median_us"].items():
+        print(f"  {name:46s} {cost:9.0f} {run['times_fused'][name]:8.2f} {run['published_over'][name]:8.2f}")
+    for name, cases in run.get("straggler", {}).items():
+        for case, ranks in cases.items():
+            rates = " ".join(f"{rank['rate']:.2f}" for rank in ranks)
+            print(f"  {name:46s} {case:14s} rates {rates}, staleness {max(rank['staleness'] for rank in ranks)}")
 
 
 def main():
@@ -157,20 +170,24 @@ def main():
     options.out.parent.mkdir(parents=True, exist_ok=True)
     facts = {"n_weights": N_WEIGHTS, "dtype": "float32", "cores": os.cpu_count(), "machine": platform.machine()}
     facts["load_before"] = os.getloadavg()[0]
-    runs = {}
-    for n in options.ranks:
-        runs[str(n)] = measure(n, options.seconds, options.out.with_suffix(f".{n}.tmp"))
-        print(
-            f"\n{n} ranks, {os.cpu_count()} cores: microseconds, times the fused Allreduce, the published ring over it"
+    places = {"one node": {}, "a node each": APART}
+    runs = {place: {} for place in places}
+    for place, env in places.items():
+        for n in options.ranks:
+            runs[place][str(n)] = measure(n, options.seconds, options.out.with_suffix(f".{n}.tmp"), env)
+            show(f"{n} ranks, {place}, {os.cpu_count()} cores", runs[place][str(n)])
+    options.out.write_text(
+        json.dumps(
+            facts
+            | {
+                "load_after": os.getloadavg()[0],
+                "ranks": runs["one node"],
+                "ranks on a node each": runs["a node each"],
+            },
+            indent=1,
         )
-        for name, cost in runs[str(n)]["median_us"].items():
-            ratios = runs[str(n)]["times_fused"][name], runs[str(n)]["published_over"][name]
-            print(f"  {name:40s} {cost:9.0f} {ratios[0]:8.2f} {ratios[1]:8.2f}")
-        for name, cases in runs[str(n)].get("straggler", {}).items():
-            for case, ranks in cases.items():
-                rates = " ".join(f"{rank['rate']:.2f}" for rank in ranks)
-                print(f"  {name:30s} {case:14s} rates {rates}, staleness {max(rank['staleness'] for rank in ranks)}")
-    options.out.write_text(json.dumps(facts | {"load_after": os.getloadavg()[0], "ranks": runs}, indent=1) + "\n")
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

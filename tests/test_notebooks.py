@@ -42,6 +42,16 @@ def test_notebook_runs_as_a_batch_job(notebook, tmp_path):
 
 
 @pytest.mark.mpi
+def test_the_notebook_on_modes_trains_in_all_of_them(tmp_path):
+    done = execute("02_modes", tmp_path, n_members=1, n_steps=20, uneven_steps=20, tune_seconds=0.1)
+    assert done.returncode == 0, done.stderr[-3000:]
+    stores = sorted((tmp_path / "runs").glob("modes_*.zarr"))
+    assert len(stores) == 8 and all(read_progress(path).is_finished for path in stores)
+    assert len(list((tmp_path / "runs" / "figures").glob("modes_*.png"))) == 2
+    assert "Traceback" not in (tmp_path / "executed.ipynb").read_text()
+
+
+@pytest.mark.mpi
 def test_a_notebook_with_a_mistake_ends_with_the_message_and_leaves_no_engine(tmp_path):
     done = execute("00_quickstart", tmp_path, n_events=383)
     assert done.returncode != 0
