@@ -75,7 +75,7 @@ class Slots:
         """Let readers recognise a complete buffer; on one node its count is enough."""
 
     def leave(self):
-        """Tell the others that no buffer will follow, and that they should do without the last one."""
+        """Tell the others that no buffer will follow."""
         self._headers[self.rank][_LEFT] = 1
         self._memory.fence()
 
