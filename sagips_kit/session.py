@@ -33,7 +33,7 @@ class Session:
         self._client = None
         self._facts, self._results = [], []
 
-    def open(self, timeout):
+    def open(self, timeout, queue_timeout=None):
         """Start or join the engines and check them; called by `connect`.
 
         Raises
@@ -42,9 +42,8 @@ class Session:
             If engines are missing, busy or different; those that were started here are ended.
         """
         try:
-            deadline = time.monotonic() + timeout
             self._client = self._engines.open(timeout)
-            self._await_engines(deadline)
+            deadline = self._await_engines(timeout, queue_timeout)
             self._check_idle()
             self._check_engines(deadline)
         except BaseException:
@@ -55,18 +54,33 @@ class Session:
     def is_open(self):
         return self._client is not None and len(self._client.ids) == self.n
 
-    def _await_engines(self, deadline):
-        line, started = Line(), time.monotonic()
+    def _await_engines(self, timeout, queue_timeout):
+        """Wait until all engines are there; returns when the rest should be done, on the monotonic clock."""
+        line, profile, started = Line(), self._engines.profile, time.monotonic()
+        deadline = None
         while (n := len(self._client.ids)) < self.n:
-            line.show(f"{self._engines.profile}: {n} of {self.n} engines after {time.monotonic() - started:.0f} s")
-            if self._engines.has_ended or time.monotonic() > deadline:
-                raise RuntimeError(self._missing_engines(n, time.monotonic() - started))
+            state, waited = self._engines.state(), time.monotonic() - started
+            if state.phase in ("queued", "unknown"):
+                line.show(f"{profile}: {state.words}, for {waited:.0f} s")
+                if queue_timeout is not None and waited > queue_timeout:
+                    raise RuntimeError(self._still_queued(state, waited))
+            else:
+                deadline = deadline or time.monotonic() + timeout
+                line.show(f"{profile}: {n} of {self.n} engines after {waited:.0f} s {state.words}")
+                if state.phase == "ended" or time.monotonic() > deadline:
+                    raise RuntimeError(self._missing_engines(n, waited, state))
             time.sleep(POLL_S)
-        line.end(f"{self._engines.profile}: {n} engines after {time.monotonic() - started:.0f} s")
+        line.end(f"{profile}: {n} engines after {time.monotonic() - started:.0f} s")
+        return deadline or time.monotonic() + timeout
 
-    def _missing_engines(self, n, waited):
-        ended = self._engines.has_ended
-        why = "mpiexec has ended" if ended else "the others have not registered"
+    def _still_queued(self, state, waited):
+        return (
+            f"Profile {self._engines.profile!r} was still in the queue after {waited:.0f} s ({state.words}), which is "
+            "given up. Allow more time with connect(queue_timeout=...), ask for less, or try another queue."
+        )
+
+    def _missing_engines(self, n, waited, state):
+        why = state.words if state.phase == "ended" else "the others have not registered"
         return (
             f"{self.n} engines were asked for, {n} came within {waited:.0f} s: {why}. If they are slow, type "
             f"connect(timeout=...); if the machine is too small, fewer engines. The last words of "
@@ -113,7 +127,7 @@ class Session:
         return answers.get()
 
     def preview(self):
-        """Text: profile, launcher, command line, and a table of the engines."""
+        """Text: profile, launcher, command line, a table of the engines, and the job script if there is one."""
         names = ("rank", "host", "pid", "device", *VERSIONS)
         rows = [names, *([str(fact[name]) for name in names] for fact in self._facts)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -123,7 +137,10 @@ class Session:
             f"launcher  {self._engines.launcher_name}",
             f"command   {self._engines.command}",
         ]
-        return "\n".join([*head, "", *table])
+        return "\n".join([*head, "", *table, *self._script()])
+
+    def _script(self):
+        return ["", self._engines.script] if self._engines.script else []
 
     def submit(self, spec):
         """Create the store of a run and start it on all engines; returns at once.
@@ -224,6 +241,9 @@ def _differences(facts, n, command):
     elif [fact["rank"] for fact in facts] != list(range(n)):
         ranks = listed(fact["rank"] for fact in facts)
         lines.append(f"The engines 0 to {n - 1} have the MPI ranks {ranks}: they were started without --mpi.")
+    if len({fact["device"] for fact in facts}) > 1:
+        counts = ", ".join(f"{device} on {count}" for device, count in Counter(f["device"] for f in facts).items())
+        lines.append(f"devices: {counts} engines. Give every rank its GPU before MPI starts: the profile's affinity.")
     here = _versions()
     for name in VERSIONS:
         found = Counter(fact[name] for fact in facts)
