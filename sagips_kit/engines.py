@@ -56,8 +56,8 @@ class Started:
             )
         if profile.section == "AllocationEngines" and not any(name in os.environ for name in _ALLOCATIONS):
             raise RuntimeError(
-                f"Profile {self.profile!r} starts engines inside a job, and this is none ({', '.join(_ALLOCATIONS)} are "
-                "not set). Begin one with `qsub -I` or `salloc`, or type connect('local')."
+                f"Profile {self.profile!r} starts engines inside a job, and this is none: {' and '.join(_ALLOCATIONS)} "
+                "are not set. Begin one with `qsub -I` or `salloc`, or type connect('local')."
             )
         command = launcher(parent=self.cluster, profile_dir=str(profile.folder)).args[0]
         if shutil.which(command) is None:

@@ -6,7 +6,6 @@ script into the current folder.  Only ipyparallel imports this module, by the na
 """
 
 import contextlib
-import os
 import shlex
 import subprocess
 import threading
@@ -16,10 +15,7 @@ from pathlib import Path
 from ipyparallel.cluster.launcher import EngineLauncher, LauncherError, MPIEngineSetLauncher, NotRunning
 from traitlets import Dict, Float, Unicode
 
-from .jobs import PBS, JobWatch, Ranks, Slurm
-
-# Where the engines' Python finds what this one finds.  Nothing else travels: anybody may read a job's environment.
-_PASSED = ("IPYTHONDIR", "PYTHONPATH")
+from .jobs import PBS, JobWatch, Ranks, Slurm, passed_environment
 
 
 class AllocationEngines(MPIEngineSetLauncher):
@@ -66,9 +62,8 @@ class JobEngines(EngineLauncher):
         self.output_file = str(self._file("log"))
         connection = [f"--profile-dir={self.profile_dir}", f"--cluster-id={self.cluster_id}"]
         program = [*self.engine_cmd, "--mpi", *connection, *self.engine_args]
-        environment = {name: os.environ[name] for name in _PASSED if os.environ.get(name)} | self.environment
         body = [self.job.command(n, program)]
-        return self.job.script(n, body, self._name, self.output_file, environment)
+        return self.job.script(n, body, self._name, self.output_file, passed_environment() | self.environment)
 
     @property
     def _name(self):

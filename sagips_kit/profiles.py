@@ -1,4 +1,4 @@
-"""Profiles: IPython folders that say how engines are started; to list, install and show them, and to read their options.
+"""Profiles: IPython folders that say how engines are started; to list, install and show them with their options.
 
 What the options mean is in `jobs`, each with its default in a profile's `ipcluster_config.py`; who starts the engines
 is in `cluster`.
@@ -171,18 +171,23 @@ class Profile:
         if not self.section:
             return None
         ranks = self.kind(**self.options)
-        if missing := ranks.missing():
-            named = ", ".join(f'{name}="{EXAMPLES.get(name, "...")}"' for name in missing)
+        if self.missing:
+            named = ", ".join(f'{name}="{EXAMPLES.get(name, "...")}"' for name in self.missing)
             raise ValueError(
-                f"Profile {self.name!r} needs {', '.join(missing)}. Type `{self.install_line}`, or give "
+                f"Profile {self.name!r} needs {', '.join(self.missing)}. Type `{self.install_line}`, or give "
                 f"connect({self.name!r}, ..., {named}). Empty text leaves a line out of the job script."
             )
         return ranks
 
     @property
+    def missing(self):
+        """Names of mandatory options that have not been given: list of str."""
+        return self.kind(**self.options).missing() if self.section else []
+
+    @property
     def install_line(self):
         """The command that installs this profile with all that is missing."""
-        words = (f"--{name} {EXAMPLES.get(name, '...')}" for name in self.kind(**self.options).missing())
+        words = (f"--{name} {EXAMPLES.get(name, '...')}" for name in self.missing)
         return " ".join(["sagips profiles install", self.name, *words])
 
 

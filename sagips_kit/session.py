@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from .handle import POLL_S, Line, RunHandle, listed, tail
+from .handle import POLL_S, Elsewhere, Line, RunHandle, listed, tail
 
 VERSIONS = ("python", "torch", "mpi4py", "cloudpickle", "sagips_kit")
 
@@ -102,7 +102,7 @@ class Session:
         if busy:
             raise RuntimeError(
                 f"The engines {listed(busy)} are busy with a run. Wait for it, or end it with its handle's stop(); a "
-                "run submitted from another notebook can be watched with open_run(path)."
+                "run submitted from another notebook is found by session.attach(path)."
             )
 
     def _check_engines(self, deadline):
@@ -165,6 +165,35 @@ class Session:
 
         launch.prepare(spec, n_ranks=self.n)
         return RunHandle(Path(spec.store).absolute(), self._start(launch.run_rank, spec), self._facts, self._engines)
+
+    def attach(self, path):
+        """The handle of a run on these engines that another notebook has submitted, or this one before its restart.
+
+        Parameters
+        ----------
+        path : path
+            The store of the run.
+
+        Returns
+        -------
+        RunHandle
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no run at `path`, or one of another number of ranks.
+        """
+        from . import store
+
+        n_ranks = len(store.read_progress(path).steps)
+        if n_ranks != self.n:
+            raise ValueError(
+                f"`{path}` is a run of {n_ranks} ranks, and this session has {self.n} engines: it runs elsewhere. Look "
+                "at it with open_run(...)."
+            )
+        path = Path(path).absolute()
+        self._results = [Elsewhere(self._client, rank, path) for rank in range(self.n)]
+        return RunHandle(path, self._results, self._facts, self._engines)
 
     def _start(self, function, *args):
         import cloudpickle

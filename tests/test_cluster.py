@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from sagips_kit import cluster, handle, schema, store, template
+from sagips_kit import cluster, handle, profiles, schema, store, template
 
 ROOT = Path(__file__).parents[1]
 N = 2
@@ -102,40 +102,28 @@ def test_import_touches_neither_engines_nor_mpi():
     assert _run_python(code, cwd=ROOT).stdout == "[]\n"
 
 
-def test_install_profile_copies_every_file_and_can_be_repeated(ipython_dir):
-    for _ in range(2):
-        folder = cluster.install_profile("local")
-    assert folder == ipython_dir / "profile_local"
-    for source in (ROOT / "cluster_profiles" / "local").glob("*.py"):
-        assert (folder / source.name).read_bytes() == source.read_bytes()
-
-
-def test_install_profile_keeps_what_the_user_changed(ipython_dir):
-    changed = cluster.install_profile("local") / "ipengine_config.py"
-    changed.write_text("# mine\n")
-    with pytest.raises(FileExistsError, match=r"ipengine_config.py.*overwrite=True"):
-        cluster.install_profile("local")
-    assert changed.read_text() == "# mine\n"
-    cluster.install_profile("local", overwrite=True)
-    assert changed.read_text() != "# mine\n"
-
-
-def test_install_profile_replaces_an_older_version_of_the_kit(ipython_dir, monkeypatch, tmp_path):
-    older = tmp_path / "older" / "local"
-    older.mkdir(parents=True)
-    (older / "ipcluster_config.py").write_text("# older\n")
-    with monkeypatch.context() as patch:
-        patch.setattr(cluster, "_source", lambda: older.parent)
-        folder = cluster.install_profile("local")
-    cluster.install_profile("local")
-    assert "older" not in (folder / "ipcluster_config.py").read_text()
-
-
 def test_unknown_profile_names_the_allowed_ones(ipython_dir):
-    with pytest.raises(ValueError, match=r"No profile 'lokal'.*brings local.*connect\('local'\)"):
+    with pytest.raises(ValueError, match=r"No profile 'lokal'.*brings allocation, .*connect\('local'\)"):
         cluster.connect("lokal")
-    with pytest.raises(ValueError, match=r"no profile 'lokal'. Allowed: local"):
-        cluster.install_profile("lokal")
+
+
+def test_a_profile_that_submits_jobs_has_to_be_installed(ipython_dir):
+    with pytest.raises(ValueError, match=r"'polaris' is not installed. Type `sagips profiles install polaris --acc"):
+        cluster.connect("polaris", N)
+    profiles.install_profile("polaris", account="physics", filesystems="home")
+    with pytest.raises(ValueError, match=r"'polaris' needs walltime. .*connect\('polaris', ..., walltime="):
+        cluster.connect("polaris", N)
+    with pytest.raises(ValueError, match="has no option 'wall'. Did you mean walltime"):
+        cluster.connect("polaris", N, wall="1:00:00")
+    with pytest.raises(RuntimeError, match=r"No qsub.*login node.*connect\('local'\)"):
+        cluster.connect("polaris", N, walltime="1:00:00")
+
+
+def test_an_allocation_is_looked_for(ipython_dir, monkeypatch):
+    for name in ("PBS_JOBID", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RuntimeError, match="PBS_JOBID and SLURM_JOB_ID are not set. Begin one with `qsub -I`"):
+        cluster.connect("allocation", N)
 
 
 def test_profile_without_mpi_is_refused(ipython_dir):
@@ -406,7 +394,7 @@ def test_process_never_starts_mpi_and_leaves_no_engines_at_exit(ipython_dir):
 
 
 def test_joins_engines_started_in_a_terminal(ipython_dir):
-    cluster.install_profile("local")
+    profiles.install_profile("local")
     command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=local", "--n=3"]
     terminal = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:

@@ -11,8 +11,8 @@ from sagips_kit.profiles import mpiexec_beside_python
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
 # All engines are started together by one mpiexec, so they share one MPI world; the launcher adds --mpi, which makes
-# each engine ask for its MPI rank as its id.  The mpiexec beside the running Python belongs to its mpi4py, even where the
-# environment is not activated; else the one on PATH.
+# each engine ask for its MPI rank as its id.  The mpiexec beside the running Python belongs to its mpi4py, even if the
+# environment is not activated; else it is the one on PATH.
 c.Cluster.engine_launcher_class = "mpi"
 c.MPILauncher.mpi_cmd = shlex.split(mpiexec_beside_python())
 

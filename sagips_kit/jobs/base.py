@@ -5,8 +5,10 @@ notebook.  An option that is None has not been given yet; an empty one leaves it
 """
 
 import math
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass, fields
@@ -21,6 +23,7 @@ Text = Annotated[str, Field(pattern=r"^[^\n]*$")] | None
 Line = Annotated[str, Field(pattern=r"^[^\n]*$")]
 Number = Annotated[int, Field(ge=0)]
 
+_PASSED = ("IPYTHONDIR", "PYTHONPATH")
 EXAMPLES = {"account": "PROJECT", "walltime": "00:30:00", "filesystems": "home:eagle", "queue": "debug"}
 
 
@@ -119,14 +122,14 @@ class Job(Ranks):
     directives: Line = ""
     setup: Line = ""
 
-    scheduler: ClassVar[str]
-    mark: ClassVar[str]
+    scheduler: ClassVar[str]  # ending of the file in which it leaves messages of its own
+    mark: ClassVar[str]  # before its options in a script
     submit: ClassVar[tuple]
     delete: ClassVar[tuple]
-    job_id: ClassVar[str]
-    id_variable: ClassVar[str]
+    job_id: ClassVar[str]  # what an id looks like in the answer to `submit`
+    id_variable: ClassVar[str]  # the shell's expression for a job's number
     _ask: ClassVar[tuple]
-    _gone: ClassVar[str]
+    _gone: ClassVar[str]  # what it says of a job that it has forgotten
 
     def sizes(self, n):
         sizes = super().sizes(n)
@@ -151,8 +154,8 @@ class Job(Ranks):
             Lines that do the work.
         name : str
             What the scheduler's lists call the job.
-        log : path
-            Absolute name of the file for everything the job prints.
+        log : str
+            Absolute name of the file for everything the job prints; {id} in it becomes the number of the job.
         environment : dict
             Variables to set.
         """
@@ -173,6 +176,8 @@ class Job(Ranks):
 
     def submitted(self, path):
         """Submit a script; returns the job's id."""
+        if shutil.which(self.submit[0]) is None:
+            raise RuntimeError(f"No {self.submit[0]} on PATH: jobs are submitted from a login node of the site.")
         done = _run([*self.submit, str(path)])
         found = re.search(self.job_id, done.stdout)
         if done.returncode or not found:
@@ -197,12 +202,21 @@ class Job(Ranks):
         try:
             _run([*self.delete, job_id])
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise RuntimeError(
-                f"Cannot cancel job {job_id}: {error}. Type {shlex.join(self.delete)} {job_id}"
-            ) from None
+            line = shlex.join([*self.delete, job_id])
+            raise RuntimeError(f"Cannot cancel job {job_id}: {error}. Type `{line}` in a terminal.") from None
+
+    def _directives(self, n, name, log):
+        """The job's resources and names as options of the scheduler: list of str."""
+        raise NotImplementedError
 
     def _preamble(self, log):
+        """Shell commands that come first: list of str."""
         return []
+
+    @staticmethod
+    def read_state(text):
+        """What the scheduler's answer says of a job: JobState."""
+        raise NotImplementedError
 
 
 class JobWatch:
@@ -230,6 +244,14 @@ class JobWatch:
                 self._state = state
             self._asked = now
         return self._state
+
+
+def passed_environment():
+    """Variables by which a job's Python finds what this one finds: dict.
+
+    Nothing else travels: schedulers show a job's environment to everybody.
+    """
+    return {name: os.environ[name] for name in _PASSED if os.environ.get(name)}
 
 
 def parsed(kind, name, text):

@@ -46,12 +46,13 @@ class PBS(Job):
             f"-l select={select}",
             *(f"-l {resource}={text}" for resource, text in resources.items() if text),
             "-j oe",
-            f"-o {log}.pbs",
+            f"-o {log.replace('-{id}', '')}.pbs",  # PBS knows no number here
         ]
 
     def _preamble(self, log):
         # PBS brings a job's output only when the job has ended.
-        return [f"exec >{shlex.quote(str(log))} 2>&1"]
+        file = f'"{self.id_variable}"'.join(map(shlex.quote, log.split("{id}")))
+        return [f"exec >{file} 2>&1"]
 
     @staticmethod
     def read_state(text):

@@ -47,7 +47,7 @@ class Slurm(Job):
             "ntasks-per-node": sizes["ranks_per_node"],
             "cpus-per-task": self.cores_per_rank,
             "gpus-per-node": self.gpus_per_node,
-            "output": log,
+            "output": log.replace("{id}", "%j"),
         }
         return [f"--{word}={text}" for word, text in words.items() if text]
 
