@@ -158,15 +158,16 @@ class RunHandle:
         errors = {rank: self._results[rank].exception() for rank in self._failed()}
         first = min(errors, key=lambda rank: (errors[rank].ename in _SECONDARY, self._ended_at(rank), rank))
         failures = {rank: _user_frames(error.traceback or str(error)) for rank, error in errors.items()}
-        host = self._facts[first]["host"]
+        host = self._facts[first]["host"] if self._facts else None
+        on_host = f" on {host}" if host else ""
         if all(error.ename == "EngineError" for error in errors.values()):
             text = (
-                f"The engines of ranks {listed(errors)} have died on {host}; when one process dies, MPI ends them all. "
+                f"The engines of ranks {listed(errors)} have died{on_host}; when one process dies, MPI ends them all. "
                 f"What is in {self.path} is safe. Type session.close(), then connect(...).\n"
                 f"{tail(self._engines.output())}"
             )
             return RankError(text, first, host, failures)
-        lines = [f"Rank {first} on {host} failed: {errors[first].ename}: {errors[first].evalue}\n\n{failures[first]}\n"]
+        lines = [f"Rank {first}{on_host} failed: {errors[first].ename}: {errors[first].evalue}\n\n{failures[first]}\n"]
         others = {}
         for rank in errors.keys() - {first}:
             others.setdefault(f"{errors[rank].ename}: {errors[rank].evalue}", []).append(rank)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from .handle import POLL_S, Elsewhere, Line, RunHandle, listed, tail
 
+_ANSWER_S = 60.0  # for idle engines to say what they are
 VERSIONS = ("python", "torch", "mpi4py", "cloudpickle", "sagips_kit")
 
 
@@ -44,15 +45,17 @@ class Session:
         try:
             self._client = self._engines.open(timeout)
             deadline = self._await_engines(timeout, queue_timeout)
-            self._check_idle()
-            self._check_engines(deadline)
+            # Engines in the middle of a run answer nothing: they are checked before the next one.
+            if not self._busy():
+                self._check_engines(deadline)
         except BaseException:
             self.close()
             raise
 
     @property
     def is_open(self):
-        return self._client is not None and len(self._client.ids) == self.n
+        is_whole = self._client is not None and len(self._client.ids) == self.n
+        return is_whole and self._engines.state().phase != "ended"
 
     def _await_engines(self, timeout, queue_timeout):
         """Wait until all engines are there; returns when the rest should be done, on the monotonic clock."""
@@ -91,19 +94,24 @@ class Session:
         if self._client is None:
             raise RuntimeError("This session is closed. Type session = connect(...) to open another.")
         if not self.is_open:
+            state = self._engines.state()
+            why = f": {state.words}" if state.phase == "ended" else f", {len(self._client.ids)} are left"
             raise RuntimeError(
-                f"Of {self.n} engines {len(self._client.ids)} are left, and an MPI world is whole or nothing. Type "
-                f"session.close(), then connect(...) again.\n{tail(self._engines.output())}"
+                f"Of {self.n} engines some are gone{why}, and an MPI world is whole or nothing. Type session.close(), "
+                f"then connect(...) again.\n{tail(self._engines.output())}"
             )
-        status = self._client.queue_status()
-        busy = {rank for rank in self._client.ids if status[rank]["queue"]}
-        # What was submitted a moment ago may not have reached the queues.
-        busy |= {rank for rank, result in enumerate(self._results) if not result.ready()}
-        if busy:
+        if busy := self._busy():
             raise RuntimeError(
                 f"The engines {listed(busy)} are busy with a run. Wait for it, or end it with its handle's stop(); a "
                 "run submitted from another notebook is found by session.attach(path)."
             )
+
+    def _busy(self):
+        """Ranks that are in the middle of a run: set of int."""
+        status = self._client.queue_status()
+        busy = {rank for rank in self._client.ids if status[rank]["queue"]}
+        # What was submitted a moment ago may not have reached the queues.
+        return busy | {rank for rank, result in enumerate(self._results) if not result.ready()}
 
     def _check_engines(self, deadline):
         from ipyparallel.error import RemoteError
@@ -137,10 +145,10 @@ class Session:
             f"launcher  {self._engines.launcher_name}",
             f"command   {self._engines.command}",
         ]
-        return "\n".join([*head, "", *table, *self._script()])
-
-    def _script(self):
-        return ["", self._engines.script] if self._engines.script else []
+        if not self._facts:
+            table = [f"{self.n} engines in the middle of a run: session.attach(path) finds it"]
+        script = ["", self._engines.script] if self._engines.script else []
+        return "\n".join([*head, "", *table, *script])
 
     def submit(self, spec):
         """Create the store of a run and start it on all engines; returns at once.
@@ -161,6 +169,8 @@ class Session:
             If the engines are gone or busy.
         """
         self._check_idle()
+        if not self._facts:
+            self._check_engines(time.monotonic() + _ANSWER_S)
         from . import launch
 
         launch.prepare(spec, n_ranks=self.n)

@@ -24,6 +24,7 @@ SlurmdUser={user}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
 CryptoType=crypto/munge
+FirstJobId={first_job}
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -65,7 +66,10 @@ def slurm(folder):
         (folder / name).mkdir()
     host = socket.gethostname().partition(".")[0]
     ports = dict(zip(("controller_port", "node_port"), _free_ports(2), strict=True))
-    text = _CONFIGURATION.format(folder=folder, host=host, user=getpass.getuser(), n_cpus=_N_CPUS, **ports)
+    # MPI names shared memory after the job: numbers of an earlier Slurm would find what its killed jobs have left.
+    first_job = int(time.time()) % 6_000_000 * 10
+    names = {"host": host, "user": getpass.getuser(), "n_cpus": _N_CPUS, "first_job": first_job}
+    text = _CONFIGURATION.format(folder=folder, **names, **ports)
     (folder / "slurm.conf").write_text(text)
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o600)

@@ -174,10 +174,10 @@ def test_slurm_sites_ask_for_whole_nodes():
     perlmutter = shown("perlmutter", 8, account="m1_g", walltime="1:00:00")
     for line in ("--constraint=gpu", "--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=32", "--gpus-per-node=4"):
         assert f"#SBATCH {line}\n" in perlmutter
-    assert "srun --ntasks=8 --cpus-per-task=32 --cpu-bind=cores --gpu-bind=none bash -c " in perlmutter
+    assert "srun -K --ntasks=8 --cpus-per-task=32 --cpu-bind=cores --gpu-bind=none bash -c " in perlmutter
     frontier = shown("frontier", 16, account="phy1", walltime="1:00:00")
     assert "#SBATCH --nodes=2\n" in frontier and "#SBATCH --partition=batch\n" in frontier
-    assert "srun --ntasks=16 --cpus-per-task=7 --gpus-per-task=1 --gpu-bind=closest python " in frontier
+    assert "srun -K --ntasks=16 --cpus-per-task=7 --gpus-per-task=1 --gpu-bind=closest python " in frontier
 
 
 def test_a_script_carries_no_more_of_the_environment_than_python_needs(monkeypatch):

@@ -16,7 +16,7 @@ mpiexec = mpiexec_beside_python()
 c.AllocationEngines.options = {
     # Command that starts all engines on the nodes of the job: with Slurm its own, else the mpiexec that belongs to the
     # running Python's mpi4py.
-    "mpiexec": "srun --overlap -n {n}" if "SLURM_JOB_ID" in os.environ else mpiexec + " -n {n}",
+    "mpiexec": "srun -K --overlap -n {n}" if "SLURM_JOB_ID" in os.environ else mpiexec + " -n {n}",
     # Engines on each node, for a command that says {ranks_per_node}.
     "ranks_per_node": 0,
     # Cores for each engine, for a command that says {cores_per_rank}.

@@ -31,7 +31,8 @@ c.SlurmEngines.options = {
     # Shell commands that make the environment on the nodes; Slurm jobs begin with that of the notebook.
     "setup": "",
     # Command that starts all engines; each sees the GPU next to its cores, and no other.
-    "mpiexec": "srun --ntasks={n} --cpus-per-task={cores_per_rank} --gpus-per-task=1 --gpu-bind=closest",
+    # -K ends all when one fails.
+    "mpiexec": "srun -K --ntasks={n} --cpus-per-task={cores_per_rank} --gpus-per-task=1 --gpu-bind=closest",
     # Engines on each node: one for each GPU.
     "ranks_per_node": 8,
     # Cores for each engine: one of eight is the system's.

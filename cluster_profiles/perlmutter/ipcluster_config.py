@@ -31,7 +31,8 @@ c.SlurmEngines.options = {
     # Shell commands that make the environment on the nodes; Slurm jobs begin with that of the notebook.
     "setup": "",
     # Command that starts all engines, each bound to cores of its own; their GPUs are chosen by the affinity below.
-    "mpiexec": "srun --ntasks={n} --cpus-per-task={cores_per_rank} --cpu-bind=cores --gpu-bind=none",
+    # -K ends all when one fails.
+    "mpiexec": "srun -K --ntasks={n} --cpus-per-task={cores_per_rank} --cpu-bind=cores --gpu-bind=none",
     # Engines on each node: one for each GPU.
     "ranks_per_node": 4,
     # Cores for each engine, counted with hyper-threads: a quarter of a node's 128.

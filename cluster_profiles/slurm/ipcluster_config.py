@@ -31,7 +31,8 @@ c.SlurmEngines.options = {
     "setup": "",
     # Command that starts all engines.  srun has to speak the language of the MPI that mpi4py was built with: --mpi=pmi2
     # for MPICH, --mpi=pmix for Open MPI; `srun --mpi=list` shows what there is.
-    "mpiexec": "srun --ntasks={n} --cpus-per-task={cores_per_rank}",
+    # -K ends all when one fails.
+    "mpiexec": "srun -K --ntasks={n} --cpus-per-task={cores_per_rank}",
     # Engines on each node; 0 puts all on one.
     "ranks_per_node": 0,
     # Cores for each engine.
