@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import slurm_machine
 from gaussian import Gaussian
@@ -151,13 +152,13 @@ def test_a_job_that_is_cancelled_is_reported_as_such(folder):
     assert open_run("a.zarr")["history"]["theta"].notnull().any()
 
 
-def test_a_queue_that_is_too_long_is_left(capsys):
+def test_a_queue_that_is_too_long_is_left():
     with pytest.raises(RuntimeError, match=r"'slurm' was still in the queue after \d+ s \(job \d+: PENDING, JobHeld"):
         cluster.connect("slurm", N, queue_timeout=6, directives="--hold")
     until(lambda: not jobs())
 
 
-def test_a_queue_is_waited_for_longer_than_for_engines(monkeypatch, capsys):
+def test_a_queue_is_waited_for_longer_than_for_engines(monkeypatch):
     """The time that engines may take counts from when their job runs."""
     released = []
 
@@ -196,7 +197,7 @@ time.sleep(300)
 """
 
 
-def test_two_clusters_from_one_folder_at_once_and_a_run_outlives_its_notebook(folder, capsys):
+def test_two_clusters_from_one_folder_at_once_and_a_run_outlives_its_notebook(request):
     with background("-c", NOTEBOOK, "2000") as other:
         until(lambda: "submitted" in other.log.read_text())
         # The other notebook is alive, so its engines are not taken.
@@ -204,6 +205,8 @@ def test_two_clusters_from_one_folder_at_once_and_a_run_outlives_its_notebook(fo
             assert "started here" in mine.preview() and len(jobs()) == 2
             mine.submit(long_run("b.zarr", 50)).wait(timeout=100)
         until(lambda: len(jobs()) == 1)
+        controller = psutil.Process(other.pid).children(recursive=True)
+        request.addfinalizer(lambda: [process.kill() for process in psutil.wait_procs(controller, timeout=0)[1]])
         other.kill()
         other.wait()
         # Now nobody owns them: as after a restart of the kernel.
