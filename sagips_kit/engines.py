@@ -76,7 +76,8 @@ class Started:
             self.cluster.start_cluster_sync(n=self.n)
         except LauncherError as error:
             raise RuntimeError(str(error)) from None
-        return self.cluster.connect_client_sync(timeout=timeout)
+        with _quiet():
+            return self.cluster.connect_client_sync(timeout=timeout)
 
     @property
     def command(self):
@@ -165,7 +166,8 @@ class Joined:
         import ipyparallel
 
         try:
-            return ipyparallel.Client(str(self.connection), timeout=min(timeout, 20))
+            with _quiet():
+                return ipyparallel.Client(str(self.connection), timeout=min(timeout, 20))
         except TimeoutError:
             raise RuntimeError(
                 f"The cluster of {self.connection} does not answer. Type `{self.stop_line}` in a terminal; if that "
@@ -186,6 +188,22 @@ class Joined:
 
     def close(self):
         """Nothing: whoever started the engines ends them."""
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without the warning that messages bear no signature: a connection that is encrypted needs none."""
+    from traitlets.log import get_logger
+
+    def is_another(record):
+        return not record.getMessage().startswith("Message signing is disabled")
+
+    log = get_logger()
+    log.addFilter(is_another)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_another)
 
 
 def _of_job(job_id, state):

@@ -220,10 +220,9 @@ class Elsewhere:
         from ipyparallel.error import RemoteError
 
         progress = self._progress()
-        text = (
-            f"ended at step {progress.steps[self._rank]} of {progress.n_steps}; its message is where it was submitted"
-        )
-        return RemoteError("RunError", text)
+        step = f"step {progress.steps[self._rank]} of {progress.n_steps}"
+        text = f"ended at {step}; the notebook that submitted the run has its message"
+        return RemoteError("RunError", text, "")
 
     def get(self):
         return {"rank": self._rank, "steps": int(self._progress().steps[self._rank])}

@@ -1,5 +1,6 @@
 """Profiles, sessions and handles, on real MPI engines of this machine."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -329,6 +330,34 @@ def test_watch_ends_with_a_full_bar(train, capsys):
     run = train()
     run.watch(interval=0.1)
     assert "100%" in capsys.readouterr().err
+
+
+def test_a_run_of_another_notebook_is_attached(engines, train, capsys):
+    path = train().path
+    found = engines.attach(path)
+    with pytest.raises(RuntimeError, match=r"engines 0, 1 are busy .*session.attach\(path\)"):
+        engines.submit(None)
+    found.watch(until=20)
+    assert "running" in repr(found)
+    found.stop()
+    found.watch(interval=0.1)
+    assert f"{found.progress().stop_step}/{found.progress().stop_step}" in capsys.readouterr().err
+    assert {rank["steps"] for rank in found.result()} == set(found.progress().steps)
+
+
+def test_a_run_of_another_notebook_that_failed_is_known_to_have(engines, start):
+    path = start(lambda rank, path: 1 / (1 - rank)).path
+    with pytest.raises(cluster.RankError, match=r"ended at step 0 of 400; the notebook that submitted the run"):
+        engines.attach(path).wait(timeout=30)
+
+
+def test_only_runs_of_these_engines_are_attached(engines, tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no run at"):
+        engines.attach(tmp_path / "none.zarr")
+    other = dataclasses.replace(LAYOUT, n_ranks=3)
+    template.create_run(tmp_path / "other.zarr", Line(), other, spec={}, events=np.zeros((3, 1)))
+    with pytest.raises(ValueError, match=r"a run of 3 ranks, and this session has 2 engines: .*open_run"):
+        engines.attach(tmp_path / "other.zarr")
 
 
 def test_interrupting_the_cell_leaves_the_run_alone(train, capsys, monkeypatch):
