@@ -42,7 +42,7 @@ def connect(profile="local", n=4, timeout=120, queue_timeout=None, **options):
     queue_timeout : float or None
         Seconds to wait in the queue; None waits as long as it takes.  Interrupting the cell cancels the job.
     **options
-        Options of the profile for this time only, such as walltime="01:00:00".
+        Options of the profile for engines that are started now, such as walltime="01:00:00"; they are not kept.
 
     Returns
     -------

@@ -91,6 +91,8 @@ class Started:
     def state(self):
         """Whether the engines may still come, or go on: JobState."""
         launcher = self.cluster.engine_set
+        if launcher is None:
+            return JobState("ended", "the session was closed")
         if self._is_job:
             return _of_job(launcher.job_id, launcher.job_state())
         return JobState("running", "") if launcher.poll() is None else JobState("ended", "mpiexec has ended")

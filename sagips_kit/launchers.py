@@ -12,10 +12,11 @@ import threading
 import time
 from pathlib import Path
 
+from ipyparallel.cluster.app import IPClusterStart
 from ipyparallel.cluster.launcher import EngineLauncher, LauncherError, MPIEngineSetLauncher, NotRunning
 from traitlets import Dict, Float, Unicode
 
-from .jobs import PBS, JobWatch, Ranks, Slurm, passed_environment
+from .jobs import EXAMPLES, PBS, JobWatch, Ranks, Slurm, passed_environment
 
 
 class AllocationEngines(MPIEngineSetLauncher):
@@ -77,7 +78,11 @@ class JobEngines(EngineLauncher):
         return [*self.kind.submit, str(self._file("sh"))]
 
     def start(self, n):
-        """Write the script and submit it."""
+        """Write the script and submit it; mandatory options that are missing are told before."""
+        if missing := self.job.missing():
+            name = Path(self.profile_dir).name.removeprefix("profile_")
+            words = " ".join(f"--{option} {EXAMPLES.get(option, '...')}" for option in missing)
+            self._refuse(f"{', '.join(missing)} missing. Type `sagips profiles install {name} {words}`.")
         text = self.script(n)
         path = self._file("sh")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,11 +93,18 @@ class JobEngines(EngineLauncher):
         try:
             self.job_id = self.job.submitted(path)
         except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
-            raise LauncherError(str(error)) from None
+            self._refuse(str(error))
         self.notify_start({"job_id": self.job_id})
         self.log.info(f"Job {self.job_id} submitted: {path}")
         self._watch()
         return self.job_id
+
+    def _refuse(self, text):
+        # ipcluster would go on without engines.
+        if IPClusterStart.initialized():
+            self.log.critical(text)
+            IPClusterStart.instance().exit(1)
+        raise LauncherError(text)
 
     @classmethod
     def from_dict(cls, d, **kwargs):

@@ -11,7 +11,7 @@ import numpy as np
 from . import schema, store
 
 _MOVE = 0.1  # of the run: over so many steps the movement is measured
-_N_RANKS = 8  # whose generators are read: on many ranks, more would keep the filesystem busy
+_N_RANKS = 32  # that are looked at, evenly spread: each has files of its own
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ def snapshot(path):
     if row < 1:
         return now
     back = max(0, row - max(1, round(_MOVE * len(layout.steps))))
-    history = root[schema.HISTORY]
-    elapsed = history["elapsed_s"][:, back : row + 1]
-    waited = history["waited_s"][:, back + 1 : row + 1].sum(axis=1)
+    history, ranks = root[schema.HISTORY], slice(None, None, math.ceil(layout.n_ranks / _N_RANKS))
+    elapsed = history["elapsed_s"][ranks, back : row + 1]
+    waited = history["waited_s"][ranks, back + 1 : row + 1].sum(axis=1)
     duration = np.maximum(elapsed[:, -1] - elapsed[:, 0], 1e-9)
-    moved, unit = _moved(root, history["theta"], back, row)
+    moved, unit = _moved(root, history["theta"][ranks, :, row] - history["theta"][ranks, :, back])
     return Snapshot(
         now.step,
         now.last_step,
@@ -95,14 +95,13 @@ def snapshot(path):
         moved=moved,
         moved_unit=unit,
         waited=float((waited / duration).mean()),
-        staleness=float(history["staleness"][:, row].max()),
+        staleness=float(history["staleness"][ranks, row].max()),
     )
 
 
-def _moved(root, theta, back, row):
-    """How far the mean over ranks and members went between two rows, and the unit."""
-    ranks = slice(0, _N_RANKS)
-    way = theta[ranks, :, row].mean(axis=(0, 1)) - theta[ranks, :, back].mean(axis=(0, 1))
+def _moved(root, ways):
+    """How far the mean over ranks and members went, from the way (rank, member, parameter) of each; and the unit."""
+    way = ways.mean(axis=(0, 1))
     reference = root[schema.REFERENCE]
     unit, name = reference["deviation"][:], "floor units"
     if not np.isfinite(unit).all():

@@ -40,7 +40,7 @@ class Session:
         Raises
         ------
         RuntimeError
-            If engines are missing, busy or different; those that were started here are ended.
+            If engines are missing or different; those that were started here are ended.
         """
         try:
             self._client = self._engines.open(timeout)

@@ -1,6 +1,8 @@
 """The profile `polaris` with all that is Polaris switched off, on a stand-in for PBS that runs its jobs here."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pbs_machine
@@ -56,10 +58,36 @@ def test_a_queue_that_is_too_long_is_left():
         cluster.connect("polaris", N, queue="full", queue_timeout=1)
 
 
+def test_interrupting_the_wait_cancels_the_job(tmp_path, monkeypatch):
+    def interrupt(self, text):
+        assert "Q, Not Running" in text
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sagips_kit.session.Line.show", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.connect("polaris", N, queue="full")
+    assert (tmp_path / "pbs" / "jobs" / "1.here" / "status").read_text() == "271"
+
+
 def test_the_last_words_of_a_job_that_dies_early_are_quoted():
     message = r"(?s)0 came .*job 1.here: F, exit status 1.*no such module: conda"
     with pytest.raises(RuntimeError, match=message):
         cluster.connect("polaris", N, setup="echo no such module: conda; exit 1")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"account": "x"}, "walltime, filesystems missing. Type `sagips profiles install polaris --walltime 00:30:00"),
+        ({"account": "x", "filesystems": "home", "walltime": "tomorrow"}, "qsub refused"),
+    ],
+)
+def test_ipcluster_ends_with_the_reason_if_there_can_be_no_job(options, message):
+    profiles.install_profile("polaris", overwrite=True, **options)
+    command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=polaris", f"--n={N}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_what_pbs_refuses_is_quoted():
@@ -68,7 +96,6 @@ def test_what_pbs_refuses_is_quoted():
 
 
 def test_a_notebook_as_a_job(tmp_path):
-    (tmp_path / "modules").mkdir()
     notebook = ROOT / "notebooks" / "04_on_a_cluster.ipynb"
     written = batch.write_batch(notebook, "polaris", {"n": "8"}, ranks_per_node=4, nodes=2)
     script = pbs_machine.read_script(written.path.read_text())

@@ -24,7 +24,7 @@ Line = Annotated[str, Field(pattern=r"^[^\n]*$")]
 Number = Annotated[int, Field(ge=0)]
 
 _PASSED = ("IPYTHONDIR", "PYTHONPATH")
-EXAMPLES = {"account": "PROJECT", "walltime": "00:30:00", "filesystems": "home:eagle", "queue": "debug"}
+EXAMPLES = {"account": "PROJECT", "walltime": "00:30:00", "filesystems": "home:eagle"}
 
 
 @dataclass(frozen=True)
