@@ -90,8 +90,10 @@ def write_batch(notebook, profile, parameters=None, folder="runs", **options):
 
 def _parameters(notebook, given):
     """The notebook's parameters with their defaults, as text; ValueError for others."""
-    import papermill
-
+    try:
+        import papermill
+    except ImportError:
+        raise ImportError('Notebooks are run by papermill. Type `pip install "sagips_kit[notebooks]"`.') from None
     if not notebook.is_file():
         raise FileNotFoundError(f"There is no notebook `{notebook}`. Current folder: {Path.cwd()}")
     found = papermill.inspect_notebook(str(notebook))
