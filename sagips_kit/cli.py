@@ -140,7 +140,7 @@ def _batch(options):
         print(f"submit    {batch.submit_line}")
         return
     job_id = batch.submit()
-    outputs = str(batch.outputs).format(id=job_id.partition(".")[0])
+    outputs = str(batch.outputs).replace("{id}", job_id.partition(".")[0])
     print(f"job       {job_id}\nnotebook  {outputs}.ipynb\nstore     {outputs}.zarr\nlog       {outputs}.log")
 
 

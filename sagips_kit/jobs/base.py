@@ -87,11 +87,11 @@ class Ranks:
 
     def filled(self, name, n):
         """An option with the numbers of n ranks in it."""
-        text = getattr(self, name)
+        text, sizes = getattr(self, name), self.sizes(n)
         try:
-            return text.format(**self.sizes(n))
+            return text.format(**sizes)
         except (KeyError, IndexError, ValueError):
-            allowed = ", ".join(f"{{{size}}}" for size in self.sizes(n))
+            allowed = ", ".join(f"{{{size}}}" for size in sizes)
             raise ValueError(f"{name} = {text!r}: may hold {allowed}; other braces are doubled.") from None
 
 
