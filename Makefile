@@ -16,7 +16,7 @@ RUN = IPYTHONDIR="$(CURDIR)/.ipython" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyth
 help:
 	@echo "make demo        run the example notebooks on MPI engines of this machine and print the results"
 	@echo "make test        run all tests"
-	@echo "make test-quick  run all tests but the statistical ones"
+	@echo "make test-quick  run all tests but the statistical ones and those of a batch scheduler"
 	@echo "make lint        check style and format"
 	@echo "make format      mend what can be mended of that"
 	@echo "make install     only install, into .venv; the targets above do so when they need it"
@@ -32,7 +32,7 @@ test: $(INSTALLED)
 	@$(RUN) -m pytest $(ARGS)
 
 test-quick: $(INSTALLED)
-	@$(RUN) -m pytest -m "not slow" $(ARGS)
+	@$(RUN) -m pytest -m "not slow and not scheduler" $(ARGS)
 
 lint: $(BIN)/ruff
 	@$(BIN)/ruff check .

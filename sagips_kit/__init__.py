@@ -7,8 +7,9 @@ import importlib
 
 _HOMES = {
     "connect": "cluster",
-    "install_profile": "cluster",
-    "profiles": "cluster",
+    "install_profile": "profiles",
+    "profiles": "profiles",
+    "show_profile": "profiles",
     "RunSpec": "spec",
     "Settings": "settings",
     "Problem": "problem",

@@ -1,4 +1,4 @@
-"""The command `sagips`: run a spec in a batch job or a single process, look into a store, write a first spec."""
+"""The command `sagips`: run a spec or a notebook as a batch job, look into a store, prepare a cluster's profile."""
 
 import argparse
 import dataclasses
@@ -8,8 +8,13 @@ import sys
 
 def main(arguments=None):
     """Entry point of the command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not hasattr(options, "settings"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
+        if rest:
+            options.settings = _settings(rest)
         options.command(options)
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         # A rank that ends because of another one stays silent: the other one tells why.
@@ -44,7 +49,103 @@ def _parser():
     )
     spec.add_argument("--store", required=True)
     spec.set_defaults(command=_spec)
+    _add_profiles(commands)
+    _add_batch(commands)
     return parser
+
+
+def _add_profiles(commands):
+    parser = commands.add_parser("profiles", help="list, install or show the ways to start engines on a cluster")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    actions.add_parser("list", help="show all profiles").set_defaults(command=_list_profiles)
+    install = actions.add_parser(
+        "install",
+        allow_abbrev=False,
+        help="copy a profile to where ipcluster and connect() find it",
+        epilog="Options of the profile follow its name, for instance --account PROJECT --walltime 01:00:00.",
+    )
+    install.add_argument("name")
+    install.add_argument("--overwrite", action="store_true", help="replace changed files and forget earlier options")
+    install.set_defaults(command=_install_profile, settings={})
+    show = actions.add_parser(
+        "show",
+        allow_abbrev=False,
+        help="print the exact job script",
+        epilog="Options of the profile follow its name, for this time only.",
+    )
+    show.add_argument("name")
+    show.add_argument("-n", type=int, default=4, help="engines (default: 4)")
+    show.set_defaults(command=_show_profile, settings={})
+
+
+def _add_batch(commands):
+    batch = commands.add_parser(
+        "batch",
+        allow_abbrev=False,
+        help="write the job script that runs a notebook on a cluster",
+        epilog="Options of the profile follow, for instance --walltime 01:00:00.",
+    )
+    batch.add_argument("notebook")
+    batch.add_argument("--profile", required=True, help="one that submits jobs, see `sagips profiles list`")
+    batch.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter of the notebook; n is the number of ranks",
+    )
+    batch.add_argument("--folder", default="runs", help="where everything goes (default: runs)")
+    batch.add_argument("--submit", action="store_true", help="submit the script too")
+    batch.set_defaults(command=_batch, settings={})
+
+
+def _settings(words):
+    """Options of a profile: `--name value` or `--name=value`."""
+    settings, words = {}, list(words)
+    while words:
+        name, equals, text = words.pop(0).partition("=")
+        if not name.startswith("--") or not (equals or words):
+            raise ValueError(f"{name!r}: options of a profile are given as --name value, '' for none.")
+        settings[name.removeprefix("--").replace("-", "_")] = text if equals else words.pop(0)
+    return settings
+
+
+def _list_profiles(options):
+    from . import profiles
+
+    for name in profiles.profiles():
+        state = f"installed in {profiles.installed(name)}" if profiles.is_installed(name) else "not installed"
+        print(f"{name:12}{profiles.describe(name)}\n{'':12}{state}")
+
+
+def _install_profile(options):
+    from . import profiles
+
+    folder = profiles.install_profile(options.name, options.overwrite, **options.settings)
+    print(f"{folder}: every option is explained in {profiles.CONFIG}")
+    profile = profiles.find(options.name)
+    if profile.missing:
+        print(f"Still to be given: {', '.join(profile.missing)}. Type `{profile.install_line}`.")
+
+
+def _show_profile(options):
+    from .profiles import show_profile
+
+    print(show_profile(options.name, options.n, **options.settings), end="")
+
+
+def _batch(options):
+    from .batch import write_batch
+
+    batch = write_batch(options.notebook, options.profile, dict(options.p), options.folder, **options.settings)
+    print(f"script    {batch.path}")
+    if not options.submit:
+        print(f"submit    {batch.submit_line}")
+        return
+    job_id = batch.submit()
+    outputs = str(batch.outputs).replace("{id}", job_id.partition(".")[0])
+    print(f"job       {job_id}\nnotebook  {outputs}.ipynb\nstore     {outputs}.zarr\nlog       {outputs}.log")
 
 
 def _run(options):

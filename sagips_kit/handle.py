@@ -10,6 +10,7 @@ import time
 
 CARRIER = "run_in"  # the function that carries a call to an engine, in `session`
 POLL_S = 0.1  # between two looks at the engines
+_LOOK_S = 1.0  # between two questions to the controller
 _GRACE_S = 2.0  # for other ranks to fail too, before a failure is reported
 _SECONDARY = ("PeerError",)  # raised on a rank because another one failed: never the cause
 
@@ -19,8 +20,9 @@ class RankError(RuntimeError):
 
     Attributes
     ----------
-    rank : int
-    host : str
+    rank : int or None
+        None if no rank is known to have failed, as when a job was cancelled.
+    host : str or None
     failures : dict of int to str
         The remote traceback of every rank that failed.
     """
@@ -42,7 +44,6 @@ class RunHandle:
     def __init__(self, path, results, facts, engines):
         self.path = path
         self._results, self._facts, self._engines = results, facts, engines
-        self._started = time.monotonic()
 
     def progress(self):
         """How far the run is, from its store: `.steps` (rank,), `.n_steps`, `.stop_step`, `.is_finished`."""
@@ -57,7 +58,10 @@ class RunHandle:
         return store.open_run(self.path)
 
     def watch(self, until=None, interval=1.0):
-        """Show a progress bar until the run ends; interrupting the cell leaves the run alone.
+        """Show how the run goes until it ends; interrupting the cell leaves the run alone.
+
+        One line tells the steps, time used and left, the steps of the slowest and the fastest rank, how far the answer
+        has moved during the last tenth of the run, the part of the time that ranks wait, and the age of messages.
 
         Parameters
         ----------
@@ -73,15 +77,15 @@ class RunHandle:
         """
         line = Line()
         try:
-            while not self._failed() and not self._is_ready():
+            while not self._is_over():
                 line.show(self._bar())
                 if until is not None and self.progress().step >= until:
                     return
                 time.sleep(interval)
-            self._await_failed()
         except KeyboardInterrupt:
             line.end(f"{self._bar()}\nThe run goes on. Look again with .watch(), end it with .stop().")
             return
+        self._await_failed()
         line.end(self._bar())
         self.wait()
 
@@ -101,15 +105,15 @@ class RunHandle:
             If the run goes on.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._is_ready():
-            if self._failed():
-                break
+        while not self._is_over():
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"{self.path} goes on after {timeout} s. Call .wait() again, or .stop() to end it.")
             time.sleep(POLL_S)
         self._await_failed()
         if self._failed():
             raise self._error()
+        if not self._is_ready():
+            raise self._lost()
 
     def stop(self):
         """Ask the ranks to end cleanly at a step that none of them has reached; returns at once."""
@@ -128,28 +132,42 @@ class RunHandle:
     def _is_ready(self):
         return all(result.ready() for result in self._results)
 
+    def _is_over(self):
+        # Engines that end with their job answer nothing any more, and their controller waits for them for an hour.
+        return self._is_ready() or bool(self._failed()) or self._engines.state().phase == "ended"
+
     def _failed(self):
         return [rank for rank, result in enumerate(self._results) if result.ready() and not result.successful()]
 
     def _await_failed(self):
         """Give other ranks time to fail too: the first error to arrive need not be the cause."""
         deadline = time.monotonic() + _GRACE_S
-        while self._failed() and not self._is_ready() and time.monotonic() < deadline:
+        while self._is_over() and not self._is_ready() and time.monotonic() < deadline:
             time.sleep(POLL_S)
+
+    def _lost(self):
+        progress = self.progress()
+        text = (
+            f"The engines are gone, and the run with them: {self._engines.state().words}. What is in {self.path} up to "
+            f"step {progress.step} of {progress.n_steps} is safe. Type session.close(), then connect(...).\n"
+            f"{tail(self._engines.output())}"
+        )
+        return RankError(text, None, None, {})
 
     def _error(self):
         errors = {rank: self._results[rank].exception() for rank in self._failed()}
         first = min(errors, key=lambda rank: (errors[rank].ename in _SECONDARY, self._ended_at(rank), rank))
         failures = {rank: _user_frames(error.traceback or str(error)) for rank, error in errors.items()}
-        host = self._facts[first]["host"]
+        host = self._facts[first]["host"] if self._facts else None
+        on_host = f" on {host}" if host else ""
         if all(error.ename == "EngineError" for error in errors.values()):
             text = (
-                f"The engines of ranks {listed(errors)} have died on {host}; when one process dies, MPI ends them all. "
+                f"The engines of ranks {listed(errors)} have died{on_host}; when one process dies, MPI ends them all. "
                 f"What is in {self.path} is safe. Type session.close(), then connect(...).\n"
                 f"{tail(self._engines.output())}"
             )
             return RankError(text, first, host, failures)
-        lines = [f"Rank {first} on {host} failed: {errors[first].ename}: {errors[first].evalue}\n\n{failures[first]}\n"]
+        lines = [f"Rank {first}{on_host} failed: {errors[first].ename}: {errors[first].evalue}\n\n{failures[first]}\n"]
         others = {}
         for rank in errors.keys() - {first}:
             others.setdefault(f"{errors[rank].ename}: {errors[rank].evalue}", []).append(rank)
@@ -163,18 +181,59 @@ class RunHandle:
         return ended.timestamp() if ended else float("inf")
 
     def _bar(self):
-        from tqdm import tqdm
+        from . import live
 
-        progress = self.progress()
-        total = min(progress.n_steps, progress.stop_step)
-        steps = progress.steps
-        ranks = f"ranks {steps.min()}...{steps.max()}"
-        elapsed = time.monotonic() - self._started
-        return tqdm.format_meter(int(steps.min()), total, elapsed, ncols=100, unit="step", postfix=ranks)
+        return live.snapshot(self.path).line()
 
     def __repr__(self):
         state = "failed" if self._failed() else "ended" if self._is_ready() else "running"
         return f"RunHandle({str(self.path)!r}, ranks={len(self._results)}, {state})"
+
+
+class Elsewhere:
+    """The call of one rank's run by another process: as much of an AsyncResult as RunHandle uses.
+
+    Parameters
+    ----------
+    client : ipyparallel.Client
+    rank : int
+    path : Path
+    """
+
+    metadata = {"completed": None}
+
+    def __init__(self, client, rank, path):
+        self._client, self._rank, self._path = client, rank, path
+        self._is_ready, self._looked = False, 0.0
+
+    def ready(self):
+        # Each look asks the controller.
+        if not self._is_ready and time.monotonic() - self._looked > _LOOK_S:
+            self._is_ready, self._looked = not self._is_busy(), time.monotonic()
+        return self._is_ready
+
+    def successful(self):
+        progress = self._progress()
+        return progress.steps[self._rank] >= min(progress.n_steps, progress.stop_step)
+
+    def exception(self):
+        from ipyparallel.error import RemoteError
+
+        progress = self._progress()
+        step = f"step {progress.steps[self._rank]} of {progress.n_steps}"
+        text = f"ended at {step}; the notebook that submitted the run has its message"
+        return RemoteError("RunError", text, "")
+
+    def get(self):
+        return {"rank": self._rank, "steps": int(self._progress().steps[self._rank])}
+
+    def _is_busy(self):
+        return self._rank in self._client.ids and self._client.queue_status(self._rank)["queue"] > 0
+
+    def _progress(self):
+        from . import store
+
+        return store.read_progress(self._path)
 
 
 class Line:

@@ -14,8 +14,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from .handle import POLL_S, Line, RunHandle, listed, tail
+from .handle import POLL_S, Elsewhere, Line, RunHandle, listed, tail
 
+_ANSWER_S = 60.0  # for idle engines to say what they are
 VERSIONS = ("python", "torch", "mpi4py", "cloudpickle", "sagips_kit")
 
 
@@ -33,40 +34,56 @@ class Session:
         self._client = None
         self._facts, self._results = [], []
 
-    def open(self, timeout):
+    def open(self, timeout, queue_timeout=None):
         """Start or join the engines and check them; called by `connect`.
 
         Raises
         ------
         RuntimeError
-            If engines are missing, busy or different; those that were started here are ended.
+            If engines are missing or different; those that were started here are ended.
         """
         try:
-            deadline = time.monotonic() + timeout
             self._client = self._engines.open(timeout)
-            self._await_engines(deadline)
-            self._check_idle()
-            self._check_engines(deadline)
+            deadline = self._await_engines(timeout, queue_timeout)
+            # Engines in the middle of a run answer nothing: they are checked before the next one.
+            if not self._busy():
+                self._check_engines(deadline)
         except BaseException:
             self.close()
             raise
 
     @property
     def is_open(self):
-        return self._client is not None and len(self._client.ids) == self.n
+        is_whole = self._client is not None and len(self._client.ids) == self.n
+        return is_whole and self._engines.state().phase != "ended"
 
-    def _await_engines(self, deadline):
-        line, started = Line(), time.monotonic()
+    def _await_engines(self, timeout, queue_timeout):
+        """Wait until all engines are there; returns when the rest should be done, on the monotonic clock."""
+        line, profile, started = Line(), self._engines.profile, time.monotonic()
+        deadline = None
         while (n := len(self._client.ids)) < self.n:
-            line.show(f"{self._engines.profile}: {n} of {self.n} engines after {time.monotonic() - started:.0f} s")
-            if self._engines.has_ended or time.monotonic() > deadline:
-                raise RuntimeError(self._missing_engines(n, time.monotonic() - started))
+            state, waited = self._engines.state(), time.monotonic() - started
+            if state.phase in ("queued", "unknown"):
+                line.show(f"{profile}: {state.words}, for {waited:.0f} s")
+                if queue_timeout is not None and waited > queue_timeout:
+                    raise RuntimeError(self._still_queued(state, waited))
+            else:
+                deadline = deadline or time.monotonic() + timeout
+                line.show(f"{profile}: {n} of {self.n} engines after {waited:.0f} s {state.words}")
+                if state.phase == "ended" or time.monotonic() > deadline:
+                    raise RuntimeError(self._missing_engines(n, waited, state))
             time.sleep(POLL_S)
-        line.end(f"{self._engines.profile}: {n} engines after {time.monotonic() - started:.0f} s")
+        line.end(f"{profile}: {n} engines after {time.monotonic() - started:.0f} s")
+        return deadline or time.monotonic() + timeout
 
-    def _missing_engines(self, n, waited):
-        ended = self._engines.has_ended
-        why = "mpiexec has ended" if ended else "the others have not registered"
+    def _still_queued(self, state, waited):
+        return (
+            f"Profile {self._engines.profile!r} was still in the queue after {waited:.0f} s ({state.words}), which is "
+            "given up. Allow more time with connect(queue_timeout=...), ask for less, or try another queue."
+        )
+
+    def _missing_engines(self, n, waited, state):
+        why = state.words if state.phase == "ended" else "the others have not registered"
         return (
             f"{self.n} engines were asked for, {n} came within {waited:.0f} s: {why}. If they are slow, type "
             f"connect(timeout=...); if the machine is too small, fewer engines. The last words of "
@@ -77,19 +94,24 @@ class Session:
         if self._client is None:
             raise RuntimeError("This session is closed. Type session = connect(...) to open another.")
         if not self.is_open:
+            state = self._engines.state()
+            why = f": {state.words}" if state.phase == "ended" else f", {len(self._client.ids)} are left"
             raise RuntimeError(
-                f"Of {self.n} engines {len(self._client.ids)} are left, and an MPI world is whole or nothing. Type "
-                f"session.close(), then connect(...) again.\n{tail(self._engines.output())}"
+                f"Of {self.n} engines some are gone{why}, and an MPI world is whole or nothing. Type session.close(), "
+                f"then connect(...) again.\n{tail(self._engines.output())}"
             )
+        if busy := self._busy():
+            raise RuntimeError(
+                f"The engines {listed(busy)} are busy with a run. Wait for it, or end it with its handle's stop(); a "
+                "run submitted from another notebook is found by session.attach(path)."
+            )
+
+    def _busy(self):
+        """Ranks that are in the middle of a run: set of int."""
         status = self._client.queue_status()
         busy = {rank for rank in self._client.ids if status[rank]["queue"]}
         # What was submitted a moment ago may not have reached the queues.
-        busy |= {rank for rank, result in enumerate(self._results) if not result.ready()}
-        if busy:
-            raise RuntimeError(
-                f"The engines {listed(busy)} are busy with a run. Wait for it, or end it with its handle's stop(); a "
-                "run submitted from another notebook can be watched with open_run(path)."
-            )
+        return busy | {rank for rank, result in enumerate(self._results) if not result.ready()}
 
     def _check_engines(self, deadline):
         from ipyparallel.error import RemoteError
@@ -113,7 +135,7 @@ class Session:
         return answers.get()
 
     def preview(self):
-        """Text: profile, launcher, command line, and a table of the engines."""
+        """Text: profile, launcher, command line, a table of the engines, and the job script if there is one."""
         names = ("rank", "host", "pid", "device", *VERSIONS)
         rows = [names, *([str(fact[name]) for name in names] for fact in self._facts)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -123,7 +145,10 @@ class Session:
             f"launcher  {self._engines.launcher_name}",
             f"command   {self._engines.command}",
         ]
-        return "\n".join([*head, "", *table])
+        if not self._facts:
+            table = [f"{self.n} engines in the middle of a run: session.attach(path) finds it"]
+        script = ["", self._engines.script] if self._engines.script else []
+        return "\n".join([*head, "", *table, *script])
 
     def submit(self, spec):
         """Create the store of a run and start it on all engines; returns at once.
@@ -144,6 +169,8 @@ class Session:
             If the engines are gone or busy.
         """
         self._check_idle()
+        if not self._facts:
+            self._check_engines(time.monotonic() + _ANSWER_S)
         from . import launch
 
         launch.prepare(spec, n_ranks=self.n)
@@ -163,6 +190,35 @@ class Session:
         from .tune import tune_run
 
         return self._start(tune_run, spec, None, seconds)[0].get()
+
+    def attach(self, path):
+        """The handle of a run on these engines that another notebook has submitted, or this one before its restart.
+
+        Parameters
+        ----------
+        path : path
+            The store of the run.
+
+        Returns
+        -------
+        RunHandle
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If there is no run at `path`, or one of another number of ranks.
+        """
+        from . import store
+
+        n_ranks = len(store.read_progress(path).steps)
+        if n_ranks != self.n:
+            raise ValueError(
+                f"`{path}` is a run of {n_ranks} ranks, and this session has {self.n} engines: it runs elsewhere. Look "
+                "at it with open_run(...)."
+            )
+        path = Path(path).absolute()
+        self._results = [Elsewhere(self._client, rank, path) for rank in range(self.n)]
+        return RunHandle(path, self._results, self._facts, self._engines)
 
     def _start(self, function, *args):
         import cloudpickle
@@ -239,6 +295,9 @@ def _differences(facts, n, command):
     elif [fact["rank"] for fact in facts] != list(range(n)):
         ranks = listed(fact["rank"] for fact in facts)
         lines.append(f"The engines 0 to {n - 1} have the MPI ranks {ranks}: they were started without --mpi.")
+    if len({fact["device"] for fact in facts}) > 1:
+        counts = ", ".join(f"{device} on {count}" for device, count in Counter(f["device"] for f in facts).items())
+        lines.append(f"devices: {counts} engines. Give every rank its GPU before MPI starts: the profile's affinity.")
     here = _versions()
     for name in VERSIONS:
         found = Counter(fact[name] for fact in facts)

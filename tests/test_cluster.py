@@ -1,5 +1,6 @@
 """Profiles, sessions and handles, on real MPI engines of this machine."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from sagips_kit import cluster, handle, schema, store, template
+from sagips_kit import cluster, handle, profiles, schema, store, template
 
 ROOT = Path(__file__).parents[1]
 N = 2
@@ -102,40 +103,28 @@ def test_import_touches_neither_engines_nor_mpi():
     assert _run_python(code, cwd=ROOT).stdout == "[]\n"
 
 
-def test_install_profile_copies_every_file_and_can_be_repeated(ipython_dir):
-    for _ in range(2):
-        folder = cluster.install_profile("local")
-    assert folder == ipython_dir / "profile_local"
-    for source in (ROOT / "cluster_profiles" / "local").glob("*.py"):
-        assert (folder / source.name).read_bytes() == source.read_bytes()
-
-
-def test_install_profile_keeps_what_the_user_changed(ipython_dir):
-    changed = cluster.install_profile("local") / "ipengine_config.py"
-    changed.write_text("# mine\n")
-    with pytest.raises(FileExistsError, match=r"ipengine_config.py.*overwrite=True"):
-        cluster.install_profile("local")
-    assert changed.read_text() == "# mine\n"
-    cluster.install_profile("local", overwrite=True)
-    assert changed.read_text() != "# mine\n"
-
-
-def test_install_profile_replaces_an_older_version_of_the_kit(ipython_dir, monkeypatch, tmp_path):
-    older = tmp_path / "older" / "local"
-    older.mkdir(parents=True)
-    (older / "ipcluster_config.py").write_text("# older\n")
-    with monkeypatch.context() as patch:
-        patch.setattr(cluster, "_source", lambda: older.parent)
-        folder = cluster.install_profile("local")
-    cluster.install_profile("local")
-    assert "older" not in (folder / "ipcluster_config.py").read_text()
-
-
 def test_unknown_profile_names_the_allowed_ones(ipython_dir):
-    with pytest.raises(ValueError, match=r"No profile 'lokal'.*brings local.*connect\('local'\)"):
+    with pytest.raises(ValueError, match=r"No profile 'lokal'.*brings allocation, .*connect\('local'\)"):
         cluster.connect("lokal")
-    with pytest.raises(ValueError, match=r"no profile 'lokal'. Allowed: local"):
-        cluster.install_profile("lokal")
+
+
+def test_a_profile_that_submits_jobs_has_to_be_installed(ipython_dir):
+    with pytest.raises(ValueError, match=r"'polaris' is not installed. Type `sagips profiles install polaris --acc"):
+        cluster.connect("polaris", N)
+    profiles.install_profile("polaris", account="physics", filesystems="home")
+    with pytest.raises(ValueError, match=r"'polaris' needs walltime. .*connect\('polaris', ..., walltime="):
+        cluster.connect("polaris", N)
+    with pytest.raises(ValueError, match="has no option 'wall'. Did you mean walltime"):
+        cluster.connect("polaris", N, wall="1:00:00")
+    with pytest.raises(RuntimeError, match=r"No qsub.*login node.*connect\('local'\)"):
+        cluster.connect("polaris", N, walltime="1:00:00")
+
+
+def test_an_allocation_is_looked_for(ipython_dir, monkeypatch):
+    for name in ("PBS_JOBID", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RuntimeError, match="PBS_JOBID and SLURM_JOB_ID are not set. Begin one with `qsub -I`"):
+        cluster.connect("allocation", N)
 
 
 def test_profile_without_mpi_is_refused(ipython_dir):
@@ -343,6 +332,34 @@ def test_watch_ends_with_a_full_bar(train, capsys):
     assert "100%" in capsys.readouterr().err
 
 
+def test_a_run_of_another_notebook_is_attached(engines, train, capsys):
+    path = train().path
+    found = engines.attach(path)
+    with pytest.raises(RuntimeError, match=r"engines 0, 1 are busy .*session.attach\(path\)"):
+        engines.submit(None)
+    found.watch(until=20)
+    assert "running" in repr(found)
+    found.stop()
+    found.watch(interval=0.1)
+    assert f"{found.progress().stop_step}/{found.progress().stop_step}" in capsys.readouterr().err
+    assert {rank["steps"] for rank in found.result()} == set(found.progress().steps)
+
+
+def test_a_run_of_another_notebook_that_failed_is_known_to_have(engines, start):
+    path = start(lambda rank, path: 1 / (1 - rank)).path
+    with pytest.raises(cluster.RankError, match=r"ended at step 0 of 400; the notebook that submitted the run"):
+        engines.attach(path).wait(timeout=30)
+
+
+def test_only_runs_of_these_engines_are_attached(engines, tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no run at"):
+        engines.attach(tmp_path / "none.zarr")
+    other = dataclasses.replace(LAYOUT, n_ranks=3)
+    template.create_run(tmp_path / "other.zarr", Line(), other, spec={}, events=np.zeros((3, 1)))
+    with pytest.raises(ValueError, match=r"a run of 3 ranks, and this session has 2 engines: .*open_run"):
+        engines.attach(tmp_path / "other.zarr")
+
+
 def test_interrupting_the_cell_leaves_the_run_alone(train, capsys, monkeypatch):
     run = train()
 
@@ -365,7 +382,7 @@ def test_dead_engines_are_reported_and_close_leaves_no_process(ipython_dir, tmp_
     run = _handle(mine, lambda path: os.kill(os.getpid(), signal.SIGKILL), tmp_path)
     with pytest.raises(cluster.RankError, match="have died"):
         run.wait(timeout=30)
-    with pytest.raises(RuntimeError, match=r"0 are left.*connect\(...\)"):
+    with pytest.raises(RuntimeError, match=r"some are gone.*connect\(...\)"):
         mine.submit(None)
     mine.close()
     mine.close()
@@ -406,7 +423,7 @@ def test_process_never_starts_mpi_and_leaves_no_engines_at_exit(ipython_dir):
 
 
 def test_joins_engines_started_in_a_terminal(ipython_dir):
-    cluster.install_profile("local")
+    profiles.install_profile("local")
     command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=local", "--n=3"]
     terminal = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:

@@ -11,7 +11,7 @@ import pytest
 from sagips_kit import analysis, open_run, read_progress
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = {"00_quickstart": "quickstart", "01_dayabay": "dayabay"}
+NOTEBOOKS = {"00_quickstart": "quickstart", "01_dayabay": "dayabay", "04_on_a_cluster": "cluster"}
 
 
 def execute(notebook, folder, **parameters):

@@ -4,20 +4,17 @@ Read by `ipcluster start --profile=local --n=4` in a terminal and by `sagips_kit
 """
 
 import os
-import shutil
-import sys
-from pathlib import Path
+import shlex
+
+from sagips_kit.profiles import mpiexec_beside_python
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
-# The mpiexec beside the running Python belongs to its mpi4py, even where the environment is not activated; else PATH.
-beside = Path(sys.executable).with_name("mpiexec")
-mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec") or "mpiexec"
-
 # All engines are started together by one mpiexec, so they share one MPI world; the launcher adds --mpi, which makes
-# each engine ask for its MPI rank as its id.
+# each engine ask for its MPI rank as its id.  The mpiexec beside the running Python belongs to its mpi4py, even if the
+# environment is not activated; else it is the one on PATH.
 c.Cluster.engine_launcher_class = "mpi"
-c.MPILauncher.mpi_cmd = [mpiexec]
+c.MPILauncher.mpi_cmd = shlex.split(mpiexec_beside_python())
 
 # Several engines share few cores: one thread each, unless the user says otherwise before starting them.
 c.MPILauncher.environment = {

@@ -1,8 +1,8 @@
-"""Profile `local`: the engines, one for each MPI rank."""
+"""All profiles: the engines, one for each MPI rank."""
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
-# Seconds to wait for the controller's connection file and for its answer: both start at the same time.
+# Seconds to wait for the controller's connection file and for its answer: both may start at the same time.
 c.IPEngine.wait_for_url_file = 60
 c.IPEngine.timeout = 60
 
@@ -10,5 +10,5 @@ c.IPEngine.timeout = 60
 # the engine is idle), so none is left behind.
 c.IPEngine.max_heartbeat_misses = 20
 
-# Errors only: the warnings are about encryption, which loopback does not need, and about debugging.
+# Errors only: the warnings are about debugging, and about encryption, which loopback does not need.
 c.IPEngine.log_level = 40

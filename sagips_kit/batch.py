@@ -1,0 +1,134 @@
+"""A notebook as a batch job: the script that runs it by papermill on the compute node, with engines beside it.
+
+The job's own ranks are started by the profile `allocation`, by the same command as those of the given profile.
+"""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import profiles
+from .jobs import Job, passed_environment
+
+_ALLOCATION = ("threads", "affinity", "interface", "cores_per_rank")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A job script that has been written.
+
+    Attributes
+    ----------
+    job : Job
+    path : Path
+        The script.
+    outputs : Path
+        What the executed notebook, the store and the log are called, with {id} for the number of the job and without
+        an ending.
+    """
+
+    job: Job
+    path: Path
+    outputs: Path
+
+    @property
+    def submit_line(self):
+        return shlex.join([*self.job.submit, str(self.path)])
+
+    def submit(self):
+        """Submit the script; returns the job's id."""
+        return self.job.submitted(self.path)
+
+
+def write_batch(notebook, profile, parameters=None, folder="runs", **options):
+    """Write the job script that runs a notebook on a cluster.
+
+    Parameters
+    ----------
+    notebook : path
+        With a cell tagged `parameters` that sets `profile` and `n`, and perhaps `store`.
+    profile : str
+        A profile that submits jobs.
+    parameters : dict
+        Other values for the notebook's parameters.
+    folder : path
+        Where script, executed notebook, store and log go.
+    **options
+        Options of the profile for this job.
+
+    Returns
+    -------
+    Batch
+
+    Raises
+    ------
+    ValueError
+        For a profile that submits no jobs, an option that is unknown, wrong or missing, or parameters that the
+        notebook does not have.
+    FileNotFoundError
+        If there is no such notebook.
+    """
+    notebook, folder = Path(notebook), Path(folder).absolute()
+    given = {str(name): text for name, text in (parameters or {}).items()}
+    known = _parameters(notebook, given)
+    found = profiles.find(profile).with_options(**options)
+    if not found.is_job:
+        allowed = (name for name in profiles.profiles() if profiles.find(name).is_job)
+        raise ValueError(f"Profile {profile!r} submits no jobs. Allowed: {', '.join(allowed)}.")
+    job = found.ranks()
+    n = int(given.get("n", known["n"]))
+    outputs = folder / f"{notebook.stem}-{{id}}"
+    body = _body(job, n, notebook, folder, given, "store" in known)
+    text = job.script(n, body, f"sagips-{notebook.stem}", f"{outputs}.log", passed_environment())
+    path = folder / f"{notebook.stem}-{profile}.sh"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o700)
+    return Batch(job, path, outputs)
+
+
+def _parameters(notebook, given):
+    """The notebook's parameters with their defaults, as text; ValueError for others."""
+    try:
+        import papermill
+    except ImportError:
+        raise ImportError('Notebooks are run by papermill. Type `pip install "sagips_kit[notebooks]"`.') from None
+    if not notebook.is_file():
+        raise FileNotFoundError(f"There is no notebook `{notebook}`. Current folder: {Path.cwd()}")
+    found = papermill.inspect_notebook(str(notebook))
+    known = {name: entry["default"] for name, entry in found.items()}
+    for name in ("profile", "n"):
+        if name not in known:
+            raise ValueError(
+                f"`{notebook}` has no parameter {name!r}. Set {name} in its first cell, and give that the tag "
+                "`parameters`."
+            )
+    for name in given:
+        if name not in known or name == "profile":
+            allowed = ", ".join(sorted(known.keys() - {"profile"}))
+            raise ValueError(f"`{notebook}` takes no parameter {name!r}. Allowed: {allowed}.")
+    return known
+
+
+def _body(job, n, notebook, folder, given, has_store):
+    """The lines that run the notebook, in the folder in which this command was typed."""
+    python, here = shlex.quote(sys.executable), shlex.quote(str(Path.cwd()))
+    run = f"{shlex.quote(f'{folder}/{notebook.stem}-')}{job.id_variable}"
+    ranks = {"mpiexec": job.mpiexec, "ranks_per_node": job.sizes(n)["ranks_per_node"]}
+    ranks |= {name: getattr(job, name) for name in _ALLOCATION}
+    options = shlex.join(word for name, setting in ranks.items() for word in (f"--{name}", str(setting)))
+    words = shlex.join(word for name, text in given.items() if name != "n" for word in ("-p", name, str(text)))
+    store = ' -p store "$run.zarr"' if has_store and "store" not in given else ""
+    return [
+        f"cd {here}",
+        f"run={run}",
+        "# Connection files of this job alone, in a folder that all its nodes see.",
+        'export IPYTHONDIR="$run.ipython" IPP_NONINTERACTIVE=1',
+        f"{python} -m sagips_kit profiles install allocation {options} || exit",
+        f'{python} -m papermill --no-progress-bar {shlex.quote(str(notebook))} "$run.ipynb" -p profile allocation'
+        f" -p n {n}{store} {words}".rstrip(),
+        "status=$?",
+        'rm -rf "$IPYTHONDIR"',
+        "exit $status",
+    ]

@@ -1,0 +1,61 @@
+"""Jobs of Slurm."""
+
+from typing import ClassVar
+
+from ..settings import value
+from .base import Job, JobState, Number, Text
+
+
+@value
+class Slurm(Job):
+    """A job of Slurm.
+
+    Parameters
+    ----------
+    qos : str
+        Quality of service; some sites call it queue.
+    constraint : str
+        Kind of nodes, such as "gpu".
+    gpus_per_node : int
+        0 asks for none.
+    """
+
+    qos: Text = ""
+    constraint: Text = ""
+    gpus_per_node: Number = 0
+
+    scheduler: ClassVar[str] = "slurm"
+    mark: ClassVar[str] = "#SBATCH"
+    submit: ClassVar[tuple] = ("sbatch", "--parsable")
+    delete: ClassVar[tuple] = ("scancel",)
+    job_id: ClassVar[str] = r"^\d+"
+    id_variable: ClassVar[str] = "$SLURM_JOB_ID"
+    _ask: ClassVar[tuple] = ("squeue", "--noheader", "--states=all", "--format=%T|%r", "--jobs")
+    _gone: ClassVar[str] = "Invalid job id"
+
+    def _directives(self, n, name, log):
+        sizes = self.sizes(n)
+        words = {
+            "job-name": name,
+            "account": self.account,
+            "partition": self.queue,
+            "qos": self.qos,
+            "constraint": self.constraint,
+            "time": self.walltime,
+            "nodes": sizes["nodes"],
+            "ntasks": n,
+            "ntasks-per-node": sizes["ranks_per_node"],
+            "cpus-per-task": self.cores_per_rank,
+            "gpus-per-node": self.gpus_per_node,
+            "output": log.replace("{id}", "%j"),
+        }
+        return [f"--{word}={text}" for word, text in words.items() if text]
+
+    @staticmethod
+    def read_state(text):
+        """The state of a job in the output of `squeue --format=%T|%r`."""
+        state, _, reason = text.strip().splitlines()[0].partition("|")
+        queued = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+        running = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+        phase = "queued" if state in queued else "running" if state in running else "ended"
+        return JobState(phase, f"{state}, {reason}" if reason not in ("", "None") else state)

@@ -1,0 +1,109 @@
+"""What one line says of a run while it trains: how far, how fast, whether the answer still moves, who waits.
+
+Everything comes from the store, so any process may look, also one that has not started the run.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import schema, store
+
+_MOVE = 0.1  # of the run: over so many steps the movement is measured
+_N_RANKS = 32  # that are looked at, evenly spread: each has files of its own
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run at one moment.
+
+    Attributes
+    ----------
+    step, last_step : int
+        Steps that every rank, and the fastest rank, have completed.
+    n_steps : int
+        Where the run ends.
+    elapsed_s : float
+        Since the run started, in seconds.
+    rate : float
+        Steps of the slowest rank in a second.
+    moved : float
+        How far the generators' mean has moved during the last tenth of the run's steps, in `moved_unit`: root mean
+        square over the parameters.
+    moved_unit : str
+    waited : float
+        Fraction of the time that ranks have waited for others.
+    staleness : float
+        Age of the oldest message used, in steps.
+    """
+
+    step: int
+    last_step: int
+    n_steps: int
+    elapsed_s: float = 0.0
+    rate: float = math.nan
+    moved: float = math.nan
+    moved_unit: str = ""
+    waited: float = math.nan
+    staleness: float = math.nan
+
+    def line(self):
+        """The snapshot as a line of text: bar, steps, time used and left, rate, movement, waiting, staleness."""
+        from tqdm import tqdm
+
+        words = [f"ranks {self.step}...{self.last_step}"]
+        if not math.isnan(self.moved):
+            words.append(f"moved {self.moved:.2g} {self.moved_unit}")
+        if not math.isnan(self.waited):
+            words.append(f"waiting {self.waited:.0%}")
+        if not math.isnan(self.staleness):
+            words.append(f"staleness {self.staleness:.0f}")
+        return tqdm.format_meter(
+            self.step,
+            self.n_steps,
+            self.elapsed_s,
+            rate=None if math.isnan(self.rate) else self.rate,
+            unit="step",
+            postfix=", ".join(words),
+            bar_format="{percentage:3.0f}%|{bar:16}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+        )
+
+
+def snapshot(path):
+    """Look at a run: Snapshot."""
+    root = store.open_group(path, "r")
+    progress = store.read_progress(path)
+    layout = schema.RunLayout(**root.attrs[schema.LAYOUT_KEY])
+    end = min(progress.n_steps, progress.stop_step)
+    now = Snapshot(progress.step, int(progress.steps.max()), end)
+    row = int(np.searchsorted(layout.steps, progress.step, side="right")) - 1
+    if row < 1:
+        return now
+    back = max(0, row - max(1, round(_MOVE * len(layout.steps))))
+    history, ranks = root[schema.HISTORY], slice(None, None, math.ceil(layout.n_ranks / _N_RANKS))
+    elapsed = history["elapsed_s"][ranks, back : row + 1]
+    waited = history["waited_s"][ranks, back + 1 : row + 1].sum(axis=1)
+    duration = np.maximum(elapsed[:, -1] - elapsed[:, 0], 1e-9)
+    moved, unit = _moved(root, history["theta"][ranks, :, row] - history["theta"][ranks, :, back])
+    return Snapshot(
+        now.step,
+        now.last_step,
+        end,
+        elapsed_s=float(np.nan_to_num(elapsed[:, -1]).max()),
+        rate=(layout.steps[row] - layout.steps[back]) / float(duration.max()),
+        moved=moved,
+        moved_unit=unit,
+        waited=float((waited / duration).mean()),
+        staleness=float(history["staleness"][ranks, row].max()),
+    )
+
+
+def _moved(root, ways):
+    """How far the mean over ranks and members went, from the way (rank, member, parameter) of each; and the unit."""
+    way = ways.mean(axis=(0, 1))
+    reference = root[schema.REFERENCE]
+    unit, name = reference["deviation"][:], "floor units"
+    if not np.isfinite(unit).all():
+        unit, name = (reference["upper"][:] - reference["lower"][:]) / 100, "% of the range"
+    return float(np.sqrt(np.mean((way / unit) ** 2))), name

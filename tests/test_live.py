@@ -1,0 +1,66 @@
+"""The line that tells how a run goes, from stores whose numbers are known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sagips_kit import live, schema, store, template
+
+LAYOUT = schema.RunLayout(
+    n_ranks=2, n_replicas=1, n_members=1, n_steps=100, record_every=5, rows_per_block=4, n_draws=2, n_predictive=2
+)
+
+
+class Line:
+    """What a store needs to know of a problem."""
+
+    parameters, lower, upper, units = ("slope",), (0.0,), (2.0,), {}
+    observables, truth, published = ("x",), None, {}
+
+
+def train(path, steps, deviation=None):
+    """A run whose steps take 0.1 s each, half of which rank 1 waits; the slope grows by 0.01 in a step."""
+    fit = {} if deviation is None else {"deviation": np.array([deviation])}
+    template.create_run(path, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)), reference=fit)
+    step = np.array(LAYOUT.steps, float)
+    for rank, end in enumerate(steps):
+        with store.RunWriter(path, rank) as writer:
+            rows = {
+                "theta": (0.01 * step)[None, :, None],
+                "elapsed_s": 0.1 * step,
+                "waited_s": np.full(len(step), 0.25 * rank),
+                "staleness": np.full(len(step), 2.0 * rank),
+            }
+            writer.write_rows(0, rows)
+            writer.set_progress(end)
+    return path
+
+
+def test_a_snapshot_has_the_numbers_of_the_run(tmp_path):
+    now = live.snapshot(train(tmp_path / "a.zarr", (50, 55), deviation=0.05))
+    assert (now.step, now.last_step, now.n_steps, now.staleness) == (50, 55, 100, 2.0)
+    assert now.rate == pytest.approx(10) and now.elapsed_s == pytest.approx(5) and now.waited == pytest.approx(0.25)
+    # A tenth of 20 rows is 2 of 5 steps each: 0.1 in units of 0.05.
+    assert now.moved == pytest.approx(2) and now.moved_unit == "floor units"
+    line = now.line()
+    for words in ("50/100", "[00:05<00:05", "10.00step/s", "ranks 50...55", "moved 2 floor", "waiting 25%", "stal"):
+        assert words in line
+
+
+def test_without_a_reference_the_range_is_the_unit(tmp_path):
+    now = live.snapshot(train(tmp_path / "a.zarr", (50, 50)))
+    assert now.moved == pytest.approx(5) and now.moved_unit == "% of the range"
+
+
+def test_a_run_that_was_asked_to_stop_ends_there(tmp_path):
+    path = train(tmp_path / "a.zarr", (50, 50))
+    store.request_stop(path, 60)
+    assert live.snapshot(path).n_steps == 60
+
+
+@pytest.mark.parametrize("steps", [(0, 0), (0, 20), (5, 5)])
+def test_a_run_that_has_just_begun_has_a_line_too(tmp_path, steps):
+    now = live.snapshot(train(tmp_path / "a.zarr", steps))
+    assert now.step == steps[0] and math.isnan(now.rate) and math.isnan(now.moved)
+    assert f"{steps[0]}/100" in now.line() and "moved" not in now.line()

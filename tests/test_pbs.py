@@ -1,0 +1,110 @@
+"""The profile `polaris` with all that is Polaris switched off, on a stand-in for PBS that runs its jobs here."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pbs_machine
+import psutil
+import pytest
+from test_slurm import long_run, until
+
+from sagips_kit import batch, cluster, profiles
+
+N = 2
+ROOT = Path(__file__).parents[1]
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(autouse=True)
+def installed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{pbs_machine.install(tmp_path / 'pbs')}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    profiles.install_profile(
+        "polaris",
+        account="",
+        filesystems="",
+        walltime="00:10:00",
+        select="",
+        place="",
+        setup="",
+        affinity="",
+        interface="",
+        threads=1,
+        mpiexec=f"{profiles.mpiexec_beside_python()} -n {{n}}",
+    )
+
+
+def test_polaris_runs_on_a_plain_pbs():
+    with cluster.connect("polaris", N) as session:
+        assert "launcher  PBSEngines" in session.preview() and "#PBS -l select=1\n" in session.preview()
+        pids = [fact["pid"] for fact in session._facts]
+        assert session.submit(long_run("a.zarr", 40)).result()[1]["steps"] == 40
+        run = session.submit(long_run("b.zarr"))
+        until(lambda: run.progress().step > 0)
+        job_id = session._engines.cluster.engine_set.job_id
+        session._engines.cluster.engine_set.job.cancel(job_id)
+        with pytest.raises(cluster.RankError, match=r"(?s)job 1.here: F, exit status 271.*is safe"):
+            run.wait(timeout=60)
+    until(lambda: not any(map(psutil.pid_exists, pids)))
+
+
+def test_a_queue_that_is_too_long_is_left():
+    message = r"still in the queue after .*job 1.here: Q, Not Running: Insufficient amount .* A: 2 T: 2\)"
+    with pytest.raises(RuntimeError, match=message):
+        cluster.connect("polaris", N, queue="full", queue_timeout=1)
+
+
+def test_interrupting_the_wait_cancels_the_job(tmp_path, monkeypatch):
+    def interrupt(self, text):
+        assert "Q, Not Running" in text
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sagips_kit.session.Line.show", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.connect("polaris", N, queue="full")
+    assert (tmp_path / "pbs" / "jobs" / "1.here" / "status").read_text() == "271"
+
+
+def test_the_last_words_of_a_job_that_dies_early_are_quoted():
+    message = r"(?s)0 came .*job 1.here: F, exit status 1.*no such module: conda"
+    with pytest.raises(RuntimeError, match=message):
+        cluster.connect("polaris", N, setup="echo no such module: conda; exit 1")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"account": "x"}, "walltime, filesystems missing. Type `sagips profiles install polaris --walltime 00:30:00"),
+        ({"account": "x", "filesystems": "home", "walltime": "tomorrow"}, "qsub refused"),
+    ],
+)
+def test_ipcluster_ends_with_the_reason_if_there_can_be_no_job(options, message):
+    profiles.install_profile("polaris", overwrite=True, **options)
+    command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=polaris", f"--n={N}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_pbs_refuses_is_quoted():
+    with pytest.raises(RuntimeError, match="(?s)qsub refused .*illegal value: walltime or place in .*tomorrow"):
+        cluster.connect("polaris", N, walltime="tomorrow")
+
+
+def test_a_notebook_as_a_job(tmp_path):
+    notebook = ROOT / "notebooks" / "04_on_a_cluster.ipynb"
+    written = batch.write_batch(notebook, "polaris", {"n": "8"}, ranks_per_node=4, nodes=2)
+    script = pbs_machine.read_script(written.path.read_text())
+    assert (script.nodes, script.name) == (2, "sagips-04_on_a_cluster")
+    for words in ("--ranks_per_node 4", "-p profile allocation -p n 8 -p store", f"cd {tmp_path}"):
+        assert any(words in line for line in script.lines)
+    with pytest.raises(ValueError, match=r"takes no parameter 'n_step'. Allowed: figures, n, n_events"):
+        batch.write_batch(notebook, "polaris", {"n_step": 3})
+    with pytest.raises(ValueError, match="Profile 'local' submits no jobs. Allowed: frontier, pbs"):
+        batch.write_batch(notebook, "local")
+    with pytest.raises(FileNotFoundError, match="There is no notebook `none.ipynb`"):
+        batch.write_batch("none.ipynb", "polaris")

@@ -1,0 +1,302 @@
+"""Profiles: what is installed, what options do, and the exact scripts that reach a scheduler."""
+
+import dataclasses
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pbs_machine import read_script
+
+from sagips_kit import profiles
+from sagips_kit.cli import main
+from sagips_kit.jobs import PBS, Job, Slurm
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden"
+SITES = [name for name in profiles.profiles() if profiles.find(name).is_job]
+GIVEN = {"account": "physics", "walltime": "00:30:00", "filesystems": "home:eagle"}
+
+
+@pytest.fixture(autouse=True)
+def ipython_dir(tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    return tmp_path / "ipython"
+
+
+def shown(name, n=4, **options):
+    """A job script in which this machine's folders have names that are the same everywhere."""
+    text = profiles.show_profile(name, n, **options)
+    return text.replace(os.environ["IPYTHONDIR"], "/home/me/.ipython").replace(sys.executable, "python")
+
+
+def given(name):
+    """What a profile of the kit needs, and no more."""
+    return {option: GIVEN[option] for option in profiles.find(name).missing}
+
+
+def sagips(capsys, *arguments):
+    status = main([str(argument) for argument in arguments])
+    return status, *capsys.readouterr()
+
+
+# Installation
+
+
+def test_install_copies_every_file_and_can_be_repeated(ipython_dir):
+    for name in profiles.profiles():
+        for _ in range(2):
+            folder = profiles.install_profile(name)
+        assert folder == ipython_dir / f"profile_{name}"
+        for source in (ROOT / "cluster_profiles" / name).glob("*.py"):
+            assert (folder / source.name).read_bytes() == source.read_bytes()
+        assert {"ipcluster_config.py", "ipcontroller_config.py", "ipengine_config.py"} <= set(os.listdir(folder))
+
+
+def test_install_keeps_what_the_user_changed():
+    changed = profiles.install_profile("local") / "ipengine_config.py"
+    changed.write_text("# mine\n")
+    with pytest.raises(FileExistsError, match=r"ipengine_config.py.*overwrite=True.*install local --overwrite"):
+        profiles.install_profile("local")
+    assert changed.read_text() == "# mine\n"
+    profiles.install_profile("local", overwrite=True)
+    assert changed.read_text() != "# mine\n"
+
+
+def test_install_replaces_an_older_version_of_the_kit(monkeypatch, tmp_path):
+    older = tmp_path / "older"
+    (older / "local").mkdir(parents=True)
+    (older / "local" / "ipcluster_config.py").write_text("c = get_config()  # older\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(profiles, "_source", lambda: older)
+        folder = profiles.install_profile("local")
+    profiles.install_profile("local")
+    assert "older" not in (folder / "ipcluster_config.py").read_text()
+
+
+def test_options_are_written_where_they_are_explained_and_stay():
+    profiles.install_profile("polaris", account="physics", nodes="3")
+    profiles.install_profile("polaris", walltime="01:00:00")
+    text = (profiles.installed("polaris") / "ipcluster_config.py").read_text()
+    for line in ('    "account": "physics",', '    "nodes": 3,', '    "walltime": "01:00:00",'):
+        assert line in text.splitlines()
+    assert profiles.find("polaris").missing == ["filesystems"]
+    profiles.install_profile("polaris", overwrite=True)
+    assert profiles.find("polaris").missing == ["account", "walltime", "filesystems"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("lokal", {}, "no profile 'lokal'. Allowed: allocation, frontier, local"),
+        ("polaris", {"acount": "x"}, "no option 'acount'. Did you mean account"),
+        ("polaris", {"nodes": "two"}, "nodes = 'two': should be a valid integer"),
+        ("slurm", {"setup": "a\nb"}, "setup = 'a"),
+        ("local", {"account": "x"}, "no option 'account'. Allowed: none"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(ipython_dir, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        profiles.install_profile(name, **options)
+    assert not list(ipython_dir.glob("profile_*"))
+
+
+@pytest.mark.parametrize("name", profiles.profiles())
+def test_every_option_has_its_line_and_its_explanation(name):
+    lines = (ROOT / "cluster_profiles" / name / "ipcluster_config.py").read_text().splitlines()
+    found = profiles.find(name)
+    for option in found.options:
+        at = [i for i, line in enumerate(lines) if line.startswith(f'    "{option}": ')]
+        assert len(at) == 1 and lines[at[0]].endswith(",") and lines[at[0] - 1].startswith("    # ")
+    if found.kind:
+        assert set(found.options) == {field.name for field in dataclasses.fields(found.kind)}
+
+
+@pytest.mark.parametrize("name", profiles.profiles())
+def test_keys_stay_in_files_and_whoever_listens_beyond_this_host_encrypts(name):
+    config = profiles.find(name).config
+    assert config.Cluster.send_engines_connection_env is False
+    folder = profiles.install_profile(name)
+    is_beyond = config.Cluster.controller_ip != "127.0.0.1"
+    assert is_beyond == ("c.IPController.enable_curve = True" in (folder / "ipcontroller_config.py").read_text())
+
+
+# Scripts
+
+
+@pytest.mark.parametrize("n_nodes", [1, 2, 10])
+def test_polaris_to_the_letter(n_nodes):
+    queue = "debug" if n_nodes <= 2 else "prod"
+    text = shown("polaris", 4 * n_nodes, queue=queue, **GIVEN)
+    assert text == (GOLDEN / f"polaris_{n_nodes}.sh").read_text()
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_bash_reads_every_script(name):
+    text = shown(name, 8, **given(name))
+    assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True).stderr == ""
+    assert "{" not in text.replace("${", "").replace("$((", "")
+    assert text.count(" --mpi ") == 1 and " -m ipyparallel.engine " in text
+
+
+@pytest.mark.parametrize("n_nodes", [1, 2, 10])
+def test_polaris_says_to_pbs_and_mpiexec_what_is_meant(n_nodes):
+    script = read_script(shown("polaris", 4 * n_nodes, **GIVEN))
+    assert (script.account, script.nodes, script.chunk) == ("physics", n_nodes, {"system": "polaris"})
+    assert script.resources["filesystems"] == "home:eagle" and script.resources["place"] == "scatter"
+    options, program = script.mpiexec()
+    assert (options.n, options.ppn, options.depth, options.cpu_bind) == (4 * n_nodes, 4, 8, "depth")
+    assert options.ppn * options.depth == 32  # cores of a node
+    assert program[:2] == ["bash", "-c"] and program[3:7] == ["python", "-m", "ipyparallel.engine", "--mpi"]
+
+
+def test_each_rank_of_a_node_sees_another_gpu():
+    _, program = read_script(shown("polaris", 4, **GIVEN)).mpiexec()
+    asked = [*program[:3], "printenv", "CUDA_VISIBLE_DEVICES"]
+    ranks = [os.environ | {"PMI_LOCAL_RANK": str(rank)} for rank in range(4)]
+    seen = [subprocess.run(asked, env=rank, capture_output=True, text=True).stdout.strip() for rank in ranks]
+    assert seen == ["3", "2", "1", "0"]
+
+
+def test_everything_of_polaris_can_be_switched_off():
+    off = {"account": "", "queue": "", "filesystems": "", "select": "", "place": "", "setup": "", "affinity": ""}
+    text = shown("polaris", 2, walltime="5:00", mpiexec="mpiexec -n {n}", threads=1, interface="", **off)
+    options = [line for line in text.splitlines() if line.startswith("#PBS")]
+    assert options[:3] == ["#PBS -N sagips", "#PBS -l select=1", "#PBS -l walltime=5:00"]
+    assert "polaris" not in text.replace("profile_polaris", "") and "CUDA" not in text and "module" not in text
+    assert read_script(text).mpiexec()[1][:3] == ["python", "-m", "ipyparallel.engine"]
+
+
+def test_slurm_sites_ask_for_whole_nodes():
+    perlmutter = shown("perlmutter", 8, account="m1_g", walltime="1:00:00")
+    for line in ("--constraint=gpu", "--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=32", "--gpus-per-node=4"):
+        assert f"#SBATCH {line}\n" in perlmutter
+    assert "srun -K --ntasks=8 --cpus-per-task=32 --cpu-bind=cores --gpu-bind=none bash -c " in perlmutter
+    frontier = shown("frontier", 16, account="phy1", walltime="1:00:00")
+    assert "#SBATCH --nodes=2\n" in frontier and "#SBATCH --partition=batch\n" in frontier
+    assert "srun -K --ntasks=16 --cpus-per-task=7 --gpus-per-task=1 --gpu-bind=closest python " in frontier
+
+
+def test_a_script_carries_no_more_of_the_environment_than_python_needs(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/home/me/my modules")
+    monkeypatch.setenv("API_TOKEN", "secret")
+    text = shown("polaris", **GIVEN)
+    assert "export PYTHONPATH='/home/me/my modules'\n" in text and "secret" not in text and "#PBS -V" not in text
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_missing_options_are_told_with_the_line_to_type(name, capsys):
+    missing = profiles.find(name).missing
+    assert "walltime" in missing
+    status, out, err = sagips(capsys, "profiles", "show", name)
+    assert (status, out) == (2, "")
+    line = err.split("`")[1]
+    status, out, err = sagips(capsys, *shlex.split(line)[1:])
+    assert (status, err) == (0, "") and str(profiles.installed(name)) in out
+    assert sagips(capsys, "profiles", "show", name)[0] == 0
+
+
+def test_ranks_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="n = 9 ranks do not fit on nodes = 2 with ranks_per_node = 4: take nodes = 3"):
+        shown("polaris", 9, nodes=2, **GIVEN)
+    assert "select=2:" in shown("polaris", 5, **GIVEN)
+
+
+def test_a_command_with_unknown_braces_is_refused():
+    with pytest.raises(ValueError, match=r"mpiexec = 'mpiexec -n \{ranks\}': may hold \{n\}, \{nodes\}"):
+        shown("pbs", walltime="5:00", mpiexec="mpiexec -n {ranks}")
+
+
+def test_further_options_of_a_scheduler_have_lines_of_their_own():
+    text = shown("slurm", walltime="5:00", directives="--exclusive; --mail-type=END")
+    assert "#SBATCH --exclusive\n#SBATCH --mail-type=END\n" in text
+
+
+# The command
+
+
+def test_list_tells_what_is_installed(capsys):
+    profiles.install_profile("local")
+    status, out, _ = sagips(capsys, "profiles", "list")
+    lines = out.splitlines()
+    assert status == 0 and [line.split()[0] for line in lines[::2]] == profiles.profiles()
+    assert [line.strip().startswith("installed in") for line in lines[1::2]].count(True) == 1
+
+
+def test_install_says_what_is_missing_still(capsys):
+    status, out, _ = sagips(capsys, "profiles", "install", "polaris", "--account", "physics", "--ranks-per-node=2")
+    assert status == 0 and "Still to be given: walltime, filesystems. Type `sagips profiles install polaris" in out
+    assert profiles.find("polaris").options["ranks_per_node"] == 2
+
+
+def test_options_for_one_script_are_not_kept(capsys):
+    profiles.install_profile("slurm", walltime="10:00")
+    _, out, _ = sagips(capsys, "profiles", "show", "slurm", "-n", 2, "--queue", "gpu", "--walltime", "5:00")
+    assert "--partition=gpu\n" in out and "--time=5:00\n" in out and "--ntasks=2\n" in out
+    assert profiles.find("slurm").options["walltime"] == "10:00"
+
+
+def test_words_that_are_no_options_are_refused(capsys):
+    status, _, err = sagips(capsys, "profiles", "install", "polaris", "physics")
+    assert status == 2 and "options of a profile are given as --name value" in err
+
+
+# What schedulers say
+
+
+@pytest.mark.parametrize(
+    ("text", "phase", "words"),
+    [
+        ("PENDING|Priority\n", "queued", "PENDING, Priority"),
+        ("RUNNING|None\n", "running", "RUNNING"),
+        ("COMPLETING|None\n", "running", "COMPLETING"),
+        ("CANCELLED|None\n", "ended", "CANCELLED"),
+        ("TIMEOUT|TimeLimit\n", "ended", "TIMEOUT, TimeLimit"),
+    ],
+)
+def test_words_of_slurm(text, phase, words):
+    state = Slurm.read_state(text)
+    assert (state.phase, state.words) == (phase, words)
+
+
+@pytest.mark.parametrize(
+    ("lines", "phase", "words"),
+    [
+        ("job_state = Q\n    comment = Not Running: Not enough\n\t free nodes", "queued", "Q, Not Running: Not enough"),
+        ("job_state = R\n    comment = Job run at 10:00", "running", "R, Job run at 10:00"),
+        ("job_state = F\n    Exit_status = 271", "ended", "F, exit status 271"),
+        ("Resource_List.walltime = 00:05:00", "unknown", "?"),
+    ],
+)
+def test_words_of_pbs(lines, phase, words):
+    state = PBS.read_state(f"Job Id: 12.here\n    Job_Name = sagips\n    {lines}\n")
+    assert state.phase == phase and state.words.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "phase"),
+    [
+        (Slurm, "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1", "ended"),
+        (Slurm, "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1", "unknown"),
+        (PBS, "echo qstat: Unknown Job Id 12.here >&2; exit 153", "ended"),
+        (PBS, "echo qstat: 12.here Job has finished, use -x or -H >&2; exit 35", "ended"),
+        (PBS, "echo 'Connection refused; qstat: cannot connect to server' >&2; exit 255", "unknown"),
+    ],
+)
+def test_a_scheduler_that_does_not_answer_has_not_ended_the_job(kind, answer, phase, monkeypatch, tmp_path):
+    for command in ("squeue", "qstat"):
+        (tmp_path / command).write_text(f"#!/bin/sh\n{answer}\n")
+        (tmp_path / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert kind().state("12").phase == phase
+
+
+@pytest.mark.parametrize("kind", [PBS, Slurm])
+def test_a_missing_scheduler_is_told(kind, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match=f"No {kind.submit[0]} on PATH: .*login node"):
+        kind().submitted("job.sh")
+    assert issubclass(kind, Job) and kind().state("12").phase == "unknown"

@@ -1,0 +1,227 @@
+"""A real Slurm of one node: engines as a job, notebooks as jobs, and what the user sees when a job does not go on."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import slurm_machine
+from gaussian import Gaussian
+from test_notebooks import execute
+
+from sagips_kit import Independent, RunSpec, Settings, analysis, cluster, open_run, profiles, read_progress
+
+ROOT = Path(__file__).parents[1]
+N = 2
+pytestmark = [
+    pytest.mark.scheduler,
+    pytest.mark.mpi,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(
+        bool(slurm_machine.missing()),
+        reason=f"no {', '.join(slurm_machine.missing())}: apt-get install slurm-wlm munge",
+    ),
+]
+# The MPI of PyPI's mpich speaks PMI 2 with Slurm.
+OPTIONS = {"walltime": "10:00", "mpiexec": "srun --mpi=pmi2 -K --ntasks={n}"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slurm")
+    with pytest.MonkeyPatch.context() as patch, slurm_machine.slurm(folder) as found:
+        for name, text in found.items():
+            patch.setenv(name, text)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The folder that a test works in, where the profile is installed; no job of a test before is left."""
+    assert not jobs()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    profiles.install_profile("slurm", **OPTIONS)
+    yield tmp_path
+    for job_id in jobs():
+        subprocess.run(["scancel", job_id], check=True)
+    until(lambda: not jobs())
+
+
+def jobs():
+    """Ids of the jobs that are queued or run."""
+    return subprocess.run(["squeue", "--noheader", "--format=%i"], capture_output=True, text=True).stdout.split()
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def background(*command):
+    """A program that runs beside the test; its output is in `.log`."""
+    log = Path("background.log")
+    with open(log, "w") as file:
+        process = subprocess.Popen([sys.executable, *command], stdout=file, stderr=file)
+    process.log = log
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+def long_run(store, n_steps=100_000):
+    settings = Settings(n_members=2, n_events=64, n_draws=3, n_predictive=4, rows_per_block=2)
+    return RunSpec(
+        problem=Gaussian(n_observed=200),
+        settings=settings,
+        exchange=Independent(),
+        store=str(store),
+        n_steps=n_steps,
+        reference=False,
+    )
+
+
+def assert_good(path):
+    assert read_progress(path).is_finished
+    estimates = analysis.estimate(open_run(path))
+    assert (estimates["deviation"] > 0).all()
+    assert float(abs((estimates["mle"] - estimates["truth"]) / estimates["floor"]).max()) < 4
+
+
+@pytest.mark.slow
+def test_a_notebook_joins_the_engines_that_ipcluster_has_started(folder):
+    with background("-m", "ipyparallel.cluster", "start", "--profile=slurm", f"--n={N}") as terminal:
+        until(lambda: "RUNNING" in terminal.log.read_text())
+        done = execute("00_quickstart", folder, profile="slurm", n=N)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert_good(folder / "runs" / "quickstart.zarr")
+        assert "ipcluster stop --profile=slurm" in (folder / "executed.ipynb").read_text()
+        assert len(jobs()) == 1  # the notebook's end has not ended them
+        script = (profiles.installed("slurm") / "jobs" / "sagips.sh").read_text()
+        assert script == profiles.show_profile("slurm", N)
+    until(lambda: not jobs())
+
+
+@pytest.mark.slow
+def test_a_notebook_as_a_job(folder):
+    small = [("n", N), ("n_steps", 60), ("n_members", 2), ("n_events", 384)]
+    words = [str(word) for pair in small for word in ("-p", *pair)]
+    notebook = ROOT / "notebooks" / "00_quickstart.ipynb"
+    command = [sys.executable, "-m", "sagips_kit", "batch", str(notebook), "--profile", "slurm", "--submit", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert told["job"] in jobs() and told["store"] == str(folder / "runs" / f"00_quickstart-{told['job']}.zarr")
+    until(lambda: not jobs(), 200)
+    log = Path(told["log"]).read_text()
+    assert Path(told["notebook"]).is_file(), log
+    assert_good(told["store"])
+    assert "allocation" in Path(told["notebook"]).read_text()
+    assert not list((folder / "runs").glob("*.ipython"))
+
+
+def test_a_job_that_is_cancelled_is_reported_as_such(folder):
+    with cluster.connect("slurm", N) as session:
+        assert f"#SBATCH --ntasks={N}" in session.preview()
+        run = session.submit(long_run("a.zarr"))
+        until(lambda: run.progress().step > 0)
+        began = time.monotonic()
+        subprocess.run(["scancel", *jobs()], check=True)
+        message = r"(?s)engines are gone.*job \d+: CANCELLED.*is safe.*connect"
+        with pytest.raises(cluster.RankError, match=message) as caught:
+            run.wait(timeout=60)
+        assert time.monotonic() - began < 30
+        assert f"of {run.progress().n_steps}" in str(caught.value)
+        with pytest.raises(RuntimeError, match=r"some are gone: job \d+: CANCELLED"):
+            session.submit(long_run("b.zarr"))
+    assert open_run("a.zarr")["history"]["theta"].notnull().any()
+
+
+def test_a_queue_that_is_too_long_is_left():
+    with pytest.raises(RuntimeError, match=r"'slurm' was still in the queue after \d+ s \(job \d+: PENDING, JobHeld"):
+        cluster.connect("slurm", N, queue_timeout=6, directives="--hold")
+    until(lambda: not jobs())
+
+
+def test_a_queue_is_waited_for_longer_than_for_engines(monkeypatch):
+    """The time that engines may take counts from when their job runs."""
+    released = []
+
+    def show(self, text):
+        lines.append(text)
+        if "PENDING" in text and text.endswith(" 8 s") and not released:
+            released.extend(jobs())
+            subprocess.run(["scontrol", "release", *released], check=True)
+
+    lines = []
+    monkeypatch.setattr("sagips_kit.session.Line.show", show)
+    with cluster.connect("slurm", N, timeout=60, directives="--hold") as session:
+        assert session.is_open and len(released) == 1
+    assert any("PENDING, JobHeldUser" in line for line in lines)
+
+
+def test_the_last_words_of_a_job_that_dies_early_are_quoted():
+    message = r"(?s)2 engines were asked for, 0 came .*: job \d+: FAILED.*no such module: gcc"
+    with pytest.raises(RuntimeError, match=message):
+        cluster.connect("slurm", N, setup="echo no such module: gcc; exit 1")
+
+
+def test_what_slurm_refuses_is_quoted():
+    with pytest.raises(RuntimeError, match="(?s)sbatch refused .*nvalid partition"):
+        cluster.connect("slurm", N, queue="nowhere")
+    assert not jobs()
+
+
+NOTEBOOK = """
+import sys, time
+from test_slurm import *
+session = cluster.connect("slurm", N)
+session.submit(long_run("a.zarr", int(sys.argv[1])))
+print("submitted", flush=True)
+time.sleep(300)
+"""
+
+
+def test_two_clusters_from_one_folder_at_once_and_a_run_outlives_its_notebook(request):
+    with background("-c", NOTEBOOK, "2000") as other:
+        until(lambda: "submitted" in other.log.read_text())
+        # The other notebook is alive, so its engines are not taken.
+        with cluster.connect("slurm", N) as mine:
+            assert "started here" in mine.preview() and len(jobs()) == 2
+            mine.submit(long_run("b.zarr", 50)).wait(timeout=100)
+        until(lambda: len(jobs()) == 1)
+        controller = psutil.Process(other.pid).children(recursive=True)
+        request.addfinalizer(lambda: [process.kill() for process in psutil.wait_procs(controller, timeout=0)[1]])
+        other.kill()
+        other.wait()
+        # Now nobody owns them: as after a restart of the kernel.
+        with cluster.connect("slurm", N) as found:
+            assert "joined" in found.preview() and len(jobs()) == 1
+            with pytest.raises(RuntimeError, match=r"are busy with a run.*session.attach\(path\)"):
+                found.submit(long_run("c.zarr"))
+            with pytest.raises(FileNotFoundError, match="There is no run at `c.zarr`"):
+                found.attach("c.zarr")
+            run = found.attach("a.zarr")
+            run.stop()
+            run.watch()
+            assert run.progress().is_finished
+            assert {rank["steps"] for rank in run.result()} == set(run.progress().steps)
+            stop = found._engines.stop_line.split()
+        assert len(jobs()) == 1
+        subprocess.run([sys.executable, "-m", "ipyparallel.cluster", *stop[1:]], check=True, timeout=60)
+    until(lambda: not jobs())
