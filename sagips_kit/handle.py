@@ -52,9 +52,25 @@ class RunHandle:
 
     def open(self):
         """The run as a DataTree, at any time; open it again to see more."""
-        from . import store
+        from . import runs
 
-        return store.open_run(self.path)
+        return runs.open_run(self.path)
+
+    def dashboard(self, interval=2.0):
+        """A live view of the run in the notebook, with a button that stops it.
+
+        Parameters
+        ----------
+        interval : float
+            Seconds between two looks at the store.
+
+        Returns
+        -------
+        Dashboard
+        """
+        from .dashboard import Dashboard
+
+        return Dashboard(self.path, interval, self.stop, lambda: bool(self._failed()))
 
     def watch(self, until=None, interval=1.0):
         """Show a progress bar until the run ends; interrupting the cell leaves the run alone.
