@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from . import analysis, schema
 from .plot import pictures
+from .plot.base import label
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
@@ -64,7 +65,8 @@ def page(run):
 
 def _estimates(run):
     try:
-        table = analysis.summary(run).to_html(float_format="%.4g", border=0)
+        table = analysis.summary(run).rename(lambda name: label(run, name)).rename_axis(None)
+        table = table.to_html(float_format="%.4g", na_rep="", border=0)
         pace = analysis.pace(run)
     except ValueError as error:
         return f"<p class=missing>{_text(error)}</p>"

@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from .. import analysis, schema
 from .base import REFERENCE, new_axes
@@ -43,7 +44,7 @@ def comparison(runs, against="step", ax=None):
         ax.plot(x, path["distance"], lw=1.8, markevery=0.1, ms=5, label=str(label), **style)
     draw_floor(ax)
     unit = "step" if against == "step" else "time since the start [s]"
-    ax.set(yscale="log", xlabel=unit, ylabel="RMS distance of the mean to the MLE [floor units]", xlim=(0, None))
+    ax.set(yscale="log", xlabel=unit, ylabel="RMS distance to the MLE [floor units]", xlim=(0, None))
     lowest = min(float(path["distance"].min()) for path in paths.values())
     ax.set_ylim(bottom=min(0.5, 0.7 * lowest))
     ax.legend(frameon=False, title=dim, fontsize="small")
@@ -86,7 +87,11 @@ def scaling(runs, ax=None):
     ax.set(xscale="log", yscale="log", xlabel="ranks", ylabel=f"{text} per second [1/s]")
     ticks = np.unique(values["ranks"].values)
     ax.set_xticks(ticks, [str(n) for n in ticks])
-    ax.minorticks_off()
+    ax.xaxis.minorticks_off()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.set_ylim(0.7 * float(values[name].min()), 1.4 * max(float(values[name].max()), ideal[-1]))
     ax.legend(frameon=False, fontsize="small")
     return ax
 

@@ -117,7 +117,7 @@ def timeline(run, ax=None):
     ax.set_facecolor("#cfe3f3")  # where a rank has no rows
     ax.figure.colorbar(image, ax=ax, label="share of time spent waiting", pad=0.02)
     share = float(times["waited_s"].sum() / (times["waited_s"] + times["compute_s"]).sum())
-    ax.set_title(f"{share:.1%} of all ranks' time was spent waiting", fontsize="medium", loc="left")
+    ax.set_title(f"{share:.1%} of all time was spent waiting (blue: not training)", fontsize="medium", loc="left")
     ax.yaxis.set_major_locator(MaxNLocator(8, integer=True))
     ax.set(xlabel="time since the start [s]", ylabel="rank", ylim=(n_ranks - 0.5, -0.5))
     return ax
@@ -142,6 +142,7 @@ def staleness(run, ax=None):
     ax.fill_between(age[schema.STEP], age["low"], age["high"], color=FAINT, lw=0, label="all ranks")
     ax.plot(age[schema.STEP], age["mean"], color=ENSEMBLE, lw=1.6, label="mean of the ranks")
     ax.set(xlabel="step", ylabel="staleness [steps]")
-    ax.set_ylim(0, max(1, 1.1 * float(age["high"].max())) if age.sizes[schema.STEP] else 1)
+    top = max(1, 1.1 * float(age["high"].max())) if age.sizes[schema.STEP] else 1
+    ax.set_ylim(-0.04 * top, top)  # 0 is what most modes have, and shall be seen
     ax.legend(frameon=False)
     return ax
