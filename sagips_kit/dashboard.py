@@ -84,6 +84,7 @@ class Dashboard:
     def close(self):
         """End the live view; the run goes on."""
         self._is_closed.set()
+        self._thread.join(timeout=10)
 
     def _follow(self):
         goes_on = True

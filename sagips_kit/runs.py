@@ -107,7 +107,7 @@ class RunAccessor:
 
     def __init__(self, run):
         if schema.PARAMETERS_KEY not in run.attrs and schema.ALONG_KEY not in run.attrs:
-            raise AttributeError("This DataTree is not a run. Open one with open_run(path), several with open_runs.")
+            raise ValueError("This DataTree is not a run. Open one with open_run(path), several with open_runs.")
         self._run = run
 
     def estimate(self):

@@ -1,7 +1,6 @@
 """One function behind every door: what a run leaves in its store, alone or under mpiexec, and what a failure does."""
 
 import dataclasses
-import json
 import re
 
 import numpy as np
@@ -72,7 +71,8 @@ def test_store_holds_the_reference_and_the_spec(spec):
     best, deviation = exact_fit(observed(spec))
     np.testing.assert_allclose(stored["reference"]["mle"], best, rtol=1e-6)
     np.testing.assert_allclose(stored["reference"]["deviation"], deviation, rtol=1e-4)
-    assert RunSpec.from_dict(json.loads(stored.attrs["spec"])) == spec
+    assert RunSpec.from_run(stored) == spec
+    assert stored.attrs["mode"] == repr(spec.exchange)
     prepare(change(spec, reference=False, overwrite=True), n_ranks=1)
     assert open_run(spec.store)["reference"]["mle"].isnull().all()
 

@@ -66,7 +66,8 @@ def fill_run(path, layout, theta, predictive, *, n_steps=None):
         chains = slice(replica * layout.n_members, (replica + 1) * layout.n_members)
         rows = ends[replica][:, None] + way[None, :, None] * (1 + rank)
         with RunWriter(path, rank, replica if rank < layout.n_replicas else None) as writer:
-            writer.write_rows(0, {"theta": rows, "loss_generator": rows[..., 0], "waited_s": way})
+            times = {"waited_s": way, "elapsed_s": 2.0 * np.arange(1, len(way) + 1)}
+            writer.write_rows(0, {"theta": rows, "loss_generator": rows[..., 0], **times})
             if n_steps is None and rank < layout.n_replicas:
                 writer.write_chains(theta[chains], predictive[chains])
             writer.set_progress(layout.n_steps if n_steps is None else n_steps)

@@ -43,7 +43,7 @@ def fact(run, name):
     known |= {"ranks": layout["n_ranks"], "members": layout["n_members"], "state": state(run)}
     known |= {"mode": run.attrs[schema.MODE_KEY], "problem": run.attrs[schema.PROBLEM_KEY]}
     found = known.get(name)
-    return found if isinstance(found, str | int | float) else None
+    return found if found != "" and isinstance(found, str | int | float) else None
 
 
 def environment(run):

@@ -77,7 +77,7 @@ def timeline(run, n_bins=200):
     for rank, (times, waits) in enumerate(zip(elapsed, waited, strict=True)):
         is_there = np.isfinite(times)
         total = np.interp(edges, np.r_[0, times[is_there]], np.r_[0, np.cumsum(waits[is_there])])
-        has_rows = edges[1:] <= ends[rank] * (1 + 1e-9)
+        has_rows = (edges[1:] <= ends[rank] * (1 + 1e-9)) & (ends[rank] > 0)
         waiting[rank, has_rows] = (np.diff(total) / np.maximum(np.diff(edges), 1e-9))[has_rows]
     total = np.nansum(waited, axis=1)
     result = xr.Dataset(
