@@ -168,7 +168,7 @@ class RunAccessor:
 
     def _source(self):
         if "source" not in self._run.encoding:
-            raise ValueError("This run is not the one that was opened, but made of it. Type open_run(path) again.")
+            raise ValueError("This run does not come from a store, so it cannot be opened again. Type open_run(path).")
         return self._run.encoding["source"]
 
 

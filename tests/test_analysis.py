@@ -182,23 +182,23 @@ def test_residuals_are_estimate_minus_reference():
     np.testing.assert_allclose(values["pull"].sel(reference="published"), [0.2 / np.hypot(deviation, 0.4), np.nan])
 
 
-def make_many(n_runs=60, n_chains=5, **options):
-    """Runs whose estimates scatter around the truth by the deviation of their chains' mean."""
-    rng, runs = np.random.default_rng(6), []
+def make_many(n_runs=20, n_parameters=10, n_chains=5):
+    """Runs whose estimates scatter around the truth as their chains do around the estimates."""
+    rng, runs, truth = np.random.default_rng(6), [], np.arange(n_parameters, dtype=float)
     for _ in range(n_runs):
-        # The spread of chains is the uncertainty of each, and of their mean, as in a bootstrap of the same events.
-        centre = rng.normal(TRUTH, (0.1, 0.2))
-        theta = rng.normal(centre, (0.1, 0.2), (n_chains, 1, 2))
+        centre = rng.normal(truth, 0.1)
+        theta = rng.normal(centre, 0.1, (n_chains, 1, n_parameters))
         theta += centre - theta.mean(0)
-        runs.append(make_run(theta, truth=TRUTH, events=np.ones((2, 2)), n_replicas=1, **options))
+        options = {"truth": tuple(truth), "events": np.ones((2, 2)), "reference": None}
+        runs.append(make_run(theta, n_replicas=1, **options))
     return open_runs(runs, along="seed", labels=range(n_runs))
 
 
 def test_coverage_is_what_the_intervals_promise():
     result = analysis.coverage(make_many())
-    assert result["inside"].dims == ("level", "parameter") and int(result["n_runs"]) == 60
+    assert result["inside"].dims == ("level", "parameter") and int(result["n_runs"]) == 20
+    np.testing.assert_allclose(result["overall_error"], np.sqrt([0.68 * 0.32 / 200, 0.95 * 0.05 / 200]))
     assert (abs(result["overall"] - result["level"]) < 3 * result["overall_error"]).all()
-    np.testing.assert_allclose(result["overall_error"], np.sqrt([0.68 * 0.32 / 120, 0.95 * 0.05 / 120]))
 
 
 def test_coverage_needs_a_truth():

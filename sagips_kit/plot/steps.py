@@ -7,6 +7,7 @@ from .. import analysis, schema
 from .base import ENSEMBLE, FAINT, REFERENCE, TRUTH, new_axes
 
 _N_LINES = 64  # generators that can be told apart
+_N_POINTS = 500  # along a line; more than a figure resolves
 
 
 def convergence(run, ax=None):
@@ -28,7 +29,7 @@ def convergence(run, ax=None):
         If the run has no likelihood reference.
     """
     analysis.single_run(run, "plot.convergence", "plot.comparison(runs)")
-    path = analysis.convergence(run)
+    path = analysis.convergence(run, _N_POINTS)
     if path["distance_each"].isnull().all():
         raise ValueError(
             "There is no distance to draw: the run has no likelihood reference or no rows yet. Type "
