@@ -38,10 +38,14 @@ def list_runs(folder="."):
     ------
     FileNotFoundError
         If there is no such folder.
+    ValueError
+        If it is a store itself.
     """
     folder = local_path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder `{folder}`. Current folder: {Path.cwd()}")
+    if (folder / "zarr.json").exists():
+        raise ValueError(f"`{folder}` is a store itself. Type open_run({str(folder)!r}), or sagips info {folder}")
     rows = {str(path.relative_to(folder)): _row(path) for path in _stores(folder, _DEPTH)}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(_COLUMNS))
     return table.sort_values("created", kind="stable").rename_axis("run")

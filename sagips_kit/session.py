@@ -145,9 +145,11 @@ class Session:
         """
         self._check_idle()
         from . import launch
+        from .place import is_url
 
         launch.prepare(spec, n_ranks=self.n)
-        return RunHandle(Path(spec.store).absolute(), self._start(launch.run_rank, spec), self._facts, self._engines)
+        store = spec.store if is_url(spec.store) else Path(spec.store).absolute()
+        return RunHandle(store, self._start(launch.run_rank, spec), self._facts, self._engines)
 
     def _start(self, function, *args):
         import cloudpickle

@@ -25,7 +25,7 @@ class RunSpec:
     ----------
     problem : Problem
     store : str
-        Folder of the zarr store that the run writes, for instance "runs/proxy.zarr".
+        Folder of the zarr store that the run writes, for instance "runs/proxy.zarr", or a URL that fsspec knows.
     settings : Settings
     exchange : Exchange
     n_steps : int

@@ -169,6 +169,17 @@ def test_what_is_not_a_run_is_never_replaced(spec, tmp_path):
     assert (tmp_path / "a.zarr" / "thesis.tex").read_text() == "mine"
 
 
+def test_a_store_may_be_a_url(spec):
+    spec = change(spec, store="memory://launch/a.zarr")
+    prepare(spec, n_ranks=1)
+    run_rank(spec, World.alone("cpu"))
+    stored = open_run(spec.store)
+    assert np.isfinite(stored["posterior"]["mu"]).all()
+    assert stored["environment"]["device"].values.tolist() == ["cpu"]
+    with pytest.raises(FileExistsError, match="`memory://launch/a.zarr` already holds a finished run"):
+        prepare(spec, n_ranks=1)
+
+
 def test_a_run_that_was_not_prepared_is_an_error(spec):
     with pytest.raises(FileNotFoundError, match="There is no run at"):
         run_rank(spec, World.alone("cpu"))

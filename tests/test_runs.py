@@ -49,6 +49,8 @@ def test_a_damaged_run_is_listed_with_the_reason(folder):
     assert list_runs(folder / "notes").empty
     with pytest.raises(FileNotFoundError, match="There is no folder `.*nowhere`"):
         list_runs(folder / "nowhere")
+    with pytest.raises(ValueError, match="is a store itself. Type open_run"):
+        list_runs(folder / "ring.zarr")
 
 
 @pytest.mark.parametrize(

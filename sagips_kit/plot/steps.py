@@ -145,5 +145,5 @@ def staleness(run, ax=None):
     ax.set(xlabel="step", ylabel="staleness [steps]")
     top = max(1, 1.1 * float(age["high"].max())) if age.sizes[schema.STEP] else 1
     ax.set_ylim(-0.04 * top, top)  # 0 is what most modes have, and shall be seen
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     return ax
