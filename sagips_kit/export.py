@@ -10,8 +10,6 @@ import xarray as xr
 
 from . import analysis, schema
 
-_ARVIZ_GROUPS = (schema.POSTERIOR, schema.PREDICTIVE, schema.OBSERVED)
-
 
 def to_arviz(run):
     """The chains and events of a run for ArviZ, those chains left out that have not been written.

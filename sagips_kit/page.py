@@ -15,7 +15,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc; }
 .lead { color: #555; margin-top: .2rem; } .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; } 
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .8rem; text-align: right; }
 th:first-child, .facts td { text-align: left; } tbody tr:nth-child(odd) { background: #f4f6f8; }
 .figures { display: grid; grid-template-columns: 1fr 1fr; gap: 1.5rem; align-items: start; }
@@ -51,7 +51,7 @@ def page(run):
         *map(_figure, pictures(run)),
         "</div>",
         "<h2>The run</h2>",
-        _facts(line.split(None, 1) for line in analysis.describe(run).splitlines()),
+        _facts((line[:10], line[10:]) for line in analysis.describe(run).splitlines()),
         "<h2>Environment</h2>",
         _facts(analysis.environment(run).items()),
         "<h2>Spec</h2><p>Saved as a file, it starts the same run again: <code>sagips run spec.json</code></p>",
@@ -70,7 +70,7 @@ def _estimates(run):
         pace = analysis.pace(run)
     except ValueError as error:
         return f"<p class=missing>{_text(error)}</p>"
-    notes = [f"The spread of the chains is a {run[schema.POSTERIOR].attrs[schema.UNCERTAINTY_KEY]}."]
+    notes = [f"Uncertainty: {run[schema.POSTERIOR].attrs[schema.UNCERTAINTY_KEY]}."]
     if run[schema.REFERENCE]["mle"].notnull().any():
         distance = analysis.distance_to_mle(run)
         notes.insert(0, f"{distance:.2f} floor units (RMS) from the maximum-likelihood estimate of the same events.")

@@ -78,6 +78,7 @@ def describe(run):
     Returns
     -------
     str
+        In each line a name, filled up to ten characters, and a text.
     """
     facts, layout = run.attrs, run.attrs[schema.LAYOUT_KEY]
     progress = run[schema.HISTORY][schema.PROGRESS].values

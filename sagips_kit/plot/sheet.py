@@ -2,6 +2,7 @@
 
 import functools
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -33,7 +34,7 @@ class Picture:
 
     name: str
     caption: str
-    draw: object
+    draw: Callable
     width: float
     height: float
 
@@ -57,11 +58,8 @@ def pictures(run):
     for name in names:
         draw = functools.partial(events, run, name, by)
         width = _HALF if by is None else _FULL
-        found.append(
-            Picture(
-                f"events-{name}", f"Observed and generated events: {name}", lambda f, d=draw: d(figure=f), width, 4.2
-            )
-        )
+        caption = f"Observed and generated events: {name}"
+        found.append(Picture(f"events-{name}", caption, lambda figure, draw=draw: draw(figure=figure), width, 4.2))
     side = 1.0 + 1.6 * min(n_parameters, 6)
     found += [
         Picture("posterior", "Posterior", lambda figure: posterior(run, figure=figure), _FULL, side),
