@@ -94,7 +94,8 @@ def open_runs(paths, along="run", labels=None):
         table = ", ".join(f"{name} ({label})" for name, label in zip(names, labels, strict=True))
         raise ValueError(f"Several runs have the same {along!r}: {table}. Choose others, or give labels=[...].")
     root = xr.Dataset(coords={along: (along, labels)}, attrs={schema.ALONG_KEY: along})
-    tree = xr.DataTree(root)
+    # Without an index the labels stay where they are; runs would inherit an indexed coordinate.
+    tree = xr.DataTree(root.drop_indexes(along))
     for key, run in zip(keys, runs, strict=True):
         child = run.copy()
         child.encoding = run.encoding

@@ -67,7 +67,9 @@ def test_runs_are_opened_along_what_they_differ_by(folder, paths, along, labels)
     runs = open_runs(paths, along=along)
     assert runs[along].values.tolist() == labels
     assert list(runs.children) == [str(label) for label in labels]
-    assert runs[str(labels[0])]["history"]["theta"].notnull().any()
+    one = runs[str(labels[0])]
+    assert one["history"]["theta"].notnull().any() and along not in one.coords
+    assert one.sagips.reopen().attrs == one.attrs
 
 
 def test_runs_take_labels_and_may_be_open_already(folder):
