@@ -33,7 +33,9 @@ _HOMES = {
     "prepare": "launch",
     "run": "launch",
     "run_rank": "launch",
-    "open_run": "store",
+    "open_run": "runs",
+    "open_runs": "runs",
+    "list_runs": "runs",
     "read_progress": "store",
     "request_stop": "store",
 }

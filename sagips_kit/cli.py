@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import math
 import sys
+from pathlib import Path
 
 
 def main(arguments=None):
@@ -51,6 +52,7 @@ def _parser():
     spec.set_defaults(command=_spec)
     _add_profiles(commands)
     _add_batch(commands)
+    _add_reading_commands(commands)
     return parser
 
 
@@ -148,6 +150,22 @@ def _batch(options):
     print(f"job       {job_id}\nnotebook  {outputs}.ipynb\nstore     {outputs}.zarr\nlog       {outputs}.log")
 
 
+def _add_reading_commands(commands):
+    """Commands that read stores; no torch, no MPI."""
+    ls = commands.add_parser("ls", help="list the runs in a folder")
+    ls.add_argument("folder", nargs="?", default=".")
+    ls.set_defaults(command=_ls)
+    report = commands.add_parser("report", help="write a run as one HTML page, figures inside")
+    report.add_argument("store")
+    report.add_argument("--output", help="file to write; by default beside the store, with the ending .html")
+    report.set_defaults(command=_report)
+    export = commands.add_parser("export", help="write a run as netCDF or as tables of text")
+    export.add_argument("store")
+    export.add_argument("--to", choices=["netcdf", "csv"], required=True)
+    export.add_argument("--output", help="file, or folder for csv; by default beside the store")
+    export.set_defaults(command=_export)
+
+
 def _run(options):
     from .launch import run
     from .spec import RunSpec
@@ -202,3 +220,44 @@ def _spec(options):
 
     given = {"problem": {"type": options.problem}, "exchange": {"type": options.exchange}, "store": options.store}
     print(RunSpec.from_dict(given).to_json(), end="")
+
+
+def _ls(options):
+    from .runs import list_runs
+
+    table = list_runs(options.folder)
+    if table.empty:
+        print(f"There is no run in {options.folder}.")
+        return
+    print(table.to_string(float_format="%.2f", na_rep="-", max_colwidth=60))
+
+
+def _report(options):
+    from .page import page
+    from .store import open_run
+
+    text = page(open_run(options.store))
+    path = _beside(options.store, options.output, ".html")
+    path.write_text(text, encoding="utf-8")
+    print(path)
+
+
+def _export(options):
+    from . import export
+    from .store import open_run
+
+    run = open_run(options.store)
+    if options.to == "netcdf":
+        print(export.to_netcdf(run, _beside(options.store, options.output, ".nc")))
+    else:
+        print(*export.to_csv(run, _beside(options.store, options.output, "_csv")), sep="\n")
+
+
+def _beside(store, output, ending):
+    """The given output, or a name made of the store's: in its folder, or here if the store is a URL."""
+    from .place import is_url
+
+    if output:
+        return Path(output)
+    place = Path(str(store).rstrip("/").rpartition("/")[2]) if is_url(store) else Path(store)
+    return place.with_name(place.name.removesuffix(".zarr") + ending)

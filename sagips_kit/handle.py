@@ -53,9 +53,25 @@ class RunHandle:
 
     def open(self):
         """The run as a DataTree, at any time; open it again to see more."""
-        from . import store
+        from . import runs
 
-        return store.open_run(self.path)
+        return runs.open_run(self.path)
+
+    def dashboard(self, interval=2.0):
+        """A live view of the run in the notebook, with a button that stops it.
+
+        Parameters
+        ----------
+        interval : float
+            Seconds between two looks at the store.
+
+        Returns
+        -------
+        Dashboard
+        """
+        from .dashboard import Dashboard
+
+        return Dashboard(self.path, interval, self.stop, lambda: bool(self._failed()))
 
     def watch(self, until=None, interval=1.0):
         """Show how the run goes until it ends; interrupting the cell leaves the run alone.
@@ -117,12 +133,9 @@ class RunHandle:
 
     def stop(self):
         """Ask the ranks to end cleanly at a step that none of them has reached; returns at once."""
-        from . import schema, store
+        from . import store
 
-        layout = self.open().attrs[schema.LAYOUT_KEY]
-        # A rank looks at the request once a block, so two blocks ahead of the fastest is ahead of everybody.
-        ahead = 2 * layout["rows_per_block"] * layout["record_every"]
-        store.request_stop(self.path, int(self.progress().steps.max()) + ahead)
+        store.stop_soon(self.path)
 
     def result(self):
         """What each rank returned, in the order of the ranks; waits for the end as `wait` does."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from . import store, template
 from .data import check_events
@@ -51,6 +52,8 @@ def prepare(spec, n_ranks):
         spec=spec.to_dict(),
         events=events,
         reference=_reference(spec, events),
+        mode=repr(spec.exchange),
+        source=spec.events or f"{problem!r}.observed, seed {spec.seed}",
         uncertainty="bootstrap ensemble" if settings.bootstrap and layout.n_chains > 1 else "none: no resampling",
         overwrite=spec.overwrite,
     )
@@ -108,6 +111,7 @@ def _train(spec, world):
         exchange=spec.exchange,
     )
     with trainer, store.RunWriter(spec.store, world.rank, replica if is_leader else None) as writer:
+        writer.write_facts(host=world.hostname, device=_device_name(world.device), library=_library(world))
         records = _write_history(trainer, writer, spec.settings.rows_per_block)
         if is_leader and trainer.step == spec.n_steps:
             writer.write_chains(trainer.draws, trainer.predict())
@@ -138,6 +142,20 @@ def _write_history(trainer, writer, rows_per_block):
             break
         writer.set_progress(record.step)
     return records
+
+
+def _device_name(device):
+    return f"{device}: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
+
+
+def _library(world):
+    """The MPI library, by its name and version."""
+    if world.comm is None:
+        return "none"
+    from mpi4py import MPI
+
+    name, version = MPI.get_vendor()
+    return f"{name} {'.'.join(map(str, version))}"
 
 
 def _rows(records):

@@ -22,6 +22,8 @@ class Problem(ABC):
         Range of each parameter; the generator's output always lies inside it.
     units : dict of str to str
         Units of parameters and observables where they have one.
+    long_names : dict of str to str
+        What parameters and observables are, in words, where their names do not say it.
     observables : tuple of str
         Names of an event's columns.
     noise_dim : int
@@ -41,6 +43,7 @@ class Problem(ABC):
     noise_dim: int
     n_categories: int = 1
     units: dict[str, str] = {}
+    long_names: dict[str, str] = {}
     truth: tuple[float, ...] | None = None
     published: dict[str, tuple[float, float]] = {}
 

@@ -7,7 +7,7 @@ spell every name by importing it from here.  Nothing here reads or writes.
 import math
 from dataclasses import asdict, dataclass
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Groups
 POSTERIOR = "posterior"
@@ -15,6 +15,7 @@ PREDICTIVE = "posterior_predictive"
 HISTORY = "history"
 OBSERVED = "observed_data"
 REFERENCE = "reference"
+ENVIRONMENT = "environment"
 CONTROL = "control"
 
 # Dimensions; all but `event` have a coordinate of the same name
@@ -40,6 +41,8 @@ ROWS = {
     "elapsed_s": (RANK, STEP),
     "staleness": (RANK, STEP),
 }
+# Numbers that need more than float32's 7 digits, or that readers add up
+_EXACT = frozenset({"waited_s", "elapsed_s"})
 PROGRESS = "progress"
 STOP_STEP = "stop_step"
 NO_STOP = 2**63 - 1
@@ -57,7 +60,22 @@ REFERENCES = {
 }
 FIT = ("mle", "deviation", "covariance")
 
+# Texts that each rank writes once, when it starts
+FACTS = {"host": (RANK,), "device": (RANK,), "library": (RANK,)}
+
+# What a chunk of a history holds before it is compressed: long runs of many ranks need few files, and a rank writes the
+# chunk under way again with every block.
+CHUNK_BYTES = 2**17
+
 LONG_NAMES = {
+    CHAIN: "chain: one independent generator",
+    DRAW: "draw of a chain",
+    RANK: "MPI rank",
+    MEMBER: "member: generator of a rank",
+    REPLICA: "replica: ranks that hold the same generators",
+    PARAMETER: "parameter",
+    PARAMETER_2: "parameter",
+    STEP: "step",
     "theta": "mean of the generated parameters",
     "loss_discriminator": "loss of the discriminator",
     "loss_generator": "loss of the generator",
@@ -68,14 +86,30 @@ LONG_NAMES = {
     STOP_STEP: "step at which the ranks shall stop",
     "mle": "maximum-likelihood estimate",
     "deviation": "standard deviation of the maximum-likelihood estimate",
-    "covariance": "covariance of the maximum-likelihood estimate",
+    "covariance": "covariance of the maximum-likelihood estimate: inverse of the observed Fisher information",
     "truth": "parameters that the observed events were made with",
     "published": "published value",
     "published_deviation": "standard deviation of the published value",
     "lower": "lower end of the generator's range",
     "upper": "upper end of the generator's range",
+    "host": "computer that the rank ran on",
+    "device": "processor that the rank trained on",
+    "library": "MPI library of the rank",
 }
-UNITS = {"waited_s": "s", "elapsed_s": "s", "staleness": "steps", PROGRESS: "steps", STOP_STEP: "steps", STEP: "steps"}
+DIMENSIONLESS = "1"
+UNITS_OF_PARAMETERS = "units of the parameters"
+UNITS = {
+    "theta": UNITS_OF_PARAMETERS,
+    "covariance": "products of the units of the parameters",
+    "waited_s": "s",
+    "elapsed_s": "s",
+    "staleness": "steps",
+    PROGRESS: "steps",
+    STOP_STEP: "steps",
+    STEP: "steps",
+    "loss_discriminator": DIMENSIONLESS,
+    "loss_generator": DIMENSIONLESS,
+}
 
 # Attributes of the root
 VERSION_KEY = "sagips_kit_schema"
@@ -85,6 +119,7 @@ OBSERVABLES_KEY = "observables"
 SPEC_KEY = "spec"
 LAYOUT_KEY = "layout"
 VERSIONS_KEY = "versions"
+MODE_KEY = "mode"
 CREATED_KEY = "created_at"
 HOSTNAME_KEY = "hostname"
 REVISION_KEY = "git_revision"
@@ -94,6 +129,10 @@ LIBRARY = "sagips_kit"
 LIBRARY_KEY = "inference_library"
 LIBRARY_VERSION_KEY = "inference_library_version"
 UNCERTAINTY_KEY = "uncertainty"
+
+# Attributes of the observed events and of several runs side by side
+SOURCE_KEY = "source"
+ALONG_KEY = "along"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +149,7 @@ class RunLayout:
     n_steps, record_every : int
         Length of the run, and steps between two rows of the history.
     rows_per_block : int
-        Rows in one chunk, which a rank writes together.
+        Rows that a rank writes together.
     n_draws, n_predictive : int
         Parameter vectors that each chain keeps, and events generated from each of them.
 
@@ -154,7 +193,7 @@ class Array:
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     dtype: str
-    fill: float | int
+    fill: float | int | str
 
 
 def empty_arrays(layout, parameters, observables):
@@ -171,20 +210,31 @@ def empty_arrays(layout, parameters, observables):
         STEP: len(layout.steps),
         PARAMETER: len(parameters),
     }
-    owned = {CHAIN: layout.n_members, RANK: 1, STEP: min(layout.rows_per_block, sizes[STEP])}
+    owned = {CHAIN: layout.n_members, RANK: 1}
 
     def array(dims, dtype="float64", fill=math.nan):
         shape = tuple(sizes[dim] for dim in dims)
-        return Array(dims, shape, tuple(owned.get(dim, sizes[dim]) for dim in dims), dtype, fill)
+        chunks = {dim: owned.get(dim, sizes[dim]) for dim in dims}
+        if STEP in dims:
+            row_bytes = math.prod(chunks[dim] for dim in dims if dim != STEP) * int(dtype.removeprefix("float")) // 8
+            chunks[STEP] = min(_rows_per_chunk(row_bytes, layout.rows_per_block), sizes[STEP])
+        return Array(dims, shape, tuple(chunks.values()), dtype, fill)
 
-    history = {name: array(dims) for name, dims in ROWS.items()}
+    # Networks compute in single precision: more digits of their output would be noise.
+    history = {name: array(dims, "float64" if name in _EXACT else "float32") for name, dims in ROWS.items()}
     history[PROGRESS] = array((RANK,), "int64", 0)
     return {
         POSTERIOR: {name: array((CHAIN, DRAW)) for name in parameters},
         PREDICTIVE: {name: array((CHAIN, DRAW, EVENT), "float32") for name in observables},
         HISTORY: history,
+        ENVIRONMENT: {name: array(dims, "str", "") for name, dims in FACTS.items()},
         CONTROL: {STOP_STEP: array((), "int64", NO_STOP)},
     }
+
+
+def _rows_per_chunk(row_bytes, rows_per_block):
+    """Whole blocks, about CHUNK_BYTES of them."""
+    return rows_per_block * max(1, CHUNK_BYTES // (row_bytes * rows_per_block))
 
 
 def variables(parameters, observables):
@@ -195,6 +245,7 @@ def variables(parameters, observables):
         HISTORY: [*ROWS, PROGRESS],
         OBSERVED: list(observables),
         REFERENCE: list(REFERENCES),
+        ENVIRONMENT: list(FACTS),
         CONTROL: [STOP_STEP],
     }
 

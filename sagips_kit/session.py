@@ -172,9 +172,11 @@ class Session:
         if not self._facts:
             self._check_engines(time.monotonic() + _ANSWER_S)
         from . import launch
+        from .place import is_url
 
         launch.prepare(spec, n_ranks=self.n)
-        return RunHandle(Path(spec.store).absolute(), self._start(launch.run_rank, spec), self._facts, self._engines)
+        store = spec.store if is_url(spec.store) else Path(spec.store).absolute()
+        return RunHandle(store, self._start(launch.run_rank, spec), self._facts, self._engines)
 
     def tune(self, spec, seconds=2.0):
         """Try modes of exchange for the generators of `spec` on the engines: `Tuning`; waits for it.

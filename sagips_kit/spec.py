@@ -11,6 +11,7 @@ from pydantic import Field, InstanceOf
 from . import exchange, problems
 from .exchange import Exchange, Independent
 from .problem import Problem
+from .schema import SPEC_KEY
 from .settings import Count, Settings, value
 
 _FAMILIES = {"problem": (Problem, problems), "exchange": (Exchange, exchange)}
@@ -24,7 +25,7 @@ class RunSpec:
     ----------
     problem : Problem
     store : str
-        Folder of the zarr store that the run writes, for instance "runs/proxy.zarr".
+        Folder of the zarr store that the run writes, for instance "runs/proxy.zarr", or a URL that fsspec knows.
     settings : Settings
     exchange : Exchange
     n_steps : int
@@ -82,6 +83,17 @@ class RunSpec:
             if family in fields:
                 fields[family] = _from_description(family, fields[family])
         return cls(**fields)
+
+    @classmethod
+    def from_run(cls, run):
+        """The spec that an opened run was started with.
+
+        Parameters
+        ----------
+        run : DataTree
+            Of `open_run`.
+        """
+        return cls.from_dict(json.loads(run.attrs[SPEC_KEY]))
 
     @classmethod
     def from_file(cls, path):

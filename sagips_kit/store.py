@@ -1,25 +1,23 @@
 """A run on disk, after its template: each rank fills chunks that it alone owns, and readers come at any time.
 
 Two writers in one chunk lose data without an error, so chunks follow ownership: history by rank, posterior by replica.
+A chunk holds many blocks of rows; its owner replaces it as a whole with every block, so a reader finds it old or new.
 A rank's `progress` is written after its rows and is what makes them valid; readers mask everything beyond it, so a run
 can be opened at any time while it is written.  Nothing here knows networks, MPI or plots.
 """
 
-import contextlib
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
-import zarr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 from zarr.abc.store import Store
-from zarr.storage import LocalStore
 
 from . import schema
-
-_START = "Start one with session.submit(spec) or `sagips run`"
+from .place import array_of, explained, is_url, local_path, missing, open_group, spaced
 
 
 class RunWriter:
@@ -46,10 +44,9 @@ class RunWriter:
         for name, index, n in [("rank", rank, self._layout.n_ranks), ("replica", replica, self._layout.n_replicas)]:
             if index is not None and not 0 <= index < n:
                 raise ValueError(f"{name} = {index}: `{path}` was created for {n}, so it should be 0 to {n - 1}.")
-        history = self._root[schema.HISTORY]
-        self._rows = {name: history[name] for name in schema.ROWS}
-        self._progress = history[schema.PROGRESS]
-        self._stop_step = self._root[schema.CONTROL][schema.STOP_STEP]
+        self._rows = {name: array_of(path, self._root, schema.HISTORY, name) for name in schema.ROWS}
+        self._progress = array_of(path, self._root, schema.HISTORY, schema.PROGRESS)
+        self._stop_step = array_of(path, self._root, schema.CONTROL, schema.STOP_STEP)
         self.path, self.rank, self.replica = path, rank, replica
         self.step = int(self._progress[rank])
 
@@ -62,22 +59,22 @@ class RunWriter:
     def close(self):
         self._root.store.close()
 
+    def write_facts(self, **facts):
+        """Write down what this rank runs on: host, device and MPI library, as texts."""
+        with self._safely():
+            for name, text in facts.items():
+                array_of(self.path, self._root, schema.ENVIRONMENT, name)[self.rank] = text
+
     def write_rows(self, first_row, rows):
         """Write rows of the history; they stay invisible until `set_progress` covers them.
 
         Parameters
         ----------
         first_row : int
-            The first row of a block.  An incomplete block may be completed later, by writing it again from there.
+            Where they go.  Rows may be written again.
         rows : dict of str to ndarray (member, step, parameter), (member, step) or (step,)
             New rows of any of the history's variables.
         """
-        block = self._layout.rows_per_block
-        if first_row % block:
-            raise ValueError(
-                f"first_row = {first_row}: should be a multiple of rows_per_block = {block}, as rows are written in "
-                f"whole chunks. Write again from row {first_row - first_row % block}."
-            )
         # All shapes are checked before the first byte, so a mistake leaves the block as it was.
         where = {name: self._where(name, first_row, np.shape(values)) for name, values in rows.items()}
         with self._safely():
@@ -171,8 +168,9 @@ class Progress:
 def read_progress(path):
     """How far the run at `path` is; cheap, and possible at any time."""
     root = open_group(path, "r")
-    stop_step = int(root[schema.CONTROL][schema.STOP_STEP][()])
-    return Progress(root[schema.HISTORY][schema.PROGRESS][:], root.attrs[schema.LAYOUT_KEY]["n_steps"], stop_step)
+    stop_step = int(array_of(path, root, schema.CONTROL, schema.STOP_STEP)[()])
+    steps = array_of(path, root, schema.HISTORY, schema.PROGRESS)[:]
+    return Progress(steps, root.attrs[schema.LAYOUT_KEY]["n_steps"], stop_step)
 
 
 def request_stop(path, step):
@@ -181,9 +179,17 @@ def request_stop(path, step):
     reached = int(read_progress(path).steps.max())
     if step is not None and step <= reached:
         raise ValueError(f"step = {step}: a rank has reached {reached} already, and all have to stop at the same step.")
-    stop_step = open_group(path, "r+")[schema.CONTROL][schema.STOP_STEP]
+    stop_step = array_of(path, open_group(path, "r+"), schema.CONTROL, schema.STOP_STEP)
     with explained(f"Cannot write to `{path}`", "The request to stop was not made."):
         stop_step[()] = schema.NO_STOP if step is None else step
+
+
+def stop_soon(path):
+    """Ask the ranks of a run to end cleanly, all at the same step."""
+    layout = open_group(path, "r").attrs[schema.LAYOUT_KEY]
+    # A rank looks at the request once a block, so two blocks ahead of the fastest is ahead of everybody.
+    ahead = 2 * layout["rows_per_block"] * layout["record_every"]
+    request_stop(path, int(read_progress(path).steps.max()) + ahead)
 
 
 def open_run(path):
@@ -193,26 +199,33 @@ def open_run(path):
 
     Parameters
     ----------
-    path : path or zarr Store
+    path : path, URL or zarr Store
+        A path may hold the wildcards *, ? and [...] if it matches a single run.  URLs are those of fsspec, such as
+        "s3://bucket/run.zarr" or "memory://run.zarr".
 
     Returns
     -------
     DataTree
-        The groups `posterior`, `posterior_predictive`, `history`, `observed_data`, `reference` and `control`; rows of
-        the history that a rank has not completed are NaN.
+        The groups `posterior`, `posterior_predictive`, `history`, `observed_data`, `reference`, `environment` and
+        `control`; rows of the history that a rank has not completed are NaN.
 
     Raises
     ------
     FileNotFoundError
         If there is nothing at `path`.
     ValueError
-        If it is not a run, or one of a later version.
+        If it is not a run, an incomplete or a damaged one, or one of another version.
     """
+    path = _the_match(path)
     root = open_group(path, "r")
     # Times stay numbers: a parameter may have the unit "days".
     tree = xr.open_datatree(root.store, engine="zarr", consolidated=False, decode_times=False)
     # The listing of a folder has no order of its own.
     names = schema.variables(root.attrs[schema.PARAMETERS_KEY], root.attrs[schema.OBSERVABLES_KEY])
+    for group, variables in names.items():
+        for name in variables:
+            if group not in tree or name not in tree[group]:
+                raise missing(path, f"{group}/{name}")
     groups = {group: tree[group].to_dataset()[variables] for group, variables in names.items()}
     history = groups[schema.HISTORY]
     # Progress is read now, rows later: they can only have become more.
@@ -221,7 +234,19 @@ def open_run(path):
         name: (dims, indexing.LazilyIndexedArray(_Masked(history[name].variable, is_valid)), history[name].attrs)
         for name, dims in schema.ROWS.items()
     }
-    return xr.DataTree.from_dict({"/": tree.to_dataset(), **groups, schema.HISTORY: history.assign(masked)})
+    run = xr.DataTree.from_dict({"/": tree.to_dataset(), **groups, schema.HISTORY: history.assign(masked)})
+    run.encoding = {"source": path if isinstance(path, Store) else str(path)}
+    return run
+
+
+def _the_match(path):
+    """The one path that a path with wildcards stands for."""
+    if isinstance(path, Store) or is_url(path) or not glob.has_magic(str(path)) or local_path(path).exists():
+        return path
+    found = sorted(glob.glob(str(Path(path).expanduser())))
+    if len(found) > 1:
+        raise ValueError(f"`{path}` matches {len(found)} paths: {', '.join(found)}. Type open_runs({str(path)!r}).")
+    return found[0] if found else path
 
 
 class _Masked(BackendArray):
@@ -239,46 +264,3 @@ class _Masked(BackendArray):
         where = dict(zip(self.variable.dims, key, strict=True))
         is_valid = self.is_valid.isel({dim: where[dim] for dim in self.is_valid.dims})
         return self.variable.isel(where).where(is_valid).values
-
-
-def local_path(path):
-    return Path(path).expanduser().resolve()
-
-
-@contextlib.contextmanager
-def explained(what, advice):
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f"{what}: {error}. {advice}") from error
-
-
-def open_group(path, mode):
-    """The root group of a run."""
-    is_store = isinstance(path, Store)
-    if not is_store and not local_path(path).exists():
-        others = ", ".join(sorted(other.name for other in local_path(path).parent.glob("*.zarr")))
-        hint = f"That folder holds {others}." if others else f"{_START}, or check the folder."
-        raise FileNotFoundError(f"There is no run at `{path}`. {hint}")
-    store = path if is_store else LocalStore(local_path(path), read_only=mode == "r")
-    try:
-        root = zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=False)
-    except FileNotFoundError:
-        if is_store:
-            raise FileNotFoundError(f"There is no run in {path}. {_START}.") from None
-        root = None
-    except (ValueError, FileExistsError):
-        root = None
-    version = None if root is None else root.attrs.get(schema.VERSION_KEY)
-    if version is None:
-        raise ValueError(f"`{path}` exists but is not a run of sagips_kit.")
-    if version > schema.SCHEMA_VERSION:
-        raise ValueError(
-            f"`{path}` has the schema {version}, but this sagips_kit reads up to {schema.SCHEMA_VERSION}. "
-            "Type: pip install -U sagips_kit."
-        )
-    return root
-
-
-def spaced(number):
-    return f"{number:,}".replace(",", " ")

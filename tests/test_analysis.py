@@ -9,7 +9,8 @@ import pytest
 from test_store import fill_run, make_events, make_problem
 from zarr.storage import MemoryStore
 
-from sagips_kit import analysis
+from sagips_kit import analysis, schema
+from sagips_kit.runs import open_runs
 from sagips_kit.schema import RunLayout
 from sagips_kit.store import RunWriter, open_run
 from sagips_kit.template import create_run
@@ -20,7 +21,9 @@ TRUTH = (1.0, -2.0)
 FIT = {"mle": np.array([1.1, -2.1]), "deviation": np.array([0.1, 0.2]), "covariance": np.diag([0.01, 0.04])}
 
 
-def make_run(theta, where=None, *, n_steps=None, reference=FIT, events=None, n_replicas=None, **problem):
+def make_run(
+    theta, where=None, *, n_steps=None, reference=FIT, events=None, n_replicas=None, spec=None, mode="", **problem
+):
     """A run whose chains hold theta (chain, draw, parameter), two members on each rank unless n_replicas says more."""
     rng = np.random.default_rng(3)
     where = MemoryStore() if where is None else where
@@ -37,7 +40,8 @@ def make_run(theta, where=None, *, n_steps=None, reference=FIT, events=None, n_r
         n_predictive=50,
     )
     events = make_events(rng, 5000) if events is None else events
-    create_run(where, make_problem(n_parameters, **problem), layout, spec={}, events=events, reference=reference)
+    given = {"spec": spec or {}, "mode": mode, "events": events, "reference": reference}
+    create_run(where, make_problem(n_parameters, **problem), layout, **given)
     fill_run(where, layout, theta, make_events(rng, n_chains, n_draws, 50), n_steps=n_steps)
     return open_run(where)
 
@@ -165,6 +169,122 @@ def test_histograms_refuse_what_makes_no_sense():
         analysis.observed_and_generated(run, "hall", by="energy")
 
 
+def test_residuals_are_estimate_minus_reference():
+    theta = np.array([[[0.8, -1.5]], [[1.4, -2.1]]])
+    run = make_run(theta, truth=TRUTH, published={"theta0": (0.9, 0.4)})
+    values = analysis.residuals(run)
+    assert values["difference"].dims == ("reference", "parameter")
+    np.testing.assert_allclose(values["difference"].sel(reference="truth"), [0.1, 0.2])
+    np.testing.assert_allclose(values["floor_units"].sel(reference="mle"), [0, 1.5], atol=1e-9)
+    np.testing.assert_allclose(values["pull"].sel(reference="mle"), [0, 1.5], atol=1e-9)
+    deviation = 0.6 / np.sqrt(2)
+    np.testing.assert_allclose(values["pull"].sel(reference="truth"), [0.1 / deviation, 0.2 / deviation])
+    np.testing.assert_allclose(values["pull"].sel(reference="published"), [0.2 / np.hypot(deviation, 0.4), np.nan])
+
+
+def make_many(n_runs=20, n_parameters=10, n_chains=5):
+    """Runs whose estimates scatter around the truth as their chains do around the estimates."""
+    rng, runs, truth = np.random.default_rng(6), [], np.arange(n_parameters, dtype=float)
+    for _ in range(n_runs):
+        centre = rng.normal(truth, 0.1)
+        theta = rng.normal(centre, 0.1, (n_chains, 1, n_parameters))
+        theta += centre - theta.mean(0)
+        options = {"truth": tuple(truth), "events": np.ones((2, 2)), "reference": None}
+        runs.append(make_run(theta, n_replicas=1, **options))
+    return open_runs(runs, along="seed", labels=range(n_runs))
+
+
+def test_coverage_is_what_the_intervals_promise():
+    result = analysis.coverage(make_many())
+    assert result["inside"].dims == ("level", "parameter") and int(result["n_runs"]) == 20
+    np.testing.assert_allclose(result["overall_error"], np.sqrt([0.68 * 0.32 / 200, 0.95 * 0.05 / 200]))
+    assert (abs(result["overall"] - result["level"]) < 3 * result["overall_error"]).all()
+
+
+def test_coverage_needs_a_truth():
+    with pytest.raises(ValueError, match="No truth is known"):
+        analysis.coverage(make_run(make_theta()))
+    with pytest.raises(ValueError, match="several chains"):
+        analysis.coverage(make_run(make_theta(n_chains=1), truth=TRUTH))
+
+
+def make_timed(waited, elapsed, staleness=None, n_members=1):
+    """A run of len(waited) ranks with these rows (rank, row), one every 10 steps."""
+    where = MemoryStore()
+    n_ranks, n_rows = np.shape(waited)
+    theta = np.zeros((n_ranks, 1, 2))
+    layout = {"n_ranks": n_ranks, "n_replicas": n_ranks, "n_members": n_members, "n_steps": 10 * n_rows}
+    layout = RunLayout(**layout, record_every=10, rows_per_block=5, n_draws=1, n_predictive=1)
+    options = {"spec": {"settings": {"n_events": 64}}, "events": np.ones((2, 2))}
+    create_run(where, make_problem(theta.shape[-1]), layout, **options)
+    for rank in range(n_ranks):
+        n = int(np.isfinite(elapsed[rank]).sum())
+        rows = {"waited_s": np.array(waited[rank][:n]), "elapsed_s": np.array(elapsed[rank][:n])}
+        rows |= {"staleness": np.array((staleness or waited)[rank][:n])}
+        with RunWriter(where, rank) as writer:
+            writer.write_rows(0, rows)
+            writer.set_progress(10 * n)
+    return open_run(where)
+
+
+def test_the_timeline_shows_who_waited_when():
+    times = analysis.timeline(make_timed([[0, 4, 0, 0], [1, 1, 1, np.nan]], [[1, 5, 9, 10], [2, 4, 6, np.nan]]), 10)
+    np.testing.assert_allclose(times["time"], np.arange(10) + 0.5)
+    np.testing.assert_allclose(times["waiting"][0], [0, 1, 1, 1, 1, 0, 0, 0, 0, 0], atol=1e-9)
+    np.testing.assert_allclose(times["waiting"][1], [0.5] * 6 + [np.nan] * 4)
+    assert times["waited_s"].values.tolist() == [4, 3] and times["compute_s"].values.tolist() == [6, 3]
+
+
+def test_the_pace_is_that_of_the_slowest_rank():
+    values = analysis.pace(make_timed([[0, 4, 0, 0], [1, 1, 1, 1]], [[1, 5, 9, 10], [2, 4, 6, 8]], n_members=3))
+    assert float(values["duration"]) == 10 and int(values["ranks"]) == 2
+    assert float(values["step_rate"]) == 4 and float(values["event_rate"]) == 4 * 2 * 3 * 64
+    assert float(values["waiting"]) == pytest.approx(8 / 18)
+    assert analysis.pace(make_run(make_theta(), n_steps=0))["step_rate"].isnull()
+
+
+def test_staleness_is_seen_over_the_ranks():
+    ages = [[0, 2, 4], [0, 4, 8]]
+    values = analysis.staleness(make_timed([[0.0] * 3] * 2, [[1.0, 2, 3]] * 2, ages))
+    assert [values[name].values.tolist() for name in ("mean", "low", "high")] == [[0, 3, 6], [0, 2, 4], [0, 4, 8]]
+
+
+@pytest.mark.parametrize(("n_rows", "steps"), [(None, 100), (40, 34), (7, 7)])
+def test_long_histories_are_thinned_up_to_the_last_row(n_rows, steps):
+    result = analysis.convergence(make_run(make_theta()), n_rows)
+    assert len(result["step"]) == steps and result["step"].values[-1] == 1000
+
+
+def test_several_runs_are_analysed_along_their_dimension():
+    runs = [make_run(make_theta(n_chains), mode=mode) for n_chains, mode in [(4, "Ring()"), (8, "Independent()")]]
+    both = open_runs(runs, along="mode")
+    estimates = analysis.estimate(both)
+    assert estimates["mean"].dims == ("mode", "parameter")
+    np.testing.assert_array_equal(estimates["mean"].sel(mode="Ring()"), analysis.estimate(runs[0])["mean"])
+    assert analysis.convergence(both)["distance_each"].sizes == {"mode": 2, "rank": 4, "member": 2, "step": 100}
+    np.testing.assert_allclose(analysis.distance_to_mle(both), [analysis.distance_to_mle(run) for run in runs])
+    assert analysis.summary(both).index.names == ["mode", "parameter"]
+    assert analysis.describe(both).count("2 members each") == 2
+    with pytest.raises(ValueError, match=r"mode = b: No chain has been written"):
+        analysis.estimate(open_runs([runs[0], make_run(make_theta(), n_steps=30)], "mode", ["a", "b"]))
+    with pytest.raises(ValueError, match=r"spec takes a single run, and these are 2. Take one, such as runs\['Ring"):
+        analysis.spec(both)
+
+
+def test_facts_tell_what_a_run_is(tmp_path):
+    spec = {"seed": 3, "events": None, "settings": {"n_events": 512, "generator_widths": [8]}}
+    run = make_run(make_theta(), tmp_path / "a.zarr", spec=spec, mode="Ring()")
+    names = ("seed", "n_events", "mode", "ranks", "members", "problem", "state")
+    assert [analysis.fact(run, name) for name in names] == [3, 512, "Ring()", 4, 2, "SimpleNamespace", "finished"]
+    assert [analysis.fact(run, name) for name in ("events", "generator_widths", "colour")] == [None] * 3
+    assert analysis.state(make_run(make_theta(), n_steps=30)) == "unfinished"
+    with RunWriter(tmp_path / "a.zarr", 1) as writer:
+        writer.write_facts(host="nid7", device="cuda:0", library="MPICH 4.3.0")
+    environment = analysis.environment(open_run(tmp_path / "a.zarr"))
+    assert environment["host"] == "3 ranks: unknown, 1 ranks: nid7"
+    assert {"git revision", "created", "python", "zarr", *schema.FACTS} <= set(environment.index)
+
+
 @pytest.mark.parametrize(
     ("options", "columns"),
     [
@@ -192,7 +312,9 @@ import matplotlib
 matplotlib.use("Agg")
 from sagips_kit import analysis, plot, store
 run = store.open_run(sys.argv[1])
-plot.convergence(run), plot.estimates(run), plot.posterior(run), plot.events(run, "energy", by="hall")
+plot.report(run)
+from sagips_kit import export, list_runs, open_runs, page
+open_runs(sys.argv[1]), list_runs("."), len(page.page(run))
 print(analysis.distance_to_mle(run), len(analysis.summary(run)))
 """
 

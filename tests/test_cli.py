@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import xarray as xr
 from gaussian import QUICK, Gaussian
 from mpi_launcher import environment, mpiexec
 
@@ -77,6 +78,23 @@ def test_info_shows_run_progress_and_estimates(capsys, path, spec):
 def test_info_on_no_run(capsys, tmp_path):
     status, out, err = sagips(capsys, "info", tmp_path / "a.zarr")
     assert (status, out) == (2, "") and err.startswith("sagips: There is no run at `") and err.count("\n") == 1
+
+
+def test_ls_report_and_export_read_what_run_wrote(capsys, path, spec, tmp_path):
+    assert sagips(capsys, "ls", tmp_path) == (0, f"There is no run in {tmp_path}.\n", "")
+    assert sagips(capsys, "run", path)[0] == 0
+    status, out, err = sagips(capsys, "ls", tmp_path)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1].split()[:3] == ["a.zarr", "Gaussian", "Independent()"] and "finished" in out
+    assert sagips(capsys, "report", spec.store) == (0, f"{tmp_path}/a.html\n", "")
+    assert "Independent()" in (tmp_path / "a.html").read_text()
+    assert sagips(capsys, "export", spec.store, "--to", "netcdf") == (0, f"{tmp_path}/a.nc\n", "")
+    with xr.open_datatree(tmp_path / "a.nc", engine="h5netcdf") as run:
+        assert np.isfinite(run["posterior/mu"]).all()
+    status, out, _ = sagips(capsys, "export", spec.store, "--to", "csv", "--output", tmp_path / "tables")
+    assert status == 0 and out.splitlines()[-1] == f"{tmp_path}/tables/posterior.csv"
+    status, out, err = sagips(capsys, "export", spec.store, "--to", "netcdf")
+    assert (status, out) == (2, "") and "a.nc` exists already" in err
 
 
 @pytest.mark.parametrize("problem", ["Proxy", "DayaBay", "gaussian:Gaussian"])

@@ -1,7 +1,6 @@
 """One function behind every door: what a run leaves in its store, alone or under mpiexec, and what a failure does."""
 
 import dataclasses
-import json
 import re
 
 import numpy as np
@@ -72,7 +71,8 @@ def test_store_holds_the_reference_and_the_spec(spec):
     best, deviation = exact_fit(observed(spec))
     np.testing.assert_allclose(stored["reference"]["mle"], best, rtol=1e-6)
     np.testing.assert_allclose(stored["reference"]["deviation"], deviation, rtol=1e-4)
-    assert RunSpec.from_dict(json.loads(stored.attrs["spec"])) == spec
+    assert RunSpec.from_run(stored) == spec
+    assert stored.attrs["mode"] == repr(spec.exchange)
     prepare(change(spec, reference=False, overwrite=True), n_ranks=1)
     assert open_run(spec.store)["reference"]["mle"].isnull().all()
 
@@ -167,6 +167,17 @@ def test_what_is_not_a_run_is_never_replaced(spec, tmp_path):
     with pytest.raises(FileExistsError, match="exists but is not a run of sagips_kit.* choose another path"):
         run(change(spec, overwrite=True), World.alone("cpu"))
     assert (tmp_path / "a.zarr" / "thesis.tex").read_text() == "mine"
+
+
+def test_a_store_may_be_a_url(spec):
+    spec = change(spec, store="memory://launch/a.zarr")
+    prepare(spec, n_ranks=1)
+    run_rank(spec, World.alone("cpu"))
+    stored = open_run(spec.store)
+    assert np.isfinite(stored["posterior"]["mu"]).all()
+    assert stored["environment"]["device"].values.tolist() == ["cpu"]
+    with pytest.raises(FileExistsError, match="`memory://launch/a.zarr` already holds a finished run"):
+        prepare(spec, n_ranks=1)
 
 
 def test_a_run_that_was_not_prepared_is_an_error(spec):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sagips_kit import analysis, open_run, read_progress
+from sagips_kit import analysis, list_runs, open_run, read_progress
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {"00_quickstart": "quickstart", "01_dayabay": "dayabay", "04_on_a_cluster": "cluster"}
@@ -49,6 +49,20 @@ def test_the_notebook_on_modes_trains_in_all_of_them(tmp_path):
     assert len(stores) == 8 and all(read_progress(path).is_finished for path in stores)
     assert len(list((tmp_path / "runs" / "figures").glob("modes_*.png"))) == 2
     assert "Traceback" not in (tmp_path / "executed.ipynb").read_text()
+
+
+@pytest.mark.mpi
+def test_a_folder_of_runs_is_explored(tmp_path):
+    done = execute("05_explore", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = list_runs(tmp_path / "runs" / "explore")
+    assert set(table["mode"]) == {"Ring()", "AllReduce()", "Independent()"}
+    assert (table["state"] == "finished").all() and np.isfinite(table["distance"]).all()
+    assert len(list((tmp_path / "runs" / "figures").glob("explore_*.png"))) == 5
+    # Someone who has the folder only: nothing is made again.
+    before = list_runs(tmp_path / "runs" / "explore")
+    assert execute("05_explore", tmp_path, profile="none").returncode == 0
+    assert list_runs(tmp_path / "runs" / "explore").equals(before)
 
 
 @pytest.mark.mpi

@@ -5,9 +5,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from test_analysis import make_run
+from test_analysis import make_run, make_timed
 
 from sagips_kit import plot
+from sagips_kit.runs import open_runs
 
 plt.switch_backend("Agg")
 pytestmark = pytest.mark.filterwarnings("error")
@@ -109,6 +110,76 @@ def test_plots_go_where_they_are_told(run):
     assert plot.posterior(run, ["theta1", "theta2"], figure=pair)[0, 0].figure is pair
     assert plot.events(run, "hall", figure=histogram)[0, 0].figure is histogram
     assert len(plt.get_fignums()) == 3
+
+
+def test_pulls(run):
+    ax = plot.pulls(run)
+    assert texts(ax.get_legend()) == ["truth", "MLE [floor units]", "published"]
+    assert ax.get_xlabel() == "(estimate - reference) / deviation"
+    with pytest.raises(ValueError, match="no pull to draw"):
+        plot.pulls(make_fitted_run(3, n_chains=1, reference=None))
+
+
+def test_losses_timeline_and_staleness():
+    run = make_timed([[0, 4, 0, 0], [1, 1, 1, 1]], [[1, 5, 9, 10], [2, 4, 6, 8]])
+    assert plot.losses(run).get_ylabel() == "loss"
+    assert plot.staleness(run).get_ylabel() == "staleness [steps]"
+    ax = plot.timeline(run)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time since the start [s]", "rank")
+    assert ax.get_title(loc="left").startswith("44.4% of all time was spent waiting")
+    with pytest.raises(ValueError, match="no rows yet"):
+        plot.timeline(make_fitted_run(3, n_steps=0))
+
+
+def test_many_generators_are_a_band():
+    ax = plot.convergence(make_fitted_run(2, n_chains=100))
+    assert texts(ax.get_legend())[0] == "90 % of the generators" and len(ax.lines) == 2
+
+
+@pytest.fixture(scope="module")
+def runs():
+    spec = {"settings": {"n_events": 512}}
+    made = [make_fitted_run(3, n_chains=n, mode=mode, spec=spec) for n, mode in [(4, "Ring()"), (8, "Independent()")]]
+    return open_runs(made, along="mode")
+
+
+@pytest.mark.parametrize("name", ["comparison", "compared_estimates", "scaling", "pulls"])
+def test_several_runs_side_by_side(runs, name):
+    ax = getattr(plot, name)(runs)
+    assert isinstance(ax, Axes) and ax.get_xlabel()
+    if name == "pulls":
+        assert texts(ax.get_legend())[1] == "standard normal"
+        return
+    assert {"Ring()", "Independent()"} <= set(texts(ax.get_legend()))
+    with pytest.raises(ValueError, match=rf"plot.{name} compares several runs. Open them together: open_runs"):
+        getattr(plot, name)(runs["Ring()"])
+
+
+def test_comparison_against_time(runs):
+    assert plot.comparison(runs, against="time").get_xlabel() == "time since the start [s]"
+    with pytest.raises(ValueError, match='against = \'rank\': should be "step" or "time"'):
+        plot.comparison(runs, against="rank")
+
+
+@pytest.mark.parametrize("name", ["convergence", "estimates", "losses", "posterior", "report", "staleness", "timeline"])
+def test_pictures_of_one_run_refuse_several(runs, name):
+    with pytest.raises(ValueError, match=r"takes a single run, and these are 2. Take one, such as runs\['Ring\(\)'\]"):
+        getattr(plot, name)(runs)
+
+
+def test_report_holds_all_pictures(run):
+    axes = plot.report(run)
+    assert list(axes) == [picture.name for picture in plot.pictures(run)]
+    assert {"convergence", "estimates", "pulls", "posterior", "events-energy", "timeline", "staleness"} <= axes.keys()
+    figure = axes["losses"].figure.figure
+    assert axes["events-energy"].shape == (2, 3), "by hall"
+    assert figure.get_suptitle() == "SimpleNamespace, 8 ranks, step 1000 of 1000"
+
+
+def test_report_tells_what_there_is_not_yet():
+    axes = plot.report(make_fitted_run(3, n_steps=0))
+    (text,) = axes["posterior"].texts
+    assert "No chain has been written" in text.get_text().replace("\n", " ")
 
 
 def test_a_run_without_reference_has_pictures_too():

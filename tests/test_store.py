@@ -3,7 +3,10 @@
 import errno
 import itertools
 import json
+import math
 import multiprocessing
+import os
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +19,7 @@ from zarr.storage import LocalStore, MemoryStore
 
 from sagips_kit import schema, template
 from sagips_kit.schema import RunLayout
-from sagips_kit.store import RunWriter, open_run, read_progress, request_stop
+from sagips_kit.store import RunWriter, open_run, read_progress, request_stop, stop_soon
 from sagips_kit.template import create_run
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -37,6 +40,7 @@ def make_problem(n_parameters=2, **changes):
         upper=(5.0,) * n_parameters,
         observables=("energy", "hall"),
         units={"energy": "MeV", "theta0": "days"},
+        long_names={"energy": "prompt energy"},
         truth=None,
         published={},
     )
@@ -62,7 +66,8 @@ def fill_run(path, layout, theta, predictive, *, n_steps=None):
         chains = slice(replica * layout.n_members, (replica + 1) * layout.n_members)
         rows = ends[replica][:, None] + way[None, :, None] * (1 + rank)
         with RunWriter(path, rank, replica if rank < layout.n_replicas else None) as writer:
-            writer.write_rows(0, {"theta": rows, "loss_generator": rows[..., 0], "waited_s": way})
+            times = {"waited_s": way, "elapsed_s": 2.0 * np.arange(1, len(way) + 1)}
+            writer.write_rows(0, {"theta": rows, "loss_generator": rows[..., 0], **times})
             if n_steps is None and rank < layout.n_replicas:
                 writer.write_chains(theta[chains], predictive[chains])
             writer.set_progress(layout.n_steps if n_steps is None else n_steps)
@@ -120,7 +125,7 @@ def test_attributes_tell_where_a_run_comes_from(make):
     run = open_run(make(uncertainty="one chain"))
     assert json.loads(run.attrs["spec"]) == SPEC
     assert RunLayout(**run.attrs["layout"]) == LAYOUT
-    assert {"python", "numpy", "zarr", "torch", "sagips_kit"} == set(run.attrs["versions"])
+    assert {"python", "numpy", "xarray", "zarr", "torch", "mpi4py", "sagips_kit"} < set(run.attrs["versions"])
     assert {"created_at", "hostname", "git_revision"} < set(run.attrs)
     posterior = run["posterior"].attrs
     assert posterior["inference_library"] == "sagips_kit"
@@ -128,15 +133,57 @@ def test_attributes_tell_where_a_run_comes_from(make):
     assert {"created_at", "inference_library_version"} < set(posterior)
 
 
-def test_memory_is_directory(make, path):
+def test_memory_is_directory_is_url(make, path):
     runs = []
-    for where in (path, MemoryStore()):
-        make(where)
+    for where in (path, MemoryStore(), "memory://test/a.zarr", f"file://{path.parent}/b.zarr"):
+        make(where, overwrite=True)
         rng = np.random.default_rng(1)
         fill_run(where, LAYOUT, rng.normal(size=(6, 5, 2)), make_events(rng, 6, 5, 2))
         runs.append(open_run(where).load())
-    for group in runs[0]:
-        xr.testing.assert_equal(runs[0][group].to_dataset(), runs[1][group].to_dataset())
+    for group, other in itertools.product(runs[0], runs[1:]):
+        xr.testing.assert_equal(runs[0][group].to_dataset(), other[group].to_dataset())
+    assert (path.parent / "b.zarr" / "zarr.json").exists()
+
+
+def test_everything_says_what_it_is(make, path):
+    run = open_run(make())
+    for group in run.children.values():
+        for name, variable in group.variables.items():
+            assert variable.attrs["long_name"], name
+            assert variable.dtype.kind in "OT" or "units" in variable.attrs or name in group.coords, name
+    assert run["posterior_predictive"]["energy"].attrs == {"long_name": "prompt energy", "units": "MeV"}
+    assert run["posterior"]["theta1"].attrs == {"long_name": "theta1", "units": "1"}
+
+
+def test_ranks_tell_what_they_run_on(make, path):
+    with RunWriter(make(), 2) as writer:
+        writer.write_facts(host="nid002", device="cuda:0: A100", library="MPICH 4.3.0")
+    environment = open_run(path)["environment"]
+    assert environment["host"].values.tolist() == ["", "", "nid002", ""]
+    assert environment["device"].values[2] == "cuda:0: A100"
+
+
+@pytest.mark.parametrize("record_every", [1, 10])
+def test_a_large_run_has_few_files_and_no_large_chunk(record_every):
+    layout = RunLayout(
+        n_ranks=400,
+        n_replicas=400,
+        n_members=4,
+        n_steps=100_000,
+        record_every=record_every,
+        rows_per_block=20,
+        n_draws=50,
+        n_predictive=500,
+    )
+    arrays = schema.empty_arrays(layout, tuple("abcdef"), ("x", "y")).values()
+    arrays = [array for group in arrays for array in group.values()]
+    n_files = sum(
+        math.prod(-(-n // chunk) for n, chunk in zip(a.shape, a.chunks, strict=True)) for a in arrays if a.shape
+    )
+    assert n_files <= 60_000 // record_every**0.5
+    assert all(math.prod(array.chunks) * 8 <= 2**20 for array in arrays)
+    steps = [array for array in arrays if "step" in array.dims]
+    assert all(array.chunks[array.dims.index("step")] % layout.rows_per_block == 0 for array in steps)
 
 
 def test_what_is_written_comes_back(make, path):
@@ -206,7 +253,7 @@ def test_ranks_write_disjoint_chunks(make, recording):
         if replica is not None:
             writer.write_chains(np.ones((3, 5, 2)), np.ones((3, 5, 2, 2)))
         written.append(frozenset(path.written))
-    assert all(len(keys) >= 6 * 3 + 1 for keys in written)
+    assert all(len(keys) >= 6 + 1 for keys in written)
     assert not any(a & b for a, b in itertools.combinations(written, 2))
     assert open_run(path)["history"]["theta"].notnull().all()
 
@@ -238,6 +285,16 @@ def test_rows_beyond_progress_are_masked(make, path):
     assert read_progress(path).steps.tolist() == [0, 59, 0, 0]
 
 
+def test_rows_of_many_blocks_share_chunks(make, path, monkeypatch):
+    monkeypatch.setattr(schema, "CHUNK_BYTES", 8 * 3 * 2 * 4)  # 8 rows of theta, two blocks
+    with RunWriter(make(), 0) as writer:
+        for first in range(0, 11, 4):
+            writer.write_rows(first, {"theta": rows_of(0, first, min(4, 11 - first))})
+            writer.set_progress(LAYOUT.steps[min(10, first + 3)])
+    np.testing.assert_array_equal(open_run(path)["history"]["theta"][0], rows_of(0, 0, 11))
+    assert len(list((path / "history" / "theta" / "c" / "0" / "0").iterdir())) == 2
+
+
 def test_an_incomplete_block_is_completed_later(make, path):
     make()
     with RunWriter(path, 0) as writer:
@@ -250,7 +307,6 @@ def test_an_incomplete_block_is_completed_later(make, path):
 @pytest.mark.parametrize(
     ("first_row", "rows", "text"),
     [
-        (2, {"theta": np.ones((3, 4, 2))}, r"multiple of rows_per_block = 4.*from row 0"),
         (0, {"thetas": np.ones((3, 4, 2))}, r"no 'thetas'. Allowed: theta, loss_discriminator"),
         (0, {"theta": np.ones((3, 4))}, r"\(3, 4\).*\(member 3, step, parameter 2\)"),
         (0, {"theta": np.ones((2, 4, 2))}, r"\(2, 4, 2\)"),
@@ -368,10 +424,47 @@ def test_errors_of_opening_say_what_to_type(make, path, tmp_path):
         open_run(MemoryStore())
     with pytest.raises(ValueError, match="not a run"):
         open_run(tmp_path)
+    with pytest.raises(ValueError, match="not a URL that fsspec knows"):
+        open_run("ftq://a.zarr")
     zarr.open_group(LocalStore(path), mode="r+").attrs[schema.VERSION_KEY] = 99
-    for action in (open_run, read_progress, lambda path: RunWriter(path, 0)):
+    for action in ACTIONS:
         with pytest.raises(ValueError, match="schema 99.*pip install -U sagips_kit"):
             action(path)
+
+
+ACTIONS = (open_run, read_progress, lambda path: RunWriter(path, 0), stop_soon)
+
+
+@pytest.mark.parametrize("name", ["history/progress", "history/theta", "posterior/theta0", "environment", "control"])
+def test_a_missing_variable_is_named(make, path, name):
+    shutil.rmtree(make() / name)
+    with pytest.raises(ValueError, match=f"is a run, but {name}.* is missing: .*xarray.open_datatree"):
+        open_run(path)
+    if name in ("history/progress", "control"):
+        for action in ACTIONS:
+            with pytest.raises(ValueError, match=f"{name}.* is missing"):
+                action(path)
+
+
+def test_a_half_created_run_says_so(make, monkeypatch):
+    where = MemoryStore()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Cannot create the run .*Delete what is there"):
+        patch.setattr(zarr.Group, "create_array", lambda *args, **options: os.read(-1, 1))
+        make(where)
+    for action in ACTIONS:
+        with pytest.raises(ValueError, match="creation was interrupted.*Delete it"):
+            action(where)
+
+
+def test_a_path_with_wildcards_is_the_one_run_it_matches(make, path):
+    make(path.with_name("first.zarr"))
+    assert open_run(path.with_name("f*.zarr")).encoding["source"].endswith("first.zarr")
+    make(path.with_name("[last] 2.zarr"))
+    assert open_run(path.with_name("[last] 2.zarr")).encoding["source"].endswith("[last] 2.zarr")
+    with pytest.raises(ValueError, match=r"matches 2 paths: .*first.zarr.*open_runs\("):
+        open_run(path.with_name("*.zarr"))
+    with pytest.raises(FileNotFoundError, match=r"no run at `.*g\*.zarr`"):
+        open_run(path.with_name("g*.zarr"))
 
 
 def test_a_run_can_be_asked_to_stop(make, path):
@@ -389,6 +482,8 @@ def test_a_run_can_be_asked_to_stop(make, path):
     assert read_progress(path).is_finished
     request_stop(path, None)
     assert not read_progress(path).is_finished
+    stop_soon(path)
+    assert read_progress(path).stop_step == 40 + 2 * 4 * 10
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,13 @@ class DayaBay(Problem):
     noise_dim = 1
     n_categories = _N_HALLS
     units = {"dm2_32": "eV^2", "energy": "MeV"}
+    long_names = {
+        "sin2_2theta13": "sin^2(2 theta13)",
+        "dm2_32": "Dm^2_32 (normal ordering)",
+        "norm": "norm of all reactor events",
+        "energy": "prompt energy",
+        "hall": "experimental hall (0 and 1 near, 2 far)",
+    }
     published = {"sin2_2theta13": (0.0851, 0.0024), "dm2_32": (2.466e-3, 0.060e-3)}
 
     @property

@@ -1,0 +1,255 @@
+"""What a large store costs to write, to keep and to read, and whether it can be read while it is written.
+
+    python benchmarks/store.py                     # 400 ranks, 100 000 steps; writes benchmarks/results/store.json
+    python benchmarks/store.py --ranks 20 --openings 50 --output /tmp/store.json
+
+Three parts: a store of synthetic rows, written by the writer of every run, opened and drawn in a process of its own;
+the time a block of rows takes beside the steps it holds; a reader that opens a run of 4 ranks while these train.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from sagips_kit import open_run, read_progress, request_stop
+from sagips_kit.schema import RunLayout
+from sagips_kit.store import RunWriter
+from sagips_kit.template import create_run
+
+HERE = Path(__file__).parent
+N_LIVE = 4  # ranks that train while a reader opens their store
+TRUTH = (2.1875, -0.5, 3.0, 1.09375, -0.5, 4.0)
+
+
+def synthetic_rows(layout, rng):
+    """Rows as a rank would write them: parameters that settle, losses, times."""
+    n, members = len(layout.steps), layout.n_members
+    settling = np.exp(-np.arange(n) / (0.1 * n))[:, None]
+    theta = TRUTH + settling + 1e-3 * rng.normal(size=(members, n, len(TRUTH))).cumsum(1) / np.sqrt(n)
+    return {
+        "theta": theta.astype(np.float32),
+        "loss_discriminator": (1.386 + 0.02 * rng.normal(size=(members, n))).astype(np.float32),
+        "loss_generator": (0.02 * rng.normal(size=(members, n))).astype(np.float32),
+        "waited_s": rng.exponential(0.01, n),
+        "elapsed_s": np.cumsum(0.1 + rng.exponential(0.01, n)),
+        "staleness": rng.integers(0, 4, n).astype(float),
+    }
+
+
+def part_of(rows, first, stop):
+    return {name: values[:, first:stop] if values.ndim > 1 else values[first:stop] for name, values in rows.items()}
+
+
+def write_large(path, n_ranks, n_steps, n_members):
+    """Write the synthetic run: rank 0 block by block, as in training, the others at once. Seconds for each block."""
+    from sagips_kit import Proxy
+
+    layout = RunLayout(
+        n_ranks=n_ranks,
+        n_replicas=n_ranks,
+        n_members=n_members,
+        n_steps=n_steps,
+        record_every=10,
+        rows_per_block=20,
+        n_draws=50,
+        n_predictive=20,
+    )
+    rng = np.random.default_rng(0)
+    problem = Proxy()
+    reference = {"mle": np.array(TRUTH), "deviation": np.full(6, 0.1), "covariance": 0.01 * np.eye(6)}
+    events = problem.observed(None, rng)
+    started = time.perf_counter()
+    create_run(path, problem, layout, spec={"settings": {"n_events": 1024}}, events=events, reference=reference)
+    create_s = time.perf_counter() - started
+    blocks_s = []
+    for rank in range(n_ranks):
+        rows = synthetic_rows(layout, rng)
+        with RunWriter(path, rank, rank) as writer:
+            block = layout.rows_per_block if rank == 0 else len(layout.steps)
+            for first in range(0, len(layout.steps), block):
+                started = time.perf_counter()
+                writer.write_rows(first, part_of(rows, first, first + block))
+                writer.set_progress(layout.steps[min(first + block, len(layout.steps)) - 1])
+                blocks_s += [time.perf_counter() - started] if rank == 0 else []
+            draws = TRUTH + 0.1 * rng.normal(size=(n_members, layout.n_draws, 6))
+            writer.write_chains(draws, rng.random((n_members, layout.n_draws, layout.n_predictive, 2)))
+    return create_s, blocks_s
+
+
+def read_large(path):
+    """Open and draw, in this process: seconds and peak memory."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from sagips_kit import plot
+
+    before, cpu_s = peak_mib(), time.process_time()
+    started = time.perf_counter()
+    run = open_run(path)
+    opened = time.perf_counter()
+    plot.convergence(run).figure.savefig(Path(path).with_suffix(".png"), dpi=100)
+    drawn = time.perf_counter()
+    return {
+        "open_s": opened - started,
+        "plot_s": drawn - opened,
+        "open_and_plot_cpu_s": time.process_time() - cpu_s,
+        "peak_mib": peak_mib(),
+        "imports_mib": before,
+    }
+
+
+def peak_mib():
+    """The most memory this process has had; not `ru_maxrss`, which starts with the parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+
+
+def measure_large(folder, options):
+    path = folder / "large.zarr"
+    create_s, blocks_s = write_large(path, options.ranks, options.steps, options.members)
+    files = [file for file in path.rglob("*") if file.is_file()]
+    history = zarr.open_group(path, mode="r")["history"]
+    raw = sum(array.nbytes for _, array in history.arrays())
+    on_disk = sum(file.stat().st_size for file in (path / "history").rglob("*") if file.is_file())
+    command = [sys.executable, __file__, "--read", str(path)]
+    read = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {
+        "ranks": options.ranks,
+        "steps": options.steps,
+        "members": options.members,
+        "parameters": 6,
+        "create_s": create_s,
+        "files": len(files),
+        "mib": sum(file.stat().st_size for file in files) / 2**20,
+        "history_mib": on_disk / 2**20,
+        "history_mib_uncompressed": raw / 2**20,
+        "block_ms": 1e3 * statistics.median(blocks_s),
+        "block_ms_95": 1e3 * float(np.quantile(blocks_s, 0.95)),
+        **read,
+    }
+
+
+def measure_writing(folder, options):
+    """Training with the default settings on one rank: what a block takes beside the steps it holds."""
+    from sagips_kit import Proxy, RunSpec, Settings, World, prepare, run_rank
+
+    spec = RunSpec(problem=Proxy(), store=str(folder / "one.zarr"), settings=Settings(), n_steps=options.training)
+    prepare(spec, n_ranks=1)
+    blocks_s = []
+    write, declare = RunWriter.write_rows, RunWriter.set_progress
+
+    def timed(function):
+        def call(*args):
+            started = time.perf_counter()
+            function(*args)
+            blocks_s.append(time.perf_counter() - started)
+
+        return call
+
+    RunWriter.write_rows, RunWriter.set_progress = timed(write), timed(declare)
+    try:
+        result = run_rank(spec, World.alone("cpu"))
+    finally:
+        RunWriter.write_rows, RunWriter.set_progress = write, declare
+    step_s = result["elapsed_s"] / options.training
+    return {"step_ms": 1e3 * step_s, "fraction_of_training": sum(blocks_s) / result["elapsed_s"]}
+
+
+def check(history, seen):
+    """Raise unless all rows up to the progress are there, none beyond, and none has changed since it was seen."""
+    theta, steps = history["theta"].values, history["step"].values
+    for rank, reached in enumerate(history["progress"].values):
+        valid = steps <= reached
+        if not np.isfinite(theta[rank][:, valid]).all():
+            raise AssertionError(f"rank {rank}: rows up to step {reached} are missing")
+        if np.isfinite(theta[rank][:, ~valid]).any():
+            raise AssertionError(f"rank {rank}: rows beyond step {reached} are visible")
+        known = np.isfinite(seen[rank])
+        if (theta[rank][known] != seen[rank][known]).any():
+            raise AssertionError(f"rank {rank}: rows have changed")
+    return theta
+
+
+def measure_live(folder, options):
+    """Open a run that often while 4 ranks train it, one block for each row."""
+    from sagips_kit import Proxy, Ring, RunSpec, Settings
+
+    path = folder / "live.zarr"
+    settings = Settings(n_members=2, n_events=128, record_every=1, rows_per_block=2, n_draws=2, n_predictive=2)
+    spec = RunSpec(problem=Proxy(n_observed=2000), store=str(path), exchange=Ring(), settings=settings, n_steps=30_000)
+    (folder / "live.json").write_text(spec.to_json())
+    beside = Path(sys.executable).with_name("mpiexec")
+    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
+    command = [launcher, "-n", str(N_LIVE), sys.executable, "-m", "mpi4py", "-m", "sagips_kit", "run"]
+    with open(folder / "live.txt", "w") as log:
+        ranks = subprocess.Popen([*command, str(folder / "live.json")], stdout=log, stderr=log)
+    try:
+        while not path.exists() or read_progress(path).step == 0:
+            if ranks.poll() is not None:
+                raise RuntimeError((folder / "live.txt").read_text())
+            time.sleep(0.1)
+        first, times = read_progress(path).step, []
+        seen = np.full(open_run(path)["history"]["theta"].shape, np.nan)
+        for _ in range(options.openings):
+            started = time.perf_counter()
+            run = open_run(path)
+            times.append(time.perf_counter() - started)
+            seen = check(run["history"], seen)
+        steps = read_progress(path).step - first
+        is_live = ranks.poll() is None
+        request_stop(path, int(read_progress(path).steps.max()) + 200)
+        ranks.wait(120)
+    finally:
+        ranks.kill()
+    if not is_live:
+        raise RuntimeError("The run ended before the reader did.")
+    return {
+        "writers": N_LIVE,
+        "openings": options.openings,
+        "errors": 0,
+        "rows_written_meanwhile": steps * N_LIVE,
+        "open_ms": 1e3 * statistics.median(times),
+    }
+
+
+PARTS = {"large": measure_large, "writing": measure_writing, "live": measure_live}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--members", type=int, default=4)
+    parser.add_argument("--openings", type=int, default=500)
+    parser.add_argument("--training", type=int, default=2000, help="steps of the run whose writing is timed")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "store.json")
+    parser.add_argument("--read", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.read:
+        print(json.dumps(read_large(options.read)))
+        return
+    results = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version()}
+    results |= {"zarr": zarr.__version__}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in options.parts:
+            results[part] = PARTS[part](folder, options)
+            print(part, json.dumps(results[part], indent=2), flush=True)
+    options.output.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

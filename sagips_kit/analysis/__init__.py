@@ -1,0 +1,35 @@
+"""What runs say: estimates, distances to the reference, convergence, pace, events against data, where they come from.
+
+Every function takes a run (the DataTree of `open_run`) and returns a Dataset, a table, a text or a number; none of them
+draws or writes.  Given several runs (the DataTree of `open_runs`), it returns the same for each, along their dimension.
+Distances are counted in *floor units*: the standard deviations of the maximum-likelihood estimate from the same events,
+below which no method can tell parameters apart.
+"""
+
+from .base import each_run, single_run, written
+from .estimates import coverage, distance_to_mle, estimate, residuals, summary
+from .events import observed_and_generated
+from .facts import describe, environment, fact, spec, state
+from .history import convergence, losses, pace, staleness, timeline
+
+__all__ = [
+    "convergence",
+    "coverage",
+    "describe",
+    "distance_to_mle",
+    "each_run",
+    "environment",
+    "estimate",
+    "fact",
+    "losses",
+    "observed_and_generated",
+    "pace",
+    "residuals",
+    "single_run",
+    "spec",
+    "staleness",
+    "state",
+    "summary",
+    "timeline",
+    "written",
+]

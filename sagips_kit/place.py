@@ -1,0 +1,97 @@
+"""Where a run lies: a folder, a URL or a zarr Store, and what is wrong if there is no run, or half of one.
+
+What a run holds and how it is written and read does not belong here.
+"""
+
+import contextlib
+from pathlib import Path
+
+import zarr
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore
+
+from . import schema
+
+_START = "Start one with session.submit(spec) or `sagips run`"
+
+
+def is_url(path):
+    return "://" in str(path)
+
+
+def local_path(path):
+    return Path(str(path).removeprefix("file://")).expanduser().resolve()
+
+
+def located(path, read_only=False):
+    """The zarr Store of a path or URL."""
+    if isinstance(path, Store):
+        return path
+    # Files have a store of their own, which replaces chunks atomically.
+    if not is_url(path) or str(path).startswith("file://"):
+        return LocalStore(local_path(path), read_only=read_only)
+    try:
+        return FsspecStore.from_url(str(path), read_only=read_only)
+    except ImportError as error:
+        raise ModuleNotFoundError(f"{error} `{path}` is a URL that fsspec opens with that package.") from None
+    except ValueError as error:
+        raise ValueError(f"`{path}` is not a URL that fsspec knows: {error}.") from None
+
+
+@contextlib.contextmanager
+def explained(what, advice):
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{what}: {error}. {advice}") from error
+
+
+def open_group(path, mode):
+    """The root group of a run."""
+    store = located(path, read_only=mode == "r")
+    is_local = isinstance(store, LocalStore)
+    if is_local and not store.root.exists():
+        others = ", ".join(sorted(other.name for other in store.root.parent.glob("*.zarr")))
+        hint = f"That folder holds {others}." if others else f"{_START}, or check the folder."
+        raise FileNotFoundError(f"There is no run at `{path}`. {hint}")
+    try:
+        root = zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=False)
+    except FileNotFoundError:
+        if not is_local:
+            raise FileNotFoundError(f"There is no run in {path}. {_START}.") from None
+        root = None
+    except (ValueError, FileExistsError):
+        root = None
+    if root is None or schema.PROBLEM_KEY not in root.attrs:
+        raise ValueError(f"`{path}` exists but is not a run of sagips_kit.")
+    version = root.attrs.get(schema.VERSION_KEY)
+    if version is None:
+        raise ValueError(
+            f"`{path}` is a run whose creation was interrupted; it holds no results. Delete it and start the run again."
+        )
+    if version > schema.SCHEMA_VERSION:
+        raise ValueError(
+            f"`{path}` has the schema {version}, but this sagips_kit reads up to {schema.SCHEMA_VERSION}. "
+            "Type: pip install -U sagips_kit."
+        )
+    return root
+
+
+def array_of(path, root, group, name):
+    """An array of a run, or an error that says what it means that there is none."""
+    try:
+        return root[group][name]
+    except KeyError:
+        raise missing(path, f"{group}/{name}") from None
+
+
+def missing(path, name):
+    return ValueError(
+        f"`{path}` is a run, but {name} is missing: files were deleted or not copied, or an early version of "
+        f"sagips_kit wrote it. Copy it again; what is there opens with xarray.open_datatree({str(path)!r}, "
+        'engine="zarr", consolidated=False).'
+    )
+
+
+def spaced(number):
+    return f"{number:,}".replace(",", " ")

@@ -1,0 +1,108 @@
+"""The live view: it follows the store, ends with the run, and can stop it."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from test_analysis import make_run, make_theta
+
+from sagips_kit import open_run, read_progress
+from sagips_kit.dashboard import Dashboard
+from sagips_kit.store import RunWriter
+
+pytest.importorskip("ipywidgets")
+
+
+@pytest.fixture
+def path(tmp_path):
+    make_run(make_theta(), tmp_path / "a.zarr", n_steps=300)
+    return tmp_path / "a.zarr"
+
+
+@pytest.fixture
+def show():
+    shown = []
+
+    def make(*args, **options):
+        shown.append(Dashboard(*args, **options))
+        return shown[-1]
+
+    yield make
+    for one in shown:
+        one.close()
+    assert not any(thread.name == "sagips_kit dashboard" for thread in threading.enumerate())
+
+
+def advance(path, step):
+    for rank in range(4):
+        RunWriter(path, rank).set_progress(step)
+
+
+def until(condition):
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+def parts(dashboard):
+    (bar, button), facts, image = dashboard.widget.children[0].children, *dashboard.widget.children[1:]
+    return bar, button, facts, image
+
+
+def test_it_follows_the_run_to_its_end(path, show):
+    dashboard = show(path, interval=0.01)
+    bar, button, facts, image = parts(dashboard)
+    assert (bar.value, bar.max) == (300, 1000) and "running</b>: step 300 of 1 000" in facts.value
+    assert bytes(image.value).startswith(b"\x89PNG") and not button.disabled
+    before = image.value
+    advance(path, 500)
+    until(lambda: bar.value == 500 and image.value != before)
+    assert "steps/s, about" in facts.value
+    advance(path, 1000)
+    until(lambda: "finished</b>" in facts.value)
+    assert button.disabled
+    until(lambda: not dashboard._thread.is_alive())
+    assert "step 1000" in repr(dashboard)
+
+
+def test_the_button_stops_the_run(path, show):
+    dashboard = show(path, interval=60)
+    bar, button, facts, _ = parts(dashboard)
+    button.click()
+    stop_step = read_progress(path).stop_step
+    assert stop_step == 300 + 2 * 25 * 10 == bar.max
+    assert "were asked to stop" in facts.value
+    advance(path, stop_step)
+    dashboard.refresh()
+    assert "stopped</b>" in facts.value and button.disabled
+
+
+def test_it_tells_of_failures(path, show):
+    dashboard = show(path, interval=60, failed=lambda: True)
+    _, button, facts, _ = parts(dashboard)
+    assert "failed</b>" in facts.value and button.disabled
+
+
+def test_it_outlives_a_store_that_is_away(path, show):
+    dashboard = show(path, interval=0.01)
+    facts = parts(dashboard)[2]
+    away = path.with_name("away")
+    path.rename(away)
+    until(lambda: "cannot be read" in facts.value)
+    away.rename(path)
+    advance(path, 310)
+    until(lambda: "step 310" in facts.value)
+
+
+def test_a_run_shows_itself(path, show):
+    dashboard = open_run(path).sagips.dashboard(interval=60)
+    dashboard.close()
+    assert np.all(parts(dashboard)[0].value == 300)
+    assert "application/vnd.jupyter.widget-view+json" in dashboard._repr_mimebundle_()
+
+
+def test_a_run_without_rows_or_reference_has_a_view_too(tmp_path, show):
+    make_run(make_theta(), tmp_path / "b.zarr", n_steps=0, reference=None)
+    assert "step 0 of 1 000" in parts(show(tmp_path / "b.zarr", interval=60))[2].value

@@ -1,0 +1,229 @@
+"""Folders of runs, several side by side, `run.sagips`, and a run for other tools: ArviZ, netCDF, tables, a page."""
+
+import base64
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from test_analysis import TRUTH, make_run, make_theta
+from test_store import rows_of
+from zarr.storage import MemoryStore
+
+from sagips_kit import analysis, export, list_runs, open_run, open_runs
+from sagips_kit.page import page
+from sagips_kit.store import RunWriter
+
+plt.switch_backend("Agg")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Runs of two modes and seeds, one of them not finished, in folders as people make them."""
+    for name, mode, seed, n_steps in [("ring", "Ring()", 1, None), ("old/all", "AllReduce()", 2, None)]:
+        make_run(make_theta(), tmp_path / f"{name}.zarr", mode=mode, spec={"seed": seed}, n_steps=n_steps)
+    make_run(make_theta(), tmp_path / "under way.zarr", mode="Ring()", spec={"seed": 3}, n_steps=300)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "today.txt").write_text("")
+    return tmp_path
+
+
+def test_a_folder_of_runs_is_a_table(folder):
+    table = list_runs(folder)
+    assert sorted(table.index) == ["old/all.zarr", "ring.zarr", "under way.zarr"]
+    assert table.loc["ring.zarr", ["mode", "ranks", "seed", "state"]].tolist() == ["Ring()", 4, 1, "finished"]
+    assert table.loc["under way.zarr", ["state", "step", "n_steps"]].tolist() == ["unfinished", 300, 1000]
+    assert table.loc["ring.zarr", "distance"] == analysis.distance_to_mle(open_run(folder / "ring.zarr"))
+    assert np.isnan(table.loc["under way.zarr", "distance"])
+
+
+def test_a_damaged_run_is_listed_with_the_reason(folder):
+    shutil.rmtree(folder / "ring.zarr" / "control")
+    state = list_runs(folder).loc["ring.zarr", "state"]
+    assert "control/stop_step is missing" in state
+    assert list_runs(folder / "notes").empty
+    with pytest.raises(FileNotFoundError, match="There is no folder `.*nowhere`"):
+        list_runs(folder / "nowhere")
+    with pytest.raises(ValueError, match="is a store itself. Type open_run"):
+        list_runs(folder / "ring.zarr")
+
+
+@pytest.mark.parametrize(
+    ("paths", "along", "labels"),
+    [
+        ("*/*.zarr", "run", ["all"]),
+        ("", "run", ["all", "ring", "under way"]),
+        ("", "seed", [2, 1, 3]),
+        (["ring.zarr", "old/all.zarr"], "mode", ["Ring()", "AllReduce()"]),
+    ],
+)
+def test_runs_are_opened_along_what_they_differ_by(folder, paths, along, labels):
+    paths = folder / paths if isinstance(paths, str) else [folder / path for path in paths]
+    runs = open_runs(paths, along=along)
+    assert runs[along].values.tolist() == labels
+    assert list(runs.children) == [str(label) for label in labels]
+    one = runs[str(labels[0])]
+    assert one["history"]["theta"].notnull().any() and along not in one.coords
+    assert one.sagips.reopen().attrs == one.attrs
+
+
+def test_runs_take_labels_and_may_be_open_already(folder):
+    runs = open_runs([open_run(folder / "ring.zarr"), str(folder / "old" / "all.zarr")], "period", labels=[2, 1 / 3])
+    assert runs.sagips.estimate()["period"].values.tolist() == [2, 1 / 3]
+
+
+@pytest.mark.parametrize(
+    ("paths", "options", "error", "text"),
+    [
+        ("*.zap", {}, FileNotFoundError, r"No run matches `.*\*.zap`"),
+        ("", {"along": "mode"}, ValueError, r"same 'mode': all \(AllReduce\(\)\), ring \(Ring\(\)\), under way"),
+        ("", {"along": "colour"}, ValueError, "all, ring, under way: no 'colour' is known. Allowed: run, mode"),
+        ("", {"labels": [1]}, ValueError, "1 labels for 3 runs"),
+    ],
+)
+def test_runs_that_cannot_be_compared_say_why(folder, paths, options, error, text):
+    with pytest.raises(error, match=text):
+        open_runs(folder / paths, **options)
+
+
+def test_an_empty_list_is_no_run():
+    with pytest.raises(FileNotFoundError, match="empty list"):
+        open_runs([])
+
+
+def test_a_run_has_its_analysis_at_hand(folder):
+    run = open_run(folder / "ring.zarr")
+    for name in ("estimate", "residuals", "convergence", "pace"):
+        xr.testing.assert_identical(getattr(run.sagips, name)(), getattr(analysis, name)(run))
+    assert run.sagips.summary().equals(analysis.summary(run))
+    assert run.sagips.describe() == analysis.describe(run)
+    assert run.sagips.spec() == {"seed": 1}
+    assert run.sagips.environment()["python"]
+    assert "posterior" in run.sagips.report()
+    plt.close("all")
+
+
+def test_what_is_not_a_run_has_no_analysis():
+    with pytest.raises(ValueError, match="not a run. Open one with open_run"):
+        _ = xr.DataTree(xr.Dataset()).sagips
+
+
+def test_a_run_opens_again_with_what_was_written_since(folder):
+    run = open_run(folder / "under way.zarr")
+    for rank in range(4):
+        RunWriter(folder / "under way.zarr", rank).set_progress(500)
+    assert run["history"]["progress"].max() == 300
+    assert run.sagips.reopen()["history"]["progress"].max() == 500
+    with pytest.raises(ValueError, match="does not come from a store"):
+        xr.DataTree(xr.Dataset(attrs=run.attrs)).sagips.reopen()
+
+
+def test_arviz_knows_the_run():
+    az = pytest.importorskip("arviz")
+    run = make_run(make_theta(n_chains=4), truth=TRUTH)
+    data = export.to_arviz(run)
+    table = az.summary(data, round_to="none")
+    np.testing.assert_allclose(table["mean"].astype(float), analysis.estimate(run)["mean"], rtol=1e-2)
+    assert az.plot_pair(data, var_names=["theta0", "theta1"]) is not None
+    plt.close("all")
+    assert data["observed_data"]["energy"].size == 5000
+
+
+def test_arviz_gets_the_chains_that_are_there():
+    pytest.importorskip("arviz")
+    where = MemoryStore()
+    make_run(make_theta(n_chains=4), where, n_steps=300)
+    with pytest.raises(ValueError, match="No chain has been written"):
+        open_run(where).sagips.to_arviz()
+    RunWriter(where, 1, 1).write_chains(make_theta(n_chains=2), np.ones((2, 40, 50, 2)))
+    assert open_run(where).sagips.to_arviz()["posterior"]["chain"].values.tolist() == [2, 3]
+
+
+def test_netcdf_opens_with_xarray_alone(folder, tmp_path):
+    pytest.importorskip("h5netcdf")
+    run = open_run(folder / "under way.zarr")
+    path = export.to_netcdf(run, tmp_path / "a.nc")
+    with xr.open_datatree(path, engine="h5netcdf", decode_times=False) as copy:
+        assert set(copy.children) == set(run.children)
+        for group in run.children:
+            xr.testing.assert_equal(copy[group].to_dataset(), run[group].to_dataset())
+        assert copy["posterior"]["theta0"].attrs == run["posterior"]["theta0"].attrs
+        assert json.loads(copy.attrs["layout"]) == run.attrs["layout"]
+    with pytest.raises(FileExistsError, match="a.nc` exists already and is not overwritten"):
+        export.to_netcdf(run, path)
+
+
+def test_tables_hold_estimates_draws_and_convergence(folder, tmp_path):
+    run = open_run(folder / "ring.zarr")
+    assert [path.name for path in export.to_csv(run, tmp_path / "a")] == [
+        "convergence.csv",
+        "estimates.csv",
+        "posterior.csv",
+    ]
+    draws = pd.read_csv(tmp_path / "a" / "posterior.csv")
+    assert len(draws) == 8 * 40
+    assert draws["theta1"].iloc[-1] == pytest.approx(float(run["posterior"]["theta1"][-1, -1]))
+    way = pd.read_csv(tmp_path / "a" / "convergence.csv")
+    assert len(way) == 100 and {"step", "theta0", "distance", "elapsed_s"} <= set(way.columns)
+    under_way = export.to_csv(open_run(folder / "under way.zarr"), tmp_path / "b")
+    assert [path.name for path in under_way] == ["convergence.csv"]
+
+
+class Page(HTMLParser):
+    """What a browser would find: texts, embedded images, and whatever is loaded from elsewhere."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.words, self.images, self.links = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if tag == "img":
+            self.images.append(base64.b64decode(attrs["src"].removeprefix("data:image/png;base64,")))
+        self.links += [attrs[name] for name in ("href", "src") if name in attrs and tag != "img"]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_holds_everything(folder):
+    run = open_run(folder / "ring.zarr")
+    found = Page(page(run))
+    text = " ".join(found.words)
+    for words in (
+        "Ring()",
+        "theta0",
+        "floor units (RMS)",
+        '"seed": 1',
+        "git revision",
+        "Observed and generated events",
+    ):
+        assert words in text
+    assert len(found.images) >= 7 and all(image.startswith(b"\x89PNG") for image in found.images)
+    assert not found.links
+    assert plt.get_fignums() == [], "no figure is left open"
+
+
+def test_the_page_of_a_run_under_way_says_what_there_is_not_yet(folder):
+    text = page(open_run(folder / "under way.zarr"))
+    assert "unfinished, step 300 of 1000" in text and "No chain has been written yet" in text
+    assert len(Page(text).images) >= 4
+
+
+def test_the_page_escapes_what_users_write(tmp_path):
+    run = make_run(make_theta(), tmp_path / "a.zarr", spec={"events": "<script>alert(1)</script>"})
+    assert "<script" not in page(run) and "&lt;script&gt;" in page(run)
+
+
+def test_rows_are_what_ranks_wrote(folder):
+    """A run opened among others reads lazily, and hides what is not valid."""
+    RunWriter(folder / "under way.zarr", 0).write_rows(30, {"waited_s": rows_of(0, 0, 5)[0, :, 0]})
+    runs = open_runs(folder)
+    assert runs["under way"]["history"]["waited_s"].sel(rank=0)[30:].isnull().all()
+    assert re.fullmatch(r"(unfinished|finished)", analysis.state(runs["ring"]))
