@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import schema, store
+from .place import open_group
 
 _MOVE = 0.1  # of the run: over so many steps the movement is measured
 _N_RANKS = 32  # that are looked at, evenly spread: each has files of its own
@@ -72,7 +73,7 @@ class Snapshot:
 
 def snapshot(path):
     """Look at a run: Snapshot."""
-    root = store.open_group(path, "r")
+    root = open_group(path, "r")
     progress = store.read_progress(path)
     layout = schema.RunLayout(**root.attrs[schema.LAYOUT_KEY])
     end = min(progress.n_steps, progress.stop_step)

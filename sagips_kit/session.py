@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from .handle import POLL_S, Elsewhere, Line, RunHandle, listed, tail
+from .place import is_url
 
 _ANSWER_S = 60.0  # for idle engines to say what they are
 VERSIONS = ("python", "torch", "mpi4py", "cloudpickle", "sagips_kit")
@@ -172,11 +173,9 @@ class Session:
         if not self._facts:
             self._check_engines(time.monotonic() + _ANSWER_S)
         from . import launch
-        from .place import is_url
 
         launch.prepare(spec, n_ranks=self.n)
-        store = spec.store if is_url(spec.store) else Path(spec.store).absolute()
-        return RunHandle(store, self._start(launch.run_rank, spec), self._facts, self._engines)
+        return RunHandle(_absolute(spec.store), self._start(launch.run_rank, spec), self._facts, self._engines)
 
     def tune(self, spec, seconds=2.0):
         """Try modes of exchange for the generators of `spec` on the engines: `Tuning`; waits for it.
@@ -218,7 +217,7 @@ class Session:
                 f"`{path}` is a run of {n_ranks} ranks, and this session has {self.n} engines: it runs elsewhere. Look "
                 "at it with open_run(...)."
             )
-        path = Path(path).absolute()
+        path = _absolute(path)
         self._results = [Elsewhere(self._client, rank, path) for rank in range(self.n)]
         return RunHandle(path, self._results, self._facts, self._engines)
 
@@ -246,6 +245,11 @@ class Session:
     def __repr__(self):
         state = "open" if self.is_open else "closed" if self._client is None else "engines lost"
         return f"Session({self._engines.profile!r}, n={self.n}, {self._engines.origin}, {state})"
+
+
+def _absolute(path):
+    """A path that stays the same when the notebook changes its folder; a URL as it is."""
+    return path if is_url(path) else Path(path).absolute()
 
 
 def run_in(folder, call):

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(180)
 class Line:
     """What a store needs to know of a problem."""
 
-    parameters, lower, upper, units = ("slope",), (0.0,), (1.0,), {}
+    parameters, lower, upper, units, long_names = ("slope",), (0.0,), (1.0,), {}, {}
     observables, truth, published = ("x",), None, {}
 
 

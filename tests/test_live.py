@@ -15,7 +15,7 @@ LAYOUT = schema.RunLayout(
 class Line:
     """What a store needs to know of a problem."""
 
-    parameters, lower, upper, units = ("slope",), (0.0,), (2.0,), {}
+    parameters, lower, upper, units, long_names = ("slope",), (0.0,), (2.0,), {}, {}
     observables, truth, published = ("x",), None, {}
 
 
