@@ -28,6 +28,7 @@ _HOMES = {
     "FlatWeights": "flat",
     "World": "world",
     "fit_likelihood": "likelihood",
+    "fisher_information": "features",
     "prepare": "launch",
     "run": "launch",
     "run_rank": "launch",
@@ -35,7 +36,7 @@ _HOMES = {
     "read_progress": "store",
     "request_stop": "store",
 }
-_ROOMS = ("analysis", "plot")
+_ROOMS = ("analysis", "calibration", "plot")
 
 __all__ = [*_HOMES, *_ROOMS, "__version__"]
 

@@ -8,10 +8,9 @@ same events, below which no method can tell parameters apart.
 import json
 
 import numpy as np
-import scipy.stats
 import xarray as xr
 
-from . import schema
+from . import calibration, schema
 
 
 def written(run, group):
@@ -54,6 +53,7 @@ def estimate(run):
     Dataset (parameter)
         mean, deviation : over the chains, each taken at the mean of its draws.  Chains learned from different
         resamples, so their deviation is the uncertainty; NaN for a single chain, which knows nothing of its own spread.
+        n_chains : their number.
         low, high : central interval of 68 %, by Student's distribution since the chains are few.
         mle, floor : maximum-likelihood estimate and its standard deviation.
         truth, published, published_deviation : where known, else NaN.
@@ -70,12 +70,13 @@ def estimate(run):
     n_chains = chains.sizes[schema.CHAIN]
     mean = chains.mean(schema.CHAIN)
     deviation = chains.std(schema.CHAIN, ddof=1) if n_chains > 1 else np.nan * mean
-    half_width = scipy.stats.t.ppf(0.5 + 0.3413, max(n_chains - 1, 1)) * deviation
+    half_width = calibration.half_width(deviation, n_chains, 0.6827)
     reference = run[schema.REFERENCE].to_dataset().drop_dims(schema.PARAMETER_2).load()
     result = xr.Dataset(
         {
             "mean": mean,
             "deviation": deviation,
+            "n_chains": n_chains,
             "low": mean - half_width,
             "high": mean + half_width,
             "mle": reference["mle"],

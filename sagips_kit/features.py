@@ -4,9 +4,11 @@ The discriminator sees whitened features, so all directions are equally easy for
 about the parameters as these features can, and that is what the generator's axes follow.
 """
 
+import numpy as np
 import torch
 
-from .gan import to_unit
+from .gan import stratified_noise, to_unit
+from .information import Information
 
 _JITTER = 1e-6  # relative; below float32's resolution of a feature's variance no whitening is possible
 _N_EVENTS = 200_000  # observed events that determine the whitening
@@ -68,6 +70,59 @@ class WhiteFeatures:
         # Reverse mode: forward mode through a user's simulator meets more operators without a rule.
         features, constraints = torch.func.jacrev(responses)(y)
         return features.T @ self._gram @ features + constraint_weight * constraints.T @ constraints
+
+
+def fisher_information(problem, theta, events, n_simulated=20_000, seed=0):
+    """What a sample of events tells about the parameters, by the derivative of the pipeline: no likelihood is needed.
+
+    Parameters
+    ----------
+    problem : Problem
+    theta : array_like (parameter,)
+        Where, inside the ranges.
+    events : array_like (event, observable)
+        The observed events: their number, the shares of their categories, and what the constraints need of them.
+    n_simulated : int
+        Events of the pipeline.
+
+    Returns
+    -------
+    Information
+        Of linear functions of the problem's features, and of the constraints.  Fisher's own if the features span the
+        likelihood's derivatives, else less: what a discriminator of these features can use.
+
+    Warns
+    -----
+    UserWarning
+        Names the directions that events and constraints do not determine.
+    """
+    events = torch.as_tensor(np.asarray(events, dtype=np.float64))
+    width = np.subtract(problem.upper, problem.lower)
+    t = torch.as_tensor((np.asarray(theta, dtype=float) - problem.lower) / width)
+    noise = stratified_noise(n_simulated, problem.noise_dim, torch.Generator().manual_seed(seed)).double()
+    category_weights, statistic = weights_of_categories(problem, events), problem.statistic(events)
+
+    def responses(t):
+        theta = problem.scale(t)
+        simulated = problem.simulate(theta, noise)
+        features, weights = problem.features(simulated), category_weights[problem.category(simulated)]
+        return ((weights[:, None] * features).mean(0), problem.constraints(theta, statistic)), (features, weights)
+
+    (means, constraints), (features, weights) = torch.func.jacrev(responses, has_aux=True)(t)
+    features = features - (weights[:, None] * features).mean(0)
+    covariance = features.T @ (weights[:, None] * features) / n_simulated
+    # Features may depend on each other, as the indicators of all categories do.
+    inverse = torch.linalg.pinv(covariance, rtol=1e-10, hermitian=True)
+    matrix = len(events) * means.T @ inverse @ means + constraints.T @ constraints
+    information = Information(tuple(problem.parameters), width, matrix.numpy())
+    information.warn(type(problem).__name__)
+    return information
+
+
+def weights_of_categories(problem, events):
+    """Weight of a simulated event of each category, (category,): simulated events have equal shares of them all."""
+    counts = torch.bincount(problem.category(events), minlength=problem.n_categories)
+    return problem.n_categories * counts / len(events)
 
 
 def _even_shares(categories, n_categories):

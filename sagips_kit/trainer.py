@@ -12,7 +12,7 @@ import torch
 
 from .data import Batches, balanced_resample, batch_order, check_events
 from .exchange import Independent
-from .features import WhiteFeatures
+from .features import WhiteFeatures, weights_of_categories
 from .flat import FlatGradient, FlatWeights
 from .gan import (
     CURVATURE,
@@ -130,8 +130,7 @@ class Trainer:
         order = batch_order(events.numpy(), problem.category(events).numpy(), settings.n_events)
         events = events[torch.as_tensor(order)]
         categories = problem.category(events)
-        shares = torch.bincount(categories, minlength=problem.n_categories) / len(events)
-        self._category_weights = (problem.n_categories * shares).to(device)
+        self._category_weights = weights_of_categories(problem, events).to(device)
         self._batches, statistics = [], []
         for member in range(settings.n_members):
             chosen = torch.arange(len(events))
