@@ -29,6 +29,7 @@ _HOMES = {
     "World": "world",
     "fit_likelihood": "likelihood",
     "fisher_information": "features",
+    "floor_step": "features",
     "prepare": "launch",
     "run": "launch",
     "run_rank": "launch",

@@ -96,6 +96,37 @@ def fisher_information(problem, theta, events, n_simulated=20_000, seed=0):
     UserWarning
         Names the directions that events and constraints do not determine.
     """
+    information, _ = _information_and_score(problem, theta, events, n_simulated, seed)
+    information.warn(type(problem).__name__)
+    return information
+
+
+def floor_step(problem, theta, events, n_simulated=100_000, seed=0):
+    """How far `theta` is from where the features of generated and observed events agree, in floor units.
+
+    A Newton step (of Fisher's scoring) on linear functions of the features, by the derivative of the pipeline.  It
+    tells whether a run has arrived at the floor, where there is no likelihood to compare with: a run whose generator
+    merely slowed down has steps left to go.
+
+    Parameters
+    ----------
+    problem, theta, events, n_simulated, seed
+        As in `fisher_information`.
+
+    Returns
+    -------
+    ndarray (parameter,)
+        Below about 0.3 nothing is left to gain; NaN for parameters that events and constraints do not determine.
+        Far from the solution, where a step is many units long, it is no more than that: far.
+    """
+    information, score = _information_and_score(problem, theta, events, n_simulated, seed)
+    # Undetermined parameters are NaN in the deviation alone: the others have their step all the same.
+    covariance = np.nan_to_num(information.covariance / np.outer(information.width, information.width))
+    return covariance @ score * information.width / information.deviation
+
+
+def _information_and_score(problem, theta, events, n_simulated, seed):
+    """Information, and the slope (parameter,) of what it is the curvature of, both in units of the ranges."""
     events = torch.as_tensor(np.asarray(events, dtype=np.float64))
     width = np.subtract(problem.upper, problem.lower)
     t = torch.as_tensor((np.asarray(theta, dtype=float) - problem.lower) / width)
@@ -106,17 +137,18 @@ def fisher_information(problem, theta, events, n_simulated=20_000, seed=0):
         theta = problem.scale(t)
         simulated = problem.simulate(theta, noise)
         features, weights = problem.features(simulated), category_weights[problem.category(simulated)]
-        return ((weights[:, None] * features).mean(0), problem.constraints(theta, statistic)), (features, weights)
+        mean = (weights[:, None] * features).mean(0)
+        constraints = problem.constraints(theta, statistic)
+        return (mean, constraints), (mean, constraints, features, weights)
 
-    (means, constraints), (features, weights) = torch.func.jacrev(responses, has_aux=True)(t)
-    features = features - (weights[:, None] * features).mean(0)
+    (slopes, pulls), (mean, constraints, features, weights) = torch.func.jacrev(responses, has_aux=True)(t)
+    features = features - mean
     covariance = features.T @ (weights[:, None] * features) / n_simulated
     # Features may depend on each other, as the indicators of all categories do.
     inverse = torch.linalg.pinv(covariance, rtol=1e-10, hermitian=True)
-    matrix = len(events) * means.T @ inverse @ means + constraints.T @ constraints
-    information = Information(tuple(problem.parameters), width, matrix.numpy())
-    information.warn(type(problem).__name__)
-    return information
+    matrix = len(events) * slopes.T @ inverse @ slopes + pulls.T @ pulls
+    score = len(events) * slopes.T @ inverse @ (problem.features(events).mean(0) - mean) - pulls.T @ constraints
+    return Information(tuple(problem.parameters), width, matrix.numpy()), score.numpy()
 
 
 def weights_of_categories(problem, events):

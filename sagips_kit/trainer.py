@@ -4,8 +4,10 @@ The loop is a generator of records; whoever runs it decides what to do with them
 contract and files not at all.
 """
 
+import collections
 import math
 import time
+import warnings
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from .gan import (
     generator_loss,
     stratified_noise,
 )
+from .health import N_ROWS, complaints
 from .record import Draws, Record
 from .world import World
 
@@ -73,6 +76,7 @@ class Trainer:
         self._channel = exchange.open(self.world, self._flat.buffer)
         self._simulate = torch.vmap(torch.vmap(problem.simulate))
         self._waited_s, self._elapsed_s, self._staleness = 0.0, 0.0, 0
+        self._recent, self._warned = collections.deque(maxlen=N_ROWS), set()
 
     def __enter__(self):
         return self
@@ -90,7 +94,13 @@ class Trainer:
         return self._draws.values
 
     def iterate(self, n_steps=None):
-        """Train for `n_steps` more steps (None: to the end) and yield a Record every `record_every`, and at the end."""
+        """Train for `n_steps` more steps (None: to the end) and yield a Record every `record_every`, and at the end.
+
+        Warns
+        -----
+        UserWarning
+            If the GAN has got stuck in a way that it does not leave by itself; the text says what to do.
+        """
         last = self.n_steps if n_steps is None else min(self.n_steps, self.step + n_steps)
         start = time.perf_counter() - self._elapsed_s
         while self.step < last:
@@ -288,4 +298,19 @@ class Trainer:
             self._staleness,
         )
         self._waited_s = 0.0
+        self._recent.append(record)
+        self._warn()
         return record
+
+    def _warn(self):
+        """Show each kind of trouble once, as soon as a full stretch of rows after the exploration agrees on it."""
+        if len(self._recent) < N_ROWS or self._recent[0].step < self.settings.exploration * self.n_steps:
+            return
+        theta, losses = (
+            np.stack([getattr(one, name) for one in self._recent]) for name in ("theta", "loss_discriminator")
+        )
+        problem = self.problem
+        found = complaints(theta, losses, problem.lower, problem.upper, problem.parameters, self.settings.loss)
+        for kind in found.keys() - self._warned:
+            self._warned.add(kind)
+            warnings.warn(f"Rank {self.world.rank}, step {self.step}: {found[kind]}", stacklevel=4)

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "sagips_kit"
 # picture in CONTRIBUTING.md.
 FLOORS = {
     1: {"schema", "topology", "settings"},
-    2: {"world", "problem", "gan", "flat", "slots", "data", "record", "information", "calibration"},
+    2: {"world", "problem", "gan", "flat", "slots", "data", "record", "information", "calibration", "health"},
     3: {"exchange", "problems", "store", "likelihood", "features"},
     4: {"spec", "trainer", "template"},
     5: {"launch", "handle", "analysis"},
@@ -28,7 +28,7 @@ FLOORS = {
 }
 FLOOR = {room: number for number, rooms in FLOORS.items() for room in rooms}
 # They open results on a laptop that has nothing else installed.
-LAPTOP = {"schema", "store", "template", "calibration", "analysis", "plot"}
+LAPTOP = {"schema", "store", "template", "calibration", "health", "analysis", "plot"}
 HEAVY = {"torch", "mpi4py", "ipyparallel"}
 # Importing them starts MPI, or takes a second that a reader of results need not spend.
 LATE = {"mpi4py", "ipyparallel"}
