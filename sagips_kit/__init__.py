@@ -30,6 +30,8 @@ _HOMES = {
     "World": "world",
     "tune_exchange": "tune",
     "fit_likelihood": "likelihood",
+    "fisher_information": "features",
+    "floor_step": "features",
     "prepare": "launch",
     "run": "launch",
     "run_rank": "launch",

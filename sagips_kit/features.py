@@ -4,9 +4,11 @@ The discriminator sees whitened features, so all directions are equally easy for
 about the parameters as these features can, and that is what the generator's axes follow.
 """
 
+import numpy as np
 import torch
 
-from .gan import to_unit
+from .gan import stratified_noise, to_unit
+from .information import Information
 
 _JITTER = 1e-6  # relative; below float32's resolution of a feature's variance no whitening is possible
 _N_EVENTS = 200_000  # observed events that determine the whitening
@@ -68,6 +70,91 @@ class WhiteFeatures:
         # Reverse mode: forward mode through a user's simulator meets more operators without a rule.
         features, constraints = torch.func.jacrev(responses)(y)
         return features.T @ self._gram @ features + constraint_weight * constraints.T @ constraints
+
+
+def fisher_information(problem, theta, events, n_simulated=20_000, seed=0):
+    """What a sample of events tells about the parameters, by the derivative of the pipeline: no likelihood is needed.
+
+    Parameters
+    ----------
+    problem : Problem
+    theta : array_like (parameter,)
+        Where, inside the ranges.
+    events : array_like (event, observable)
+        The observed events: their number, the shares of their categories, and what the constraints need of them.
+    n_simulated : int
+        Events of the pipeline.
+
+    Returns
+    -------
+    Information
+        Of linear functions of the problem's features, and of the constraints.  Fisher's own if the features span the
+        likelihood's derivatives, else less: what a discriminator of these features can use.
+
+    Warns
+    -----
+    UserWarning
+        Names the directions that events and constraints do not determine.
+    """
+    information, _ = _information_and_score(problem, theta, events, n_simulated, seed)
+    information.warn(type(problem).__name__)
+    return information
+
+
+def floor_step(problem, theta, events, n_simulated=100_000, seed=0):
+    """How far `theta` is from where the features of generated and observed events agree, in floor units.
+
+    A Newton step (of Fisher's scoring) on linear functions of the features, by the derivative of the pipeline.  It
+    tells whether a run has arrived at the floor, where there is no likelihood to compare with: a run whose generator
+    merely slowed down has steps left to go.
+
+    Parameters
+    ----------
+    problem, theta, events, n_simulated, seed
+        As in `fisher_information`.
+
+    Returns
+    -------
+    ndarray (parameter,)
+        Below about 0.3 nothing is left to gain; NaN for parameters that events and constraints do not determine.
+        Far from the solution, where a step is many units long, it is no more than that: far.
+    """
+    information, score = _information_and_score(problem, theta, events, n_simulated, seed)
+    # Undetermined parameters are NaN in the deviation alone: the others have their step all the same.
+    covariance = np.nan_to_num(information.covariance / np.outer(information.width, information.width))
+    return covariance @ score * information.width / information.deviation
+
+
+def _information_and_score(problem, theta, events, n_simulated, seed):
+    """Information, and the slope (parameter,) of what it is the curvature of, both in units of the ranges."""
+    events = torch.as_tensor(np.asarray(events, dtype=np.float64))
+    width = np.subtract(problem.upper, problem.lower)
+    t = torch.as_tensor((np.asarray(theta, dtype=float) - problem.lower) / width)
+    noise = stratified_noise(n_simulated, problem.noise_dim, torch.Generator().manual_seed(seed)).double()
+    category_weights, statistic = weights_of_categories(problem, events), problem.statistic(events)
+
+    def responses(t):
+        theta = problem.scale(t)
+        simulated = problem.simulate(theta, noise)
+        features, weights = problem.features(simulated), category_weights[problem.category(simulated)]
+        mean = (weights[:, None] * features).mean(0)
+        constraints = problem.constraints(theta, statistic)
+        return (mean, constraints), (mean, constraints, features, weights)
+
+    (slopes, pulls), (mean, constraints, features, weights) = torch.func.jacrev(responses, has_aux=True)(t)
+    features = features - mean
+    covariance = features.T @ (weights[:, None] * features) / n_simulated
+    # Features may depend on each other, as the indicators of all categories do.
+    inverse = torch.linalg.pinv(covariance, rtol=1e-10, hermitian=True)
+    matrix = len(events) * slopes.T @ inverse @ slopes + pulls.T @ pulls
+    score = len(events) * slopes.T @ inverse @ (problem.features(events).mean(0) - mean) - pulls.T @ constraints
+    return Information(tuple(problem.parameters), width, matrix.numpy()), score.numpy()
+
+
+def weights_of_categories(problem, events):
+    """Weight of a simulated event of each category, (category,): simulated events have equal shares of them all."""
+    counts = torch.bincount(problem.category(events), minlength=problem.n_categories)
+    return problem.n_categories * counts / len(events)
 
 
 def _even_shares(categories, n_categories):

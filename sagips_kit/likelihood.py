@@ -10,6 +10,8 @@ import numpy as np
 import scipy.optimize
 import torch
 
+from .information import Information
+
 _EDGE = 1e-6  # the fit stays this far (in units of the range) inside the parameter bounds
 
 
@@ -21,7 +23,7 @@ class LikelihoodFit:
     ----------
     theta : ndarray (parameter,)
     covariance : ndarray (parameter, parameter)
-        NaN where the events and constraints leave a direction undetermined.
+        NaN for parameters in a direction that events and constraints do not determine.
     """
 
     theta: np.ndarray
@@ -52,6 +54,11 @@ def fit_likelihood(problem, events, n_starts=3, seed=0):
     ------
     RuntimeError
         If no start converged.
+
+    Warns
+    -----
+    UserWarning
+        Names the directions that events and constraints do not determine.
     """
     statistic = problem.statistic(torch.as_tensor(events, dtype=torch.float64))
 
@@ -72,12 +79,13 @@ def fit_likelihood(problem, events, n_starts=3, seed=0):
             "Check log_likelihood and constraints in the middle of the parameter ranges."
         )
     t = _polish(loss, t)
-    information = torch.func.hessian(loss)(torch.as_tensor(t)).numpy() * n_events
-    width = np.subtract(problem.upper, problem.lower)
-    return LikelihoodFit(
-        theta=problem.scale(torch.as_tensor(t)).numpy(),
-        covariance=_inverse(information) * np.outer(width, width),
+    information = Information(
+        tuple(problem.parameters),
+        np.subtract(problem.upper, problem.lower),
+        torch.func.hessian(loss)(torch.as_tensor(t)).numpy() * n_events,
     )
+    information.warn(f"The likelihood fit of {type(problem).__name__}")
+    return LikelihoodFit(theta=problem.scale(torch.as_tensor(t)).numpy(), covariance=information.covariance)
 
 
 def _descend(loss, start):
@@ -104,11 +112,3 @@ def _polish(loss, t):
             break
         t = candidate
     return t
-
-
-def _inverse(information):
-    try:
-        np.linalg.cholesky(information)
-    except np.linalg.LinAlgError:
-        return np.full_like(information, np.nan)
-    return np.linalg.inv(information)

@@ -6,13 +6,14 @@ contract and files not at all.
 
 import math
 import time
+import warnings
 
 import numpy as np
 import torch
 
 from .data import Batches, balanced_resample, batch_order, check_events
 from .exchange import Independent
-from .features import WhiteFeatures
+from .features import WhiteFeatures, weights_of_categories
 from .flat import FlatGradient, FlatWeights
 from .gan import (
     CURVATURE,
@@ -22,12 +23,14 @@ from .gan import (
     generator_loss,
     stratified_noise,
 )
+from .health import Watch
 from .record import Draws, Record
 from .world import World
 
 _BETAS = (0.9, 0.999)
 _SPREAD = 0.3  # of the generator's input at the start
 _RAMP = 0.2  # fraction of the run in which the damping falls to its final value
+_PULL = 0.02  # penalty of the constraints, per event, from which on they pull less than in the likelihood
 _N_INFORMATION = 512  # events that estimate the information
 _ROLES = ("generator", "axes", "discriminator", "noise", "batches", "prediction")
 
@@ -72,6 +75,7 @@ class Trainer:
         self._channel = exchange.open(self.world, self._flat.buffer)
         self._simulate = torch.vmap(torch.vmap(problem.simulate))
         self._waited_s, self._elapsed_s, self._staleness = 0.0, 0.0, 0
+        self._watch = Watch(problem, settings.loss, settings.exploration * n_steps)
 
     def __enter__(self):
         return self
@@ -94,7 +98,13 @@ class Trainer:
         return self._flat.buffer.numel()
 
     def iterate(self, n_steps=None):
-        """Train for `n_steps` more steps (None: to the end) and yield a Record every `record_every`, and at the end."""
+        """Train for `n_steps` more steps (None: to the end) and yield a Record every `record_every`, and at the end.
+
+        Warns
+        -----
+        UserWarning
+            If the GAN has got stuck in a way that it does not leave by itself; the text says what to do.
+        """
         last = self.n_steps if n_steps is None else min(self.n_steps, self.step + n_steps)
         start = time.perf_counter() - self._elapsed_s
         while self.step < last:
@@ -135,8 +145,7 @@ class Trainer:
         order = batch_order(events.numpy(), problem.category(events).numpy(), settings.n_events)
         events = events[torch.as_tensor(order)]
         categories = problem.category(events)
-        shares = torch.bincount(categories, minlength=problem.n_categories) / len(events)
-        self._category_weights = (problem.n_categories * shares).to(device)
+        self._category_weights = weights_of_categories(problem, events).to(device)
         self._batches, statistics = [], []
         for member in range(settings.n_members):
             chosen = torch.arange(len(events))
@@ -264,7 +273,10 @@ class Trainer:
             torch.vmap(lambda one, data=data: self.problem.constraints(one, data))(sets)
             for sets, data in zip(theta, self._statistics, strict=True)
         ]
-        return torch.stack(each).square().sum(-1).mean(-1) / (2 * self._n_events)
+        penalty = torch.stack(each).square().sum(-1) / (2 * self._n_events)
+        # Far away it rises like the square root: a precise constraint would drag the generator to wherever it is met
+        # first, however wrong the events are there.
+        return (2 * _PULL * ((1 + penalty / _PULL).sqrt() - 1)).mean(-1)
 
     def _turn_axes(self):
         """Turn the generator's axes to the Fisher information per event, as far as the features show it."""
@@ -290,4 +302,6 @@ class Trainer:
             self._staleness,
         )
         self._waited_s = 0.0
+        for sentence in self._watch.look(record):
+            warnings.warn(f"Rank {self.world.rank}, step {self.step}: {sentence}", stacklevel=3)
         return record

@@ -18,8 +18,21 @@ PACKAGE = ROOT / "sagips_kit"
 # A room, which is a module or a folder, imports only from lower floors.  A new room gets its place here and in the
 # picture in CONTRIBUTING.md.
 FLOORS = {
-    1: {"schema", "topology", "settings", "windows", "device_buffers"},
-    2: {"world", "problem", "gan", "flat", "slots", "meeting", "data", "record", "jobs", "place", "analysis"},
+    1: {"schema", "topology", "settings", "windows", "device_buffers", "health"},
+    2: {
+        "world",
+        "problem",
+        "gan",
+        "flat",
+        "slots",
+        "meeting",
+        "data",
+        "record",
+        "information",
+        "jobs",
+        "place",
+        "analysis",
+    },
     3: {"exchange", "problems", "store", "likelihood", "features", "plot", "export", "profiles", "launchers"},
     4: {"spec", "trainer", "template", "page", "dashboard", "live", "engines"},
     5: {"launch", "runs", "tune", "batch"},
@@ -29,7 +42,7 @@ FLOORS = {
 }
 FLOOR = {room: number for number, rooms in FLOORS.items() for room in rooms}
 # They open results on a laptop that has nothing else installed.
-LAPTOP = {"schema", "place", "store", "template", "analysis", "plot", "export", "page", "dashboard", "runs"}
+LAPTOP = {"schema", "health", "place", "store", "template", "analysis", "plot", "export", "page", "dashboard", "runs"}
 # Folders whose files are variants of one thing, not steps of one thought
 FAMILIES = {"exchange", "problems"}
 HEAVY = {"torch", "mpi4py", "ipyparallel"}

@@ -37,12 +37,40 @@ def test_events_follow_the_densities(dtype):
             assert below == pytest.approx(fraction_below(k, x), abs=5e-5)
 
 
-def test_norms_are_the_exact_integrals():
-    residuals = Proxy().constraints(TRUTH, torch.empty(0))
-    # The grid's trapezoids are exact to 1e-5, where the constraints' deviation is 1e-3.
-    assert residuals.abs().max() < 0.02
-    doubled = TRUTH * torch.tensor([2.0, 1, 1, 2, 1, 1])
-    assert Proxy().constraints(doubled, torch.empty(0)).numpy() == pytest.approx([1000, 1000], rel=1e-3)
+OTHER = (1.8, -0.3, 2.2, 1.4, -0.6, 3.5)
+
+
+@pytest.mark.parametrize("truth", [Proxy.truth, OTHER])
+def test_norms_are_the_exact_integrals_at_the_truth(truth):
+    problem, theta = Proxy(truth=truth), torch.tensor(truth, dtype=torch.float64)
+    assert problem.constraints(theta, torch.empty(0)).abs().max() < 1e-9
+    # Relative to exact integrals: in units of the constraints' deviation, 1e-3.
+    exact = [scipy.integrate.quad(lambda x, k=k: sigma(k, x, truth), 0.1, 0.99999)[0] for k in range(2)]
+    found = problem._sigma(theta)[0]
+    norms = torch.trapezoid(found, problem._sigma(theta)[1]).numpy()
+    np.testing.assert_allclose(norms, exact, rtol=2e-5)
+    doubled = theta * torch.tensor([2.0, 1, 1, 2, 1, 1])
+    assert problem.constraints(doubled, torch.empty(0)).numpy() == pytest.approx([1000, 1000], rel=1e-3)
+
+
+def test_events_and_fit_follow_another_truth():
+    problem = Proxy(truth=OTHER)
+    fit = fit_likelihood(problem, problem.observed(None, np.random.default_rng(0)), n_starts=1)
+    assert np.abs((fit.theta - OTHER) / fit.deviation).max() < 4
+    assert np.abs((fit.theta - Proxy.truth) / fit.deviation).max() > 10
+
+
+@pytest.mark.parametrize(
+    ("truth", "message"),
+    [
+        ((3.0, -0.5, 3.0, 1.1, -0.5, 4.0), "theta0 = 3.0: should be above 0.0 and below 3.0"),
+        ((1.0, float("nan"), 3.0, 1.1, -0.5, 4.0), "theta1 = nan"),
+        ((1.0, 0.5), "truth"),
+    ],
+)
+def test_a_truth_outside_the_ranges_is_refused(truth, message):
+    with pytest.raises(ValueError, match=message):
+        Proxy(truth=truth)
 
 
 def test_gradient_is_that_of_finite_differences():

@@ -66,7 +66,7 @@ def test_json_round_trip_is_the_same_spec(problem, exchange):
 
 
 def test_names_of_ready_and_own_classes_in_json():
-    assert SPEC.to_dict()["problem"] == {"type": "Proxy", "n_observed": 51_200}
+    assert SPEC.to_dict()["problem"] == {"type": "Proxy", "n_observed": 51_200, "truth": list(Proxy.truth)}
     own = dataclasses.replace(SPEC, problem=Gaussian(n_observed=9)).to_dict()["problem"]
     assert own == {"type": "gaussian:Gaussian", "n_observed": 9}
 

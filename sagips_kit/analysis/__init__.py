@@ -6,13 +6,15 @@ Distances are counted in *floor units*: the standard deviations of the maximum-l
 below which no method can tell parameters apart.
 """
 
+from . import calibration
 from .base import each_run, single_run, written
 from .estimates import coverage, distance_to_mle, estimate, residuals, summary
 from .events import observed_and_generated
 from .facts import describe, environment, fact, spec, state
-from .history import convergence, losses, pace, staleness, timeline
+from .history import convergence, losses, pace, staleness, timeline, warnings_of
 
 __all__ = [
+    "calibration",
     "convergence",
     "coverage",
     "describe",
@@ -31,5 +33,6 @@ __all__ = [
     "state",
     "summary",
     "timeline",
+    "warnings_of",
     "written",
 ]

@@ -1,10 +1,10 @@
 """The answer and what it can be compared with: likelihood fit, truth, published values."""
 
 import numpy as np
-import scipy.stats
 import xarray as xr
 
 from .. import schema
+from . import calibration
 from .base import each_run, for_each_run, rms, written
 
 _REFERENCES = ("truth", "mle", "published")
@@ -23,6 +23,7 @@ def estimate(run):
     Dataset (parameter)
         mean, deviation : over the chains, each taken at the mean of its draws.  Chains learned from different
         resamples, so their deviation is the uncertainty; NaN for a single chain, which knows nothing of its own spread.
+        n_chains : their number.
         low, high : central interval of 68 %, by Student's distribution since the chains are few.
         mle, floor : maximum-likelihood estimate and its standard deviation.
         truth, published, published_deviation : where known, else NaN.
@@ -39,12 +40,13 @@ def estimate(run):
     n_chains = chains.sizes[schema.CHAIN]
     mean = chains.mean(schema.CHAIN)
     deviation = chains.std(schema.CHAIN, ddof=1) if n_chains > 1 else np.nan * mean
-    half_width = scipy.stats.t.ppf(0.5 + 0.3413, max(n_chains - 1, 1)) * deviation
+    half_width = calibration.half_width(deviation, n_chains, 0.6827)
     reference = run[schema.REFERENCE].to_dataset().drop_dims(schema.PARAMETER_2).load()
     result = xr.Dataset(
         {
             "mean": mean,
             "deviation": deviation,
+            "n_chains": n_chains,
             "low": mean - half_width,
             "high": mean + half_width,
             "mle": reference["mle"],
@@ -116,24 +118,21 @@ def residuals(run):
     return xr.Dataset(result).assign_coords(reference=list(_REFERENCES)).drop_attrs()
 
 
-def coverage(run, levels=(0.68, 0.95)):
+def coverage(run, levels=calibration.LEVELS):
     """How often the intervals of the estimates hold the truth.
 
     Parameters
     ----------
     run : DataTree
-        One run, or better several with observed events of their own (other seeds).
+        One run, or better several with observed events of their own (other seeds); those count that have finished, know
+        their truth and have several chains.
     levels : sequence of float
         Probability of the central intervals, by Student's distribution since the chains are few.
 
     Returns
     -------
     Dataset (level, parameter)
-        inside (level, parameter) : fraction of the runs whose interval holds the truth.
-        overall (level,) : the same over all parameters.
-        overall_error (level,) : its deviation if the intervals were right and all independent; parameters of one run
-            are not, so it is too small for few runs.
-        n_runs : runs that count: finished ones of a known truth, with several chains.
+        See `calibration.coverage`.
 
     Raises
     ------
@@ -141,25 +140,13 @@ def coverage(run, levels=(0.68, 0.95)):
         If no run counts.
     """
     values = [estimate(one) for one in each_run(run).values()]
-    chains = [one[schema.POSTERIOR].sizes[schema.CHAIN] for one in each_run(run).values()]
-    inside = []
-    for one, n_chains in zip(values, chains, strict=True):
-        away = abs(one["pull"])
-        if away.notnull().any():
-            limits = [scipy.stats.t.ppf(0.5 + level / 2, n_chains - 1) for level in levels]
-            limits = xr.DataArray(limits, {"level": list(levels)})
-            inside.append((away <= limits).where(away.notnull()).astype(float))
-    if not inside:
+    counting = [one for one in values if one["pull"].notnull().any()]
+    if not counting:
         raise ValueError(
             "No truth is known, or no run has several chains, so there is no coverage. It needs a closure test: a "
             "problem with `truth`, and runs of several members or replicas."
         )
-    inside = xr.concat(inside, "run")
-    overall = inside.mean(("run", schema.PARAMETER))
-    n = inside.notnull().sum(("run", schema.PARAMETER))
-    error = np.sqrt(overall["level"] * (1 - overall["level"]) / n)
-    result = {"inside": inside.mean("run"), "overall": overall, "overall_error": error, "n_runs": len(inside["run"])}
-    return xr.Dataset(result).transpose("level", ...).drop_attrs()
+    return calibration.coverage(calibration.collect(counting), levels)
 
 
 @for_each_run

@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from .. import schema
+from .. import health, schema
 from .base import for_each_run, rms
 from .facts import spec
 
@@ -50,6 +50,37 @@ def convergence(run, n_rows=1000):
     for name in ("distance", "distance_each"):
         result[name].attrs.update(long_name="RMS distance to the MLE", units="floor units")
     return result
+
+
+@for_each_run
+def warnings_of(run):
+    """What is wrong with the run now, if the last rows of its history agree on it: list of sentences.
+
+    Parameters
+    ----------
+    run : DataTree
+        May still be running.
+    """
+    history, reference = run[schema.HISTORY].to_dataset(), run[schema.REFERENCE].to_dataset()
+    last = history[schema.STEP] <= history[schema.PROGRESS].min()
+    rows = (
+        history[["theta", "loss_discriminator"]]
+        .sel({schema.STEP: last})
+        .isel({schema.STEP: slice(-health.N_ROWS, None)})
+    )
+    if rows.sizes[schema.STEP] < health.N_ROWS:
+        return []
+    rows = rows.load().stack(generator=(schema.RANK, schema.MEMBER))
+    loss = spec(run).get("settings", {}).get("loss", "likelihood")
+    found = health.complaints(
+        rows["theta"].transpose(schema.STEP, "generator", schema.PARAMETER),
+        rows["loss_discriminator"].transpose(schema.STEP, "generator"),
+        reference["lower"].values,
+        reference["upper"].values,
+        run.attrs[schema.PARAMETERS_KEY],
+        loss,
+    )
+    return list(found.values())
 
 
 @for_each_run

@@ -5,13 +5,14 @@ d(x) = theta3 x^theta4 (1-x)^theta5: sigma1 = 4 u + d and sigma2 = 4 d + u (arXi
 the common scale of theta0 and theta3, so the two norms are given as constraints.
 """
 
+import functools
+
 import torch
 
 from ..problem import Problem
 from ..settings import Count, value
 
 _GRID = torch.linspace(0.1, 0.99999, 1000, dtype=torch.float64)
-_TRUE_NORMS = (3.268460, 1.872591)  # exact integrals of sigma1 and sigma2 at the truth
 _NORM_ERROR = 1e-3  # relative; far below what the events could tell, so as good as exact
 
 
@@ -23,6 +24,9 @@ class Proxy(Problem):
     ----------
     n_observed : int
         Size of the observed sample.
+    truth : tuple of float
+        The six parameters that observed events are made with, inside their ranges; the norms given as constraints are
+        theirs.
 
     References
     ----------
@@ -30,13 +34,18 @@ class Proxy(Problem):
     """
 
     n_observed: Count = 51_200
+    truth: tuple[float, float, float, float, float, float] = (2.1875, -0.5, 3.0, 1.09375, -0.5, 4.0)
 
     parameters = ("theta0", "theta1", "theta2", "theta3", "theta4", "theta5")
     lower = (0.0, -1.0, 0.0, 0.0, -1.0, 0.0)
     upper = (3.0, 1.0, 5.0, 3.0, 1.0, 5.0)
     observables = ("x1", "x2")
     noise_dim = 2
-    truth = (2.1875, -0.5, 3.0, 1.09375, -0.5, 4.0)
+
+    def __post_init__(self):
+        for name, low, true, high in zip(self.parameters, self.lower, self.truth, self.upper, strict=True):
+            if not low < true < high:
+                raise ValueError(f"truth: {name} = {true}: should be above {low} and below {high}, where it is sought.")
 
     def simulate(self, theta, noise):
         sigma, grid = self._sigma(theta)
@@ -54,7 +63,7 @@ class Proxy(Problem):
     def constraints(self, theta, statistic):
         sigma, grid = self._sigma(theta)
         norms = _cumulative(sigma, grid)[:, -1]
-        return (norms / norms.new_tensor(_TRUE_NORMS) - 1) / _NORM_ERROR
+        return (norms / norms.new_tensor(_true_norms(self.truth)) - 1) / _NORM_ERROR
 
     def log_likelihood(self, theta, statistic):
         sigma, grid = self._sigma(theta)
@@ -72,6 +81,12 @@ class Proxy(Problem):
         u = theta[0] * torch.exp(theta[1] * log_x + theta[2] * log_1mx)
         d = theta[3] * torch.exp(theta[4] * log_x + theta[5] * log_1mx)
         return torch.stack([4 * u + d, 4 * d + u])
+
+
+@functools.lru_cache
+def _true_norms(truth):
+    """Integrals of sigma1 and sigma2 at the truth, by the rule that makes the events."""
+    return tuple(_cumulative(Proxy._density(torch.tensor(truth, dtype=_GRID.dtype), _GRID), _GRID)[:, -1].tolist())
 
 
 def _cumulative(density, grid):
