@@ -51,16 +51,21 @@ def test_a_generator_without_numbers_is_named():
     assert complain(theta, losses)["diverged"].startswith("1 of 3 generators")
 
 
-def test_training_that_cannot_reach_the_events_warns_once():
-    # mu ends at 2.
-    events = np.random.default_rng(0).normal(9.0, 0.6, (1000, 1))
+@pytest.mark.parametrize(
+    ("mean", "text"),
+    [
+        # mu ends at 2: near that the generator goes there, far away its gradients vanish.
+        (2.6, "upper end of the range of mu ("),
+        (9.0, "discriminators tell generated from observed events almost without fail"),
+    ],
+)
+def test_training_that_cannot_reach_the_events_warns_once(mean, text):
+    events = np.random.default_rng(0).normal(mean, 1.0, (1000, 1))
     trainer = Trainer(Gaussian(), QUICK, events, n_steps=400)
     with pytest.warns(UserWarning) as shown:
         trainer.run()
-    texts = [str(one.message) for one in shown]
-    assert sum("upper end of the range of mu (2 of 2 generators)" in text for text in texts) == 1
-    assert sum("discriminators tell generated from observed events" in text for text in texts) == 1
-    assert all(text.startswith("Rank 0, step ") for text in texts)
+    (shown,) = [str(one.message) for one in shown]
+    assert shown.startswith("Rank 0, step ") and text in shown
 
 
 def test_training_that_goes_well_says_nothing():

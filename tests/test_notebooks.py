@@ -41,6 +41,15 @@ def test_notebook_runs_as_a_batch_job(notebook, tmp_path):
     assert "Traceback" not in (tmp_path / "executed.ipynb").read_text()
 
 
+def test_the_notebook_of_how_good_it_is_runs_as_a_batch_job(tmp_path):
+    done = execute("03_how_good_is_it", tmp_path, n_observed=2000, n_fits=5, results=ROOT / "benchmarks" / "results")
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = (tmp_path / "executed.ipynb").read_text()
+    assert "Traceback" not in text and "theta0 (+0.89), theta3 (+0.45)" in text
+    assert read_progress(tmp_path / "runs" / "how_good.zarr").is_finished
+    assert len(list((tmp_path / "runs" / "figures").glob("*.png"))) == 3
+
+
 @pytest.mark.mpi
 def test_the_notebook_on_modes_trains_in_all_of_them(tmp_path):
     done = execute("02_modes", tmp_path, n_members=1, n_steps=20, uneven_steps=20, tune_seconds=0.1)
