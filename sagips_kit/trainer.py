@@ -30,7 +30,6 @@ from .world import World
 _BETAS = (0.9, 0.999)
 _SPREAD = 0.3  # of the generator's input at the start
 _RAMP = 0.2  # fraction of the run in which the damping falls to its final value
-_PULL = 0.02  # penalty of the constraints, per event, from which on they pull less than in the likelihood
 _N_INFORMATION = 512  # events that estimate the information
 _ROLES = ("generator", "axes", "discriminator", "noise", "batches", "prediction")
 
@@ -273,10 +272,7 @@ class Trainer:
             torch.vmap(lambda one, data=data: self.problem.constraints(one, data))(sets)
             for sets, data in zip(theta, self._statistics, strict=True)
         ]
-        penalty = torch.stack(each).square().sum(-1) / (2 * self._n_events)
-        # Far away it rises like the square root: a precise constraint would drag the generator to wherever it is met
-        # first, however wrong the events are there.
-        return (2 * _PULL * ((1 + penalty / _PULL).sqrt() - 1)).mean(-1)
+        return torch.stack(each).square().sum(-1).mean(-1) / (2 * self._n_events)
 
     def _turn_axes(self):
         """Turn the generator's axes to the Fisher information per event, as far as the features show it."""
