@@ -94,8 +94,9 @@ def draw(table, path):
     ax.axvline(table["synchronous"]["median"], color="0.3", lw=0.8, ls="--")
     ax.set(yticks=range(len(table)), yticklabels=table, xlabel="distance to the likelihood fit (floor units, rms)")
     ax.set_xscale("log")
-    ax.axvspan(ax.get_xlim()[0], 1, color="0.95", zorder=0)
-    ax.margins(x=0)
+    left, right = ax.get_xlim()
+    ax.axvspan(left, 1, color="0.95", zorder=0)
+    ax.set_xlim(left, 1.3 * right)
     ax.invert_yaxis()
     figure.savefig(path, dpi=120)
 
