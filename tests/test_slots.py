@@ -248,7 +248,7 @@ def test_no_torn_read_under_load(tmp_path, kind, env):
         ({"max_staleness": 3}, r'max_staleness and beyond are for Ring\(mailbox="one-sided"\)'),
         ({"mailbox": "one-sided", "payload": "weights"}, r'Write Ring\(payload="weights"\), or Ring\(mailbox'),
         ({"mailbox": "one-sided", "max_staleness": 3}, "updates are never left out"),
-        ({"mailbox": "one-sided", "momentum": 0.5}, "momentum and outer_rate are for two-sided updates"),
+        ({"mailbox": "one-sided", "momentum": 0.9}, "momentum and outer_rate are for two-sided updates"),
         ({"mailbox": "one-sided", "precision": "bfloat16"}, "is for messages"),
         ({"mailbox": "pigeon"}, "mailbox = 'pigeon': should be 'two-sided' or 'one-sided'"),
     ],
