@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, softplus
 
 SLOPE = 0.2  # of the leaky rectifiers, as in the paper
-_RATIO = 2.0  # largest density ratio that the likelihood loss believes
 
 
 class MemberMLP(nn.Module):
@@ -133,17 +132,15 @@ def discriminator_loss(loss, real: Tensor, generated: Tensor) -> Tensor:
 def generator_loss(loss, generated: Tensor, weights: Tensor) -> Tensor:
     """Loss of the generator, scores (member, event) and weights of generated events -> (member,).
 
-    In "likelihood" each event counts with the density ratio exp(score) that the discriminator sees, within a factor of
-    2.  With the best discriminator its gradient is that of the likelihood.  A discriminator of some flexibility also
-    learns the fluctuations of the sample; their bias, of second order in the scores, cancels for this loss alone.
+    "likelihood" is linear in the scores, so their noise averages out; with the best discriminator it is the
+    Kullback-Leibler divergence from the observed to the generated density, whose minimum is the maximum-likelihood
+    estimate to first order.
     """
     if loss == "least squares":
         return (weights * (generated.sigmoid() - 1).square()).mean(-1)
     if loss == "logistic":
         return (weights * softplus(-generated)).mean(-1)
-    # Bounded, since far from the solution exp(score) would leave some events without a gradient and favour others.
-    ratio = generated.detach().exp().clamp(1 / _RATIO, _RATIO)
-    return -(weights * ratio * generated).mean(-1)
+    return -(weights * generated).mean(-1)
 
 
 # Curvature of each generator loss in units of the likelihood's, for the weight of the constraints beside it

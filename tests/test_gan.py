@@ -138,13 +138,6 @@ def test_curvature_is_the_pull_of_a_small_log_ratio(loss):
     assert -slope.item() == pytest.approx(CURVATURE[loss])
 
 
-def test_the_likelihood_loss_weights_events_by_their_density_ratio():
-    """With the log-ratio r of the observed to the generated density, generated events pull as observed ones would."""
-    scores = torch.tensor([[-9.0, -0.4, 0.3, 9.0]], requires_grad=True)
-    (slope,) = torch.autograd.grad(generator_loss("likelihood", scores, torch.ones(1, 4)).sum(), scores)
-    np.testing.assert_allclose(-4 * slope[0], [0.5, np.exp(-0.4), np.exp(0.3), 2.0], rtol=1e-6)
-
-
 @pytest.mark.parametrize(("n_events", "noise_dim"), [(1, 1), (7, 3), (1024, 2)])
 def test_noise_has_one_number_in_each_interval_of_each_column(n_events, noise_dim):
     noise = stratified_noise(n_events, noise_dim, *make_randoms(0))

@@ -55,7 +55,7 @@ def test_a_generator_without_numbers_is_named():
     ("mean", "text"),
     [
         # mu ends at 2: near that the generator goes there, far away its gradients vanish.
-        (2.6, "upper end of the range of mu ("),
+        (3.0, "upper end of the range of mu ("),
         (9.0, "discriminators tell generated from observed events almost without fail"),
     ],
 )
