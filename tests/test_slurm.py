@@ -198,7 +198,7 @@ time.sleep(300)
 
 
 def test_two_clusters_from_one_folder_at_once_and_a_run_outlives_its_notebook(request):
-    with background("-c", NOTEBOOK, "2000") as other:
+    with background("-c", NOTEBOOK, "50000") as other:
         until(lambda: "submitted" in other.log.read_text())
         # The other notebook is alive, so its engines are not taken.
         with cluster.connect("slurm", N) as mine:
