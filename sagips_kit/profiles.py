@@ -274,7 +274,7 @@ def _with_option(text, name, setting):
 
 def _manifest(folder):
     file = folder / _MANIFEST
-    return json.loads(file.read_text()) if file.exists() else {"files": {}, "options": {}}
+    return {"files": {}, "options": {}} | (json.loads(file.read_text()) if file.exists() else {})
 
 
 def _digest(text):
