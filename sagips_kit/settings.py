@@ -128,7 +128,8 @@ class Settings:
         Adversarial loss: a logistic discriminator with the generator's loss linear in its scores, the usual
         non-saturating logistic loss, or least squares on sigmoid outputs as in the paper.
     constraint_weight : float
-        Weight of the problem's constraints, relative to the one they have in the likelihood.
+        Weight of the problem's constraints, relative to the one they have in the likelihood; it grows to this from a
+        thousandth during the first fifth of the run.
     axes_every : int
         Steps between two looks at the Fisher information, which turns the generator's axes; 0 leaves them alone.
     damping : float

@@ -4,13 +4,13 @@ The loop is a generator of records; whoever runs it decides what to do with them
 contract and files not at all.
 """
 
-import math
 import time
 import warnings
 
 import numpy as np
 import torch
 
+from . import schedule
 from .data import Batches, balanced_resample, batch_order, check_events
 from .exchange import Independent
 from .features import WhiteFeatures, weights_of_categories
@@ -28,8 +28,6 @@ from .record import Draws, Record
 from .world import World
 
 _BETAS = (0.9, 0.999)
-_SPREAD = 0.3  # of the generator's input at the start
-_RAMP = 0.2  # fraction of the run in which the damping falls to its final value
 _N_INFORMATION = 512  # events that estimate the information
 _ROLES = ("generator", "axes", "discriminator", "noise", "batches", "prediction")
 
@@ -199,8 +197,7 @@ class Trainer:
         return self.step / self.n_steps
 
     def _set_rates(self):
-        final = self.settings.final_rate
-        factor = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * self._done))
+        factor = schedule.rate_factor(self._done, self.settings)
         rates = {self.generator: self.settings.generator_rate, self.discriminator: self.settings.discriminator_rate}
         for network, rate in rates.items():
             for group in self._optimisers[network].param_groups:
@@ -208,11 +205,9 @@ class Trainer:
 
     def _latent(self):
         settings = self.settings
-        phase = min(1.0, self._done / settings.exploration) if settings.exploration else 1.0
-        amplitude = _SPREAD * 0.5 * (1 + math.cos(math.pi * phase))
         shape = (settings.n_sets, settings.latent_dim)
         draws = [torch.randn(shape, generator=random) for random in self._random["noise"]]
-        return amplitude * torch.stack(draws).to(self.world.device)
+        return schedule.latent_spread(self._done, settings) * torch.stack(draws).to(self.world.device)
 
     def _noise(self, role, n_sets, n_events):
         """Uniform numbers, stratified over all events of a member: (member, set, event, noise_dim)."""
@@ -230,7 +225,9 @@ class Trainer:
         settings = self.settings
         weights = self._category_weights[self.problem.category(events)]
         loss = generator_loss(settings.loss, self.discriminator(features), weights)
-        constraints = settings.constraint_weight * CURVATURE[settings.loss] * self._constraints(theta)
+        constraints = (
+            schedule.constraint_weight(self._done, settings) * CURVATURE[settings.loss] * self._constraints(theta)
+        )
         # The discriminator's weight gradients are not computed: only the generator's leaves are asked for.
         self._set_gradients(self.generator, loss + constraints)
         self._channel.start(self._flat.pack(), self.step)
@@ -276,8 +273,8 @@ class Trainer:
 
     def _turn_axes(self):
         """Turn the generator's axes to the Fisher information per event, as far as the features show it."""
-        damping = self.settings.damping ** min(1.0, self._done / _RAMP)
-        weight = self.settings.constraint_weight / self._n_events
+        damping = schedule.damping(self._done, self.settings)
+        weight = schedule.constraint_weight(self._done, self.settings) / self._n_events
         noise = [stratified_noise(_N_INFORMATION, self.problem.noise_dim, random) for random in self._random["axes"]]
         noise = torch.stack(noise).to(self.world.device)
         information = [

@@ -1,0 +1,31 @@
+"""What changes during a run: from where, to where, and never back."""
+
+import itertools
+
+import pytest
+
+from sagips_kit import Settings, schedule
+
+SETTINGS = Settings(final_rate=0.1, damping=1e-4, constraint_weight=2.0, exploration=0.25)
+
+
+@pytest.mark.parametrize(
+    ("changing", "first", "last", "from_when"),
+    [
+        (schedule.rate_factor, 1.0, 0.1, 1.0),
+        (schedule.latent_spread, 0.3, 0.0, 0.25),
+        (schedule.damping, 1.0, 1e-4, 0.2),
+        (schedule.constraint_weight, 2e-3, 2.0, 0.2),
+    ],
+)
+def test_each_goes_one_way_from_its_first_to_its_last_value(changing, first, last, from_when):
+    values = [changing(k / 100, SETTINGS) for k in range(101)]
+    assert values[0] == pytest.approx(first) and values[-1] == pytest.approx(last)
+    steps = [(late - early) * (last - first) for early, late in itertools.pairwise(values)]
+    assert min(steps) >= 0
+    assert changing(from_when, SETTINGS) == pytest.approx(last)
+    assert changing(0.8 * from_when, SETTINGS) != pytest.approx(last)
+
+
+def test_without_exploration_there_is_no_spread():
+    assert schedule.latent_spread(0.0, Settings(exploration=0.0)) == 0.0
