@@ -118,7 +118,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.network = MemberMLP((n_features, *widths, 1), randoms)
         self.linear = nn.Parameter(torch.zeros(len(randoms), n_features, 1))
-        self.n_widest = max(n_features, *widths)
+        self.n_widest = max((n_features, *widths))
         self._is_short = precision == "bfloat16"
 
     def forward(self, whitened: Tensor) -> Tensor:
