@@ -28,6 +28,7 @@ _HOMES = {
     "FlatGradient": "flat",
     "FlatWeights": "flat",
     "World": "world",
+    "check_problem": "check",
     "tune_exchange": "tune",
     "fit_likelihood": "likelihood",
     "fisher_information": "features",

@@ -117,7 +117,16 @@ def _described(value, family):
     if not dataclasses.is_dataclass(value):
         return {"type": name}
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return {"type": name} | {name: _with_parts_described(item, family) for name, item in fields.items()}
+    described = {name: _with_parts_described(item, family) for name, item in fields.items()}
+    for field, item in described.items():
+        try:
+            json.dumps(item)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{family} {name}: {field} is a {type(item).__name__}, which JSON files and stores cannot keep. Fields "
+                "should be numbers, texts or tuples of them; load or compute the rest in the class."
+            ) from None
+    return {"type": name} | described
 
 
 def _with_parts_described(item, family):
@@ -156,12 +165,19 @@ def _kind(family, name):
     try:
         kind = getattr(importlib.import_module(place), kind_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{family} {name!r} cannot be imported: {error}. Put it in a module on Python's path."
-        ) from None
+        raise ValueError(f"{family} {name!r} cannot be imported: {error}. {_advice(place, kind_name)}") from None
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ValueError(f"{family} {name!r} is not a {base.__name__}.")
     return kind
+
+
+def _advice(place, kind_name):
+    if place == "__main__":
+        return (
+            f"It was defined in a notebook or script, of which files keep the name alone. Run the cell of `class "
+            f"{kind_name}` first, or put the class into a module on Python's path."
+        )
+    return "Put it in a module on Python's path."
 
 
 def _ready(family):

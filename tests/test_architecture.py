@@ -34,7 +34,7 @@ FLOORS = {
         "analysis",
     },
     3: {"exchange", "problems", "store", "likelihood", "features", "plot", "export", "profiles", "launchers"},
-    4: {"spec", "trainer", "template", "page", "dashboard", "live", "engines"},
+    4: {"spec", "trainer", "template", "page", "dashboard", "live", "engines", "check"},
     5: {"launch", "runs", "tune", "batch"},
     6: {"handle"},
     7: {"session", "cli"},

@@ -1,0 +1,52 @@
+"""Whether a problem keeps its contract: each check tries one promise and says what to mend.
+
+Meant for problems of users' own, before anything is trained; nothing here trains or knows ranks and files.
+"""
+
+from .answer import likelihood, observed, parameters, speed
+from .case import Case
+from .contract import batches, device, names, shapes
+from .report import OK, Report, findings, skipped
+from .simulation import finite, gradient, noise, reproducible
+
+_FIRST = {"names": names, "shapes": shapes}
+_REST = {
+    "batches": batches,
+    "device": device,
+    "noise": noise,
+    "reproducible": reproducible,
+    "finite": finite,
+    "gradient": gradient,
+    "observed": observed,
+    "likelihood": likelihood,
+    "parameters": parameters,
+    "speed": speed,
+}
+
+__all__ = ["Report", "check_problem"]
+
+
+def check_problem(problem, n_observed=None, seed=0):
+    """Try all that the trainer expects of a problem, and say what to mend.
+
+    Parameters
+    ----------
+    problem : Problem
+    n_observed : int or None
+        How many observed events to look at; None takes the problem's own number.
+    seed : int
+
+    Returns
+    -------
+    Report
+        Prints as a table, one line for each check; `report.is_ok` tells whether there is anything to mend.
+    """
+    case = Case(problem, n_observed, seed)
+    found = []
+    for name, check in _FIRST.items():
+        found += findings(name, check, case)
+    # What has wrong shapes fails everywhere else too, with worse words.
+    can_go_on = all(finding.verdict == OK for finding in found)
+    for name, check in _REST.items():
+        found += findings(name, check, case) if can_go_on else [skipped(name)]
+    return Report(type(problem).__name__, tuple(found))
