@@ -103,7 +103,7 @@ FAULTS = {
     ),
     NanAtTheEdge: ("finite", r"at lifetime = 0, its lower end, all events are NaN"),
     NotDifferentiable: ("gradient", r"with respect to signal .* Look for a step without a derivative"),
-    UnusedParameter: ("parameters", r"^spin changes neither"),
+    UnusedParameter: ("parameters", r"^spin has no derivative in the events or constraints"),
     DegeneratePair: ("parameters", r"undetermined.*: signal \(\+0\.82\), spin \(-0\.57\)\. What"),
     HiddenRandomness: ("reproducible", r"there is randomness in simulate"),
     NormalNoise: ("observed", r": observed .*Noise is uniform in \[0, 1\), not normal"),
@@ -176,6 +176,19 @@ def test_further_faults_are_found(kind):
     check, text = OTHERS[kind]
     found = {finding.check: finding.text for finding in check_problem(kind()).to_mend}
     assert re.search(text, found[check])
+
+
+class Folded(Gaussian):
+    """The mean of x^2 alone knows only a combination of mean and deviation."""
+
+    def features(self, events):
+        return events**2
+
+
+def test_poor_features_are_told_from_poor_events():
+    found = {finding.check: finding for finding in check_problem(Folded()).findings}
+    assert found["parameters"].verdict == NOTE
+    assert "do not tell mu, sigma apart, though the events do" in found["parameters"].text
 
 
 def test_information_that_features_lose_is_worth_a_note():

@@ -1,5 +1,6 @@
 """What the events tell: do they fit to the observed ones, to the likelihood, and do they know the parameters."""
 
+import math
 import time
 import warnings
 
@@ -19,6 +20,7 @@ _NO_CHANCE = 1e-6  # probability below which a difference is no accident
 _OUTSIDE = 0.01  # fraction of observed events that may lie where no simulated one does
 _SLOW = 20.0  # times the networks' own time, from where on the simulation should be looked at
 _LOST = 1.5  # deviation by the features, relative to that by the likelihood
+_N_WAVES = 8
 _SEEN = 1e-9  # information, relative to the best known parameter's
 
 
@@ -84,7 +86,7 @@ def _lost_information(case, statistic, matrix):
     pulls = torch.func.jacrev(lambda theta: case.problem.constraints(theta, statistic))(case.middle) * case.width
     whole = Information(case.problem.parameters, case.width.numpy(), (matrix + pulls.T @ pulls).numpy())
     events = case.problem.simulate(case.middle, _uniform(case, _N_EVENTS))
-    seen = _information(case, events.numpy())
+    seen = _information(case.problem, case, events.numpy())
     ratio = seen.deviation / whole.deviation
     if np.nanmax(ratio, initial=0) > _LOST:
         worst = int(np.nanargmax(ratio))
@@ -95,26 +97,51 @@ def _lost_information(case, statistic, matrix):
         )
 
 
-def _information(case, events):
+def _information(problem, case, events):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it is told in the report
-        return fisher_information(case.problem, case.middle, events)
+        return fisher_information(problem, case.middle, events)
 
 
 def parameters(case):
     """Events and constraints determine all parameters."""
-    names = case.problem.parameters
-    information = _information(case, case.events.numpy())
-    own = np.diag(information.matrix)
+    names, events = case.problem.parameters, case.events.numpy()
+    seen = _information(case.problem, case, events)
+    if not seen.describe_undetermined():
+        return
+    richer = _information(_Richer(case.problem, case.events), case, events)
+    own = np.diag(richer.matrix)
     is_unseen = own <= _SEEN * own.max()
     for name in np.array(names)[is_unseen]:
-        yield mend(f"{name} changes neither the events' features nor the constraints. Use it in simulate, or drop it.")
+        yield mend(f"{name} has no derivative in the events or constraints. Use it in simulate, or drop it.")
     kept = np.flatnonzero(~is_unseen)
     rest = Information(
-        tuple(names[k] for k in kept), information.width[kept], information.matrix[np.ix_(kept, kept)]
+        tuple(names[k] for k in kept), richer.width[kept], richer.matrix[np.ix_(kept, kept)]
     ).describe_undetermined()
     if rest:
         yield mend(rest)
+    elif not is_unseen.any():
+        lost = ", ".join(name for name, one in zip(names, seen.deviation, strict=True) if np.isnan(one))
+        yield note(
+            f"linear functions of the features do not tell {lost} apart, though the events do. The discriminator must "
+            "find that, slowly: let `features` return more, such as powers, logarithms or waves of the observables."
+        )
+
+
+class _Richer:
+    """A problem with waves of its observables and their products as further features."""
+
+    def __init__(self, problem, events):
+        self._problem, self._mean, self._spread = problem, events.mean(0), events.std(0).clamp(min=1e-12)
+
+    def __getattr__(self, name):
+        return getattr(self._problem, name)
+
+    def features(self, events):
+        place = math.pi * torch.sigmoid(1.7 * (events - self._mean) / self._spread)
+        waves = torch.cos(place[..., None] * torch.arange(1, _N_WAVES + 1).to(place)).flatten(-2)
+        products = [(waves * waves.roll(_N_WAVES * k, -1)) for k in range(1, (len(self._mean) + 1) // 2 + 1)]
+        return torch.cat([self._problem.features(events), waves, *products], dim=-1)
 
 
 def speed(case):
