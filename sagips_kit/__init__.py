@@ -12,6 +12,7 @@ _HOMES = {
     "show_profile": "profiles",
     "RunSpec": "spec",
     "Settings": "settings",
+    "Observed": "observed",
     "Problem": "problem",
     "Proxy": "problems",
     "DayaBay": "problems",

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "sagips_kit"
 # A room, which is a module or a folder, imports only from lower floors.  A new room gets its place here and in the
 # picture in CONTRIBUTING.md.
 FLOORS = {
-    1: {"schema", "topology", "settings", "schedule", "windows", "device_buffers", "health"},
+    1: {"schema", "topology", "settings", "schedule", "windows", "device_buffers", "health", "tables"},
     2: {
         "world",
         "problem",
@@ -29,6 +29,7 @@ FLOORS = {
         "data",
         "record",
         "information",
+        "observed",
         "jobs",
         "place",
         "analysis",
