@@ -15,6 +15,7 @@ _HOMES = {
     "Observed": "observed",
     "Problem": "problem",
     "Proxy": "problems",
+    "Proxy2D": "problems",
     "DayaBay": "problems",
     "Independent": "exchange",
     "AllReduce": "exchange",

@@ -2,5 +2,6 @@
 
 from .dayabay import DayaBay
 from .proxy import Proxy
+from .proxy2d import Proxy2D
 
-__all__ = ["DayaBay", "Proxy"]
+__all__ = ["DayaBay", "Proxy", "Proxy2D"]
