@@ -17,6 +17,8 @@ _HOMES = {
     "Proxy": "problems",
     "Proxy2D": "problems",
     "DayaBay": "problems",
+    "Linear": "problems",
+    "Octants": "problems",
     "Independent": "exchange",
     "AllReduce": "exchange",
     "Ring": "exchange",

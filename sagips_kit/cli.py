@@ -46,7 +46,7 @@ def _parser():
     info.add_argument("store")
     info.set_defaults(command=_info)
     spec = commands.add_parser("spec", help="print a JSON spec to start from")
-    spec.add_argument("problem", help="Proxy, Proxy2D, DayaBay, or your own as module:Class")
+    spec.add_argument("problem", help="a ready one such as Proxy, or your own as module:Class")
     spec.add_argument(
         "--exchange", default="Ring", help="Ring (default), AllReduce or Independent; the file can nest others"
     )
