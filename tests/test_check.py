@@ -195,3 +195,9 @@ def test_information_that_features_lose_is_worth_a_note():
     report = check_problem(PoorFeatures())
     (found,) = [finding for finding in report.findings if finding.check == "likelihood"]
     assert report.is_ok and found.verdict == NOTE and "know sigma to" in found.text
+
+
+@pytest.mark.parametrize("given", [Decay, "Proxy", None])
+def test_what_is_no_problem_is_refused(given):
+    with pytest.raises(TypeError, match=r"is not a Problem. Type check_problem\((Decay|MyProblem)\(\)\)"):
+        check_problem(given)

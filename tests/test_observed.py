@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import tracemalloc
 
 import h5py
@@ -191,6 +192,24 @@ def test_a_malformed_file_is_told_with_column_and_row(tmp_path, columns, name):
     with pytest.raises(ValueError, match=message) as caught:
         Observed(str(tmp_path / name)).read(Proxy())
     assert "\n" not in str(caught.value)
+
+
+class Trap:
+    def __reduce__(self):
+        return open, ("trap", "w")
+
+
+def test_a_store_with_pickles_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    array = {"zarr_format": 2, "shape": [2], "chunks": [2], "dtype": "|O", "fill_value": None, "order": "C"}
+    (tmp_path / "a.zarr" / "x1").mkdir(parents=True)
+    (tmp_path / "a.zarr" / ".zgroup").write_text('{"zarr_format": 2}')
+    codecs = {"compressor": None, "filters": [{"id": "pickle", "protocol": 5}]}
+    (tmp_path / "a.zarr" / "x1" / ".zarray").write_text(json.dumps(array | codecs))
+    (tmp_path / "a.zarr" / "x1" / "0").write_bytes(pickle.dumps(np.array([Trap(), Trap()])))
+    with pytest.raises(ValueError, match="pickle"):
+        Observed("a.zarr", columns=("x1", "x1")).read(Proxy())
+    assert not (tmp_path / "trap").exists()
 
 
 def test_jagged_columns_are_no_numbers(tmp_path):

@@ -3,6 +3,7 @@
 Meant for problems of users' own, before anything is trained; nothing here trains or knows ranks and files.
 """
 
+from ..problem import Problem
 from .answer import likelihood, observed, parameters, speed
 from .case import Case
 from .contract import batches, device, names, shapes
@@ -39,8 +40,16 @@ def check_problem(problem, n_observed=None, seed=0):
     Returns
     -------
     Report
-        Prints as a table, one line for each check; `report.is_ok` tells whether there is anything to mend.
+        Prints as a table, one line for each check; `report.is_ok` tells that there is nothing to mend.
+
+    Raises
+    ------
+    TypeError
+        For what is no problem, for instance a class instead of its object.
     """
+    if not isinstance(problem, Problem):
+        name = problem.__name__ if isinstance(problem, type) else "MyProblem"
+        raise TypeError(f"{problem!r} is not a Problem. Type check_problem({name}()), of a class derived from Problem.")
     case = Case(problem, n_observed, seed)
     found = []
     for name, check in _FIRST.items():

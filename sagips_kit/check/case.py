@@ -5,7 +5,6 @@ import functools
 import numpy as np
 import torch
 
-from ..features import weights_of_categories
 from ..gan import stratified_noise
 
 
@@ -33,9 +32,7 @@ class Case:
     @property
     def width(self):
         """Widths of the ranges, (parameter,)."""
-        return torch.tensor(self.problem.upper, dtype=torch.float64) - torch.tensor(
-            self.problem.lower, dtype=torch.float64
-        )
+        return torch.as_tensor(np.subtract(self.problem.upper, self.problem.lower))
 
     @property
     def middle(self):
@@ -64,13 +61,6 @@ class Case:
     def statistic(self):
         return self.problem.statistic(self.events)
 
-    @functools.cached_property
-    def category_weights(self):
-        return weights_of_categories(self.problem, self.events)
-
     def features(self, theta, noise):
         """Features of simulated events, (event, feature)."""
         return self.problem.features(self.problem.simulate(theta, noise))
-
-    def name_of_noise(self, row):
-        return f"({', '.join(f'{number:.3g}' for number in row.tolist())})"

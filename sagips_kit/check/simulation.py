@@ -38,7 +38,8 @@ def reproducible(case):
     theta, rows = case.middle, case.noise(_N_ROWS)
     with _kept_random_states():
         # Not where a simulation that starts a stream anew may have left it.
-        torch.manual_seed(_UNLIKELY), np.random.seed(_UNLIKELY), random.seed(_UNLIKELY)  # noqa: NPY002
+        for seed in (torch.manual_seed, np.random.seed, random.seed):
+            seed(_UNLIKELY)
         before = _random_states()
         events = case.problem.simulate(theta, rows)
         if not torch.equal(case.problem.simulate(theta, rows), events):
@@ -55,7 +56,8 @@ def _same(one, other):
 
 
 def _random_states():
-    return torch.get_rng_state().tolist(), np.random.get_state()[1:3][0].tolist(), random.getstate()  # noqa: NPY002
+    _, words, position, *_ = np.random.get_state()  # noqa: NPY002
+    return torch.get_rng_state().tolist(), words.tolist(), position, random.getstate()
 
 
 @contextlib.contextmanager
@@ -105,7 +107,7 @@ def _infinite(case, theta, rows):
         if bad.all():
             return f"all {name} are NaN or infinite"
         if bad.any():
-            row = case.name_of_noise(rows[int(bad.int().argmax())])
+            row = tuple(rows[int(bad.int().argmax())].tolist())
             return f"{name} are NaN or infinite for the noise {row}. Noise goes from 0 to {_LAST:.8f}, both included"
     if not pull(torch.ones_like(features))[0].isfinite().all():
         return "the derivative of the features is NaN or infinite, though they are finite"

@@ -59,9 +59,9 @@ class Proxy2D(Problem):
         return torch.stack(_pathwise(torch.tensor(self.truth, dtype=noise.dtype), noise), dim=-1).numpy()
 
     def features(self, events):
-        # The scores: logarithms for the four powers, and a series of x y / (1 + e x y) for the correlation.
+        # The scores: logarithms for the four powers, and x y / (1 + e x y) near the middle of the range of e.
         product = events.prod(-1, keepdim=True)
-        return torch.cat([events.log(), torch.log1p(-events), product, product**2], dim=-1)
+        return torch.cat([events.log(), torch.log1p(-events), product / (1 + product)], dim=-1)
 
     def log_likelihood(self, theta, statistic):
         (x, y), (power_x, power_y) = statistic.T, (theta[:2], theta[2:4])
