@@ -35,7 +35,7 @@ def _parser():
     run.add_argument("--store", help="write here instead of the spec's store")
     run.add_argument("--overwrite", action="store_true", help="replace a run that is there already")
     run.set_defaults(command=_run)
-    check = commands.add_parser("check", help="try whether the problem of a spec keeps its contract, before training")
+    check = commands.add_parser("check", help="try whether a spec's problem and events go together, before training")
     check.add_argument("spec", help="JSON file; `sagips spec` writes one")
     check.set_defaults(command=_check)
     tune = commands.add_parser("tune", help="try modes of exchange for a spec, on the ranks of this mpiexec")
@@ -189,10 +189,12 @@ def _run(options):
 
 def _check(options):
     from .check import check_problem
+    from .launch import observed_events
     from .spec import RunSpec
 
     spec = RunSpec.from_file(options.spec)
-    report = check_problem(spec.problem, spec.n_observed, spec.seed)
+    events = observed_events(spec)[0] if spec.events is not None else None
+    report = check_problem(spec.problem, events, spec.n_observed, spec.seed)
     print(report)
     return 0 if report.is_ok else 1
 

@@ -32,7 +32,7 @@ def prepare(spec, n_ranks):
     """
     template.check_free(spec.store, spec.overwrite)
     problem, settings = spec.problem, spec.settings
-    events, source = _observed(spec)
+    events, source = observed_events(spec)
     events = check_events(problem, events)
     n_replicas = spec.exchange.n_replicas(n_ranks)
     layout = RunLayout(
@@ -164,7 +164,7 @@ def _rows(records):
     return {name: column if column.ndim == 1 else np.moveaxis(column, 0, 1) for name, column in columns.items()}
 
 
-def _observed(spec):
+def observed_events(spec):
     """Events of the problem's own or of a file, and in words where they come from."""
     if spec.events is None:
         events = spec.problem.observed(spec.n_observed, np.random.default_rng(spec.seed))

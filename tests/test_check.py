@@ -201,3 +201,14 @@ def test_information_that_features_lose_is_worth_a_note():
 def test_what_is_no_problem_is_refused(given):
     with pytest.raises(TypeError, match=r"is not a Problem. Type check_problem\((Decay|MyProblem)\(\)\)"):
         check_problem(given)
+
+
+def test_events_of_a_file_are_looked_at_instead_of_the_own_ones(rng):
+    """They need not follow the truth, which is that of the problem's own events; but they should be possible ones."""
+    longer = np.stack([rng.exponential(2.5, 3000), 0.4 + rng.random(3000)], axis=-1)
+    assert check_problem(Decay(), longer).is_ok
+    in_picoseconds = longer * [1000, 1]
+    (found,) = check_problem(Decay(), in_picoseconds).to_mend
+    assert found.check == "observed" and re.match(r"time: \d\d% of the observed events lie where no", found.text)
+    (found,) = check_problem(Decay(), longer[:, :1]).to_mend
+    assert found.check == "shapes" and "shape (3000, 1)" in found.text

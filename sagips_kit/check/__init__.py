@@ -27,14 +27,16 @@ _REST = {
 __all__ = ["Report", "check_problem"]
 
 
-def check_problem(problem, n_observed=None, seed=0):
+def check_problem(problem, events=None, n_observed=None, seed=0):
     """Try all that the trainer expects of a problem, and say what to mend.
 
     Parameters
     ----------
     problem : Problem
+    events : array_like (event, observable) or None
+        The observed events; None takes the problem's own.
     n_observed : int or None
-        How many observed events to look at; None takes the problem's own number.
+        How many of the problem's own; None takes its usual number.
     seed : int
 
     Returns
@@ -50,7 +52,7 @@ def check_problem(problem, n_observed=None, seed=0):
     if not isinstance(problem, Problem):
         name = problem.__name__ if isinstance(problem, type) else "MyProblem"
         raise TypeError(f"{problem!r} is not a Problem. Type check_problem({name}()), of a class derived from Problem.")
-    case = Case(problem, n_observed, seed)
+    case = Case(problem, events, n_observed, seed)
     found = []
     for name, check in _FIRST.items():
         found += findings(name, check, case)

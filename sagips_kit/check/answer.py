@@ -28,7 +28,7 @@ def observed(case):
     """Observed events look like simulated ones."""
     problem = case.problem
     sample = case.events[: _N_EVENTS * problem.n_categories]
-    if problem.truth is not None and problem.n_categories == 1:
+    if case.is_closure and problem.n_categories == 1:
         simulated = problem.simulate(case.middle, _uniform(case, _N_EVENTS)).numpy()
         for name, one, other in zip(problem.observables, sample.numpy().T, simulated.T, strict=True):
             test = scipy.stats.ks_2samp(one, other)

@@ -14,12 +14,20 @@ class Case:
     Parameters
     ----------
     problem : Problem
+    events : array_like (event, observable) or None
+        None takes the problem's own.
     n_observed : int or None
+        How many of these; None takes the usual number.
     seed : int
     """
 
-    def __init__(self, problem, n_observed, seed):
-        self.problem, self._n_observed, self._seed = problem, n_observed, seed
+    def __init__(self, problem, events, n_observed, seed):
+        self.problem, self._given, self._n_observed, self._seed = problem, events, n_observed, seed
+
+    @property
+    def is_closure(self):
+        """The observed events were made with the problem's truth."""
+        return self._given is None and self.problem.truth is not None
 
     def random(self):
         """A random stream, (re)started."""
@@ -49,7 +57,9 @@ class Case:
 
     @functools.cached_property
     def observed(self):
-        """The observed events, as the problem gives them."""
+        """The observed events, as they are given."""
+        if self._given is not None:
+            return self._given
         return self.problem.observed(self._n_observed, np.random.default_rng(self._seed))
 
     @functools.cached_property
