@@ -171,10 +171,8 @@ def observed_events(spec):
         return events, f"{spec.problem!r}.observed, seed {spec.seed}"
     file = spec.events if isinstance(spec.events, Observed) else Observed(spec.events)
     events = file.read(spec.problem, spec.n_observed, spec.seed)
-    return (
-        events,
-        f"{file!r}" if spec.n_observed is None else f"{file!r}, {spec.n_observed} at random, seed {spec.seed}",
-    )
+    sampling = "" if spec.n_observed is None else f", {spec.n_observed} at random, seed {spec.seed}"
+    return events, f"{file!r}{sampling}"
 
 
 def _reference(spec, events):
