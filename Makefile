@@ -54,7 +54,7 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "==> Installing PyTorch into .venv"
 	@$(PIP) torch
 	@echo "==> Installing sagips_kit and all else it needs; the first time this takes some minutes"
-	@$(PIP) --editable ".[mpi,dayabay,explore,notebooks,test]"
+	@$(PIP) --editable ".[mpi,data,dayabay,explore,notebooks,test]"
 	@touch $@
 
 $(BIN)/ruff: constraints.txt | $(BIN)/python

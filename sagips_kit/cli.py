@@ -16,7 +16,7 @@ def main(arguments=None):
     try:
         if rest:
             options.settings = _settings(rest)
-        options.command(options)
+        return options.command(options) or 0
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         # A rank that ends because of another one stays silent: the other one tells why.
         if type(error).__name__ != "PeerError" or error.rank is None:
@@ -25,7 +25,6 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("sagips: interrupted; what is in the store stays there.", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser():
@@ -36,6 +35,9 @@ def _parser():
     run.add_argument("--store", help="write here instead of the spec's store")
     run.add_argument("--overwrite", action="store_true", help="replace a run that is there already")
     run.set_defaults(command=_run)
+    check = commands.add_parser("check", help="try whether a spec's problem and events go together, before training")
+    check.add_argument("spec", help="JSON file; `sagips spec` writes one")
+    check.set_defaults(command=_check)
     tune = commands.add_parser("tune", help="try modes of exchange for a spec, on the ranks of this mpiexec")
     tune.add_argument("spec", help="JSON file; `sagips spec` writes one")
     tune.add_argument("--seconds", type=float, default=2.0, help="for each mode (default 2)")
@@ -44,7 +46,7 @@ def _parser():
     info.add_argument("store")
     info.set_defaults(command=_info)
     spec = commands.add_parser("spec", help="print a JSON spec to start from")
-    spec.add_argument("problem", help="Proxy, DayaBay, or your own as module:Class")
+    spec.add_argument("problem", help="a ready one such as Proxy, or your own as module:Class")
     spec.add_argument(
         "--exchange", default="Ring", help="Ring (default), AllReduce or Independent; the file can nest others"
     )
@@ -183,6 +185,18 @@ def _run(options):
     if world.rank == 0:
         print(f"{result['steps']} steps on {world.size} ranks in {result['elapsed_s']:.0f} s: {spec.store}")
         _print_summary(spec.store)
+
+
+def _check(options):
+    from .check import check_problem
+    from .launch import observed_events
+    from .spec import RunSpec
+
+    spec = RunSpec.from_file(options.spec)
+    events = observed_events(spec)[0] if spec.events is not None else None
+    report = check_problem(spec.problem, events, spec.n_observed, spec.seed)
+    print(report)
+    return 0 if report.is_ok else 1
 
 
 def _tune(options):

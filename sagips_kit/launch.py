@@ -1,13 +1,12 @@
 """One function behind every door: notebook, batch job and single process all run `run_rank` on each rank."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from . import store, template
 from .data import check_events
 from .likelihood import fit_likelihood
+from .observed import Observed
 from .problem import Problem
 from .schema import OBSERVED, ROWS, RunLayout
 from .trainer import Trainer
@@ -33,7 +32,8 @@ def prepare(spec, n_ranks):
     """
     template.check_free(spec.store, spec.overwrite)
     problem, settings = spec.problem, spec.settings
-    events = check_events(problem, _observed(spec))
+    events, source = observed_events(spec)
+    events = check_events(problem, events)
     n_replicas = spec.exchange.n_replicas(n_ranks)
     layout = RunLayout(
         n_ranks=n_ranks,
@@ -53,7 +53,7 @@ def prepare(spec, n_ranks):
         events=events,
         reference=_reference(spec, events),
         mode=repr(spec.exchange),
-        source=spec.events or f"{problem!r}.observed, seed {spec.seed}",
+        source=source,
         uncertainty="bootstrap ensemble" if settings.bootstrap and layout.n_chains > 1 else "none: no resampling",
         overwrite=spec.overwrite,
     )
@@ -164,20 +164,15 @@ def _rows(records):
     return {name: column if column.ndim == 1 else np.moveaxis(column, 0, 1) for name, column in columns.items()}
 
 
-def _observed(spec):
+def observed_events(spec):
+    """Events of the problem's own or of a file, and in words where they come from."""
     if spec.events is None:
-        return spec.problem.observed(spec.n_observed, np.random.default_rng(spec.seed))
-    path = Path(spec.events).expanduser()
-    if path.suffix != ".npy":
-        raise ValueError(
-            f"events = {spec.events!r}: should be a .npy file. Write one with numpy.save({path.stem!r}, events)."
-        )
-    try:
-        return np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no file of observed events `{path}`. Current folder: {Path.cwd()}") from None
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"`{path}` is not an array of numbers: {error}") from None
+        events = spec.problem.observed(spec.n_observed, np.random.default_rng(spec.seed))
+        return events, f"{spec.problem!r}.observed, seed {spec.seed}"
+    file = spec.events if isinstance(spec.events, Observed) else Observed(spec.events)
+    events = file.read(spec.problem, spec.n_observed, spec.seed)
+    sampling = "" if spec.n_observed is None else f", {spec.n_observed} at random, seed {spec.seed}"
+    return events, f"{file!r}{sampling}"
 
 
 def _reference(spec, events):

@@ -70,7 +70,9 @@ def _repr(self):
     words, names = [], [name.removeprefix("*") for name in self._positional]
     for field in sorted(fields(self), key=lambda field: field.name not in names):
         item = getattr(self, field.name)
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        # By type: a class of a notebook has travelled by value, and MISSING is another object there.
+        has_factory = not isinstance(field.default_factory, type(MISSING))
+        default = field.default_factory() if has_factory else field.default
         if f"*{field.name}" in self._positional:
             words += map(repr, item)
         elif field.name in names:

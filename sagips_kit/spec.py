@@ -10,6 +10,7 @@ from pydantic import Field, InstanceOf
 
 from . import exchange, problems
 from .exchange import Exchange, Independent
+from .observed import Observed
 from .problem import Problem
 from .schema import SPEC_KEY
 from .settings import Count, Settings, value
@@ -31,10 +32,10 @@ class RunSpec:
     n_steps : int
     seed : int
         Start of all random streams; the same seed and number of ranks give the same run.
-    events : str or None
-        A `.npy` file of observed events (event, observable); None takes the problem's own.
+    events : Observed, str or None
+        A file of observed events, or its name alone; None takes the problem's own events.
     n_observed : int or None
-        How many of the problem's own events to observe; None takes its usual number.
+        How many events: of the problem's own (None: its usual number), or of the file's, at random (None: all).
     reference : bool
         Fit the same events by maximum likelihood too, if the problem has a likelihood, to judge the run by.
     overwrite : bool
@@ -47,7 +48,7 @@ class RunSpec:
     exchange: InstanceOf[Exchange] = dataclasses.field(default_factory=Independent)
     n_steps: Count = 2000
     seed: Annotated[int, Field(ge=0)] = 0
-    events: str | None = None
+    events: InstanceOf[Observed] | str | None = None
     n_observed: Count | None = None
     reference: bool = True
     overwrite: bool = False
@@ -57,6 +58,7 @@ class RunSpec:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return fields | {
             "settings": dataclasses.asdict(self.settings),
+            "events": dataclasses.asdict(self.events) if isinstance(self.events, Observed) else self.events,
             "problem": _described(self.problem, "problem"),
             "exchange": _described(self.exchange, "exchange"),
         }
@@ -79,6 +81,8 @@ class RunSpec:
         fields = dict(given)
         if "settings" in fields:
             fields["settings"] = _made(Settings, fields["settings"], "settings")
+        if isinstance(fields.get("events"), dict):
+            fields["events"] = _made(Observed, fields["events"], "events")
         for family in _FAMILIES:
             if family in fields:
                 fields[family] = _from_description(family, fields[family])
@@ -117,7 +121,16 @@ def _described(value, family):
     if not dataclasses.is_dataclass(value):
         return {"type": name}
     fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return {"type": name} | {name: _with_parts_described(item, family) for name, item in fields.items()}
+    described = {name: _with_parts_described(item, family) for name, item in fields.items()}
+    for field, item in described.items():
+        try:
+            json.dumps(item)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{family} {name}: {field} is a {type(item).__name__}, which JSON files and stores cannot keep. Fields "
+                "should be numbers, texts or tuples of them; load or compute the rest in the class."
+            ) from None
+    return {"type": name} | described
 
 
 def _with_parts_described(item, family):
@@ -156,12 +169,19 @@ def _kind(family, name):
     try:
         kind = getattr(importlib.import_module(place), kind_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{family} {name!r} cannot be imported: {error}. Put it in a module on Python's path."
-        ) from None
+        raise ValueError(f"{family} {name!r} cannot be imported: {error}. {_advice(place, kind_name)}") from None
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ValueError(f"{family} {name!r} is not a {base.__name__}.")
     return kind
+
+
+def _advice(place, kind_name):
+    if place == "__main__":
+        return (
+            f"It was defined in a notebook or script, of which files keep the name alone. Run the cell of `class "
+            f"{kind_name}` first, or put the class into a module on Python's path."
+        )
+    return "Put it in a module on Python's path."
 
 
 def _ready(family):
@@ -174,4 +194,10 @@ def _made(kind, fields, what):
     if not isinstance(fields, dict):
         raise ValueError(f"{what} = {fields!r}: should be an object with the fields of {kind.__name__}.")
     # JSON has lists only; fields that hold several numbers are tuples, since values do not change.
-    return kind(**{name: tuple(item) if isinstance(item, list) else item for name, item in fields.items()})
+    return kind(**{name: _with_tuples(item) for name, item in fields.items()})
+
+
+def _with_tuples(item):
+    if isinstance(item, dict):
+        return {name: _with_tuples(one) for name, one in item.items()}
+    return tuple(_with_tuples(one) for one in item) if isinstance(item, list) else item

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "sagips_kit"
 # A room, which is a module or a folder, imports only from lower floors.  A new room gets its place here and in the
 # picture in CONTRIBUTING.md.
 FLOORS = {
-    1: {"schema", "topology", "settings", "schedule", "windows", "device_buffers", "health"},
+    1: {"schema", "topology", "settings", "schedule", "windows", "device_buffers", "health", "tables"},
     2: {
         "world",
         "problem",
@@ -31,12 +31,13 @@ FLOORS = {
         "data",
         "record",
         "information",
+        "observed",
         "jobs",
         "place",
         "analysis",
     },
     3: {"exchange", "problems", "store", "likelihood", "features", "plot", "export", "profiles", "launchers"},
-    4: {"spec", "trainer", "template", "page", "dashboard", "live", "engines"},
+    4: {"spec", "trainer", "template", "page", "dashboard", "live", "engines", "check"},
     5: {"launch", "runs", "tune", "batch"},
     6: {"handle"},
     7: {"session", "cli"},

@@ -13,9 +13,15 @@ from mpi_launcher import environment, mpiexec
 
 from sagips_kit import RunSpec, open_run, prepare, read_progress, request_stop, run_rank
 from sagips_kit.cli import main
+from sagips_kit.settings import value
 from sagips_kit.world import World
 
 SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, bootstrap=True, rows_per_block=1)
+
+
+@value
+class Misnamed(Gaussian):
+    units = {"X": "mm"}
 
 
 @pytest.fixture
@@ -43,6 +49,15 @@ def test_run_trains_and_prints_the_estimates(capsys, path, spec):
     assert first.startswith("20 steps on 1 ranks in ") and first.endswith(spec.store)
     assert [line.split()[0] for line in table[-2:]] == ["mu", "sigma"]
     assert read_progress(spec.store).is_finished
+
+
+def test_check_tells_what_to_mend(capsys, path, spec):
+    status, out, err = sagips(capsys, "check", path)
+    assert (status, err) == (0, "") and out.startswith("Gaussian: keeps its contract\n  ok ")
+    faulty = dataclasses.replace(spec, problem=Misnamed(n_observed=200))
+    path.write_text(faulty.to_json())
+    status, out, _ = sagips(capsys, "check", path)
+    assert status == 1 and out.startswith("Misnamed: 1 to mend\n  MEND    names        units has 'X'")
 
 
 def test_run_refuses_a_store_in_use_and_takes_another(capsys, path, spec, tmp_path):

@@ -11,6 +11,7 @@ from mpi_launcher import mpiexec
 
 from sagips_kit import (
     Independent,
+    Observed,
     Ring,
     RunSpec,
     Trainer,
@@ -110,6 +111,16 @@ def test_events_come_from_a_file(spec, tmp_path):
     np.testing.assert_array_equal(observed(spec), events)
 
 
+def test_columns_rows_and_number_of_a_file_are_chosen(spec, tmp_path):
+    (tmp_path / "events.csv").write_text("E,run\n" + "\n".join(f"{k},{k % 2}" for k in range(100)))
+    file = Observed(str(tmp_path / "events.csv"), columns=("E",), within={"run": (1, None)}, scale={"E": 0.01})
+    prepare(change(spec, events=file, n_observed=30, reference=False), n_ranks=1)
+    events = observed(spec)[:, 0]
+    assert len(set(events)) == 30 and set(np.round(100 * events)) <= set(range(1, 100, 2))
+    assert open_run(spec.store)["observed_data"].attrs["source"] == f"{file!r}, 30 at random, seed 0"
+    assert RunSpec.from_run(open_run(spec.store)).events == file
+
+
 def test_n_observed_events_are_observed(spec):
     prepare(change(spec, n_observed=77), n_ranks=1)
     assert len(observed(spec)) == 77
@@ -119,16 +130,16 @@ BAD_FILES = {
     "nan.npy": (
         np.array([[0.0], [np.nan]]),
         ValueError,
-        "1 of 2 observed events hold NaN or infinity, the first in row 1",
+        "nan.npy`: column 0, row 1, is empty, NaN or infinite",
     ),
-    "columns.npy": (np.zeros((5, 2)), ValueError, r"shape \(5, 2\).*Gaussian needs numbers.*columns x\."),
-    "text.npy": (np.full((5, 1), "a"), ValueError, "type <U1"),
-    "pickled.npy": (np.array([[{}]]), ValueError, "pickled.npy` is not an array of numbers"),
+    "columns.npy": (np.zeros((5, 2)), ValueError, "has 2 columns without names, and Gaussian needs 1: x"),
+    "text.npy": (np.full((5, 1), "a"), ValueError, "text.npy`: column 0, row 0, holds .*'a'.*, which is not a number"),
+    "pickled.npy": (np.array([[{}]]), ValueError, "pickled.npy` cannot be read: .*Python objects"),
     "few.npy": (np.zeros((1, 1)), ValueError, "1 observed events are too few"),
-    "empty.npy": (b"", ValueError, "empty.npy` is not an array of numbers"),
-    "garbage.npy": (b"garbage", ValueError, "garbage.npy` is not an array of numbers"),
+    "empty.npy": (b"", ValueError, "empty.npy` cannot be read"),
+    "garbage.npy": (b"garbage", ValueError, "garbage.npy` cannot be read: EOF: reading magic string"),
     "missing.npy": (None, FileNotFoundError, "There is no file of observed events `.*missing.npy`"),
-    "events.txt": (b"1.0", ValueError, r"should be a .npy file. Write one with numpy.save\('events', events\)"),
+    "events.txt": (b"1.0", ValueError, "should be a file that ends in .npy, .npz, .csv"),
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sagips_kit import analysis, list_runs, open_run, read_progress
+from sagips_kit import RunSpec, analysis, list_runs, open_run, read_progress
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {"00_quickstart": "quickstart", "01_dayabay": "dayabay", "04_on_a_cluster": "cluster"}
@@ -58,6 +58,23 @@ def test_the_notebook_on_modes_trains_in_all_of_them(tmp_path):
     assert len(stores) == 8 and all(read_progress(path).is_finished for path in stores)
     assert len(list((tmp_path / "runs" / "figures").glob("modes_*.png"))) == 2
     assert "Traceback" not in (tmp_path / "executed.ipynb").read_text()
+
+
+@pytest.mark.mpi
+def test_a_problem_that_lives_in_its_notebook_is_checked_and_solved(tmp_path):
+    done = execute("06_your_own_problem", tmp_path, n_observed=4000)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = (tmp_path / "executed.ipynb").read_text()
+    assert "Traceback" not in text
+    assert "FirstTry: 2 to mend" in text and "Smooth: keeps" in text and "Resonance: keeps its contract" in text
+    path = tmp_path / "runs" / "own_problem.zarr"
+    assert read_progress(path).is_finished
+    estimates = analysis.estimate(open_run(path))
+    assert float(abs((estimates["mle"] - estimates["truth"]) / estimates["floor"]).max()) < 4
+    assert len(list((tmp_path / "runs" / "figures").glob("own_problem_*.png"))) == 2
+    # The store knows its name; the code is in the notebook alone.
+    with pytest.raises(ValueError, match="Run the cell of `class Resonance` first"):
+        RunSpec.from_run(open_run(path))
 
 
 @pytest.mark.mpi

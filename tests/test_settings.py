@@ -2,6 +2,8 @@
 
 import dataclasses
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -97,3 +99,18 @@ def test_values_are_frozen_comparable_and_travel(one):
 
 def test_replace_checks_too():
     refuse("n_members = 0", dataclasses.replace, Settings(), n_members=0)
+
+
+def test_a_value_defined_in_a_notebook_travels_by_value():
+    """It is the same on the other side: checked, frozen, equal, with the same repr."""
+    define = "from sagips_kit.settings import Count, value\n@value\nclass Own:\n    n: Count = 3\n"
+    send = define + "import cloudpickle, sys; sys.stdout.buffer.write(cloudpickle.dumps(Own(n=4)))"
+    sent = subprocess.run([sys.executable, "-c", send], capture_output=True, check=True).stdout
+    own = pickle.loads(sent)
+    kind = type(own)
+    assert repr(own) == "Own(n=4)" and repr(kind()) == "Own()"
+    assert dataclasses.replace(own, n=3) == kind()
+    with pytest.raises(ValueError, match=r"^Own: n = 0: should be greater than or equal to 1"):
+        kind(n=0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        own.n = 5

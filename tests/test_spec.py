@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from gaussian import Gaussian
 
@@ -111,7 +112,10 @@ def test_wrong_values_are_refused(name, given):
             'problem = \'Proxy\': should be an object with a type, for instance {"type": "DayaBay"}',
         ),
         (changed(problem={"n_observed": 3}), "should be an object with a type"),
-        (changed(problem={"type": "Proxi"}), "Unknown problem 'Proxi'. Allowed: DayaBay, Proxy, or one of your own as"),
+        (
+            changed(problem={"type": "Proxi"}),
+            "Unknown problem 'Proxi'. Allowed: DayaBay, Linear, Octants, Proxy, Proxy2D, or one of your own as",
+        ),
         (changed(problem={"type": "Proxy", "n": 3}), r"Proxy: unknown field 'n'.* Allowed: n_observed"),
         (changed(problem={"type": "Proxy", "n_observed": "3"}), "Proxy: n_observed = '3': should be a valid integer"),
         (changed(problem={"type": "DayaBay", "period": "5AD"}), "DayaBay: period = '5AD': should be '6AD', '8AD'"),
@@ -141,6 +145,22 @@ def test_an_abstract_class_is_refused():
 def test_missing_file_names_the_line_to_type(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"There is no spec `.*a.json`. Write one: sagips spec Proxy --store"):
         RunSpec.from_file(tmp_path / "a.json")
+
+
+def test_a_class_of_a_notebook_is_known_by_its_name_alone():
+    given = changed(problem={"type": "__main__:Decay"})
+    refuse("problem '__main__:Decay' cannot be imported.*defined in a notebook.*Run the cell of `class Decay`", given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tabulated(Plain):
+    table: object = None
+
+
+def test_fields_that_json_cannot_keep_are_named():
+    spec = dataclasses.replace(SPEC, problem=Tabulated(table=np.zeros(3)))
+    with pytest.raises(ValueError, match="Tabulated: table is a ndarray, which JSON files and stores cannot keep"):
+        spec.to_dict()
 
 
 @pytest.mark.parametrize("content", [b"{'problem': 1}", b"", b'{"problem": ', b"\xff\xfe{}"])

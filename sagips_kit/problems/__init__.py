@@ -1,6 +1,9 @@
 """Ready problems."""
 
 from .dayabay import DayaBay
+from .linear import Linear
+from .octants import Octants
 from .proxy import Proxy
+from .proxy2d import Proxy2D
 
-__all__ = ["DayaBay", "Proxy"]
+__all__ = ["DayaBay", "Linear", "Octants", "Proxy", "Proxy2D"]

@@ -1,0 +1,143 @@
+"""Names, shapes, batches and devices: what can be said without looking at the numbers."""
+
+import math
+
+import torch
+
+from ..data import check_events
+from ..problem import Problem
+from ..schema import check_names
+from .report import mend, place
+
+_N = 5  # events; a number that no observable has by chance
+
+
+def names(case):
+    """Names are unique, and whatever refers to them uses them."""
+    problem = case.problem
+    for kind in ("parameters", "observables"):
+        given = getattr(problem, kind)
+        if not (isinstance(given, tuple) and given and all(isinstance(name, str) for name in given)):
+            yield mend(f"{kind} = {given!r}: should be a tuple of names, for instance {kind} = ('a', 'b') or ('a',).")
+            return
+    n = len(problem.parameters)
+    try:
+        check_names(problem.parameters, problem.observables)
+    except ValueError as error:
+        yield mend(str(error))
+    if both := set(problem.parameters) & set(problem.observables):
+        yield mend(f"{', '.join(sorted(both))}: names a parameter and an observable. Rename one of them.")
+    known = {*problem.parameters, *problem.observables}
+    for kind, allowed in [("units", known), ("long_names", known), ("published", set(problem.parameters))]:
+        for name in sorted(set(getattr(problem, kind)) - allowed):
+            yield mend(f"{kind} has {name!r}, which is not there. Allowed: {', '.join(sorted(allowed))}.")
+    for kind in ("lower", "upper", *(("truth",) if problem.truth is not None else ())):
+        given = getattr(problem, kind)
+        if len(given) != n or not all(math.isfinite(number) for number in given):
+            yield mend(f"{kind} = {given}: should be {n} finite numbers, one for each of {problem.parameters}.")
+            return
+    truth = problem.truth or [(low + high) / 2 for low, high in zip(problem.lower, problem.upper, strict=True)]
+    for name, low, true, high in zip(problem.parameters, problem.lower, truth, problem.upper, strict=True):
+        if not low < high:
+            yield mend(f"{name}: lower = {low} should be below upper = {high}.")
+        elif not low < true < high:
+            yield mend(f"{name}: truth = {true} should be above {low} and below {high}, where it is sought.")
+    if not (isinstance(problem.noise_dim, int) and problem.noise_dim > 0):
+        yield mend(f"noise_dim = {problem.noise_dim!r}: should be 1 or more, the uniform numbers of an event.")
+
+
+def shapes(case):
+    """Events and all that is made of them have the shapes that are expected."""
+    problem, theta = case.problem, case.middle
+    n_columns = len(problem.observables)
+    for n_events in (_N, 1):
+        events = problem.simulate(theta, case.noise(n_events))
+        if not isinstance(events, torch.Tensor):
+            yield mend(f"simulate gives a {type(events).__name__}: should be a torch Tensor (event, observable).")
+            return
+        if events.shape != (n_events, n_columns):
+            yield mend(
+                f"simulate gives events of shape {tuple(events.shape)} for {n_events} rows of noise: should be "
+                f"({n_events}, {n_columns}), a column for each of {', '.join(problem.observables)}. For instance "
+                "torch.stack([x, y], dim=-1)."
+            )
+            return
+    try:
+        check_events(problem, case.observed)
+    except ValueError as error:
+        yield mend(f"observed: {error}")
+        return
+    yield from _shapes_of_the_rest(case, case.events[:_N])
+
+
+def _shapes_of_the_rest(case, events):
+    problem, theta = case.problem, case.middle
+    features = problem.features(events)
+    if features.ndim != 2 or len(features) != len(events):
+        yield mend(f"features gives {tuple(features.shape)} for {len(events)} events: should be (event, feature).")
+    elif problem.features(events[None]).shape != (1, *features.shape):
+        yield mend("features fails for several samples (sample, event, observable): index with [..., k], not [:, k].")
+    categories = problem.category(case.events)
+    if categories.shape != case.events.shape[:1] or categories.is_floating_point():
+        yield mend(f"category gives {tuple(categories.shape)} of {categories.dtype}: should be an integer per event.")
+    elif not 0 <= int(categories.min()) <= int(categories.max()) < problem.n_categories:
+        yield mend(
+            f"category goes from {categories.min()} to {categories.max()}: should be 0 to n_categories - 1 = "
+            f"{problem.n_categories - 1}."
+        )
+    constraints = problem.constraints(theta, case.statistic)
+    if constraints.ndim != 1:
+        yield mend(f"constraints gives {tuple(constraints.shape)}: should be one-dimensional, (constraint,).")
+    if has_likelihood(problem):
+        value = problem.log_likelihood(theta, case.statistic)
+        if value.ndim:
+            yield mend(f"log_likelihood gives {tuple(value.shape)}: should be a scalar. Add .sum().")
+
+
+def has_likelihood(problem):
+    return type(problem).log_likelihood is not Problem.log_likelihood
+
+
+def batches(case):
+    """Many parameter vectors at once give what each gives alone."""
+    problem = case.problem
+    theta, noise = case.points.float(), case.noise(_N * len(case.points), torch.float32).view(len(case.points), _N, -1)
+    try:
+        together = torch.vmap(problem.simulate)(theta, noise)
+    except Exception as error:
+        yield mend(
+            f"{place(error)}{type(error).__name__} under torch.vmap, by which the trainer makes many samples at once: "
+            f"{' '.join(str(error).split())} Avoid `if` and loops that look at numbers, .item(), .numpy() and writing "
+            "into tensors; use torch.where."
+        )
+        return
+    if together.dtype != torch.float32:
+        yield mend(
+            f"simulate makes {together.dtype} of float32: constants should follow the parameters' type, as in "
+            "torch.tensor(values).to(theta)."
+        )
+    alone = torch.stack([problem.simulate(*one) for one in zip(theta, noise, strict=True)])
+    if not torch.allclose(together, alone, rtol=1e-3, atol=1e-5, equal_nan=True):
+        yield mend("simulate gives other events under torch.vmap than for a single parameter vector.")
+
+
+def device(case):
+    """All tensors are made where the parameters are."""
+    # Without a GPU, torch's device without memory tells the same.
+    where = torch.device("cuda" if torch.cuda.is_available() else "meta")
+    try:
+        events = case.problem.simulate(case.middle.float().to(where), case.noise(_N, torch.float32).to(where))
+        results = {"simulate": events, "features": case.problem.features(events)}
+    except NotImplementedError:
+        return  # an operation that torch knows on real devices only
+    except RuntimeError as error:
+        if "device" not in str(error):
+            raise
+        yield mend(
+            f"a tensor is made on the CPU, whatever the device of the parameters ({' '.join(str(error).split())}). "
+            "Make it with device=theta.device, or move it: table.to(theta)."
+        )
+        return
+    for name, result in results.items():
+        if result.device.type != where.type:
+            yield mend(f"{name} gives a tensor on {result.device} for parameters on {where}: use .to(theta).")

@@ -1,0 +1,170 @@
+"""Noise, finiteness and derivatives of simulated events."""
+
+import contextlib
+import random
+
+import numpy as np
+import torch
+
+from .report import mend
+
+_N_ROWS = 256
+_LAST = 1 - 2**-24  # the largest number that the trainer's noise contains
+_N_SLOPE, _STEP = 20_000, 5e-3  # events and step (in parts of the range) of finite differences
+_TOLERANCE, _N_SIGMA = 0.03, 5
+_UNLIKELY = 918_273  # a seed that nobody else takes
+
+
+def noise(case):
+    """All columns of the noise matter, each event takes its own row."""
+    problem, theta, rows = case.problem, case.middle, case.noise(_N_ROWS)
+    events = problem.simulate(theta, rows)
+    for column in range(problem.noise_dim):
+        other = rows.clone()
+        other[:, column] = rows[:, column].flip(0)
+        if torch.equal(problem.simulate(theta, other), events):
+            yield mend(f"column {column} of the noise changes no event. Use it, or make noise_dim smaller.")
+    if not _same(problem.simulate(theta, rows.flip(0)).flip(0), events):
+        yield mend(
+            "events depend on other rows than their own: with the rows of the noise in another order, others come out. "
+            "Take all randomness from `noise`, row by row."
+        )
+    elif not _same(problem.simulate(theta, rows[:7]), events[:7]):
+        yield mend("an event depends on how many others are simulated with it.")
+
+
+def reproducible(case):
+    """All randomness comes from the noise."""
+    theta, rows = case.middle, case.noise(_N_ROWS)
+    with _kept_random_states():
+        # Not where a simulation that starts a stream anew may have left it.
+        for seed in (torch.manual_seed, np.random.seed, random.seed):
+            seed(_UNLIKELY)
+        before = _random_states()
+        events = case.problem.simulate(theta, rows)
+        if not torch.equal(case.problem.simulate(theta, rows), events):
+            yield mend(
+                "the same parameters and noise give different events: there is randomness in simulate. Take it from "
+                "`noise`, whose noise_dim columns are uniform."
+            )
+        elif _random_states() != before:
+            yield mend("simulate draws from a global random stream: take all randomness from `noise`.")
+
+
+def _same(one, other):
+    return torch.allclose(one, other, rtol=1e-9, atol=1e-12, equal_nan=True)
+
+
+def _random_states():
+    _, words, position, *_ = np.random.get_state()  # noqa: NPY002
+    return torch.get_rng_state().tolist(), words.tolist(), position, random.getstate()
+
+
+@contextlib.contextmanager
+def _kept_random_states():
+    """Whatever is drawn inside, nobody outside sees a difference."""
+    kept = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        np.random.set_state(kept[0])  # noqa: NPY002
+        random.setstate(kept[1])
+
+
+def finite(case):
+    """All is finite to the ends of the ranges, derivatives too."""
+    extremes = torch.tensor([[0.0], [_LAST], [0.5]]).expand(-1, case.problem.noise_dim)
+    rows = torch.cat([extremes, case.noise(29, torch.float32)])
+    for where, theta in _ends(case):
+        found = _infinite(case, theta.float(), rows)
+        if found:
+            yield mend(f"at {where} {found}.")
+            return
+
+
+def _ends(case):
+    """Where to look, as words and theta: each parameter at its ends, then corners a little inside."""
+    problem, n = case.problem, len(case.width)
+    t_middle = (case.middle - case.problem.scale(torch.zeros_like(case.width))) / case.width
+    for k, name in enumerate(problem.parameters):
+        for end, words in [(0.0, "its lower end"), (1.0, "its upper end")]:
+            theta = problem.scale(t_middle.index_fill(0, torch.tensor(k), end))
+            yield f"{name} = {theta[k]:.4g}, {words},", theta
+    corners = (torch.rand((64, n), generator=case.random()) < 0.5).double()
+    for corner in corners:
+        theta = problem.scale(1e-4 + (1 - 2e-4) * corner)
+        values = ", ".join(f"{name} = {one:.4g}" for name, one in zip(problem.parameters, theta, strict=True))
+        yield f"{values} (near a corner of the ranges)", theta
+
+
+def _infinite(case, theta, rows):
+    """What is not finite at theta, in words, or None."""
+    features, pull = torch.func.vjp(lambda theta: case.features(theta, rows), theta)
+    events = case.problem.simulate(theta, rows)
+    for name, array in [("events", events), ("features", features)]:
+        bad = ~array.isfinite().all(-1)
+        if bad.all():
+            return f"all {name} are NaN or infinite"
+        if bad.any():
+            row = tuple(rows[int(bad.int().argmax())].tolist())
+            return f"{name} are NaN or infinite for the noise {row}. Noise goes from 0 to {_LAST:.8f}, both included"
+    if not pull(torch.ones_like(features))[0].isfinite().all():
+        return "the derivative of the features is NaN or infinite, though they are finite"
+    constraints = case.problem.constraints(theta, case.statistic)
+    return None if constraints.isfinite().all() else "constraints are NaN or infinite"
+
+
+def gradient(case):
+    """The derivative of the features is that of finite differences."""
+    rows = case.noise(_N_SLOPE)
+    for theta in case.points:
+        for text in _wrong_slopes(case, theta, rows):
+            yield mend(text)
+            return
+        for text in _wrong_equal_shares(case, theta, rows):
+            yield mend(text)
+            return
+
+
+def _wrong_slopes(case, theta, rows):
+    """Which parameters' derivative differs from that by finite differences, in words.
+
+    Of the mean over many events: a step that cannot be differentiated shows in no single event, but in the mean.
+    """
+
+    def features(theta):
+        return case.features(theta, rows)
+
+    spread = features(theta).std(0)
+    spread = torch.where(spread > 0, spread, torch.inf)
+    exact = torch.func.jacrev(lambda theta: features(theta).mean(0))(theta) * case.width / spread[:, None]
+    constraints = torch.func.jacrev(lambda theta: case.problem.constraints(theta, case.statistic))(theta) * case.width
+    for k, name in enumerate(case.problem.parameters):
+        step = torch.zeros_like(theta).index_fill(0, torch.tensor(k), _STEP) * case.width
+        each = (features(theta + step) - features(theta - step)) / (2 * _STEP * spread)
+        error = each.std(0) / len(rows) ** 0.5
+        by_steps, own = each.mean(0), exact[:, k]
+        off = (own - by_steps).abs() - _N_SIGMA * error - _TOLERANCE * by_steps.abs().max() - 1e-6
+        if off.max() > 0:
+            worst = int(off.argmax())
+            yield (
+                f"the derivative with respect to {name} (mean of feature {worst}, over the range of {name}, in "
+                f"deviations) is {own[worst]:.3g} by autograd and {by_steps[worst]:.3g} by finite differences. Look "
+                "for a step without a derivative on the way from theta to the events: rounding, comparison, selection, "
+                "counts, detach() or a new tensor made of theta."
+            )
+        tiny = 1e-5 * step / _STEP
+        ends = [case.problem.constraints(theta + sign * tiny, case.statistic) for sign in (1, -1)]
+        if not torch.allclose((ends[0] - ends[1]) / 2e-5, constraints[:, k], rtol=_TOLERANCE, atol=1e-3):
+            yield f"the derivative of the constraints with respect to {name} is not that of finite differences."
+
+
+def _wrong_equal_shares(case, theta, rows):
+    n_categories = case.problem.n_categories
+    counts = torch.bincount(case.problem.category(case.problem.simulate(theta, rows)), minlength=n_categories)
+    if (counts - len(rows) / n_categories).abs().max() > 6 * len(rows) ** 0.5:
+        yield (
+            f"simulate makes {counts.tolist()} events of the categories 0 to {n_categories - 1}: should be equal "
+            "shares, whatever theta, since a category cannot vary smoothly."
+        )

@@ -1,0 +1,132 @@
+"""The 2-D proxy: a density of two correlated observables with five parameters, a closure test with a known truth.
+
+A(x, y) = x^a (1-x)^b y^c (1-y)^d (1 + e x y) on [0.001, 0.999]^2.  Its sum of two products makes the distribution of x,
+and that of y given x, known on one-dimensional grids: events are sampled without a table of the plane.
+"""
+
+from typing import Literal
+
+import torch
+
+from ..problem import Problem
+from ..settings import Count, value
+
+_LOW, _HIGH = 0.001, 0.999
+_N_GRID, _N_CELLS = 512, 50
+# Finer where x^a has its pole, in the square of the distance.
+_GRID = _LOW + (_HIGH - _LOW) * torch.linspace(0, 1, _N_GRID + 1, dtype=torch.float64) ** 2
+_EDGES = torch.linspace(_LOW, _HIGH, _N_CELLS + 1, dtype=torch.float64)
+
+
+@value
+class Proxy2D(Problem):
+    """The closure test with two correlated observables.
+
+    Parameters
+    ----------
+    n_observed : int
+        Size of the observed sample.
+    sampler : {"pathwise", "LOITS"}
+        "pathwise" draws x by its distribution, then y by that of y at this x; every event moves smoothly with all
+        parameters.  "LOITS" (local orthogonal inverse transform sampling) picks one of 50 x 50 cells, which has no
+        derivative, and draws x and y inside it; it is there to compare with, since its derivative misses what moves
+        between cells.
+
+    References
+    ----------
+    LOITS: arXiv 2507.15768.
+    """
+
+    n_observed: Count = 51_200
+    sampler: Literal["pathwise", "LOITS"] = "pathwise"
+
+    parameters = ("a", "b", "c", "d", "e")
+    lower = (-0.5, 2.75, 0.0, 3.0, 0.0)
+    upper = (1.0, 4.0, 1.3, 4.5, 1.5)
+    truth = (0.505, 3.0, 0.299, 4.005, 0.75)
+    observables = ("x", "y")
+
+    @property
+    def noise_dim(self):
+        return 2 if self.sampler == "pathwise" else 3
+
+    def simulate(self, theta, noise):
+        sample = _pathwise if self.sampler == "pathwise" else _by_cells
+        return torch.stack(sample(theta, noise.T.contiguous()), dim=-1)
+
+    def observed(self, n_events, rng):
+        noise = torch.as_tensor(rng.random((2, n_events or self.n_observed)))
+        return torch.stack(_pathwise(torch.tensor(self.truth, dtype=noise.dtype), noise), dim=-1).numpy()
+
+    def features(self, events):
+        # The scores: logarithms for the four powers, and x y / (1 + e x y) near the middle of the range of e.
+        product = events.prod(-1, keepdim=True)
+        return torch.cat([events.log(), torch.log1p(-events), product / (1 + product)], dim=-1)
+
+    def log_likelihood(self, theta, statistic):
+        (x, y), (power_x, power_y) = statistic.T, (theta[:2], theta[2:4])
+        at_events = _log_power(power_x, x) + _log_power(power_y, y) + torch.log1p(theta[4] * x * y)
+        plain_x, first_x, plain_y, first_y = (moment[-1] for moment in _moments(theta))
+        return at_events.sum() - len(x) * (plain_x * plain_y + theta[4] * first_x * first_y).log()
+
+
+def _log_power(powers, x):
+    return powers[0] * x.log() + powers[1] * torch.log1p(-x)
+
+
+def _moments(theta):
+    """Integrals of x^a (1-x)^b and x^(a+1) (1-x)^b up to each point of the grid, then the same of y: four (grid,)."""
+    grid = _GRID.to(theta)
+    for powers in (theta[:2], theta[2:4]):
+        density = torch.exp(_log_power(powers, grid))
+        for at_grid in (density, grid * density):
+            cells = 0.5 * (at_grid[1:] + at_grid[:-1]) * grid.diff()
+            yield torch.nn.functional.pad(cells.cumsum(0), (1, 0))
+
+
+def _pathwise(theta, noise):
+    """x and y, (event,) each, of noise (2, event)."""
+    plain_x, first_x, plain_y, first_y = _moments(theta)
+    correlation = theta[4]
+    x = _invert(plain_x, first_x, correlation * first_y[-1] / plain_y[-1] * torch.ones_like(noise[0]), noise[0])
+    return x, _invert(plain_y, first_y, correlation * x, noise[1])
+
+
+def _invert(plain, first, weight, u):
+    """Where the sum `plain` + `weight` x `first` of cumulative integrals reaches the fraction u of its end: (event,).
+
+    Linear inside a cell of the grid; differentiable in all but the choice of the cell, at whose edges nothing jumps.
+    """
+    grid = _GRID.to(u)
+
+    def rise(k):
+        return plain.gather(0, k) + weight * first.gather(0, k)
+
+    target = u * (plain[-1] + weight * first[-1])
+    with torch.no_grad():
+        cell = torch.zeros_like(u, dtype=torch.long)
+        for power in reversed(range(_N_GRID.bit_length() - 1)):
+            further = cell + 2**power
+            cell = torch.where(rise(further) <= target, further, cell)
+    low, high = rise(cell), rise(cell + 1)
+    return grid[cell] + (target - low) / (high - low) * (grid[cell + 1] - grid[cell])
+
+
+def _by_cells(theta, noise):
+    """x and y by LOITS, (event,) each, of noise (3, event): which cell, then where in it."""
+    edges = _EDGES.to(theta)
+    x, y = edges[:, None], edges[None, :]
+    corners = torch.exp(_log_power(theta[:2], x) + _log_power(theta[2:4], y)) * (1 + theta[4] * x * y)
+    in_x, in_y = 0.5 * (corners[:, 1:] + corners[:, :-1]), 0.5 * (corners[1:] + corners[:-1])
+    weights = (0.5 * (in_x[1:] + in_x[:-1])).flatten().detach().cumsum(0)  # all cells have the same area
+    cell = torch.searchsorted(weights, noise[0] * weights[-1], right=True).clamp(max=_N_CELLS**2 - 1)
+    i, j = cell // _N_CELLS, cell % _N_CELLS
+    width = edges[1] - edges[0]
+    along_x = _in_line(in_x[i, j], in_x[i + 1, j], noise[1])
+    along_y = _in_line(in_y[i, j], in_y[i, j + 1], noise[2])
+    return edges[i] + width * along_x, edges[j] + width * along_y
+
+
+def _in_line(left, right, u):
+    """Inverse of the distribution on [0, 1] whose density goes straight from `left` to `right`."""
+    return u * (left + right) / (left + torch.sqrt(left**2 + (right**2 - left**2) * u))

@@ -1,0 +1,158 @@
+"""Files of columns, read block by block: one function for each format, so that no file needs to fit into memory.
+
+What the columns mean, which rows are wanted and what is wrong with them does not belong here.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+_BLOCK = 200_000  # rows
+
+
+def blocks(path, table, choose):
+    """Yield a file's columns, some rows at a time, as {name: array (row,)}.
+
+    Parameters
+    ----------
+    path : Path
+    table : str or None
+        Which table of the file, where it can hold several.
+    choose : callable
+        Gets the names of all columns ("0", "1", ... if they have none) and returns those to read.
+    """
+    ending = path.suffix.lower()
+    if ending not in FORMATS:
+        raise ValueError(f"its ending is none of {', '.join(FORMATS)}")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file of observed events `{path}`. Current folder: {Path.cwd()}")
+    try:
+        yield from FORMATS[ending](path, table, choose)
+    except ImportError as error:
+        text = f'`{path}` needs {error.name}. Type: pip install "sagips_kit[data]"'
+        raise ModuleNotFoundError(text, name=error.name) from None
+
+
+def _numpy(path, table, choose):
+    # Mapped, not loaded, so it cannot hold pickles, which could run any code.
+    yield from _slices(_columns(np.lib.format.open_memmap(path, mode="r")), choose)
+
+
+def _numpy_archive(path, table, choose):
+    with np.load(path, allow_pickle=False) as archive:
+        yield from _slices(_members(archive, archive.files, table), choose)
+
+
+def _text(path, table, choose):
+    import pandas
+
+    # Blank lines count, so that rows have the numbers of their lines.  All columns are read: asked for some, pandas
+    # would take them from rows with too many entries without a word.
+    options = {"skip_blank_lines": False, "skipinitialspace": True, "index_col": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pandas.errors.ParserWarning)
+        wanted = choose(tuple(pandas.read_csv(path, nrows=0, **options).columns))
+        with pandas.read_csv(path, chunksize=_BLOCK, **options) as reader:
+            for block in reader:
+                yield {name: block[name].to_numpy() for name in wanted}
+
+
+def _parquet(path, table, choose):
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        wanted = choose(tuple(file.schema_arrow.names))
+        for batch in file.iter_batches(_BLOCK, columns=list(wanted)):
+            yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in wanted}
+
+
+def _hdf5(path, table, choose):
+    import h5py
+
+    with h5py.File(path) as file:
+        found = file[table or "/"]
+        is_group = isinstance(found, h5py.Group)
+        yield from _slices(_members(found, list(found), None) if is_group else _columns(found), choose)
+
+
+def _zarr(path, table, choose):
+    import zarr
+
+    found = zarr.open(path, path=table, mode="r")
+    is_group = isinstance(found, zarr.Group)
+    yield from _slices(_members(found, sorted(found.array_keys()), None) if is_group else _columns(found), choose)
+
+
+def _root(path, table, choose):
+    import uproot
+
+    with uproot.open(path) as file:
+        trees = [
+            name.partition(";")[0] for name, kind in file.classnames().items() if kind in ("TTree", "ROOT::RNTuple")
+        ]
+        tree = file[_only(table, sorted(set(trees)))]
+        wanted = choose(tuple(tree.keys()))
+        yield from tree.iterate(list(wanted), step_size=_BLOCK, library="np")
+
+
+FORMATS = {
+    ".npy": _numpy,
+    ".npz": _numpy_archive,
+    ".csv": _text,
+    ".parquet": _parquet,
+    ".h5": _hdf5,
+    ".hdf5": _hdf5,
+    ".zarr": _zarr,
+    ".root": _root,
+}
+
+
+def _only(table, tables):
+    if table is None and len(tables) == 1:
+        return tables[0]
+    if table not in tables:
+        raise ValueError(f"table = {table!r}: the file holds {', '.join(tables) or 'no table'}")
+    return table
+
+
+def _members(group, names, table):
+    """The columns of arrays side by side, or of the only one."""
+    if table is not None or len(names) == 1:
+        return _columns(group[_only(table, names)], names[0])
+    return {name: group[name] for name in names if group[name].ndim == 1}
+
+
+def _columns(array, name="0"):
+    """The columns of one array: {name: what can be sliced}."""
+    if array.dtype.names:
+        fields = getattr(array, "fields", array.__getitem__)  # h5py reads a single field by `fields`
+        return {name: fields(name) for name in array.dtype.names}
+    if array.ndim == 1:
+        return {name: array}
+    if array.ndim == 2:
+        return {str(k): _Column(array, k) for k in range(array.shape[1])}
+    raise ValueError(f"it holds an array of shape {array.shape}, not (event, column)")
+
+
+class _Column:
+    """One column of an array, which is read when it is sliced."""
+
+    def __init__(self, array, k):
+        self._array, self._k = array, k
+
+    @property
+    def shape(self):
+        return self._array.shape[:1]
+
+    def __getitem__(self, rows):
+        return self._array[rows, self._k]
+
+
+def _slices(columns, choose):
+    wanted = choose(tuple(columns))
+    lengths = {name: columns[name].shape[0] for name in wanted}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"its columns have different lengths: {lengths}")
+    for start in range(0, max(lengths.values()), _BLOCK):
+        yield {name: np.asarray(columns[name][start : start + _BLOCK]) for name in wanted}

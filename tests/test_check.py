@@ -1,0 +1,214 @@
+"""What `check_problem` says of good problems, and of ten that each break one promise."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from gaussian import Gaussian
+
+from sagips_kit import DayaBay, Problem, Proxy, check_problem
+from sagips_kit.check.report import NOTE
+
+TABLE = torch.linspace(-1, 1, 201)
+
+
+class Decay(Problem):
+    """Lifetimes on top of a uniform background, smeared: the good one, whose heirs have one fault each."""
+
+    parameters = ("lifetime", "signal")
+    lower, upper, truth = (0.5, 0.2), (3.0, 0.9), (1.5, 0.6)
+    observables = ("time", "energy")
+    units = {"lifetime": "ns", "time": "ns"}
+    noise_dim = 2
+
+    def simulate(self, theta, noise):
+        time = -theta[0] * torch.log1p(-noise[:, 0])
+        energy = theta[1] + noise[:, 1]
+        return torch.stack([time, energy], dim=-1)
+
+    def observed(self, n_events, rng):
+        noise = torch.as_tensor(rng.random((n_events or 4000, 2)))
+        return Decay.simulate(self, torch.tensor(self.truth, dtype=noise.dtype), noise).numpy()
+
+
+class WrongShape(Decay):
+    def simulate(self, theta, noise):
+        return super().simulate(theta, noise).T
+
+
+class NanAtTheEdge(Decay):
+    lower = (0.0, 0.2)
+
+    def simulate(self, theta, noise):
+        return super().simulate(theta, noise) ** torch.stack([theta[0].log().exp() / theta[0], theta[0] ** 0])
+
+
+class NotDifferentiable(Decay):
+    def simulate(self, theta, noise):
+        is_signal = noise[:, 1] < theta[1]
+        time, energy = super().simulate(theta, noise).T
+        return torch.stack([torch.where(is_signal, time, 5 * noise[:, 0]), energy], dim=-1)
+
+
+class UnusedParameter(Decay):
+    parameters = ("lifetime", "signal", "spin")
+    lower, upper, truth = (0.5, 0.2, 0.0), (3.0, 0.9, 1.0), (1.5, 0.6, 0.5)
+
+
+class DegeneratePair(UnusedParameter):
+    def simulate(self, theta, noise):
+        return super().simulate(torch.stack([theta[0], 0.5 * (theta[1] + theta[2])]), noise)
+
+    def observed(self, n_events, rng):
+        noise = torch.as_tensor(rng.random((n_events or 4000, 2)))
+        return self.simulate(torch.tensor(self.truth, dtype=noise.dtype), noise).numpy()
+
+
+class HiddenRandomness(Decay):
+    def simulate(self, theta, noise):
+        return super().simulate(theta, noise) + torch.as_tensor(np.random.default_rng().normal(size=noise.shape)).to(
+            noise
+        )
+
+
+class NormalNoise(Decay):
+    """Takes the noise for normal numbers, though it is uniform."""
+
+    def simulate(self, theta, noise):
+        return theta + 0.3 * noise
+
+    def observed(self, n_events, rng):
+        return self.truth + 0.3 * rng.normal(size=(n_events or 4000, 2))
+
+
+class Slow(Decay):
+    def simulate(self, theta, noise):
+        return torch.cat([super(Slow, self).simulate(theta, row[None]) for row in noise])
+
+
+class WrongNames(Decay):
+    units = {"life_time": "ns"}
+
+
+class WrongDevice(Decay):
+    def simulate(self, theta, noise):
+        return super().simulate(theta, noise) + TABLE.mean() * torch.ones(2)
+
+
+FAULTS = {
+    WrongShape: (
+        "shapes",
+        r"shape \(2, 5\) for 5 rows of noise: should be \(5, 2\), a column for each of time, energy",
+    ),
+    NanAtTheEdge: ("finite", r"at lifetime = 0, its lower end, all events are NaN"),
+    NotDifferentiable: ("gradient", r"with respect to signal .* Look for a step without a derivative"),
+    UnusedParameter: ("parameters", r"^spin has no derivative in the events or constraints"),
+    DegeneratePair: ("parameters", r"undetermined.*: signal \(\+0\.82\), spin \(-0\.57\)\. What"),
+    HiddenRandomness: ("reproducible", r"there is randomness in simulate"),
+    NormalNoise: ("observed", r": observed .*Noise is uniform in \[0, 1\), not normal"),
+    Slow: ("speed", r"microseconds per event, \d+ times what the networks take"),
+    WrongNames: ("names", r"^units has 'life_time', which is not there. Allowed: energy, lifetime, signal, time"),
+    WrongDevice: ("device", r"^a tensor is made on the CPU"),
+}
+
+
+@pytest.mark.parametrize("problem", [Gaussian(), Proxy(), DayaBay(), Decay()], ids=repr)
+def test_a_good_problem_keeps_its_contract(problem):
+    report = check_problem(problem, n_observed=20_000)
+    assert report.is_ok, report
+    assert repr(report).startswith(f"{type(problem).__name__}: keeps its contract\n  ok      names")
+
+
+@pytest.mark.parametrize("kind", FAULTS, ids=lambda kind: kind.__name__)
+def test_a_fault_is_found_where_it_is(kind):
+    check, text = FAULTS[kind]
+    report = check_problem(kind())
+    found = {finding.check: finding.text for finding in report.to_mend}
+    assert check in found, report
+    assert re.search(text, found[check])
+
+
+class SameHiddenNumbers(Decay):
+    """Repeats itself, so it looks reproducible; but each batch gets the same additional noise."""
+
+    def simulate(self, theta, noise):
+        hidden = np.random.default_rng(3).normal(size=noise.shape)
+        return super().simulate(theta, noise) + torch.as_tensor(hidden).to(noise)
+
+
+class GlobalStream(Decay):
+    """Starts torch's own stream anew, which changes whatever else is drawn from it."""
+
+    def simulate(self, theta, noise):
+        torch.manual_seed(0)
+        return super().simulate(theta, noise)
+
+
+class WrongLikelihood(Gaussian):
+    def log_likelihood(self, theta, statistic):
+        return super().log_likelihood(theta - 0.05, statistic)
+
+
+class PoorFeatures(Gaussian):
+    def features(self, events):
+        return torch.cat([events, events**8], dim=-1)
+
+
+class Branching(Decay):
+    def simulate(self, theta, noise):
+        return super().simulate(theta, noise) if theta[0] > 0 else noise
+
+
+OTHERS = {
+    SameHiddenNumbers: ("noise", "events depend on other rows than their own"),
+    GlobalStream: ("reproducible", "draws from a global random stream"),
+    WrongLikelihood: ("likelihood", r"wants to move mu by \+0\.0.*standard deviations"),
+    Branching: (
+        "batches",
+        r"`return .* if theta\[0\] > 0 else noise` raised RuntimeError under torch.vmap.*Avoid `if`",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS, ids=lambda kind: kind.__name__)
+def test_further_faults_are_found(kind):
+    check, text = OTHERS[kind]
+    found = {finding.check: finding.text for finding in check_problem(kind()).to_mend}
+    assert re.search(text, found[check])
+
+
+class Folded(Gaussian):
+    """The mean of x^2 alone knows only a combination of mean and deviation."""
+
+    def features(self, events):
+        return events**2
+
+
+def test_poor_features_are_told_from_poor_events():
+    found = {finding.check: finding for finding in check_problem(Folded()).findings}
+    assert found["parameters"].verdict == NOTE
+    assert "do not tell mu, sigma apart, though the events do" in found["parameters"].text
+
+
+def test_information_that_features_lose_is_worth_a_note():
+    report = check_problem(PoorFeatures())
+    (found,) = [finding for finding in report.findings if finding.check == "likelihood"]
+    assert report.is_ok and found.verdict == NOTE and "know sigma to" in found.text
+
+
+@pytest.mark.parametrize("given", [Decay, "Proxy", None])
+def test_what_is_no_problem_is_refused(given):
+    with pytest.raises(TypeError, match=r"is not a Problem. Type check_problem\((Decay|MyProblem)\(\)\)"):
+        check_problem(given)
+
+
+def test_events_of_a_file_are_looked_at_instead_of_the_own_ones(rng):
+    """They need not follow the truth, which is that of the problem's own events; but they should be possible ones."""
+    longer = np.stack([rng.exponential(2.5, 3000), 0.4 + rng.random(3000)], axis=-1)
+    assert check_problem(Decay(), longer).is_ok
+    in_picoseconds = longer * [1000, 1]
+    (found,) = check_problem(Decay(), in_picoseconds).to_mend
+    assert found.check == "observed" and re.match(r"time: \d\d% of the observed events lie where no", found.text)
+    (found,) = check_problem(Decay(), longer[:, :1]).to_mend
+    assert found.check == "shapes" and "shape (3000, 1)" in found.text

@@ -1,0 +1,247 @@
+"""Observed events from files: the same ones whatever the format, and what is said about files that hold others."""
+
+import dataclasses
+import json
+import pickle
+import tracemalloc
+
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import uproot
+import zarr
+
+from sagips_kit import Observed, Proxy, RunSpec, tables
+
+N = 1000
+
+
+@pytest.fixture
+def columns(rng):
+    """Two observables and something else."""
+    return {"x1": rng.random(N), "x2": rng.random(N), "quality": np.arange(N) % 4}
+
+
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch):
+    monkeypatch.setattr(tables, "_BLOCK", 300)
+
+
+def write_npy(path, columns):
+    np.save(path, pd.DataFrame(columns).to_records(index=False))
+
+
+def write_csv(path, columns):
+    pd.DataFrame(columns).to_csv(path, index=False)
+
+
+def write_parquet(path, columns):
+    pa.parquet.write_table(pa.table(columns), path)
+
+
+def write_hdf5(path, columns):
+    with h5py.File(path, "w") as file:
+        for name, column in columns.items():
+            file[f"day1/{name}"] = column
+
+
+def write_compound(path, columns):
+    with h5py.File(path, "w") as file:
+        file["day1"] = pd.DataFrame(columns).to_records(index=False)
+
+
+def write_zarr(path, columns):
+    group = zarr.open_group(path, mode="w")
+    for name, column in columns.items():
+        group.create_array(name, data=column)
+
+
+def write_root(path, columns):
+    with uproot.recreate(path) as file:
+        file.mktree("other", {"y": "f8"})
+        file.mktree("day1", {name: column.dtype for name, column in columns.items()})
+        file["day1"].extend(columns)
+
+
+FORMATS = {
+    "a.npy": (write_npy, None),
+    "a.npz": (lambda path, columns: np.savez(path, **columns), None),
+    "a.csv": (write_csv, None),
+    "a.parquet": (write_parquet, None),
+    "a.h5": (write_hdf5, "day1"),
+    "a.hdf5": (write_compound, "day1"),
+    "a.zarr": (write_zarr, None),
+    "a.root": (write_root, "day1"),
+}
+
+
+def test_every_format_is_tried_here():
+    assert {name.removeprefix("a") for name in FORMATS} == set(tables.FORMATS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_all_formats_hold_the_same_events(tmp_path, columns, name):
+    write, table = FORMATS[name]
+    write(tmp_path / name, columns)
+    file = Observed(str(tmp_path / name), table=table)
+    np.testing.assert_allclose(file.read(Proxy()), np.stack([columns["x1"], columns["x2"]], axis=-1), rtol=1e-15)
+    chosen = Observed(
+        str(tmp_path / name),
+        columns=("x2", "x1"),
+        table=table,
+        within={"quality": (1, 2), "x1": (None, 0.5)},
+        scale={"x2": 0.1},
+    )
+    is_in = np.isin(columns["quality"], [1, 2]) & (columns["x1"] <= 0.5)
+    np.testing.assert_allclose(chosen.read(Proxy())[:, 0], 0.1 * columns["x2"][is_in], rtol=1e-15)
+    np.testing.assert_array_equal(chosen.read(Proxy())[:, 1], columns["x1"][is_in])
+
+
+def write_matrix_hdf5(path, matrix):
+    with h5py.File(path, "w") as file:
+        file["events"] = matrix
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "table"),
+    [
+        ("a.npy", np.save, None),
+        ("a.npz", lambda path, matrix: np.savez(path, events=matrix), None),
+        ("a.h5", write_matrix_hdf5, "events"),
+        ("a.zarr", lambda path, matrix: zarr.save_array(path, matrix), None),
+    ],
+)
+def test_columns_without_names_come_in_their_order_or_by_number(tmp_path, rng, name, write, table):
+    matrix = rng.random((N, 2))
+    write(tmp_path / name, matrix)
+    path = str(tmp_path / name)
+    np.testing.assert_array_equal(Observed(path, table=table).read(Proxy()), matrix)
+    swapped = Observed(path, table=table, columns=("1", "0"), within={"1": (0.5, None)}).read(Proxy())
+    np.testing.assert_array_equal(swapped, matrix[matrix[:, 1] >= 0.5][:, ::-1])
+
+
+def test_a_random_sample_keeps_the_order_and_repeats_nothing(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(2 * N).reshape(N, 2))
+    file = Observed(str(tmp_path / "a.npy"))
+    one, same, other = (file.read(Proxy(), 400, seed)[:, 0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert len(one) == 400 and (np.diff(one) > 0).all() and (one != other).any()
+    # Each row is as likely as any other: the mean of 20 samples of rows, in units of its deviation.
+    means = [file.read(Proxy(), 400, seed)[:, 0].mean() / 2 for seed in range(20)]
+    deviation = N / np.sqrt(12) * np.sqrt(0.6 / 400 / 20)
+    assert abs(np.mean(means) - (N - 1) / 2) < 4 * deviation
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.h5", "a.zarr", "a.parquet", "a.csv"])
+def test_a_sample_of_a_large_file_needs_little_memory(tmp_path, rng, name):
+    columns = {"x1": rng.random(200_000), "x2": rng.random(200_000)}
+    write, table = FORMATS[name]
+    write(tmp_path / name, columns)
+    tracemalloc.start()
+    try:
+        events = Observed(str(tmp_path / name), table=table).read(Proxy(), 500)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # The columns are 3.2 MB; zarr holds a chunk at a time.
+    assert len(events) == 500 and peak < 2e6
+
+
+def rows(*lines):
+    return lambda path, _: path.write_text("\n".join(lines) + "\n")
+
+
+BAD = {
+    "text.csv": (
+        rows("x1,x2", "1,2", "3,high"),
+        "text.csv`: column x2, row 1 .line 3., holds 'high', which is not a n",
+    ),
+    "empty.csv": (rows("x1,x2", "1,2", "3,"), "empty.csv`: column x2, row 1 .line 3., is empty, NaN or infinite"),
+    "blank.csv": (rows("x1,x2", "1,2", "", "3,4"), "blank.csv`: column x1, row 1 .line 3., is empty"),
+    "ragged.csv": (rows("x1,x2", "1,2", "3,4,5"), "ragged.csv` cannot be read: .*Expected 2 fields in line 3, saw 3"),
+    "long.csv": (rows("x1,x2", "1,2,3", "3,4,5"), "Length of header or names does not match length of data"),
+    "nothing.csv": (rows(""), "nothing.csv` cannot be read"),
+    "names.csv": (rows("a,b", "1,2"), "has no column 'x1'. It has: a, b. Proxy observes x1, x2; name their columns"),
+    "late.csv": (rows("x1,x2", *["1,2"] * 700, "nan,1"), "column x1, row 700 .line 702., is empty"),
+    "many.csv": (
+        rows("x1,x2", "1,2", "nan,1", "inf,1"),
+        "row 1 .line 3., is .* the first of 2 such rows. Drop such rows",
+    ),
+    "no.parquet": (rows("PAR1"), "no.parquet` cannot be read"),
+    "no.root": (rows("root"), "no.root` cannot be read"),
+    "no.h5": (rows("x"), "no.h5` cannot be read"),
+    "no.npz": (rows("x"), "no.npz` cannot be read"),
+    "trees.root": (write_root, "trees.root` cannot be read: table = None: the file holds day1, other"),
+    "three.npy": (
+        lambda path, _: np.save(path, np.zeros((5, 3))),
+        r"has 3 columns without names, and Proxy needs 2: x1, x2. Choose them: Observed\(..., columns=\('0', '1'\)\)",
+    ),
+    "cube.npy": (lambda path, _: np.save(path, np.zeros((5, 3, 2))), r"an array of shape \(5, 3, 2\), not \(event"),
+    "objects.npy": (lambda path, _: np.save(path, np.array([[{}, 1]])), "cannot be read: .*Python objects in dtype"),
+    "lengths.npz": (lambda path, _: np.savez(path, x1=np.zeros(3), x2=np.zeros(4)), "different lengths: {'x1': 3, 'x2"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_malformed_file_is_told_with_column_and_row(tmp_path, columns, name):
+    write, message = BAD[name]
+    write(tmp_path / name, columns)
+    with pytest.raises(ValueError, match=message) as caught:
+        Observed(str(tmp_path / name)).read(Proxy())
+    assert "\n" not in str(caught.value)
+
+
+class Trap:
+    def __reduce__(self):
+        return open, ("trap", "w")
+
+
+def test_a_store_with_pickles_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    array = {"zarr_format": 2, "shape": [2], "chunks": [2], "dtype": "<f8", "fill_value": 0, "order": "C"}
+    (tmp_path / "a.zarr" / "x1").mkdir(parents=True)
+    (tmp_path / "a.zarr" / ".zgroup").write_text('{"zarr_format": 2}')
+    codecs = {"compressor": None, "filters": [{"id": "pickle", "protocol": 5}]}
+    (tmp_path / "a.zarr" / "x1" / ".zarray").write_text(json.dumps(array | codecs))
+    (tmp_path / "a.zarr" / "x1" / "0").write_bytes(pickle.dumps(np.array([Trap(), Trap()])))
+    with pytest.raises(ValueError, match="a.zarr` cannot be read: .*pickle"):
+        Observed("a.zarr", columns=("x1", "x1")).read(Proxy())
+    assert not (tmp_path / "trap").exists()
+
+
+def test_jagged_columns_are_no_numbers(tmp_path):
+    pa.parquet.write_table(pa.table({"x1": [[1.0], [2.0, 3.0]], "x2": [1.0, 2.0]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"column x1, row \d, holds array\(.*not a number"):
+        Observed(str(tmp_path / "a.parquet")).read(Proxy())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"path": "events.txt"}, r"path = 'events.txt': should be a file that ends in .npy, .npz, .csv"),
+        ({"within": {"x1": (2.0, 1.0)}}, r"within = {'x1': \(2.0, 1.0\)}: the first end should be below"),
+        ({"within": {"x1": 3}}, "within"),
+        ({"scale": {"x1": "keV"}}, "scale"),
+        ({"column": "x"}, r"Did you mean columns\?"),
+    ],
+)
+def test_mistakes_are_told_when_it_is_made(given, message):
+    with pytest.raises(ValueError, match=message):
+        Observed(**({"path": "a.csv"} | given))
+
+
+def test_more_events_than_there_are(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((5, 2)))
+    with pytest.raises(ValueError, match="has 5 events in the selection; 6 were asked for"):
+        Observed(str(tmp_path / "a.npy")).read(Proxy(), 6)
+
+
+def test_it_travels_with_the_spec():
+    file = Observed("a.root", columns=("E", "h"), table="day1", within={"E": (0.9, None)}, scale={"E": 1e-3})
+    spec = RunSpec(problem=Proxy(), store="a.zarr", events=file)
+    assert RunSpec.from_dict(json.loads(spec.to_json())) == spec
+    assert repr(file).startswith("Observed('a.root', columns=('E', 'h'), table='day1', within={'E': (0.9, None)}")
+    assert dataclasses.replace(spec, events="b.npy").to_dict()["events"] == "b.npy"
