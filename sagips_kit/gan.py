@@ -1,4 +1,4 @@
-"""The adversarial pair: networks with a leading member axis, their losses, and noise of low discrepancy.
+"""The adversarial pair: networks with a leading member axis, and noise of low discrepancy.
 
 M members are M independent GANs computed as one batch; a member's numbers depend on its own random generator alone, so
 M batched members equal M single ones.  Nothing here knows problems, ranks or files.
@@ -9,7 +9,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, softplus
+from torch.nn.functional import leaky_relu
 
 SLOPE = 0.2  # of the leaky rectifiers, as in the paper
 
@@ -40,7 +40,7 @@ class MemberMLP(nn.Module):
 
     def forward(self, items: Tensor) -> Tensor:
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            items = leaky_relu(torch.baddbmm(bias, items, weight), SLOPE)
+            items = leaky_relu(torch.baddbmm(bias, items, weight), SLOPE, inplace=True)
         return torch.baddbmm(self.biases[-1], items, self.weights[-1])
 
 
@@ -110,41 +110,22 @@ class Discriminator(nn.Module):
         Hidden layers of the perceptron.
     randoms : sequence of torch.Generator
         One per member.
+    precision : {"full", "bfloat16"}
+        Of the perceptron's products; weights, the linear map and all sums over events stay in float32.
     """
 
-    def __init__(self, n_features, widths, randoms):
+    def __init__(self, n_features, widths, randoms, precision="full"):
         super().__init__()
         self.network = MemberMLP((n_features, *widths, 1), randoms)
         self.linear = nn.Parameter(torch.zeros(len(randoms), n_features, 1))
+        self.n_widest = max(n_features, *widths)
+        self._is_short = precision == "bfloat16"
 
     def forward(self, whitened: Tensor) -> Tensor:
         """(member, event, feature) -> (member, event)."""
-        return (self.network(whitened) + torch.bmm(whitened, self.linear))[..., 0]
-
-
-def discriminator_loss(loss, real: Tensor, generated: Tensor) -> Tensor:
-    """Loss of the discriminator, scores (member, event) of real and of generated events -> (member,)."""
-    if loss == "least squares":
-        return (real.sigmoid() - 1).square().mean(-1) + generated.sigmoid().square().mean(-1)
-    return softplus(-real).mean(-1) + softplus(generated).mean(-1)
-
-
-def generator_loss(loss, generated: Tensor, weights: Tensor) -> Tensor:
-    """Loss of the generator, scores (member, event) and weights of generated events -> (member,).
-
-    "likelihood" is linear in the scores, so their noise averages out; with the best discriminator it is the
-    Kullback-Leibler divergence from the observed to the generated density, whose minimum is the maximum-likelihood
-    estimate to first order.
-    """
-    if loss == "least squares":
-        return (weights * (generated.sigmoid() - 1).square()).mean(-1)
-    if loss == "logistic":
-        return (weights * softplus(-generated)).mean(-1)
-    return -(weights * generated).mean(-1)
-
-
-# Curvature of each generator loss in units of the likelihood's, for the weight of the constraints beside it
-CURVATURE = {"likelihood": 1.0, "logistic": 0.5, "least squares": 0.25}
+        with torch.autocast(whitened.device.type, torch.bfloat16, enabled=self._is_short):
+            nonlinear = self.network(whitened)
+        return (nonlinear.float() + torch.bmm(whitened, self.linear))[..., 0]
 
 
 def stratified_noise(n_events, noise_dim, random) -> Tensor:

@@ -58,8 +58,12 @@ class Draws:
         self._first = n_steps - n_averaged
         self._starts, self._stops = np.array(chunk_bounds(n_averaged, shape[1])).T
 
+    def wants(self, step):
+        """Whether `step`, counted from 0, is in the part that is averaged."""
+        return step >= self._first
+
     def add(self, step, theta):
-        """Take theta (member, parameter) of `step`, counted from 0, into the averages."""
+        """Take theta (member, parameter) of a step that is wanted into the averages."""
         at = step - self._first
         # In a run with fewer steps than draws, neighbouring draws share a step.
         taking = (self._starts <= at) & (at < np.maximum(self._stops, self._starts + 1))

@@ -120,6 +120,8 @@ class Settings:
         Dimension of the generator's input.
     generator_widths, discriminator_widths : tuple of int
         Hidden layers of the two networks.
+    precision : {"full", "bfloat16"}
+        Of the products in the discriminator's perceptron, where wide networks spend their time.
     generator_rate, discriminator_rate : float
         Learning rates of the two Adam optimisers at the first step; a half cosine takes them down to `final_rate`.
     final_rate : float
@@ -157,6 +159,7 @@ class Settings:
     latent_dim: Count = 4
     generator_widths: tuple[Count, ...] = (64, 64)
     discriminator_widths: tuple[Count, ...] = (32, 32)
+    precision: Literal["full", "bfloat16"] = "full"
     generator_rate: Positive = 3e-4
     discriminator_rate: Positive = 1e-3
     final_rate: Fraction = 0.02

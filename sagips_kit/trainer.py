@@ -11,18 +11,12 @@ import numpy as np
 import torch
 
 from . import schedule
+from .adversary import CURVATURE, learn_generated, learn_observed
 from .data import Batches, balanced_resample, batch_order, check_events
 from .exchange import Independent
 from .features import WhiteFeatures, weights_of_categories
 from .flat import FlatGradient, FlatWeights
-from .gan import (
-    CURVATURE,
-    Discriminator,
-    Generator,
-    discriminator_loss,
-    generator_loss,
-    stratified_noise,
-)
+from .gan import Discriminator, Generator, stratified_noise
 from .health import Watch
 from .record import Draws, Record
 from .world import World
@@ -106,7 +100,8 @@ class Trainer:
         start = time.perf_counter() - self._elapsed_s
         while self.step < last:
             theta, losses = self._train_step()
-            self._draws.add(self.step - 1, theta.cpu().numpy())
+            if self._draws.wants(self.step - 1):  # else a GPU need not be waited for
+                self._draws.add(self.step - 1, theta.cpu().numpy())
             self._elapsed_s = time.perf_counter() - start
             if self.step % self.settings.record_every == 0 or self.step == last:
                 yield self._record(theta, losses)
@@ -164,7 +159,7 @@ class Trainer:
             settings.latent_dim, settings.generator_widths, len(problem.parameters), self._random["generator"]
         ).to(device)
         self.discriminator = Discriminator(
-            len(self._features), settings.discriminator_widths, self._random["discriminator"]
+            len(self._features), settings.discriminator_widths, self._random["discriminator"], settings.precision
         ).to(device)
         self._flat = FlatGradient(self.generator.parameters(), settings.n_members)
         # With the axes: weights mean something only along their own.
@@ -183,13 +178,11 @@ class Trainer:
         if settings.axes_every and self.step % settings.axes_every == 0 and self._done < 1 - settings.averaging:
             self._turn_axes()
         theta = self.problem.scale(self.generator(self._latent()))
-        events = self._generate(theta)
-        features = self._features(events)
-        loss_generator = self._start_exchange(theta, events, features)
-        loss_discriminator = self._update_discriminator(features.detach())
+        loss_generated, loss_generator = self._start_exchange(theta)
+        loss_observed = self._update_discriminator()
         self._update_generator()
         self.step += 1
-        return theta.detach().mean(1), (loss_discriminator, loss_generator)
+        return theta.detach().mean(1), (loss_observed + loss_generated, loss_generator)
 
     @property
     def _done(self):
@@ -220,32 +213,33 @@ class Trainer:
         n_sets = self.settings.n_sets
         return self._simulate(theta, self._noise("noise", n_sets, self.settings.n_events // n_sets)).flatten(1, 2)
 
-    def _start_exchange(self, theta, events, features):
+    def _start_exchange(self, theta):
         """Ask the discriminator, as it is, for the generator's gradient, and send that on its way."""
         settings = self.settings
-        weights = self._category_weights[self.problem.category(events)]
-        loss = generator_loss(settings.loss, self.discriminator(features), weights)
-        constraints = (
-            schedule.constraint_weight(self._done, settings) * CURVATURE[settings.loss] * self._constraints(theta)
+        events = self._generate(theta)
+        features = self._features(events)
+        weights = self._category_weights[self.problem.category(events.detach())]
+        self._optimisers[self.discriminator].zero_grad()
+        pull, *losses = learn_generated(self.discriminator, features.detach(), settings.loss, weights)
+        weight = schedule.constraint_weight(self._done, settings) * CURVATURE[settings.loss]
+        constraints = weight * self._constraints(theta)
+        parameters = list(self.generator.parameters())
+        gradients = torch.autograd.grad(
+            (features, constraints), parameters, (pull, torch.ones_like(constraints)), materialize_grads=True
         )
-        # The discriminator's weight gradients are not computed: only the generator's leaves are asked for.
-        self._set_gradients(self.generator, loss + constraints)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
         self._channel.start(self._flat.pack(), self.step)
-        return loss.detach()
+        return losses
 
-    def _update_discriminator(self, generated):
-        """One step of the discriminator, which needs nothing from the exchange under way and takes it further."""
+    def _update_discriminator(self):
+        """The rest of the discriminator's step, which needs nothing from the exchange and takes it further."""
         batch = torch.stack([batches.draw() for batches in self._batches]).to(self.world.device)
         self._channel.poll()
-        real = self._features(batch)
-        scores = self.discriminator(torch.cat([real, generated], dim=1))
-        self._channel.poll()
-        n_real = real.shape[1]
-        loss = discriminator_loss(self.settings.loss, scores[:, :n_real], scores[:, n_real:])
-        self._set_gradients(self.discriminator, loss)
+        loss = learn_observed(self.discriminator, self._features(batch), self.settings.loss)
         self._channel.poll()
         self._optimisers[self.discriminator].step()
-        return loss.detach()
+        return loss
 
     def _update_generator(self):
         mixed = self._channel.finish()
@@ -256,12 +250,6 @@ class Trainer:
             self._weights.unpack()
         self._waited_s += mixed.waited_s
         self._staleness = mixed.staleness
-
-    @staticmethod
-    def _set_gradients(network, loss):
-        parameters = list(network.parameters())
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss.sum(), parameters), strict=True):
-            parameter.grad = gradient
 
     def _constraints(self, theta):
         """Half the squared constraints per event, as in the likelihood: (member, set, parameter) -> (member,)."""

@@ -23,6 +23,8 @@ FLOORS = {
         "world",
         "problem",
         "gan",
+        "adversary",
+        "samplers",
         "flat",
         "slots",
         "meeting",

@@ -10,9 +10,11 @@ import functools
 import torch
 
 from ..problem import Problem
+from ..samplers import cumulative, inverse_cdf
 from ..settings import Count, value
 
 _GRID = torch.linspace(0.1, 0.99999, 1000, dtype=torch.float64)
+_MIXTURE = torch.tensor([[4.0, 1.0], [1.0, 4.0]])  # of u and d, in sigma1 and sigma2
 _NORM_ERROR = 1e-3  # relative; far below what the events could tell, so as good as exact
 
 
@@ -49,8 +51,7 @@ class Proxy(Problem):
 
     def simulate(self, theta, noise):
         sigma, grid = self._sigma(theta)
-        cdf = _cumulative(sigma, grid)
-        return _inverse_cdf(cdf / cdf[:, -1:], grid, noise.T.contiguous()).T
+        return inverse_cdf(sigma, grid, noise.T.contiguous()).T
 
     def observed(self, n_events, rng):
         noise = torch.as_tensor(rng.random((n_events or self.n_observed, self.noise_dim)))
@@ -62,12 +63,12 @@ class Proxy(Problem):
 
     def constraints(self, theta, statistic):
         sigma, grid = self._sigma(theta)
-        norms = _cumulative(sigma, grid)[:, -1]
+        norms = cumulative(sigma, grid)[:, -1]
         return (norms / norms.new_tensor(_true_norms(self.truth)) - 1) / _NORM_ERROR
 
     def log_likelihood(self, theta, statistic):
         sigma, grid = self._sigma(theta)
-        norms = _cumulative(sigma, grid)[:, -1]
+        norms = cumulative(sigma, grid)[:, -1]
         at_events = torch.stack([self._density(theta, x)[k] for k, x in enumerate(statistic.T)])
         return (at_events.log() - norms.log()[:, None]).sum()
 
@@ -77,27 +78,11 @@ class Proxy(Problem):
 
     @staticmethod
     def _density(theta, x):
-        log_x, log_1mx = x.log(), torch.log1p(-x)
-        u = theta[0] * torch.exp(theta[1] * log_x + theta[2] * log_1mx)
-        d = theta[3] * torch.exp(theta[4] * log_x + theta[5] * log_1mx)
-        return torch.stack([4 * u + d, 4 * d + u])
+        u_and_d = torch.exp(theta.view(2, 3)[:, 1:] @ torch.stack([x.log(), torch.log1p(-x)]))
+        return (_MIXTURE.to(theta) * theta[::3]) @ u_and_d
 
 
 @functools.lru_cache
 def _true_norms(truth):
     """Integrals of sigma1 and sigma2 at the truth, by the rule that makes the events."""
-    return tuple(_cumulative(Proxy._density(torch.tensor(truth, dtype=_GRID.dtype), _GRID), _GRID)[:, -1].tolist())
-
-
-def _cumulative(density, grid):
-    """Trapezoidal cumulative integral, (..., grid) -> (..., grid), zero at the first point."""
-    cells = 0.5 * (density[..., 1:] + density[..., :-1]) * grid.diff()
-    return torch.nn.functional.pad(cells.cumsum(-1), (1, 0))
-
-
-def _inverse_cdf(cdf, grid, u):
-    """Piecewise-linear inverse of `cdf` (row, grid) at u (row, event); its gradient flows through the knots."""
-    right = torch.searchsorted(cdf.detach(), u, right=True).clamp(1, grid.numel() - 1)
-    low, high = cdf.gather(-1, right - 1), cdf.gather(-1, right)
-    fraction = (u - low) / (high - low)
-    return grid[right - 1] + fraction * (grid[right] - grid[right - 1])
+    return tuple(cumulative(Proxy._density(torch.tensor(truth, dtype=_GRID.dtype), _GRID), _GRID)[:, -1].tolist())

@@ -1,0 +1,47 @@
+"""Differentiable sampling: events as a smooth function of fixed uniform numbers and of the density's table.
+
+For problems to use in `simulate`; nothing here knows parameters or networks.
+"""
+
+import torch
+from torch import Tensor
+
+
+def cumulative(density: Tensor, grid: Tensor) -> Tensor:
+    """Cumulative integral by trapezoids: density (..., grid) at the points grid (grid,) -> (..., grid), from zero.
+
+    The last column is the norm.
+    """
+    cells = 0.5 * (density[..., 1:] + density[..., :-1]) * grid.diff()
+    return torch.nn.functional.pad(cells.cumsum(-1), (1, 0))
+
+
+def inverse_cdf(density: Tensor, grid: Tensor, noise: Tensor) -> Tensor:
+    """Sample a tabulated density by its inverse cumulative function.
+
+    Events are found by bisection.  Their derivative flows through the integral at the two points of the grid beside
+    each, and is that of implicit reparameterisation, dx = -dF(x) / f(x), of the piecewise-linear F that made them.
+
+    Parameters
+    ----------
+    density : Tensor (..., grid)
+        Non-negative, of any norm, at each point of the grid; positive somewhere in each row.
+    grid : Tensor (grid,)
+        Rising.
+    noise : Tensor (..., event)
+        Uniform numbers in [0, 1), with the leading dimensions of `density`.
+
+    Returns
+    -------
+    Tensor (..., event)
+        Between the ends of the grid.
+
+    References
+    ----------
+    Figurnov, Mohamed and Mnih, Implicit Reparameterization Gradients, arXiv 1805.08498.
+    """
+    integral = cumulative(density, grid)
+    target = noise * integral[..., -1:]
+    right = torch.searchsorted(integral.detach(), target.detach(), right=True).clamp(1, grid.numel() - 1)
+    low, high = integral.gather(-1, right - 1), integral.gather(-1, right)
+    return grid[right - 1] + (target - low) / (high - low) * (grid[right] - grid[right - 1])

@@ -1,0 +1,91 @@
+"""Losses, and passes over events in pieces: the gradients are those of the whole losses, taken the long way."""
+
+import numpy as np
+import pytest
+import torch
+
+from sagips_kit import adversary
+from sagips_kit.adversary import CURVATURE, generated_loss, generator_loss, learn_generated, learn_observed, real_loss
+from sagips_kit.gan import Discriminator
+
+LOSSES = ("likelihood", "logistic", "least squares")
+every_loss = pytest.mark.parametrize("loss", LOSSES)
+
+
+@every_loss
+def test_losses_fall_in_the_right_direction(loss):
+    scores, ones = torch.linspace(-4, 4, 50, dtype=torch.float64), torch.ones(50)
+    assert (real_loss(loss, scores).diff() < 0).all()
+    assert (generated_loss(loss, scores).diff() > 0).all()
+    assert (generator_loss(loss, scores, ones).diff() < 0).all()
+
+
+def test_a_guessing_discriminator_loses_two_log_two():
+    none = torch.zeros(())
+    both = {loss: (real_loss(loss, none) + generated_loss(loss, none)).item() for loss in LOSSES}
+    assert both == pytest.approx({"likelihood": 2 * np.log(2), "logistic": 2 * np.log(2), "least squares": 0.5})
+
+
+@every_loss
+def test_weights_count_events(loss):
+    scores = torch.tensor([0.3, -0.7, 1.1])
+    twice = generator_loss(loss, scores[[0, 0, 1, 2]], torch.ones(4)).sum()
+    torch.testing.assert_close(generator_loss(loss, scores, torch.tensor([2.0, 1.0, 1.0])).sum(), twice)
+
+
+@every_loss
+def test_curvature_is_the_pull_of_a_small_log_ratio(loss):
+    """Near the solution the best score is the log-ratio r; a loss pulls on the generator by its slope there."""
+    scores = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(generator_loss(loss, scores, torch.ones(())), scores)
+    assert -slope.item() == pytest.approx(CURVATURE[loss])
+
+
+@pytest.fixture(params=[2**20, 64 * 4 * 2 * 8], ids=["one piece", "many pieces"])
+def pieces(request, monkeypatch):
+    monkeypatch.setattr(adversary, "_CACHE_BYTES", request.param // torch.get_num_threads())
+
+
+def make_discriminator():
+    randoms = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    discriminator = Discriminator(5, (8, 7), randoms).double()
+    with torch.no_grad():
+        for parameter in discriminator.parameters():
+            parameter.normal_()
+    return discriminator
+
+
+@every_loss
+def test_passes_give_the_gradients_of_the_whole_losses(loss, pieces):
+    torch.manual_seed(1)
+    discriminator = make_discriminator()
+    observed, generated = torch.randn(2, 2, 150, 5, dtype=torch.float64)
+    weights = torch.rand(2, 150, dtype=torch.float64)
+    pull, loss_generated, loss_generator = learn_generated(discriminator, generated, loss, weights)
+    loss_observed = learn_observed(discriminator, observed, loss)
+
+    generated.requires_grad_()
+    of_both = real_loss(loss, discriminator(observed)).mean(1) + generated_loss(loss, discriminator(generated)).mean(1)
+    of_generator = generator_loss(loss, discriminator(generated), weights).mean(1)
+    torch.testing.assert_close(loss_generated + loss_observed, of_both)
+    torch.testing.assert_close(loss_generator, of_generator)
+    parameters = list(discriminator.parameters())
+    for parameter, gradient in zip(parameters, torch.autograd.grad(of_both.sum(), parameters), strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+    (long_way,) = torch.autograd.grad(of_generator.sum(), generated)
+    torch.testing.assert_close(pull, long_way)
+
+
+@every_loss
+@pytest.mark.parametrize("score", [-200.0, 200.0])
+def test_a_discriminator_that_is_certain_leaves_finite_gradients(loss, score):
+    discriminator = make_discriminator().float()
+    with torch.no_grad():
+        discriminator.network.biases[-1].fill_(score)
+    features, weights = 0.01 * torch.randn(2, 20, 5), torch.ones(2, 20)
+    pull, *losses = learn_generated(discriminator, features, loss, weights)
+    losses.append(learn_observed(discriminator, features, loss))
+    everything = [pull, *losses, *(parameter.grad for parameter in discriminator.parameters())]
+    assert all(tensor.isfinite().all() for tensor in everything)
+    if loss == "likelihood" or (loss == "logistic" and score < 0):
+        assert (pull.abs().sum(-1) > 0).all()
