@@ -174,15 +174,18 @@ def test_a_large_run_has_few_files_and_no_large_chunk(record_every):
         rows_per_block=20,
         n_draws=50,
         n_predictive=500,
+        n_snapshots=20,
+        n_sets=4,
+        n_scores=2000,
     )
-    arrays = schema.empty_arrays(layout, tuple("abcdef"), ("x", "y")).values()
-    arrays = [array for group in arrays for array in group.values()]
+    groups = schema.empty_arrays(layout, tuple("abcdef"), ("x", "y"))
+    arrays = [array for group in groups.values() for array in group.values()]
     n_files = sum(
         math.prod(-(-n // chunk) for n, chunk in zip(a.shape, a.chunks, strict=True)) for a in arrays if a.shape
     )
     assert n_files <= 60_000 // record_every**0.5
     assert all(math.prod(array.chunks) * 8 <= 2**20 for array in arrays)
-    steps = [array for array in arrays if "step" in array.dims]
+    steps = [array for array in groups["history"].values() if "step" in array.dims]
     assert all(array.chunks[array.dims.index("step")] % layout.rows_per_block == 0 for array in steps)
 
 
