@@ -38,6 +38,9 @@ def make_run(
         rows_per_block=25,
         n_draws=n_draws,
         n_predictive=50,
+        n_snapshots=5,
+        n_sets=3,
+        n_scores=100,
     )
     events = make_events(rng, 5000) if events is None else events
     given = {"spec": spec or {}, "mode": mode, "events": events, "reference": reference}

@@ -25,7 +25,17 @@ from sagips_kit.template import create_run
 pytestmark = pytest.mark.filterwarnings("error")
 
 LAYOUT = RunLayout(
-    n_ranks=4, n_replicas=2, n_members=3, n_steps=105, record_every=10, rows_per_block=4, n_draws=5, n_predictive=2
+    n_ranks=4,
+    n_replicas=2,
+    n_members=3,
+    n_steps=105,
+    record_every=10,
+    rows_per_block=4,
+    n_draws=5,
+    n_predictive=2,
+    n_snapshots=4,
+    n_sets=3,
+    n_scores=6,
 )
 SPEC = {"n_steps": 105, "exchange": {"name": "Ring"}}
 BOTH_KINDS = pytest.mark.parametrize("kind", ["directory", "memory"])
@@ -68,6 +78,12 @@ def fill_run(path, layout, theta, predictive, *, n_steps=None):
         with RunWriter(path, rank, replica if rank < layout.n_replicas else None) as writer:
             times = {"waited_s": way, "elapsed_s": 2.0 * np.arange(1, len(way) + 1)}
             writer.write_rows(0, {"theta": rows, "loss_generator": rows[..., 0], **times})
+            for step in filter(writer.wants_snapshot, layout.snapshot_steps):
+                vectors = ends[replica][:, None] + np.arange(layout.n_sets)[None, :, None] / step
+                writer.write_snapshot(step, parameters=vectors, events=predictive[chains][:, 0])
+            if n_steps is None:
+                ones = np.ones((layout.n_members, layout.n_scores))
+                writer.write_scores(observed=np.arange(layout.n_scores) * ones, generated=rank * ones)
             if n_steps is None and rank < layout.n_replicas:
                 writer.write_chains(theta[chains], predictive[chains])
             writer.set_progress(layout.n_steps if n_steps is None else n_steps)
