@@ -65,6 +65,9 @@ def write_large(path, n_ranks, n_steps, n_members):
         rows_per_block=20,
         n_draws=50,
         n_predictive=20,
+        n_snapshots=20,
+        n_sets=4,
+        n_scores=2000,
     )
     rng = np.random.default_rng(0)
     problem = Proxy()
@@ -83,6 +86,11 @@ def write_large(path, n_ranks, n_steps, n_members):
                 writer.write_rows(first, part_of(rows, first, first + block))
                 writer.set_progress(layout.steps[min(first + block, len(layout.steps)) - 1])
                 blocks_s += [time.perf_counter() - started] if rank == 0 else []
+            for step in layout.snapshot_steps:
+                sets = rng.normal(TRUTH, 0.1, (n_members, layout.n_sets, 6))
+                writer.write_snapshot(step, parameters=sets, events=rng.random((n_members, layout.n_predictive, 2)))
+            scores = rng.normal(0, 0.1, (2, n_members, layout.n_scores))
+            writer.write_scores(generated=scores[0], observed=scores[1])
             draws = TRUTH + 0.1 * rng.normal(size=(n_members, layout.n_draws, 6))
             writer.write_chains(draws, rng.random((n_members, layout.n_draws, layout.n_predictive, 2)))
     return create_s, blocks_s

@@ -28,15 +28,20 @@ def snapshot(trainer):
     problem, n_events = trainer.problem, trainer.settings.n_predictive
     n_members, n_sets, _ = trainer.theta.shape
     n_each = -(-n_events // n_sets)
-    words = np.random.SeedSequence([trainer.seed, _SNAPSHOT, trainer.world.rank, trainer.step]).generate_state(2)
-    random = torch.Generator().manual_seed(int(words[0]))
-    noise = [stratified_noise(n_sets * n_each, problem.noise_dim, random) for _ in range(n_members)]
+    noise = [_noise(trainer, member, n_sets * n_each) for member in range(n_members)]
     noise = torch.stack(noise).view(n_members, n_sets, n_each, problem.noise_dim)
     with torch.no_grad():
         events = torch.vmap(torch.vmap(problem.simulate))(trainer.theta, noise.to(trainer.theta.device))
     # The sets take turns, so that what is left out at the end is left out of all.
     events = events.transpose(1, 2).flatten(1, 2)[:, :n_events]
     return trainer.theta.cpu().numpy(), events.cpu().numpy()
+
+
+def _noise(trainer, member, n_events):
+    # Counted through all ranks: an ensemble is the same however its members are spread over them.
+    chain = trainer.world.rank * trainer.settings.n_members + member
+    words = np.random.SeedSequence([trainer.seed, _SNAPSHOT, chain, trainer.step]).generate_state(1, np.uint64)
+    return stratified_noise(n_events, trainer.problem.noise_dim, torch.Generator().manual_seed(int(words[0] >> 1)))
 
 
 def n_scored(settings, n_observed):

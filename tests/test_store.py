@@ -304,6 +304,30 @@ def test_rows_beyond_progress_are_masked(make, path):
     assert read_progress(path).steps.tolist() == [0, 59, 0, 0]
 
 
+def test_snapshots_beyond_progress_are_masked(make, path, rng):
+    assert LAYOUT.snapshot_steps == [20, 50, 80, 105]
+    fill_run(make(), LAYOUT, rng.normal(size=(6, 5, 2)), make_events(rng, 6, 5, 2), n_steps=50)
+    snapshots = open_run(path)["snapshots"]
+    assert snapshots["events"].dims == ("chain", "step", "event", "observable")
+    for name in schema.TAKEN:
+        assert snapshots[name][:, :2].notnull().all() and snapshots[name][:, 2:].isnull().all()
+    # Written by ranks 0 and 1, of replicas 0 and 1: three chains each, whose sets are 1/20 apart at step 20.
+    np.testing.assert_allclose(snapshots["parameters"].isel(step=0).diff("set"), 1 / 20, rtol=1e-5)
+
+
+def test_snapshots_and_scores_have_their_shapes(make, path):
+    with RunWriter(make(), 1, 1) as writer:
+        assert [step for step in LAYOUT.steps if writer.wants_snapshot(step)] == LAYOUT.snapshot_steps
+        with pytest.raises(ValueError, match=r"snapshots/events of shape \(2, 2\): should be \(3, 2, 2\)"):
+            writer.write_snapshot(50, events=np.ones((2, 2)))
+        with pytest.raises(ValueError, match=r"scores/observed of shape \(3,\): should be \(3, 6\)"):
+            writer.write_scores(observed=np.ones(3))
+        writer.write_scores(observed=np.full((3, 6), 2.0))
+    observed = open_run(path)["scores"]["observed"]
+    assert observed.mean(("member", "event")).fillna(0).values.tolist() == [0, 2, 0, 0]
+    assert not RunWriter(path, 2).wants_snapshot(50), "leaders write"
+
+
 def test_rows_of_many_blocks_share_chunks(make, path, monkeypatch):
     monkeypatch.setattr(schema, "CHUNK_BYTES", 8 * 3 * 2 * 4)  # 8 rows of theta, two blocks
     with RunWriter(make(), 0) as writer:
