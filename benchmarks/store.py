@@ -150,27 +150,32 @@ def measure_large(folder, options):
 
 
 def measure_writing(folder, options):
-    """Training with the default settings on one rank: what a block takes beside the steps it holds."""
-    from sagips_kit import Proxy, RunSpec, Settings, World, prepare, run_rank
+    """Training with the default settings on one rank: what blocks and snapshots take beside the steps."""
+    from sagips_kit import Proxy, RunSpec, Settings, World, prepare, run_rank, samples
 
     spec = RunSpec(problem=Proxy(), store=str(folder / "one.zarr"), settings=Settings(), n_steps=options.training)
     prepare(spec, n_ranks=1)
     blocks_s = []
-    write, declare = RunWriter.write_rows, RunWriter.set_progress
+    calls = [(RunWriter, name) for name in ("write_rows", "set_progress", "write_snapshot")] + [(samples, "snapshot")]
+    untimed = [getattr(owner, name) for owner, name in calls]
 
     def timed(function):
-        def call(*args):
+        def call(*args, **options):
             started = time.perf_counter()
-            function(*args)
-            blocks_s.append(time.perf_counter() - started)
+            try:
+                return function(*args, **options)
+            finally:
+                blocks_s.append(time.perf_counter() - started)
 
         return call
 
-    RunWriter.write_rows, RunWriter.set_progress = timed(write), timed(declare)
+    for (owner, name), function in zip(calls, untimed, strict=True):
+        setattr(owner, name, timed(function))
     try:
         result = run_rank(spec, World.alone("cpu"))
     finally:
-        RunWriter.write_rows, RunWriter.set_progress = write, declare
+        for (owner, name), function in zip(calls, untimed, strict=True):
+            setattr(owner, name, function)
     step_s = result["elapsed_s"] / options.training
     return {"step_ms": 1e3 * step_s, "fraction_of_training": sum(blocks_s) / result["elapsed_s"]}
 

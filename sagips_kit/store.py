@@ -47,6 +47,8 @@ class RunWriter:
         self._rows = {name: array_of(path, self._root, schema.HISTORY, name) for name in schema.ROWS}
         self._progress = array_of(path, self._root, schema.HISTORY, schema.PROGRESS)
         self._stop_step = array_of(path, self._root, schema.CONTROL, schema.STOP_STEP)
+        # Found once: looking a snapshot's arrays up takes longer than writing them.
+        self._taken = {name: array_of(path, self._root, schema.SNAPSHOTS, name) for name in schema.TAKEN}
         self._snapshot_steps = self._layout.snapshot_steps
         self.path, self.rank, self.replica = path, rank, replica
         self.step = int(self._progress[rank])
@@ -103,13 +105,14 @@ class RunWriter:
         values : ndarray
             parameters (member, set, parameter) and events (member, event, observable).
         """
+        where = (self._chains(), self._snapshot_steps.index(step))
         for name, array in values.items():
-            self._write(schema.SNAPSHOTS, name, (self._chains(), self._snapshot_steps.index(step)), array)
+            self._write(self._taken[name], where, array)
 
     def write_scores(self, **values):
         """Write the scores that this rank's discriminators give: generated and observed, ndarray (member, event)."""
         for name, array in values.items():
-            self._write(schema.SCORES, name, (self.rank,), array)
+            self._write(array_of(self.path, self._root, schema.SCORES, name), (self.rank,), array)
 
     def wants_snapshot(self, step):
         """Whether this rank writes a snapshot at `step`."""
@@ -149,13 +152,13 @@ class RunWriter:
         if np.shape(values) != wanted:
             raise ValueError(f"{name} of shape {np.shape(values)}: should be {wanted}, the last for {variables}.")
         for index, variable in enumerate(variables):
-            self._write(name, variable, (self._chains(),), np.asarray(values)[..., index])
+            array = array_of(self.path, self._root, name, variable)
+            self._write(array, (self._chains(),), np.asarray(values)[..., index])
 
-    def _write(self, group, name, where, values):
-        array = array_of(self.path, self._root, group, name)
+    def _write(self, array, where, values):
         wanted = np.broadcast_to(False, array.shape)[where].shape
         if np.shape(values) != wanted:
-            raise ValueError(f"{group}/{name} of shape {np.shape(values)}: should be {wanted}.")
+            raise ValueError(f"{array.path} of shape {np.shape(values)}: should be {wanted}.")
         with self._safely():
             array[where] = values
 

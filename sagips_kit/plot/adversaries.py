@@ -60,10 +60,10 @@ def evolution(run, parameters=None, figure=None):
 def _draw_reference(ax, values):
     if values["mle"].notnull():
         centre, deviation = float(values["mle"]), float(values["deviation"])
-        ax.axhline(centre, color=REFERENCE, lw=1.2, ls="-", label="MLE")
+        ax.axhline(centre, color=REFERENCE, lw=1.6, ls="--", label="MLE")
         for sign, text in [(-1, "MLE $\\pm$ 1 floor unit"), (1, None)]:
             if np.isfinite(deviation):
-                ax.axhline(centre + sign * deviation, color=REFERENCE, lw=1, ls="--", label=text)
+                ax.axhline(centre + sign * deviation, color=REFERENCE, lw=0.7, ls="--", label=text)
     for name, style in [("truth", (0, (1, 1))), ("published", "-.")]:
         if values[name].notnull():
             ax.axhline(float(values[name]), color=TRUTH, lw=1.4, ls=style, label=name)
