@@ -65,6 +65,9 @@ def write_large(path, n_ranks, n_steps, n_members):
         rows_per_block=20,
         n_draws=50,
         n_predictive=20,
+        n_snapshots=20,
+        n_sets=4,
+        n_scores=2000,
     )
     rng = np.random.default_rng(0)
     problem = Proxy()
@@ -83,6 +86,11 @@ def write_large(path, n_ranks, n_steps, n_members):
                 writer.write_rows(first, part_of(rows, first, first + block))
                 writer.set_progress(layout.steps[min(first + block, len(layout.steps)) - 1])
                 blocks_s += [time.perf_counter() - started] if rank == 0 else []
+            for step in layout.snapshot_steps:
+                sets = rng.normal(TRUTH, 0.1, (n_members, layout.n_sets, 6))
+                writer.write_snapshot(step, parameters=sets, events=rng.random((n_members, layout.n_predictive, 2)))
+            scores = rng.normal(0, 0.1, (2, n_members, layout.n_scores))
+            writer.write_scores(generated=scores[0], observed=scores[1])
             draws = TRUTH + 0.1 * rng.normal(size=(n_members, layout.n_draws, 6))
             writer.write_chains(draws, rng.random((n_members, layout.n_draws, layout.n_predictive, 2)))
     return create_s, blocks_s
@@ -142,27 +150,32 @@ def measure_large(folder, options):
 
 
 def measure_writing(folder, options):
-    """Training with the default settings on one rank: what a block takes beside the steps it holds."""
-    from sagips_kit import Proxy, RunSpec, Settings, World, prepare, run_rank
+    """Training with the default settings on one rank: what blocks and snapshots take beside the steps."""
+    from sagips_kit import Proxy, RunSpec, Settings, World, prepare, run_rank, samples
 
     spec = RunSpec(problem=Proxy(), store=str(folder / "one.zarr"), settings=Settings(), n_steps=options.training)
     prepare(spec, n_ranks=1)
     blocks_s = []
-    write, declare = RunWriter.write_rows, RunWriter.set_progress
+    calls = [(RunWriter, name) for name in ("write_rows", "set_progress", "write_snapshot")] + [(samples, "snapshot")]
+    untimed = [getattr(owner, name) for owner, name in calls]
 
     def timed(function):
-        def call(*args):
+        def call(*args, **options):
             started = time.perf_counter()
-            function(*args)
-            blocks_s.append(time.perf_counter() - started)
+            try:
+                return function(*args, **options)
+            finally:
+                blocks_s.append(time.perf_counter() - started)
 
         return call
 
-    RunWriter.write_rows, RunWriter.set_progress = timed(write), timed(declare)
+    for (owner, name), function in zip(calls, untimed, strict=True):
+        setattr(owner, name, timed(function))
     try:
         result = run_rank(spec, World.alone("cpu"))
     finally:
-        RunWriter.write_rows, RunWriter.set_progress = write, declare
+        for (owner, name), function in zip(calls, untimed, strict=True):
+            setattr(owner, name, function)
     step_s = result["elapsed_s"] / options.training
     return {"step_ms": 1e3 * step_s, "fraction_of_training": sum(blocks_s) / result["elapsed_s"]}
 

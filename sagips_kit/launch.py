@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from . import store, template
+from . import samples, store, template
 from .data import check_events
 from .likelihood import fit_likelihood
 from .observed import Observed
@@ -44,6 +44,9 @@ def prepare(spec, n_ranks):
         rows_per_block=settings.rows_per_block,
         n_draws=settings.n_draws,
         n_predictive=settings.n_predictive,
+        n_snapshots=settings.n_snapshots,
+        n_sets=settings.n_sets,
+        n_scores=samples.n_scored(settings, len(events)),
     )
     template.create_run(
         spec.store,
@@ -113,8 +116,12 @@ def _train(spec, world):
     with trainer, store.RunWriter(spec.store, world.rank, replica if is_leader else None) as writer:
         writer.write_facts(host=world.hostname, device=_device_name(world.device), library=_library(world))
         records = _write_history(trainer, writer, spec.settings.rows_per_block)
-        if is_leader and trainer.step == spec.n_steps:
-            writer.write_chains(trainer.draws, trainer.predict())
+        if trainer.step == spec.n_steps:
+            predictive = trainer.predict()
+            if is_leader:
+                writer.write_chains(trainer.draws, predictive)
+            generated, observed = samples.scores(trainer, predictive)
+            writer.write_scores(generated=generated, observed=observed)
         # Last of all, so that a run which counts as finished has its chains.
         writer.set_progress(trainer.step)
     return {
@@ -133,6 +140,9 @@ def _write_history(trainer, writer, rows_per_block):
     records, n_written = [], 0
     for record in trainer.iterate():
         records.append(record)
+        if writer.wants_snapshot(record.step):
+            parameters, events = samples.snapshot(trainer)
+            writer.write_snapshot(record.step, parameters=parameters, events=events)
         is_last = record.step == trainer.n_steps
         if len(records) - n_written < rows_per_block and not is_last:
             continue

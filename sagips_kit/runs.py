@@ -131,6 +131,14 @@ class RunAccessor:
         """Dataset (level, parameter): see `analysis.coverage`."""
         return analysis.coverage(self._run, levels)
 
+    def evolution(self):
+        """Dataset (parameter, step): see `analysis.evolution`."""
+        return analysis.evolution(self._run)
+
+    def discriminator(self, n_bins=40):
+        """Dataset (rank, member), (score): see `analysis.discriminator`."""
+        return analysis.discriminator(self._run, n_bins)
+
     def pace(self):
         """Dataset: see `analysis.pace`."""
         return analysis.pace(self._run)
@@ -175,6 +183,27 @@ class RunAccessor:
         if "source" not in self._run.encoding:
             raise ValueError("This run does not come from a store, so it cannot be opened again. Type open_run(path).")
         return self._run.encoding["source"]
+
+
+@xr.register_dataset_accessor("sagips")
+class ChainsAccessor:
+    """What can be asked of chains that were taken from a run, or computed from them: `ds.sagips.estimate()`.
+
+    Whoever wants a quantity that is no parameter computes it with xarray, of all draws:
+    `run["posterior"].to_dataset().assign(ratio=lambda ds: ds.theta0 / ds.theta3)`.
+    """
+
+    def __init__(self, chains):
+        self._chains = chains
+
+    def estimate(self):
+        """Dataset (parameter): see `analysis.estimate_of`."""
+        return analysis.estimate_of(self._chains)
+
+    def summary(self):
+        """pandas.DataFrame: the estimates as a small table."""
+        columns = {"mean": "estimate", "deviation": "deviation", "low": "low", "high": "high"}
+        return self.estimate()[list(columns)].to_dataframe()[list(columns)].rename(columns=columns)
 
 
 def _found(paths):

@@ -7,24 +7,28 @@ spell every name by importing it from here.  Nothing here reads or writes.
 import math
 from dataclasses import asdict, dataclass
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # Groups
 POSTERIOR = "posterior"
 PREDICTIVE = "posterior_predictive"
 HISTORY = "history"
+SNAPSHOTS = "snapshots"
+SCORES = "scores"
 OBSERVED = "observed_data"
 REFERENCE = "reference"
 ENVIRONMENT = "environment"
 CONTROL = "control"
 
-# Dimensions; all but `event` have a coordinate of the same name
+# Dimensions; all but `event` and `set` have a coordinate of the same name
 CHAIN = "chain"
 DRAW = "draw"
 EVENT = "event"
 RANK = "rank"
 MEMBER = "member"
 STEP = "step"
+SET = "set"
+OBSERVABLE = "observable"
 PARAMETER = "parameter"
 PARAMETER_2 = "parameter_2"
 REPLICA = "replica"  # a coordinate along `chain`, where `member` is one too
@@ -46,6 +50,10 @@ _EXACT = frozenset({"waited_s", "elapsed_s"})
 PROGRESS = "progress"
 STOP_STEP = "stop_step"
 NO_STOP = 2**63 - 1
+
+# What the generators proposed on the way, and what their discriminators say in the end
+TAKEN = {"parameters": (CHAIN, STEP, SET, PARAMETER), "events": (CHAIN, STEP, EVENT, OBSERVABLE)}
+SCORED = {"generated": (RANK, MEMBER, EVENT), "observed": (RANK, MEMBER, EVENT)}
 
 # Variables of the reference; a likelihood fit provides the first three
 REFERENCES = {
@@ -76,6 +84,11 @@ LONG_NAMES = {
     PARAMETER: "parameter",
     PARAMETER_2: "parameter",
     STEP: "step",
+    OBSERVABLE: "observable",
+    "parameters": "parameter vectors that the generator proposed at this step",
+    "events": "events that it generated at this step",
+    "generated": "discriminator's scores of generated events: the higher, the more like observed ones",
+    "observed": "discriminator's scores of observed events: the higher, the more like observed ones",
     "theta": "mean of the generated parameters",
     "loss_discriminator": "loss of the discriminator",
     "loss_generator": "loss of the generator",
@@ -100,6 +113,10 @@ DIMENSIONLESS = "1"
 UNITS_OF_PARAMETERS = "units of the parameters"
 UNITS = {
     "theta": UNITS_OF_PARAMETERS,
+    "parameters": UNITS_OF_PARAMETERS,
+    "events": "units of the observables",
+    "generated": DIMENSIONLESS,
+    "observed": DIMENSIONLESS,
     "covariance": "products of the units of the parameters",
     "waited_s": "s",
     "elapsed_s": "s",
@@ -152,6 +169,10 @@ class RunLayout:
         Rows that a rank writes together.
     n_draws, n_predictive : int
         Parameter vectors that each chain keeps, and events generated from each of them.
+    n_snapshots, n_sets : int
+        Snapshots of each chain, of which there are no more than rows, and parameter vectors in each of them.
+    n_scores : int
+        Generated and observed events that each discriminator scores.
 
     Raises
     ------
@@ -167,6 +188,9 @@ class RunLayout:
     rows_per_block: int
     n_draws: int
     n_predictive: int
+    n_snapshots: int = 1
+    n_sets: int = 1
+    n_scores: int = 1
 
     def __post_init__(self):
         for name, size in asdict(self).items():
@@ -183,6 +207,13 @@ class RunLayout:
     def steps(self):
         """Step number of each row, (step,): every `record_every`-th step, and the last one."""
         return [*range(self.record_every, self.n_steps, self.record_every), self.n_steps]
+
+    @property
+    def snapshot_steps(self):
+        """Step number of each snapshot, (step,): evenly spaced rows, the last of them included."""
+        steps = self.steps
+        n = min(self.n_snapshots, len(steps))
+        return [steps[(k + 1) * len(steps) // n - 1] for k in range(n)]
 
 
 @dataclass(frozen=True)
@@ -209,24 +240,30 @@ def empty_arrays(layout, parameters, observables):
         MEMBER: layout.n_members,
         STEP: len(layout.steps),
         PARAMETER: len(parameters),
+        SET: layout.n_sets,
+        OBSERVABLE: len(observables),
     }
     owned = {CHAIN: layout.n_members, RANK: 1}
 
-    def array(dims, dtype="float64", fill=math.nan):
-        shape = tuple(sizes[dim] for dim in dims)
-        chunks = {dim: owned.get(dim, sizes[dim]) for dim in dims}
-        if STEP in dims:
+    def array(dims, dtype="float64", fill=math.nan, **others):
+        shape = {dim: (sizes | others)[dim] for dim in dims}
+        chunks = shape | {dim: n for dim, n in owned.items() if dim in dims}
+        if STEP in dims and STEP not in others:
             row_bytes = math.prod(chunks[dim] for dim in dims if dim != STEP) * int(dtype.removeprefix("float")) // 8
             chunks[STEP] = min(_rows_per_chunk(row_bytes, layout.rows_per_block), sizes[STEP])
-        return Array(dims, shape, tuple(chunks.values()), dtype, fill)
+        return Array(dims, tuple(shape.values()), tuple(chunks.values()), dtype, fill)
 
     # Networks compute in single precision: more digits of their output would be noise.
     history = {name: array(dims, "float64" if name in _EXACT else "float32") for name, dims in ROWS.items()}
     history[PROGRESS] = array((RANK,), "int64", 0)
+    taken, scored = {STEP: len(layout.snapshot_steps)}, {EVENT: layout.n_scores}
     return {
         POSTERIOR: {name: array((CHAIN, DRAW)) for name in parameters},
         PREDICTIVE: {name: array((CHAIN, DRAW, EVENT), "float32") for name in observables},
         HISTORY: history,
+        # All snapshots of a replica in one file, written again with each of them: they are few and small.
+        SNAPSHOTS: {name: array(dims, "float32", **taken) for name, dims in TAKEN.items()},
+        SCORES: {name: array(dims, "float32", **scored) for name, dims in SCORED.items()},
         ENVIRONMENT: {name: array(dims, "str", "") for name, dims in FACTS.items()},
         CONTROL: {STOP_STEP: array((), "int64", NO_STOP)},
     }
@@ -243,6 +280,8 @@ def variables(parameters, observables):
         POSTERIOR: list(parameters),
         PREDICTIVE: list(observables),
         HISTORY: [*ROWS, PROGRESS],
+        SNAPSHOTS: list(TAKEN),
+        SCORES: list(SCORED),
         OBSERVED: list(observables),
         REFERENCE: list(REFERENCES),
         ENVIRONMENT: list(FACTS),

@@ -147,6 +147,11 @@ class Settings:
         Averages of consecutive stretches of that part, kept as the draws of a chain.
     n_predictive : int
         Events generated from each draw, for comparison with the observed ones.
+    n_snapshots : int
+        Points in time, evenly spaced over the run, at which the generated parameter vectors and `n_predictive` events
+        of each generator are kept.
+    n_scores : int
+        Generated events, and as many observed ones, of which each discriminator's scores are kept at the end.
     bootstrap : bool
         Give every generator its own resample of the observed events, so that their spread shows the uncertainty.
     record_every : int
@@ -173,6 +178,8 @@ class Settings:
     averaging: Annotated[float, Field(gt=0, le=1)] = 0.3
     n_draws: Count = 50
     n_predictive: Count = 500
+    n_snapshots: Count = 20
+    n_scores: Count = 2000
     bootstrap: bool = True
     record_every: Count = 10
     rows_per_block: Count = 20

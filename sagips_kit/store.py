@@ -47,6 +47,9 @@ class RunWriter:
         self._rows = {name: array_of(path, self._root, schema.HISTORY, name) for name in schema.ROWS}
         self._progress = array_of(path, self._root, schema.HISTORY, schema.PROGRESS)
         self._stop_step = array_of(path, self._root, schema.CONTROL, schema.STOP_STEP)
+        # Found once: looking a snapshot's arrays up takes longer than writing them.
+        self._taken = {name: array_of(path, self._root, schema.SNAPSHOTS, name) for name in schema.TAKEN}
+        self._snapshot_steps = self._layout.snapshot_steps
         self.path, self.rank, self.replica = path, rank, replica
         self.step = int(self._progress[rank])
 
@@ -90,10 +93,30 @@ class RunWriter:
         predictive : ndarray (member, draw, event, observable)
             Events generated from each draw.
         """
-        if self.replica is None:
-            raise ValueError(f"Rank {self.rank} owns no chains. Make it a leader: RunWriter(path, rank, replica=...).")
         self._write_group(schema.POSTERIOR, self._root.attrs[schema.PARAMETERS_KEY], posterior)
         self._write_group(schema.PREDICTIVE, self._root.attrs[schema.OBSERVABLES_KEY], predictive)
+
+    def write_snapshot(self, step, **values):
+        """Write what this replica's generators proposed at `step`, if the run keeps a snapshot then.
+
+        Parameters
+        ----------
+        step : int
+        values : ndarray
+            parameters (member, set, parameter) and events (member, event, observable).
+        """
+        where = (self._chains(), self._snapshot_steps.index(step))
+        for name, array in values.items():
+            self._write(self._taken[name], where, array)
+
+    def write_scores(self, **values):
+        """Write the scores that this rank's discriminators give: generated and observed, ndarray (member, event)."""
+        for name, array in values.items():
+            self._write(array_of(self.path, self._root, schema.SCORES, name), (self.rank,), array)
+
+    def wants_snapshot(self, step):
+        """Whether this rank writes a snapshot at `step`."""
+        return self.replica is not None and step in self._snapshot_steps
 
     def set_progress(self, step):
         """Declare all rows up to `step` valid: after the rows, and the last time after the chains too."""
@@ -125,14 +148,26 @@ class RunWriter:
         return tuple(where)
 
     def _write_group(self, name, variables, values):
-        group, n_members = self._root[name], self._layout.n_members
-        wanted = (n_members, *group[variables[0]].shape[1:], len(variables))
+        wanted = (self._layout.n_members, *self._root[name][variables[0]].shape[1:], len(variables))
         if np.shape(values) != wanted:
             raise ValueError(f"{name} of shape {np.shape(values)}: should be {wanted}, the last for {variables}.")
-        chains = slice(self.replica * n_members, (self.replica + 1) * n_members)
+        for index, variable in enumerate(variables):
+            array = array_of(self.path, self._root, name, variable)
+            self._write(array, (self._chains(),), np.asarray(values)[..., index])
+
+    def _write(self, array, where, values):
+        wanted = np.broadcast_to(False, array.shape)[where].shape
+        if np.shape(values) != wanted:
+            raise ValueError(f"{array.path} of shape {np.shape(values)}: should be {wanted}.")
         with self._safely():
-            for index, variable in enumerate(variables):
-                group[variable][chains] = np.asarray(values)[..., index]
+            array[where] = values
+
+    def _chains(self):
+        """Where in a group the chains of this replica are."""
+        if self.replica is None:
+            raise ValueError(f"Rank {self.rank} owns no chains. Make it a leader: RunWriter(path, rank, replica=...).")
+        n_members = self._layout.n_members
+        return slice(self.replica * n_members, (self.replica + 1) * n_members)
 
     def _safely(self):
         advice = f"Its rows up to step {spaced(self.step)} are safe: open_run({str(self.path)!r}) reads them."
@@ -206,8 +241,8 @@ def open_run(path):
     Returns
     -------
     DataTree
-        The groups `posterior`, `posterior_predictive`, `history`, `observed_data`, `reference`, `environment` and
-        `control`; rows of the history that a rank has not completed are NaN.
+        The groups `posterior`, `posterior_predictive`, `history`, `snapshots`, `scores`, `observed_data`, `reference`,
+        `environment` and `control`; what has not been completed is NaN.
 
     Raises
     ------
@@ -230,11 +265,11 @@ def open_run(path):
     history = groups[schema.HISTORY]
     # Progress is read now, rows later: they can only have become more.
     is_valid = (history[schema.STEP] <= history[schema.PROGRESS].load()).transpose(schema.RANK, schema.STEP).variable
-    masked = {
-        name: (dims, indexing.LazilyIndexedArray(_Masked(history[name].variable, is_valid)), history[name].attrs)
-        for name, dims in schema.ROWS.items()
-    }
-    run = xr.DataTree.from_dict({"/": tree.to_dataset(), **groups, schema.HISTORY: history.assign(masked)})
+    groups[schema.HISTORY] = _masked(history, schema.ROWS, is_valid)
+    snapshots = groups[schema.SNAPSHOTS]
+    is_valid = (snapshots[schema.STEP] <= history[schema.PROGRESS].max()).variable
+    groups[schema.SNAPSHOTS] = _masked(snapshots, schema.TAKEN, is_valid)
+    run = xr.DataTree.from_dict({"/": tree.to_dataset(), **groups})
     run.encoding = {"source": path if isinstance(path, Store) else str(path)}
     return run
 
@@ -249,8 +284,19 @@ def _the_match(path):
     return found[0] if found else path
 
 
+def _masked(group, names, is_valid):
+    """The group with lazy variables that read NaN where `is_valid` is false."""
+    arrays = {name: _Masked(group[name].variable, is_valid) for name in names}
+    return group.assign(
+        {
+            name: (group[name].dims, indexing.LazilyIndexedArray(array), group[name].attrs)
+            for name, array in arrays.items()
+        }
+    )
+
+
 class _Masked(BackendArray):
-    """A lazy variable (rank, ..., step, ...) that reads NaN where `is_valid` (rank, step) is false."""
+    """A lazy variable that reads NaN where `is_valid`, along (rank, step) or (step,) of its dimensions, is false."""
 
     def __init__(self, variable, is_valid):
         self.variable, self.is_valid = variable, is_valid

@@ -156,6 +156,11 @@ def _axes(problem, layout, uncertainty):
         schema.STEP: layout.steps,
         schema.PARAMETER: np.array(problem.parameters, object),
     }
+    snapshots = {name: chains[name] for name in chains if name != schema.DRAW} | {
+        schema.STEP: layout.snapshot_steps,
+        schema.PARAMETER: history[schema.PARAMETER],
+        schema.OBSERVABLE: np.array(problem.observables, object),
+    }
     attributes = {
         schema.CREATED_KEY: _now(),
         schema.LIBRARY_KEY: schema.LIBRARY,
@@ -166,6 +171,8 @@ def _axes(problem, layout, uncertainty):
         schema.POSTERIOR: xr.Dataset(coords=chains, attrs=attributes),
         schema.PREDICTIVE: xr.Dataset(coords=chains, attrs=attributes),
         schema.HISTORY: xr.Dataset(coords=history),
+        schema.SNAPSHOTS: xr.Dataset(coords=snapshots),
+        schema.SCORES: xr.Dataset(coords=ranks | {schema.MEMBER: history[schema.MEMBER]}),
         schema.ENVIRONMENT: xr.Dataset(coords=ranks),
     }
     for group in groups.values():

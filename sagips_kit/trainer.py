@@ -43,6 +43,15 @@ class Trainer:
         A rank alone if None.
     exchange : Exchange
 
+    Attributes
+    ----------
+    theta : Tensor (member, set, parameter)
+        The parameter vectors that the last step was made with.
+    observed : Tensor (event, observable)
+        The observed events in `batch_order`.
+    features : WhiteFeatures
+        What the discriminators see of events.
+
     Raises
     ------
     ValueError
@@ -151,7 +160,8 @@ class Trainer:
             self._batches.append(batches)
             statistics.append(problem.statistic(sample))
         self._statistics = [statistic.to(device, torch.float32) for statistic in statistics]
-        self._features = WhiteFeatures(problem, events, self._category_weights, device)
+        self.features = WhiteFeatures(problem, events, self._category_weights, device)
+        self.observed = events
 
     def _build(self):
         problem, settings, device = self.problem, self.settings, self.world.device
@@ -159,7 +169,7 @@ class Trainer:
             settings.latent_dim, settings.generator_widths, len(problem.parameters), self._random["generator"]
         ).to(device)
         self.discriminator = Discriminator(
-            len(self._features), settings.discriminator_widths, self._random["discriminator"], settings.precision
+            len(self.features), settings.discriminator_widths, self._random["discriminator"], settings.precision
         ).to(device)
         self._flat = FlatGradient(self.generator.parameters(), settings.n_members)
         # With the axes: weights mean something only along their own.
@@ -178,11 +188,12 @@ class Trainer:
         if settings.axes_every and self.step % settings.axes_every == 0 and self._done < 1 - settings.averaging:
             self._turn_axes()
         theta = self.problem.scale(self.generator(self._latent()))
+        self.theta = theta.detach()
         loss_generated, loss_generator = self._start_exchange(theta)
         loss_observed = self._update_discriminator()
         self._update_generator()
         self.step += 1
-        return theta.detach().mean(1), (loss_observed + loss_generated, loss_generator)
+        return self.theta.mean(1), (loss_observed + loss_generated, loss_generator)
 
     @property
     def _done(self):
@@ -217,7 +228,7 @@ class Trainer:
         """Ask the discriminator, as it is, for the generator's gradient, and send that on its way."""
         settings = self.settings
         events = self._generate(theta)
-        features = self._features(events)
+        features = self.features(events)
         weights = self._category_weights[self.problem.category(events.detach())]
         self._optimisers[self.discriminator].zero_grad()
         pull, *losses = learn_generated(self.discriminator, features.detach(), settings.loss, weights)
@@ -236,7 +247,7 @@ class Trainer:
         """The rest of the discriminator's step, which needs nothing from the exchange and takes it further."""
         batch = torch.stack([batches.draw() for batches in self._batches]).to(self.world.device)
         self._channel.poll()
-        loss = learn_observed(self.discriminator, self._features(batch), self.settings.loss)
+        loss = learn_observed(self.discriminator, self.features(batch), self.settings.loss)
         self._channel.poll()
         self._optimisers[self.discriminator].step()
         return loss
@@ -266,7 +277,7 @@ class Trainer:
         noise = [stratified_noise(_N_INFORMATION, self.problem.noise_dim, random) for random in self._random["axes"]]
         noise = torch.stack(noise).to(self.world.device)
         information = [
-            self._features.information(y, one_noise, data, weight)
+            self.features.information(y, one_noise, data, weight)
             for y, one_noise, data in zip(self.generator.centre(), noise, self._statistics, strict=True)
         ]
         self.generator.turn_axes(torch.stack(information), damping)

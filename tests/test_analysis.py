@@ -38,6 +38,9 @@ def make_run(
         rows_per_block=25,
         n_draws=n_draws,
         n_predictive=50,
+        n_snapshots=5,
+        n_sets=3,
+        n_scores=100,
     )
     events = make_events(rng, 5000) if events is None else events
     given = {"spec": spec or {}, "mode": mode, "events": events, "reference": reference}
@@ -159,6 +162,74 @@ def test_histograms_by_category():
     chosen = energy[hall == 2]
     expected = ((chosen >= 0) & (chosen < 1)).mean()
     assert histograms["generated"].sel(hall=2)[0] == pytest.approx(expected, rel=0.1)
+
+
+def test_bands_are_quantiles_of_the_chains():
+    run = make_run(make_theta(n_chains=40))
+    histograms = analysis.observed_and_generated(run, "energy", bins=4)
+    chains = run["posterior_predictive"]["energy"].values.reshape(40, -1)
+    edges = [*histograms["low"].values, histograms["high"].values[-1]]
+    densities = [np.histogram(chain, edges)[0] / chain.size / np.diff(edges) for chain in chains]
+    bands = histograms["generated_quantiles"].transpose("quantile", "bin")
+    np.testing.assert_allclose(bands, np.quantile(densities, bands["quantile"], axis=0), rtol=1e-6)
+
+
+def test_densities_on_the_way_come_from_the_snapshots():
+    events = np.array([[0.5, 1], [1.5, 1], [1.5, 2]])
+    run = make_run(make_theta(), events=events, n_steps=600)
+    densities = analysis.densities(run, "energy", bins=[0, 1, 2], by="hall")
+    assert densities["step"].values.tolist() == [200, 400, 600]
+    np.testing.assert_allclose(densities["observed"], [[0.5, 0.5], [0, 1]])
+    taken = run["snapshots"]["events"].sel(step=400)
+    energy, hall = (taken.sel(observable=name).values for name in ("energy", "hall"))
+    wanted = [np.histogram(e[h == 2], [0, 1, 2])[0] / (h == 2).sum() for e, h in zip(energy, hall, strict=True)]
+    found = densities["generated_quantiles"].sel(step=400, hall=2, quantile=0.5)
+    np.testing.assert_allclose(found, np.median(wanted, axis=0))
+
+
+def test_evolution_tells_spread_within_and_between_chains():
+    run = make_run(make_theta(), n_steps=600)
+    values = analysis.evolution(run)
+    assert values["quantiles"].dims == ("parameter", "step", "quantile")
+    assert values["step"].values.tolist() == [200, 400, 600]
+    # Vectors of a chain are 0, 1 and 2 steps of 1 / step away from its end.
+    np.testing.assert_allclose(values["within"] * values["step"], np.sqrt(2 / 3), rtol=1e-3)
+    between = run["snapshots"]["parameters"].sel(step=200).mean("set").std("chain", ddof=1)
+    np.testing.assert_allclose(values["between"].sel(step=200), between, rtol=1e-5)
+    with pytest.raises(ValueError, match="no snapshot yet: the first one is taken at step 200"):
+        analysis.evolution(make_run(make_theta(), n_steps=100))
+
+
+def test_auc_is_the_probability_of_a_higher_score():
+    run = make_run(make_theta())
+    # All observed events score 0 to 99, generated ones as much as their rank, 0 to 3.
+    auc = analysis.discriminator(run)["auc"]
+    np.testing.assert_allclose(auc, np.broadcast_to([[0.995], [0.985], [0.975], [0.965]], (4, 2)))
+    assert analysis.discriminator(run)["auc_error"] == pytest.approx(np.sqrt(201 / 120_000))
+    with pytest.raises(ValueError, match="No scores have been written yet: the run is at step 600 of 1000"):
+        analysis.discriminator(make_run(make_theta(), n_steps=600))
+
+
+def test_chance_gives_an_auc_of_one_half(rng):
+    where = MemoryStore()
+    make_run(make_theta(n_chains=100), where)
+    for rank in range(50):
+        RunWriter(where, rank).write_scores(observed=rng.normal(size=(2, 100)), generated=rng.normal(size=(2, 100)))
+    values = analysis.discriminator(open_run(where))
+    assert values["auc"].mean() == pytest.approx(0.5, abs=4 * float(values["auc_error"]) / 10)
+    assert values["auc"].std() == pytest.approx(float(values["auc_error"]), rel=0.3)
+
+
+def test_estimates_of_derived_quantities():
+    run = make_run(make_theta())
+    chains = run["posterior"].to_dataset().assign(ratio=lambda ds: ds.theta0 / ds.theta1)
+    found = analysis.estimate_of(chains)
+    for name in ("mean", "deviation", "low", "high"):
+        np.testing.assert_array_equal(found[name].sel(parameter=["theta0", "theta1"]), analysis.estimate(run)[name])
+    ratios = chains["ratio"].values.mean(1)
+    np.testing.assert_allclose(found.sel(parameter="ratio")["deviation"], ratios.std(ddof=1))
+    with pytest.raises(ValueError, match="No variable has the dimensions chain and draw alone; there are rank"):
+        analysis.estimate_of(run["history"].to_dataset())
 
 
 def test_histograms_refuse_what_makes_no_sense():

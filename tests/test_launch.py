@@ -22,6 +22,7 @@ from sagips_kit import (
     request_stop,
     run,
     run_rank,
+    samples,
 )
 from sagips_kit.store import RunWriter
 
@@ -59,6 +60,13 @@ def test_store_holds_what_the_trainer_makes(spec):
         np.testing.assert_array_equal(history[name][0], expected)
     np.testing.assert_array_equal(np.stack([stored["posterior"][n] for n in ("mu", "sigma")], -1), trainer.draws)
     np.testing.assert_array_equal(stored["posterior_predictive"]["x"], trainer.predict()[..., 0])
+    generated, observed_ = samples.scores(trainer, stored["posterior_predictive"]["x"].values[..., None])
+    np.testing.assert_array_equal(stored["scores"]["generated"][0], generated)
+    np.testing.assert_array_equal(stored["scores"]["observed"][0], observed_)
+    snapshots = stored["snapshots"]
+    assert snapshots["step"].values[[0, 18, 19]].tolist() == [5, 95, 103], "20 of 21 rows"
+    rows = history["theta"][0].sel(step=snapshots["step"])
+    np.testing.assert_allclose(snapshots["parameters"].mean("set"), rows, rtol=1e-6)
     assert (np.diff(history["elapsed_s"][0]) > 0).all()
     assert read_progress(spec.store).is_finished
     wanted = {"rank": 0, "replica": 0, "steps": 103, "waited_s": 0.0, "device": "cpu"}
@@ -277,6 +285,10 @@ def test_ring_under_mpiexec_fills_the_whole_store(spec, tmp_path):
     assert stored["posterior"].sizes == {"chain": 2, "draw": 3} and stored["posterior"]["mu"].notnull().all()
     for name in ("theta", "loss_discriminator", "loss_generator", "waited_s", "elapsed_s"):
         assert stored["history"][name].notnull().all()
+    assert stored["snapshots"]["events"].notnull().all(), "by the leader of the only replica"
+    assert (
+        stored["scores"].sizes == {"rank": 3, "member": 2, "event": 12} and stored["scores"]["observed"].notnull().all()
+    )
     losses = stored["history"]["loss_discriminator"].values
     assert (losses[0] != losses[1]).any() and (losses[1] != losses[2]).any()
     assert (stored["history"]["waited_s"] > 0).any()

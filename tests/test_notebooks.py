@@ -84,7 +84,7 @@ def test_a_folder_of_runs_is_explored(tmp_path):
     table = list_runs(tmp_path / "runs" / "explore")
     assert set(table["mode"]) == {"Ring()", "AllReduce()", "Independent()"}
     assert (table["state"] == "finished").all() and np.isfinite(table["distance"]).all()
-    assert len(list((tmp_path / "runs" / "figures").glob("explore_*.png"))) == 5
+    assert len(list((tmp_path / "runs" / "figures").glob("explore_*.png"))) == 8
     # Someone who has the folder only: nothing is made again.
     before = list_runs(tmp_path / "runs" / "explore")
     assert execute("05_explore", tmp_path, profile="none").returncode == 0

@@ -102,6 +102,43 @@ def test_events(run, by, n_pictures):
     assert low + high == pytest.approx(2)
 
 
+def test_events_have_bands(run):
+    axes = plot.events(run, "energy")
+    assert texts(axes[0, 0].get_legend()) == [
+        "95 % of the chains",
+        "68 % of the chains",
+        "generated, median",
+        "observed",
+    ]
+
+
+@pytest.mark.parametrize(("by", "n_pictures"), [(None, 1), ("hall", 3)])
+def test_densities(run, by, n_pictures):
+    axes = plot.densities(run, "energy", by=by)
+    assert axes.shape == (2, n_pictures)
+    steps = ["step 200", "step 400", "step 600", "step 1000"]
+    assert texts(axes[0, -1].get_legend()) == [*steps, "observed"]
+    assert axes[0, 0].get_ylim()[0] == 0 and axes[1, 0].get_ylabel() == "generated /\nobserved"
+    some = plot.densities(run, "energy", steps=[0, 790])
+    assert texts(some[0, 0].get_legend()) == ["step 200", "step 800", "observed"]
+    with pytest.raises(ValueError, match="5 steps: should be 4 at most"):
+        plot.densities(run, "energy", steps=range(5))
+
+
+def test_evolution(run):
+    axes = plot.evolution(run)
+    assert [ax.get_ylabel() for ax in axes] == ["theta0 [days]", *(f"theta{k}" for k in range(1, 6))]
+    assert len(plot.evolution(run, ["theta1"])) == 1
+    with pytest.raises(ValueError, match="no parameter phi"):
+        plot.evolution(run, ["phi"])
+
+
+def test_discriminator(run):
+    ax = plot.discriminator(run)
+    assert texts(ax.get_legend()) == ["generated events", "observed events", "cannot tell"]
+    assert "in 16 discriminators; by chance 0.5" in ax.get_title(loc="left")
+
+
 def test_plots_go_where_they_are_told(run):
     _, (left, right) = plt.subplots(1, 2)
     assert plot.convergence(run, ax=left) is left
@@ -161,7 +198,10 @@ def test_comparison_against_time(runs):
         plot.comparison(runs, against="rank")
 
 
-@pytest.mark.parametrize("name", ["convergence", "estimates", "losses", "posterior", "report", "staleness", "timeline"])
+OF_ONE_RUN = ["convergence", "discriminator", "estimates", "evolution", "losses", "posterior", "report"]
+
+
+@pytest.mark.parametrize("name", [*OF_ONE_RUN, "staleness", "timeline"])
 def test_pictures_of_one_run_refuse_several(runs, name):
     with pytest.raises(ValueError, match=r"takes a single run, and these are 2. Take one, such as runs\['Ring\(\)'\]"):
         getattr(plot, name)(runs)
@@ -170,6 +210,7 @@ def test_pictures_of_one_run_refuse_several(runs, name):
 def test_report_holds_all_pictures(run):
     axes = plot.report(run)
     assert list(axes) == [picture.name for picture in plot.pictures(run)]
+    assert {"discriminator", "evolution", "densities-energy"} <= axes.keys()
     assert {"convergence", "estimates", "pulls", "posterior", "events-energy", "timeline", "staleness"} <= axes.keys()
     figure = axes["losses"].figure.figure
     assert axes["events-energy"].shape == (2, 3), "by hall"

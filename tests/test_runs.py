@@ -103,6 +103,11 @@ def test_a_run_has_its_analysis_at_hand(folder):
     assert run.sagips.summary().equals(analysis.summary(run))
     assert run.sagips.describe() == analysis.describe(run)
     assert run.sagips.spec() == {"seed": 1}
+    assert run.sagips.evolution().equals(analysis.evolution(run))
+    assert run.sagips.discriminator(5)["generated"].sizes == {"score": 5}
+    chains = run["posterior"].to_dataset()
+    assert chains.sagips.estimate().equals(analysis.estimate_of(chains))
+    assert chains.sagips.summary()["estimate"].equals(run.sagips.summary()["estimate"])
     assert run.sagips.environment()["python"]
     assert "posterior" in run.sagips.report()
     plt.close("all")

@@ -25,7 +25,17 @@ from sagips_kit.template import create_run
 pytestmark = pytest.mark.filterwarnings("error")
 
 LAYOUT = RunLayout(
-    n_ranks=4, n_replicas=2, n_members=3, n_steps=105, record_every=10, rows_per_block=4, n_draws=5, n_predictive=2
+    n_ranks=4,
+    n_replicas=2,
+    n_members=3,
+    n_steps=105,
+    record_every=10,
+    rows_per_block=4,
+    n_draws=5,
+    n_predictive=2,
+    n_snapshots=4,
+    n_sets=3,
+    n_scores=6,
 )
 SPEC = {"n_steps": 105, "exchange": {"name": "Ring"}}
 BOTH_KINDS = pytest.mark.parametrize("kind", ["directory", "memory"])
@@ -68,6 +78,12 @@ def fill_run(path, layout, theta, predictive, *, n_steps=None):
         with RunWriter(path, rank, replica if rank < layout.n_replicas else None) as writer:
             times = {"waited_s": way, "elapsed_s": 2.0 * np.arange(1, len(way) + 1)}
             writer.write_rows(0, {"theta": rows, "loss_generator": rows[..., 0], **times})
+            for step in filter(writer.wants_snapshot, layout.snapshot_steps):
+                vectors = ends[replica][:, None] + np.arange(layout.n_sets)[None, :, None] / step
+                writer.write_snapshot(step, parameters=vectors, events=predictive[chains][:, 0])
+            if n_steps is None:
+                ones = np.ones((layout.n_members, layout.n_scores))
+                writer.write_scores(observed=np.arange(layout.n_scores) * ones, generated=rank * ones)
             if n_steps is None and rank < layout.n_replicas:
                 writer.write_chains(theta[chains], predictive[chains])
             writer.set_progress(layout.n_steps if n_steps is None else n_steps)
@@ -174,15 +190,18 @@ def test_a_large_run_has_few_files_and_no_large_chunk(record_every):
         rows_per_block=20,
         n_draws=50,
         n_predictive=500,
+        n_snapshots=20,
+        n_sets=4,
+        n_scores=2000,
     )
-    arrays = schema.empty_arrays(layout, tuple("abcdef"), ("x", "y")).values()
-    arrays = [array for group in arrays for array in group.values()]
+    groups = schema.empty_arrays(layout, tuple("abcdef"), ("x", "y"))
+    arrays = [array for group in groups.values() for array in group.values()]
     n_files = sum(
         math.prod(-(-n // chunk) for n, chunk in zip(a.shape, a.chunks, strict=True)) for a in arrays if a.shape
     )
     assert n_files <= 60_000 // record_every**0.5
     assert all(math.prod(array.chunks) * 8 <= 2**20 for array in arrays)
-    steps = [array for array in arrays if "step" in array.dims]
+    steps = [array for array in groups["history"].values() if "step" in array.dims]
     assert all(array.chunks[array.dims.index("step")] % layout.rows_per_block == 0 for array in steps)
 
 
@@ -283,6 +302,30 @@ def test_rows_beyond_progress_are_masked(make, path):
         history["theta"].sel(step=[50, 60], parameter="theta1")[1, 2], [1020041 + 1e6, np.nan]
     )
     assert read_progress(path).steps.tolist() == [0, 59, 0, 0]
+
+
+def test_snapshots_beyond_progress_are_masked(make, path, rng):
+    assert LAYOUT.snapshot_steps == [20, 50, 80, 105]
+    fill_run(make(), LAYOUT, rng.normal(size=(6, 5, 2)), make_events(rng, 6, 5, 2), n_steps=50)
+    snapshots = open_run(path)["snapshots"]
+    assert snapshots["events"].dims == ("chain", "step", "event", "observable")
+    for name in schema.TAKEN:
+        assert snapshots[name][:, :2].notnull().all() and snapshots[name][:, 2:].isnull().all()
+    # Written by ranks 0 and 1, of replicas 0 and 1: three chains each, whose sets are 1/20 apart at step 20.
+    np.testing.assert_allclose(snapshots["parameters"].isel(step=0).diff("set"), 1 / 20, rtol=1e-5)
+
+
+def test_snapshots_and_scores_have_their_shapes(make, path):
+    with RunWriter(make(), 1, 1) as writer:
+        assert [step for step in LAYOUT.steps if writer.wants_snapshot(step)] == LAYOUT.snapshot_steps
+        with pytest.raises(ValueError, match=r"snapshots/events of shape \(2, 2\): should be \(3, 2, 2\)"):
+            writer.write_snapshot(50, events=np.ones((2, 2)))
+        with pytest.raises(ValueError, match=r"scores/observed of shape \(3,\): should be \(3, 6\)"):
+            writer.write_scores(observed=np.ones(3))
+        writer.write_scores(observed=np.full((3, 6), 2.0))
+    observed = open_run(path)["scores"]["observed"]
+    assert observed.mean(("member", "event")).fillna(0).values.tolist() == [0, 2, 0, 0]
+    assert not RunWriter(path, 2).wants_snapshot(50), "leaders write"
 
 
 def test_rows_of_many_blocks_share_chunks(make, path, monkeypatch):

@@ -7,9 +7,10 @@ below which no method can tell parameters apart.
 """
 
 from . import calibration
+from .adversaries import discriminator, evolution
 from .base import each_run, single_run, written
-from .estimates import coverage, distance_to_mle, estimate, residuals, summary
-from .events import observed_and_generated
+from .estimates import coverage, distance_to_mle, estimate, estimate_of, residuals, summary
+from .events import densities, observed_and_generated, snapshots
 from .facts import describe, environment, fact, spec, state
 from .history import convergence, losses, pace, staleness, timeline, warnings_of
 
@@ -17,17 +18,22 @@ __all__ = [
     "calibration",
     "convergence",
     "coverage",
+    "densities",
     "describe",
+    "discriminator",
     "distance_to_mle",
     "each_run",
     "environment",
     "estimate",
+    "estimate_of",
+    "evolution",
     "fact",
     "losses",
     "observed_and_generated",
     "pace",
     "residuals",
     "single_run",
+    "snapshots",
     "spec",
     "staleness",
     "state",

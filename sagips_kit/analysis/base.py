@@ -8,6 +8,8 @@ import xarray as xr
 
 from .. import schema
 
+QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
+
 
 def each_run(runs):
     """The runs of a tree by their labels, {None: run} for a single one: dict of DataTree."""
@@ -80,6 +82,11 @@ def written(run, group):
             "until it ends, then open the run again."
         )
     return chains
+
+
+def quantiles(values, dim):
+    """The median, and the ends of the bands that hold 68 % and 95 % of the values along `dim`, along `quantile`."""
+    return values.quantile(QUANTILES, dim, skipna=True)
 
 
 def rms(distances):

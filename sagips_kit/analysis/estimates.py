@@ -36,23 +36,11 @@ def estimate(run):
     ValueError
         If no chain has been written yet.
     """
-    chains = written(run, schema.POSTERIOR).mean(schema.DRAW).to_dataarray(schema.PARAMETER)
-    n_chains = chains.sizes[schema.CHAIN]
-    mean = chains.mean(schema.CHAIN)
-    deviation = chains.std(schema.CHAIN, ddof=1) if n_chains > 1 else np.nan * mean
-    half_width = calibration.half_width(deviation, n_chains, 0.6827)
     reference = run[schema.REFERENCE].to_dataset().drop_dims(schema.PARAMETER_2).load()
-    result = xr.Dataset(
-        {
-            "mean": mean,
-            "deviation": deviation,
-            "n_chains": n_chains,
-            "low": mean - half_width,
-            "high": mean + half_width,
-            "mle": reference["mle"],
-            "floor": reference["deviation"],
-            **{name: reference[name] for name in ("truth", "published", "published_deviation")},
-        }
+    result = estimate_of(written(run, schema.POSTERIOR)).assign(
+        mle=reference["mle"],
+        floor=reference["deviation"],
+        **{name: reference[name] for name in ("truth", "published", "published_deviation")},
     )
     result["to_mle"] = (result["mean"] - result["mle"]) / result["floor"]
     result["pull"] = (result["mean"] - result["truth"]) / result["deviation"]
@@ -62,6 +50,40 @@ def estimate(run):
     return result.drop_attrs().assign_attrs(
         {schema.UNCERTAINTY_KEY: run[schema.POSTERIOR].attrs[schema.UNCERTAINTY_KEY]}
     )
+
+
+def estimate_of(chains):
+    """Estimates of whatever is a variable of the chains: some parameters, or quantities derived from them.
+
+    Parameters
+    ----------
+    chains : Dataset (chain, draw)
+        The posterior of a run, or what was computed from it.
+
+    Returns
+    -------
+    Dataset (parameter)
+        mean, deviation, n_chains, low and high as in `estimate`.
+
+    Raises
+    ------
+    ValueError
+        If no variable has both dimensions.
+    """
+    wanted = {schema.CHAIN, schema.DRAW}
+    names = [name for name, variable in chains.data_vars.items() if set(variable.dims) == wanted]
+    if not names:
+        raise ValueError(
+            f"No variable has the dimensions chain and draw alone; there are {', '.join(map(str, chains.dims))}. Take "
+            'them from a run: run["posterior"].to_dataset().'
+        )
+    means = chains[names].mean(schema.DRAW).to_dataarray(schema.PARAMETER)
+    n_chains = means.sizes[schema.CHAIN]
+    mean = means.mean(schema.CHAIN)
+    deviation = means.std(schema.CHAIN, ddof=1) if n_chains > 1 else np.nan * mean
+    half_width = calibration.half_width(deviation, n_chains, 0.6827)
+    values = {"mean": mean, "deviation": deviation, "n_chains": n_chains}
+    return xr.Dataset(values | {"low": mean - half_width, "high": mean + half_width}).drop_attrs()
 
 
 @for_each_run

@@ -1,10 +1,12 @@
-"""Observed events beside generated ones."""
+"""Observed events beside generated ones, in the end and on the way."""
 
 import numpy as np
 import xarray as xr
 
 from .. import schema
-from .base import for_each_run, written
+from .base import for_each_run, quantiles, written
+
+_N_CATEGORIES = 50
 
 
 @for_each_run
@@ -25,6 +27,8 @@ def observed_and_generated(run, observable, bins=50, by=None):
     Dataset (bin) or (by, bin)
         observed, observed_error : density and its statistical error.
         generated, generated_error : mean density over the chains and its standard deviation among them (NaN for one).
+        generated_quantiles (..., quantile, bin) : 2.5, 16, 50, 84 and 97.5 % of the chains have less; with fewer than
+        40 chains the outermost are the chains' range.
         low, high : edges; the coordinate `bin` is the centre.
 
     Raises
@@ -33,24 +37,86 @@ def observed_and_generated(run, observable, bins=50, by=None):
         For an unknown observable, a `by` with more than 50 values, or if no chain has been written yet.
     """
     observed = run[schema.OBSERVED].to_dataset().load()
+    _check_observables(observed, observable, by)
     generated = written(run, schema.PREDICTIVE)
-    for name in {observable, by} - {None}:
+    edges = np.histogram_bin_edges(observed[observable], bins)
+    return _each_category(observed, generated, by, lambda *events: _compare(*events, observable, edges))
+
+
+@for_each_run
+def densities(run, observable, bins=50, by=None):
+    """Densities of the generated events on the way, beside that of the observed ones.
+
+    Parameters
+    ----------
+    run : DataTree
+        May still be running.
+    observable, bins, by
+        As in `observed_and_generated`.
+
+    Returns
+    -------
+    Dataset (step, bin) or (by, step, bin)
+        generated_quantiles (..., step, quantile, bin) : over the chains, of all snapshots that are there.
+        observed, observed_error (..., bin) : density and its statistical error.
+        low, high : edges; the coordinate `bin` is the centre.
+
+    Raises
+    ------
+    ValueError
+        For an unknown observable, a `by` with more than 50 values, or if there is no snapshot yet.
+    """
+    observed = run[schema.OBSERVED].to_dataset().load()
+    _check_observables(observed, observable, by)
+    generated = snapshots(run)["events"].to_dataset(schema.OBSERVABLE)
+    edges = np.histogram_bin_edges(observed[observable], bins)
+
+    def one_category(observed, generated):
+        # While a run goes on, some chains may have come further than others.
+        at_each_step = [
+            _each_chain(generated[observable].sel(step=step).dropna(schema.CHAIN, how="all"), edges)
+            for step in generated[schema.STEP].values
+        ]
+        spread = xr.concat([quantiles(chains, schema.CHAIN) for chains in at_each_step], generated[schema.STEP])
+        return _observed(observed[observable], edges).assign(generated_quantiles=spread)
+
+    return _each_category(observed, generated, by, one_category)
+
+
+def snapshots(run):
+    """The snapshots that are there, in memory: Dataset (chain, step, ...).
+
+    Raises
+    ------
+    ValueError
+        If there is none yet.
+    """
+    found = run[schema.SNAPSHOTS].to_dataset().load()
+    # Chains write at different times: what none of them has is left out, and chains that have nothing.
+    found = found.dropna(schema.STEP, how="all", subset=["parameters"])
+    found = found.dropna(schema.CHAIN, how="all", subset=["parameters"])
+    if not found.sizes[schema.STEP]:
+        first = int(run[schema.SNAPSHOTS][schema.STEP][0])
+        raise ValueError(f"There is no snapshot yet: the first one is taken at step {first}. Open the run again then.")
+    return found
+
+
+def _check_observables(observed, *names):
+    for name in {*names} - {None}:
         if name not in observed:
             raise ValueError(f"The run has no observable {name!r}. Allowed: {', '.join(observed)}.")
-    edges = np.histogram_bin_edges(observed[observable], bins)
+
+
+def _each_category(observed, generated, by, function):
+    """What `function` makes of the events of each category, along `by`, or of all of them."""
     if by is None:
-        return _compare(observed, generated, observable, edges)
+        return function(observed, generated)
     # Generated events are kept in single precision.
     values = np.unique(observed[by].astype(np.float32))
-    if len(values) > 50:
-        raise ValueError(f"by={by!r} has {len(values)} values: should be categorical, with 50 at most.")
+    if len(values) > _N_CATEGORIES:
+        raise ValueError(f"by={by!r} has {len(values)} values: should be categorical, with {_N_CATEGORIES} at most.")
     parts = [
-        _compare(
-            observed.where(observed[by].astype(np.float32) == value),
-            generated.where(generated[by] == value),
-            observable,
-            edges,
-        )
+        function(observed.where(observed[by].astype(np.float32) == value), generated.where(generated[by] == value))
         for value in values
     ]
     return xr.concat(parts, xr.Variable((by,), values))
@@ -58,22 +124,26 @@ def observed_and_generated(run, observable, bins=50, by=None):
 
 def _compare(observed, generated, observable, edges):
     """One pair of histograms; events that are NaN do not count."""
-    density, error = _density(observed[observable].values, edges)
-    chains = [_density(chain.values, edges)[0] for chain in generated[observable]]
-    spread = np.std(chains, axis=0, ddof=1) if len(chains) > 1 else np.full(density.shape, np.nan)
-    columns = {
-        "observed": density,
-        "observed_error": error,
-        "generated": np.mean(chains, axis=0),
-        "generated_error": spread,
-    }
-    edge_columns = {"low": edges[:-1], "high": edges[1:]}
-    centre = (edges[:-1] + edges[1:]) / 2
-    attributes = observed[observable].attrs
-    return xr.Dataset(
-        {name: ("bin", column) for name, column in columns.items()},
-        {"bin": ("bin", centre, attributes), **{name: ("bin", column) for name, column in edge_columns.items()}},
+    chains = _each_chain(generated[observable], edges)
+    spread = chains.std(schema.CHAIN, ddof=1) if len(chains) > 1 else chains[0] * np.nan
+    return _observed(observed[observable], edges).assign(
+        generated=chains.mean(schema.CHAIN), generated_error=spread, generated_quantiles=quantiles(chains, schema.CHAIN)
     )
+
+
+def _observed(events, edges):
+    density, error = _density(events.values, edges)
+    coords = {
+        "bin": ("bin", (edges[:-1] + edges[1:]) / 2, events.attrs),
+        "low": ("bin", edges[:-1]),
+        "high": ("bin", edges[1:]),
+    }
+    return xr.Dataset({"observed": ("bin", density), "observed_error": ("bin", error)}, coords)
+
+
+def _each_chain(events, edges):
+    densities = [_density(chain.values, edges)[0] for chain in events.transpose(schema.CHAIN, ...)]
+    return xr.DataArray(densities, dims=(schema.CHAIN, "bin"))
 
 
 def _density(events, edges):

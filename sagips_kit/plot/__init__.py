@@ -4,19 +4,23 @@ Legible in grey: what was estimated, the reference and the truth differ by marke
 global setting of matplotlib is touched.
 """
 
+from .adversaries import discriminator, evolution
 from .answer import estimates, pulls
 from .pairs import posterior
 from .several import compared_estimates, comparison, scaling
 from .sheet import pictures, report
-from .spectra import events
+from .spectra import densities, events
 from .steps import convergence, losses, staleness, timeline
 
 __all__ = [
     "compared_estimates",
     "comparison",
     "convergence",
+    "densities",
+    "discriminator",
     "estimates",
     "events",
+    "evolution",
     "losses",
     "pictures",
     "posterior",

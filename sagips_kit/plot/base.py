@@ -24,3 +24,19 @@ def unit_of(run, name):
 def label(run, name):
     unit = unit_of(run, name)
     return f"{name} [{unit}]" if unit else name
+
+
+def draw_bands(ax, quantiles, of, x=None, edges=None):
+    """The median of `quantiles` (..., quantile) as a line, 68 % and 95 % as bands at `x`, or as steps."""
+    low_95, low_68, middle, high_68, high_95 = (quantiles.isel(quantile=k) for k in range(5))
+    for low, high, share, alpha in [(low_95, high_95, 95, 0.2), (low_68, high_68, 68, 0.35)]:
+        style = {"color": ENSEMBLE, "alpha": alpha, "lw": 0, "label": f"{share} % of {of}"}
+        if edges is None:
+            ax.fill_between(x, low, high, **style)
+        else:
+            ax.stairs(high, edges, baseline=low, fill=True, **style)
+    style = {"color": ENSEMBLE, "lw": 1.6, "label": "generated, median"}
+    if edges is None:
+        ax.plot(x, middle, **style)
+    else:
+        ax.stairs(middle, edges, baseline=None, **style)

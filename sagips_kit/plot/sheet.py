@@ -1,6 +1,5 @@
 """All pictures of a run together."""
 
-import functools
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,9 +8,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from .. import analysis, schema
+from .adversaries import discriminator, evolution
 from .answer import estimates, pulls
 from .pairs import posterior
-from .spectra import events
+from .spectra import densities, events
 from .steps import convergence, losses, staleness, timeline
 
 _N_CATEGORIES = 12  # an observable with so few values sorts the events
@@ -48,6 +48,9 @@ def pictures(run):
     def on_axes(draw):
         return lambda figure: draw(run, ax=figure.add_subplot())
 
+    def on_figure(draw, *args):
+        return lambda figure: draw(run, *args, figure=figure)
+
     found = [
         Picture("convergence", "Distance to the maximum-likelihood estimate", on_axes(convergence), _HALF, 3.8),
         Picture("losses", "Losses of the two networks", on_axes(losses), _HALF, 3.8),
@@ -56,15 +59,18 @@ def pictures(run):
     ]
     names, by = _observables(run)
     for name in names:
-        draw = functools.partial(events, run, name, by)
         width = _HALF if by is None else _FULL
         caption = f"Observed and generated events: {name}"
-        found.append(Picture(f"events-{name}", caption, lambda figure, draw=draw: draw(figure=figure), width, 4.2))
-    side = 1.0 + 1.6 * min(n_parameters, 6)
+        found.append(Picture(f"events-{name}", caption, on_figure(events, name, by), width, 4.2))
+        found.append(Picture(f"densities-{name}", f"{caption}, on the way", on_figure(densities, name, by), width, 4.2))
+    n_shown = min(n_parameters, 6)
+    way_height = 1 + 2 * -(-n_shown // 3)
     found += [
-        Picture("posterior", "Posterior", lambda figure: posterior(run, figure=figure), _FULL, side),
+        Picture("posterior", "Posterior", on_figure(posterior), _FULL, 1.0 + 1.6 * n_shown),
+        Picture("evolution", "Generated parameters on the way", on_figure(evolution), _FULL, way_height),
         Picture("timeline", "Where the time went", on_axes(timeline), _HALF, 3.6),
         Picture("staleness", "Age of the messages used", on_axes(staleness), _HALF, 3.6),
+        Picture("discriminator", "What the discriminators say", on_axes(discriminator), _HALF, 3.6),
     ]
     return found
 

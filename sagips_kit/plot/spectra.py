@@ -1,14 +1,19 @@
-"""Observed events beside generated ones."""
+"""Observed events beside generated ones, in the end and on the way."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .. import analysis
-from .base import ENSEMBLE, REFERENCE, label, unit_of
+from .. import analysis, schema
+from .base import ENSEMBLE, REFERENCE, draw_bands, label, unit_of
+
+_N_STEPS = 4  # densities that can be told apart in one picture
+_SHADES, _LINES = ("0.72", "0.55", "0.35", ENSEMBLE), (":", "-.", "--", "-")
 
 
 def events(run, observable, by=None, bins=50, figure=None):
     """Observed and generated events of one observable, and their ratio below.
+
+    The bands hold 68 % and 95 % of the chains; with fewer than 40 of these the outer one is their range.
 
     Parameters
     ----------
@@ -22,51 +27,111 @@ def events(run, observable, by=None, bins=50, figure=None):
     Returns
     -------
     ndarray of Axes (2, picture)
-        Densities in the first row, ratios in the second.
+        Densities in the first row, ratios to the median of the chains in the second.
     """
     analysis.single_run(run, "plot.events", "plot.comparison(runs)")
     histograms = analysis.observed_and_generated(run, observable, bins, by)
+    axes, parts = _panels(run, histograms, observable, by, figure)
+    for part, (top, bottom) in zip(parts, axes.T, strict=True):
+        quantiles = part["generated_quantiles"]
+        draw_bands(top, quantiles, "the chains", edges=_edges(part))
+        _draw_observed(top, part)
+        middle = quantiles.sel(quantile=0.5)
+        middle = middle.where(middle > 0)  # an empty bin has no ratio
+        draw_bands(bottom, quantiles / middle, "the chains", edges=_edges(part))
+        _draw_observed(bottom, part, middle)
+    axes[0, 0].set_ylim(bottom=0)
+    axes[1, 0].set_ylabel("observed /\ngenerated")
+    axes[1, 0].set_ylim(_ratio_limits(histograms))
+    axes[0, -1].legend(frameon=False, fontsize="small")
+    return axes
+
+
+def densities(run, observable, by=None, bins=25, steps=None, figure=None):
+    """How the density of the generated events came to that of the observed ones.
+
+    Parameters
+    ----------
+    run : DataTree
+        May still be running.
+    observable : str
+    by : str or None
+        A categorical observable: one picture for each of its values.
+    bins : int or ndarray (edge,)
+    steps : sequence of int or None
+        Steps of the run, of each of which the nearest snapshot is shown, four at most; None takes some early ones and
+        the last.
+    figure : Figure or None
+
+    Returns
+    -------
+    ndarray of Axes (2, picture)
+        Densities in the first row, medians over the chains with 68 % of these as bands; ratios to the observed events
+        in the second.
+
+    Raises
+    ------
+    ValueError
+        If there is no snapshot yet, or for more than four steps.
+    """
+    analysis.single_run(run, "plot.densities", "plot.comparison(runs)")
+    histograms = analysis.densities(run, observable, bins, by)
+    n = histograms.sizes[schema.STEP]
+    if steps is None:
+        histograms = histograms.isel(step=np.unique(np.geomspace(1, n, _N_STEPS).round().astype(int)) - 1)
+    elif len(steps) > _N_STEPS:
+        raise ValueError(f"{len(steps)} steps: should be {_N_STEPS} at most, since no more can be told apart.")
+    else:
+        histograms = histograms.sel(step=list(steps), method="nearest")
+    axes, parts = _panels(run, histograms, observable, by, figure)
+    shown = histograms[schema.STEP].values
+    for part, (top, bottom) in zip(parts, axes.T, strict=True):
+        ratio = part.where(part["observed"] > 0)
+        for k, step in enumerate(shown):
+            style = {"color": _SHADES[k - len(shown)], "lw": 1.6, "ls": _LINES[k - len(shown)]}
+            _draw_step(top, part, part["generated_quantiles"].sel(step=step), style | {"label": f"step {step}"})
+            _draw_step(bottom, part, ratio["generated_quantiles"].sel(step=step) / ratio["observed"], style)
+        _draw_observed(top, part)
+        error = ratio["observed_error"] / ratio["observed"]
+        bottom.errorbar(part["bin"], ratio["observed"] / ratio["observed"], error, fmt=".", color=REFERENCE, lw=1)
+    axes[0, 0].set_ylim(bottom=0)
+    axes[1, 0].set_ylabel("generated /\nobserved")
+    axes[1, 0].set_ylim(0, 2)
+    axes[0, -1].legend(frameon=False, fontsize="small")
+    return axes
+
+
+def _panels(run, histograms, observable, by, figure):
+    """Axes (2, picture), with labels, and the histograms of each picture."""
     parts = [histograms] if by is None else [histograms.sel({by: value}) for value in histograms[by].values]
     n = len(parts)
     width = 6.4 if n == 1 else 1 + n * np.clip(12 / n, 2, 3.2)
     figure = figure or plt.figure(figsize=(width, 4.8), layout="constrained")
     axes = figure.subplots(2, n, sharex=True, sharey="row", squeeze=False, height_ratios=[3, 1])
     for part, (top, bottom) in zip(parts, axes.T, strict=True):
-        _draw_densities(top, part)
-        _draw_ratio(bottom, part)
         bottom.set_xlabel(label(run, observable))
         if by is not None:
             top.set_title(f"{by} = {part[by].item():g}")
     unit = unit_of(run, observable)
     axes[0, 0].set_ylabel(f"density [1/{unit}]" if unit else "density")
-    axes[1, 0].set_ylabel("observed /\ngenerated")
-    axes[1, 0].set_ylim(_ratio_limits(histograms))
-    axes[0, 0].set_ylim(bottom=0)
-    axes[0, -1].legend(frameon=False)
     figure.align_ylabels(axes[:, 0])
-    return axes
+    return axes, parts
 
 
 def _edges(part):
     return [*part["low"].values, part["high"].values[-1]]
 
 
-def _draw_densities(ax, part):
-    edges = _edges(part)
-    low, high = part["generated"] - part["generated_error"], part["generated"] + part["generated_error"]
-    ax.stairs(high, edges, baseline=low, fill=True, color=ENSEMBLE, alpha=0.3, lw=0)
-    ax.stairs(part["generated"], edges, color=ENSEMBLE, lw=1.6, label="generated")
-    ax.errorbar(part["bin"], part["observed"], part["observed_error"], fmt=".", color=REFERENCE, lw=1, label="observed")
+def _draw_observed(ax, part, unit=1.0):
+    values, error = part["observed"] / unit, part["observed_error"] / unit
+    ax.errorbar(part["bin"], values, error, fmt=".", color=REFERENCE, lw=1, label="observed")
 
 
-def _draw_ratio(ax, part):
-    part = part.where(part["generated"] > 0)
-    band = part["generated_error"] / part["generated"]
+def _draw_step(ax, part, quantiles, style):
     edges = _edges(part)
-    ax.stairs(1 + band, edges, baseline=1 - band, fill=True, color=ENSEMBLE, alpha=0.3, lw=0)
-    ax.axhline(1, color=ENSEMBLE, lw=1.6)
-    ratio, error = part["observed"] / part["generated"], part["observed_error"] / part["generated"]
-    ax.errorbar(part["bin"], ratio, error, fmt=".", color=REFERENCE, lw=1)
+    low, middle, high = (quantiles.sel(quantile=q) for q in (0.16, 0.5, 0.84))
+    ax.stairs(high, edges, baseline=low, fill=True, color=style["color"], alpha=0.25, lw=0)
+    ax.stairs(middle, edges, baseline=None, **style)
 
 
 def _ratio_limits(histograms):

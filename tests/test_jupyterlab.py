@@ -1,0 +1,159 @@
+"""What a user sees: notebooks in JupyterLab, in a browser without a window."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from test_analysis import make_run, make_theta
+
+from sagips_kit.store import RunWriter, read_progress
+
+pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install jupyterlab")
+pytest.importorskip("ipywidgets", reason="no widgets: pip install ipywidgets")
+playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
+
+ROOT = Path(__file__).parents[1]
+# The system's own: Playwright would download hundreds of megabytes.
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
+    pytest.mark.timeout(500),
+]
+SMALL = {"n": 2, "n_steps": 300, "n_members": 2, "n_events": 384}
+FOLDERS = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "JUPYTER_RUNTIME_DIR": "runtime"}
+FOLDERS |= {"IPYTHONDIR": "ipython"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder that JupyterLab shows; no process that knows it is left at the end."""
+    folder = tmp_path_factory.mktemp("lab")
+    yield folder
+    left = psutil.wait_procs(_processes_of(folder), timeout=20)[1]
+    assert not left, f"left behind: {left}"
+
+
+def _processes_of(folder):
+    """Servers, kernels and engines, by the environment that they inherit; also those whose parents have ended."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("JUPYTER_RUNTIME_DIR") == str(folder / "runtime"):
+                yield process
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    """Where a running JupyterLab answers, and its token."""
+    settings = {name: str(folder / place) for name, place in FOLDERS.items()} | {"PYTHONPATH": str(ROOT)}
+    options = ["--no-browser", "--allow-root", "--ServerApp.port=0", f"--ServerApp.root_dir={folder}"]
+    options += ["--IdentityProvider.token=secret", "--LabApp.news_url=None"]
+    options += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with open(folder / "lab.log", "w") as log:
+        command = [sys.executable, "-m", "jupyterlab", *options]
+        server = subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log)
+    try:
+        until(lambda: list(folder.glob("runtime/jpserver-*.json")) or server.poll() is not None, 120)
+        assert server.poll() is None, (folder / "lab.log").read_text()
+        (facts,) = folder.glob("runtime/jpserver-*.json")
+        yield json.loads(facts.read_text())["url"]
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+@pytest.fixture
+def open_notebook(folder, address, tmp_path):
+    """Write a notebook and open it in the browser; returns the page, when a kernel is ready.  Keeps a screenshot."""
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+        def open_notebook(notebook, name, height):
+            nbformat.write(notebook, folder / name)
+            # High enough for all cells: JupyterLab draws only those that are in sight.
+            page = browser.new_page(viewport={"width": 1000, "height": height})
+            page.set_default_timeout(60_000)
+            page.goto(f"{address}lab/tree/{name}?token=secret&reset")
+            # The status bar knows the kernel; the notebook's own sign says idle before there is one.
+            page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+            return page
+
+        yield open_notebook
+        for page in browser.contexts[0].pages:
+            page.screenshot(path=tmp_path / "screen.png")
+        browser.close()
+
+
+def read_quickstart():
+    return nbformat.read(ROOT / "notebooks" / "00_quickstart.ipynb", as_version=4)
+
+
+def until(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def run_all(page, path, seconds):
+    """Choose Run > Run All Cells, wait for the end, save the notebook, and check it: no cell ended with an error."""
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    prompts = page.locator(".jp-CodeCell .jp-InputPrompt")
+
+    def is_done():
+        texts = prompts.all_inner_texts()
+        return texts[0] == "[1]:" and "[*]:" not in texts  # cells after an error are not run
+
+    until(is_done, seconds)
+    page.keyboard.press("Control+s")
+    until(lambda: code_cells(path)[0].execution_count, 20)
+    for cell in code_cells(path):
+        failures = ["\n".join(output.traceback) for output in cell.outputs if output.output_type == "error"]
+        assert not failures and cell.execution_count, (cell.source, *failures)
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+@pytest.mark.mpi
+def test_run_all_shows_progress_and_figures(open_notebook, folder):
+    notebook = read_quickstart()
+    cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    cell.source += "".join(f"\n{name} = {number}" for name, number in SMALL.items())
+    page = open_notebook(notebook, "quickstart.ipynb", height=6600)
+    run_all(page, folder / "quickstart.ipynb", 300)
+    shown = page.locator(".jp-OutputArea-output").all_inner_texts()
+    assert any("100%" in text and "300/300" in text and "moved" in text for text in shown)
+    assert page.locator(".jp-RenderedImage img").count() >= 6
+    assert read_progress(folder / "runs" / "quickstart.zarr").is_finished
+
+
+def test_the_dashboard_is_a_widget_that_follows_the_run_and_stops_it(open_notebook, folder):
+    path = folder / "live.zarr"
+    make_run(make_theta(), path, n_steps=300)
+    source = "from sagips_kit import open_run\n\nopen_run('live.zarr').sagips.dashboard(interval=0.2)"
+    notebook = read_quickstart()
+    notebook.cells = [nbformat.v4.new_code_cell(source)]
+    page = open_notebook(notebook, "dashboard.ipynb", height=600)
+    run_all(page, folder / "dashboard.ipynb", 30)
+    page.get_by_text("running: step 300 of 1 000").wait_for()
+    picture = page.locator(".jp-OutputArea-output img.widget-image")
+    before = picture.get_attribute("src")
+    for rank in range(4):
+        RunWriter(path, rank).set_progress(500)
+    page.get_by_text("running: step 500 of 1 000").wait_for()
+    until(lambda: picture.get_attribute("src") != before, 20)
+    assert picture.evaluate("image => image.naturalWidth") > 500
+    page.get_by_role("button", name="Stop the run").click()
+    page.get_by_text("The ranks were asked to stop").wait_for()
+    assert read_progress(path).stop_step == 500 + 2 * 25 * 10
