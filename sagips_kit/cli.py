@@ -35,6 +35,7 @@ def _parser():
     run.add_argument("spec", help="JSON file; `sagips spec` writes one")
     run.add_argument("--store", help="write here instead of the spec's store")
     run.add_argument("--overwrite", action="store_true", help="replace a run that is there already")
+    run.add_argument("--resume", action="store_true", help="go on with this run if it has been begun, else begin it")
     run.set_defaults(command=_run)
     tune = commands.add_parser("tune", help="try modes of exchange for a spec, on the ranks of this mpiexec")
     tune.add_argument("spec", help="JSON file; `sagips spec` writes one")
@@ -177,11 +178,15 @@ def _run(options):
         spec = RunSpec.from_file(options.spec)
         changes = {"store": options.store, "overwrite": options.overwrite or None}
         spec = dataclasses.replace(spec, **{name: change for name, change in changes.items() if change is not None})
-    result = run(spec, world)
+    result = run(spec, world, options.resume)
     # Ranks that exchange nothing may end hours apart.
     world.barrier("the other ranks to finish", math.inf)
     if world.rank == 0:
-        print(f"{result['steps']} steps on {world.size} ranks in {result['elapsed_s']:.0f} s: {spec.store}")
+        how = f" from step {result['first_step']} on" if 0 < result["first_step"] < spec.n_steps else ""
+        how = ", finished already" if result["first_step"] == spec.n_steps else how
+        print(f"{result['steps']} steps on {world.size} ranks in {result['elapsed_s']:.0f} s{how}: {spec.store}")
+        if result["steps"] < spec.n_steps:
+            print(f"Stopped before step {spec.n_steps}. The same command with --resume goes on.")
         _print_summary(spec.store)
 
 

@@ -37,6 +37,8 @@ class Snapshot:
         Fraction of the time that ranks have waited for others.
     staleness : float
         Age of the oldest message used, in steps.
+    rejected : int
+        Gradients that were not finite, of the ranks that were looked at, during those last steps.
     """
 
     step: int
@@ -48,6 +50,7 @@ class Snapshot:
     moved_unit: str = ""
     waited: float = math.nan
     staleness: float = math.nan
+    rejected: int = 0
 
     def line(self):
         """The snapshot as a line of text: bar, steps, time used and left, rate, movement, waiting, staleness."""
@@ -60,6 +63,8 @@ class Snapshot:
             words.append(f"waiting {self.waited:.0%}")
         if not math.isnan(self.staleness):
             words.append(f"staleness {self.staleness:.0f}")
+        if self.rejected:
+            words.append(f"{self.rejected} gradients not finite")
         return tqdm.format_meter(
             self.step,
             self.n_steps,
@@ -97,6 +102,7 @@ def snapshot(path):
         moved_unit=unit,
         waited=float((waited / duration).mean()),
         staleness=float(history["staleness"][ranks, row].max()),
+        rejected=int(np.nansum(history["rejected"][ranks, back + 1 : row + 1])),
     )
 
 

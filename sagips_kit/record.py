@@ -25,6 +25,8 @@ class Record:
         Seconds of training, from the first step on.
     staleness : int
         Steps, of the oldest message used.
+    rejected : int
+        Gradients of members that were not finite, and counted as zero, since the record before.
     """
 
     step: int
@@ -34,6 +36,7 @@ class Record:
     waited_s: float
     elapsed_s: float
     staleness: int
+    rejected: int = 0
 
 
 class Draws:
@@ -57,6 +60,17 @@ class Draws:
         self.values = np.full(shape, np.nan)
         self._first = n_steps - n_averaged
         self._starts, self._stops = np.array(chunk_bounds(n_averaged, shape[1])).T
+
+    def state_dict(self):
+        """The averages so far."""
+        return {"values": self.values}
+
+    def load_state_dict(self, state):
+        """Go on from the averages of `state`."""
+        values = np.asarray(state["values"])
+        if values.shape != self.values.shape:
+            raise ValueError(f"draws of shape {values.shape}: should be {self.values.shape}.")
+        self.values[:] = values
 
     def add(self, step, theta):
         """Take theta (member, parameter) of `step`, counted from 0, into the averages."""

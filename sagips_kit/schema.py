@@ -40,11 +40,14 @@ ROWS = {
     "waited_s": (RANK, STEP),
     "elapsed_s": (RANK, STEP),
     "staleness": (RANK, STEP),
+    "rejected": (RANK, STEP),
 }
 # Numbers that need more than float32's 7 digits, or that readers add up
 _EXACT = frozenset({"waited_s", "elapsed_s"})
 PROGRESS = "progress"
 STOP_STEP = "stop_step"
+CHECKPOINT_STEP = "checkpoint_step"
+ASKED = "asked_to_end"
 NO_STOP = 2**63 - 1
 
 # Variables of the reference; a likelihood fit provides the first three
@@ -82,8 +85,11 @@ LONG_NAMES = {
     "waited_s": "time spent waiting for other ranks since the row before",
     "elapsed_s": "time since the run started",
     "staleness": "age of the oldest message used",
+    "rejected": "gradients of members that were not finite, and counted as zero, since the row before",
     PROGRESS: "steps completed; rows beyond are not valid",
     STOP_STEP: "step at which the ranks shall stop",
+    CHECKPOINT_STEP: "step at which the ranks shall write the next checkpoint, or have written the last one",
+    ASKED: "1 if a rank was asked by a signal, or by the end of its time, to end",
     "mle": "maximum-likelihood estimate",
     "deviation": "standard deviation of the maximum-likelihood estimate",
     "covariance": "covariance of the maximum-likelihood estimate: inverse of the observed Fisher information",
@@ -104,8 +110,11 @@ UNITS = {
     "waited_s": "s",
     "elapsed_s": "s",
     "staleness": "steps",
+    "rejected": DIMENSIONLESS,
     PROGRESS: "steps",
     STOP_STEP: "steps",
+    CHECKPOINT_STEP: "steps",
+    ASKED: DIMENSIONLESS,
     STEP: "steps",
     "loss_discriminator": DIMENSIONLESS,
     "loss_generator": DIMENSIONLESS,
@@ -123,6 +132,9 @@ MODE_KEY = "mode"
 CREATED_KEY = "created_at"
 HOSTNAME_KEY = "hostname"
 REVISION_KEY = "git_revision"
+
+# Attribute of the control group: when a run was resumed, from which step, and how far it had been
+RESUMED_KEY = "resumed"
 
 # Attributes of the posterior
 LIBRARY = "sagips_kit"
@@ -228,7 +240,11 @@ def empty_arrays(layout, parameters, observables):
         PREDICTIVE: {name: array((CHAIN, DRAW, EVENT), "float32") for name in observables},
         HISTORY: history,
         ENVIRONMENT: {name: array(dims, "str", "") for name, dims in FACTS.items()},
-        CONTROL: {STOP_STEP: array((), "int64", NO_STOP)},
+        CONTROL: {
+            STOP_STEP: array((), "int64", NO_STOP),
+            CHECKPOINT_STEP: array((), "int64", 0),
+            ASKED: array((), "int64", 0),
+        },
     }
 
 

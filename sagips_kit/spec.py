@@ -12,7 +12,7 @@ from . import exchange, problems
 from .exchange import Exchange, Independent
 from .problem import Problem
 from .schema import SPEC_KEY
-from .settings import Count, Settings, value
+from .settings import Count, NonNegative, Settings, value
 
 _FAMILIES = {"problem": (Problem, problems), "exchange": (Exchange, exchange)}
 
@@ -39,6 +39,8 @@ class RunSpec:
         Fit the same events by maximum likelihood too, if the problem has a likelihood, to judge the run by.
     overwrite : bool
         Replace a run that is in the store already.
+    checkpoint_s : float
+        Seconds between two checkpoints, from which a run that was killed can go on; 0 writes none but at a stop.
     """
 
     problem: InstanceOf[Problem]
@@ -51,6 +53,7 @@ class RunSpec:
     n_observed: Count | None = None
     reference: bool = True
     overwrite: bool = False
+    checkpoint_s: NonNegative = 300.0
 
     def to_dict(self):
         """The spec as JSON values; `from_dict` makes an equal spec of them."""

@@ -46,7 +46,6 @@ class RunWriter:
                 raise ValueError(f"{name} = {index}: `{path}` was created for {n}, so it should be 0 to {n - 1}.")
         self._rows = {name: array_of(path, self._root, schema.HISTORY, name) for name in schema.ROWS}
         self._progress = array_of(path, self._root, schema.HISTORY, schema.PROGRESS)
-        self._stop_step = array_of(path, self._root, schema.CONTROL, schema.STOP_STEP)
         self.path, self.rank, self.replica = path, rank, replica
         self.step = int(self._progress[rank])
 
@@ -101,10 +100,6 @@ class RunWriter:
             # The hand-over: from here on readers believe the rows.
             self._progress[self.rank] = step
         self.step = step
-
-    def stop_step(self):
-        """The step at which to stop, as asked for by `request_stop`; a huge number until then."""
-        return int(self._stop_step[()])
 
     def _where(self, name, first_row, shape):
         """Where in the array `name` rows of this shape go."""

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "sagips_kit"
 # A room, which is a module or a folder, imports only from lower floors.  A new room gets its place here and in the
 # picture in CONTRIBUTING.md.
 FLOORS = {
-    1: {"schema", "topology", "settings", "schedule", "windows", "device_buffers", "health"},
+    1: {"schema", "topology", "settings", "schedule", "windows", "device_buffers", "health", "signals"},
     2: {
         "world",
         "problem",
@@ -32,11 +32,25 @@ FLOORS = {
         "jobs",
         "place",
         "analysis",
+        "state",
+        "guard",
+        "streams",
     },
-    3: {"exchange", "problems", "store", "likelihood", "features", "plot", "export", "profiles", "launchers"},
-    4: {"spec", "trainer", "template", "page", "dashboard", "live", "engines"},
-    5: {"launch", "runs", "tune", "batch"},
-    6: {"handle"},
+    3: {
+        "exchange",
+        "problems",
+        "store",
+        "checkpoint",
+        "likelihood",
+        "features",
+        "plot",
+        "export",
+        "profiles",
+        "launchers",
+    },
+    4: {"spec", "trainer", "template", "milestones", "page", "dashboard", "live", "engines"},
+    5: {"resume", "runs", "tune", "batch"},
+    6: {"launch", "handle"},
     7: {"session", "cli"},
     8: {"cluster", "__main__"},
 }

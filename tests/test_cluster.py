@@ -305,7 +305,7 @@ def train(start):
             for step in range(10, 401, 10):
                 time.sleep(0.1)
                 writer.set_progress(step)
-                if step >= writer.stop_step():
+                if step >= store.read_progress(path).stop_step:
                     break
         return step
 

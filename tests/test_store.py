@@ -470,12 +470,12 @@ def test_a_path_with_wildcards_is_the_one_run_it_matches(make, path):
 def test_a_run_can_be_asked_to_stop(make, path):
     make()
     writers = [RunWriter(path, rank) for rank in range(4)]
-    assert writers[0].stop_step() == schema.NO_STOP
+    assert read_progress(path).stop_step == schema.NO_STOP
     writers[0].set_progress(20)
     with pytest.raises(ValueError, match="step = 20: a rank has reached 20"):
         request_stop(path, 20)
     request_stop(path, 40)
-    assert [writer.stop_step() for writer in writers] == [40] * 4
+    assert read_progress(path).stop_step == 40
     assert not read_progress(path).is_finished
     for writer in writers:
         writer.set_progress(40)

@@ -1,0 +1,56 @@
+"""Requests from outside to end soon: the signals of a scheduler, and the end of the time that it gave."""
+
+import os
+import signal
+import threading
+import time
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# Seconds since 1970; job scripts of the kit set the first, Slurm the second.
+_ENDS = ("SAGIPS_ENDS_AT", "SLURM_JOB_END_TIME")
+MARGIN_S = 120.0  # before that end
+
+
+class Signals:
+    """While this context lasts, a signal only asks to end; the same one again ends the process as ever.
+
+    Raises
+    ------
+    ValueError
+        If the environment gives the end of the time in a way that is not understood.
+    """
+
+    def __init__(self):
+        self._has_come, self._before = False, {}
+        self._ends_at = next((_seconds(name) for name in _ENDS if os.environ.get(name)), None)
+
+    def __enter__(self):
+        # Handlers belong to the main thread; a run in another one is asked to end through its store alone.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *exception):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        self._has_come = True
+        signal.signal(number, self._before[number])
+
+    @property
+    def ask_to_end(self):
+        """Whether a signal has come, or little is left of the time."""
+        # Who still runs after the end has got more time.
+        is_late = self._ends_at is not None and self._ends_at - MARGIN_S < time.time() < self._ends_at
+        return is_late or self._has_come
+
+
+def _seconds(name):
+    try:
+        return float(os.environ[name])
+    except ValueError:
+        raise ValueError(
+            f"{name} = {os.environ[name]!r}: should be the seconds since 1970 at which the job ends, as "
+            f"`export {name}=$(($(date +%s) + 3600))` sets it an hour from now."
+        ) from None
