@@ -45,7 +45,7 @@ class Guard:
         Returns
         -------
         int
-            Gradients of members that were not finite, and have counted as zero.
+            Steps of members whose numbers were not finite, and have been dropped.
 
         Raises
         ------
@@ -53,7 +53,9 @@ class Guard:
             If it comes to nothing, time and again.
         """
         sums = torch.stack([weight.detach().flatten(1).sum(1) for weight in self._weights]).sum(0)
-        rejected, is_bad = self._rejected.tolist(), ~sums.isfinite() | (self._rejected > 0)
+        is_bad = ~sums.isfinite() | (self._rejected > 0)
+        # A discriminator that went bad in the last step has not spoilt a gradient yet.
+        n_rejected = int(torch.maximum(self._rejected, is_bad.long()).sum())
         self._rejected.zero_()
         if not is_bad.any():
             self._n_in_a_row = 0
@@ -63,11 +65,11 @@ class Guard:
         self._keep()
         if self._n_in_a_row > self._limit:
             raise RuntimeError(
-                f"Gradients of {int(is_bad.sum())} of {len(rejected)} generators have not been finite, in spite of "
+                f"Gradients of {int(is_bad.sum())} of {len(is_bad)} generators have not been finite, in spite of "
                 f"{self._limit} returns in a row to the last good state (max_rollbacks). Check that simulate and its "
                 "derivatives are finite everywhere inside the ranges, ends included, or lower generator_rate."
             )
-        return sum(rejected)
+        return n_rejected
 
     def state_dict(self):
         """Taken after a look, where the last good state is the present one."""

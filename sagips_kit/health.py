@@ -14,9 +14,9 @@ GUESSING = {"likelihood": 2 * np.log(2), "logistic": 2 * np.log(2), "least squar
 _SEEN = ("step", "theta", "loss_discriminator")  # of a record
 _SATURATED = 0.2  # discriminator's loss, in units of the one of random guesses
 _REJECTED = (
-    "Some gradients were not finite. They counted as zero, and discriminators went back to their last good state; the "
-    "history counts them as `rejected`. Check that simulate and its derivatives are finite everywhere inside the "
-    "ranges, ends included."
+    "Some numbers were not finite. Their gradients counted as zero, and discriminators went back to their last good "
+    "state; the history counts them as `rejected`. Check that simulate and its derivatives are finite everywhere "
+    "inside the ranges, ends included."
 )
 _AT_END = 0.01  # distance from an end of the range, in units of the range
 

@@ -38,7 +38,8 @@ class Snapshot:
     staleness : float
         Age of the oldest message used, in steps.
     rejected : int
-        Gradients that were not finite, of the ranks that were looked at, during those last steps.
+        Steps that were dropped because of numbers that were not finite, of the ranks that were looked at, during those
+        last steps.
     """
 
     step: int
@@ -64,7 +65,7 @@ class Snapshot:
         if not math.isnan(self.staleness):
             words.append(f"staleness {self.staleness:.0f}")
         if self.rejected:
-            words.append(f"{self.rejected} gradients not finite")
+            words.append(f"{self.rejected} bad steps dropped")
         return tqdm.format_meter(
             self.step,
             self.n_steps,

@@ -26,7 +26,7 @@ class Record:
     staleness : int
         Steps, of the oldest message used.
     rejected : int
-        Gradients of members that were not finite, and counted as zero, since the record before.
+        Steps of members whose numbers were not finite, and that were dropped, since the record before.
     """
 
     step: int

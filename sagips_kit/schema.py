@@ -85,7 +85,7 @@ LONG_NAMES = {
     "waited_s": "time spent waiting for other ranks since the row before",
     "elapsed_s": "time since the run started",
     "staleness": "age of the oldest message used",
-    "rejected": "gradients of members that were not finite, and counted as zero, since the row before",
+    "rejected": "steps of members whose numbers were not finite, and that were dropped, since the row before",
     PROGRESS: "steps completed; rows beyond are not valid",
     STOP_STEP: "step at which the ranks shall stop",
     CHECKPOINT_STEP: "step at which the ranks shall write the next checkpoint, or have written the last one",
