@@ -176,6 +176,8 @@ def _run(options):
     # A mistake in the spec is reported once, not by every rank.
     with world.rank_0_first("rank 0 to read the spec"):
         spec = RunSpec.from_file(options.spec)
+        if spec.overwrite and not (options.store or options.overwrite):
+            _check_here(spec.store)
         changes = {"store": options.store, "overwrite": options.overwrite or None}
         spec = dataclasses.replace(spec, **{name: change for name, change in changes.items() if change is not None})
     result = run(spec, world, options.resume)
@@ -188,6 +190,17 @@ def _run(options):
         if result["steps"] < spec.n_steps:
             print(f"Stopped before step {spec.n_steps}. The same command with --resume goes on.")
         _print_summary(spec.store)
+
+
+def _check_here(store):
+    """Raise ValueError if a spec's file, which may come from anybody, would delete a run somewhere else."""
+    from .place import is_url, local_path
+
+    if is_url(store) or not local_path(store).is_relative_to(Path.cwd()):
+        raise ValueError(
+            f"The spec wants to overwrite `{store}`, which is not in this folder, {Path.cwd()}. If that is meant, add "
+            "--overwrite to the command."
+        )
 
 
 def _tune(options):

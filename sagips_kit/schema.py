@@ -270,8 +270,10 @@ def check_names(parameters, observables):
     """Raise ValueError unless every name can be a variable of the store."""
     for kind, names in [("parameter", parameters), ("observable", observables)]:
         for name in names:
-            if names.count(name) > 1 or not name or "/" in name or name in RESERVED:
+            # A name is a folder of the store, and stays one inside it.
+            is_path = not name or name.startswith(".") or set(name) & set("/\\\0") or name == "zarr.json"
+            if names.count(name) > 1 or is_path or name in RESERVED:
                 raise ValueError(
-                    f"{kind} {name!r} cannot name a variable of the store. Names should be unique, without '/', and "
-                    f"none of {', '.join(sorted(RESERVED))}."
+                    f"{kind} {name!r} cannot name a variable of the store. Names should be unique, without '/' and a "
+                    f"dot at the beginning, and none of {', '.join(sorted(RESERVED))}."
                 )

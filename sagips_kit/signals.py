@@ -1,5 +1,6 @@
 """Requests from outside to end soon: the signals of a scheduler, and the end of the time that it gave."""
 
+import math
 import os
 import signal
 import threading
@@ -8,7 +9,7 @@ import time
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # Seconds since 1970; job scripts of the kit set the first, Slurm the second.
 _ENDS = ("SAGIPS_ENDS_AT", "SLURM_JOB_END_TIME")
-MARGIN_S = 120.0  # before that end
+_MARGIN_S, _MARGIN = 120.0, 0.1  # before that end: so long, or this part of the time that a run has when it starts
 
 
 class Signals:
@@ -22,7 +23,10 @@ class Signals:
 
     def __init__(self):
         self._has_come, self._before = False, {}
-        self._ends_at = next((_seconds(name) for name in _ENDS if os.environ.get(name)), None)
+        ends_at = next((_seconds(name) for name in _ENDS if os.environ.get(name)), math.inf)
+        # Who still runs after the end has got more time.
+        left_s = ends_at - time.time()
+        self._late_at = ends_at - min(_MARGIN_S, _MARGIN * left_s) if left_s > 0 else math.inf
 
     def __enter__(self):
         # Handlers belong to the main thread; a run in another one is asked to end through its store alone.
@@ -41,9 +45,7 @@ class Signals:
     @property
     def ask_to_end(self):
         """Whether a signal has come, or little is left of the time."""
-        # Who still runs after the end has got more time.
-        is_late = self._ends_at is not None and self._ends_at - MARGIN_S < time.time() < self._ends_at
-        return is_late or self._has_come
+        return self._has_come or time.time() > self._late_at
 
 
 def _seconds(name):

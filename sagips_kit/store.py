@@ -214,7 +214,8 @@ def open_run(path):
     path = _the_match(path)
     root = open_group(path, "r")
     # Times stay numbers: a parameter may have the unit "days".
-    tree = xr.open_datatree(root.store, engine="zarr", consolidated=False, decode_times=False)
+    # Of an earlier format, whose objects are pickles, nothing is read.
+    tree = xr.open_datatree(root.store, engine="zarr", consolidated=False, zarr_format=3, decode_times=False)
     # The listing of a folder has no order of its own.
     names = schema.variables(root.attrs[schema.PARAMETERS_KEY], root.attrs[schema.OBSERVABLES_KEY])
     for group, variables in names.items():
