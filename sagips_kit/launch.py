@@ -178,6 +178,8 @@ def _go_back(trainer, writer, checkpoints, world):
     step = resuming.agreed_step(checkpoints.steps(), world)
     if step:
         trainer.load_state_dict(checkpoints.read(step))
+        if trainer.step != step:
+            raise ValueError(f"The checkpoint of step {step} is damaged: it says that it is of step {trainer.step}.")
     # Rows beyond are not valid any more, since they will be written again.
     writer.set_progress(step)
     checkpoints.forget_after(step)
@@ -251,7 +253,9 @@ def _observed(spec):
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file of observed events `{path}`. Current folder: {Path.cwd()}") from None
-    except (ValueError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # numpy's reader of headers fails in many ways
         raise ValueError(f"`{path}` is not an array of numbers: {error}") from None
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import schema, store
-from .place import open_group
+from .place import damage_explained, open_group
 
 _MOVE = 0.1  # of the run: over so many steps the movement is measured
 _N_RANKS = 32  # that are looked at, evenly spread: each has files of its own
@@ -79,6 +79,11 @@ class Snapshot:
 
 def snapshot(path):
     """Look at a run: Snapshot."""
+    with damage_explained(path):
+        return _snapshot(path)
+
+
+def _snapshot(path):
     root = open_group(path, "r")
     progress = store.read_progress(path)
     layout = schema.RunLayout(**root.attrs[schema.LAYOUT_KEY])

@@ -47,6 +47,28 @@ def explained(what, advice):
         raise OSError(f"{what}: {error}. {advice}") from error
 
 
+@contextlib.contextmanager
+def damage_explained(path, what="it"):
+    """Tell errors that damaged files cause, of whatever type, from those that users can mend: ValueError."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, ModuleNotFoundError, KeyboardInterrupt):
+        raise
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise _damaged(path, what, error) from error
+    except Exception as error:
+        raise _damaged(path, what, error) from error
+
+
+def _damaged(path, what, error):
+    return ValueError(
+        f"`{path}` is damaged: {what} cannot be read ({type(error).__name__}: {error}). Copy it again, or delete it "
+        "and start the run again."
+    )
+
+
 def open_group(path, mode):
     """The root group of a run."""
     store = located(path, read_only=mode == "r")

@@ -10,6 +10,20 @@ import torch
 _MISFIT = (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError)
 
 
+class Numbers:
+    """Attributes of `owner` that are numbers, by their names: a part like others."""
+
+    def __init__(self, owner, names):
+        self._owner, self._names = owner, names
+
+    def state_dict(self):
+        return {name: getattr(self._owner, name) for name in self._names}
+
+    def load_state_dict(self, state):
+        for name, number in {name: state[name].item() for name in self._names}.items():
+            setattr(self._owner, name, type(getattr(self._owner, name))(number))
+
+
 def collected(parts):
     """The state of `parts` at this moment: nested dicts of tensors in host memory that nobody else writes to."""
     if isinstance(parts, torch.Generator):

@@ -17,7 +17,7 @@ from xarray.core import indexing
 from zarr.abc.store import Store
 
 from . import schema
-from .place import array_of, explained, is_url, local_path, missing, open_group, spaced
+from .place import array_of, damage_explained, explained, is_url, local_path, missing, open_group, spaced
 
 
 class RunWriter:
@@ -162,10 +162,11 @@ class Progress:
 
 def read_progress(path):
     """How far the run at `path` is; cheap, and possible at any time."""
-    root = open_group(path, "r")
-    stop_step = int(array_of(path, root, schema.CONTROL, schema.STOP_STEP)[()])
-    steps = array_of(path, root, schema.HISTORY, schema.PROGRESS)[:]
-    return Progress(steps, root.attrs[schema.LAYOUT_KEY]["n_steps"], stop_step)
+    with damage_explained(path):
+        root = open_group(path, "r")
+        stop_step = int(array_of(path, root, schema.CONTROL, schema.STOP_STEP)[()])
+        steps = array_of(path, root, schema.HISTORY, schema.PROGRESS)[:]
+        return Progress(steps, root.attrs[schema.LAYOUT_KEY]["n_steps"], stop_step)
 
 
 def request_stop(path, step):
@@ -212,9 +213,14 @@ def open_run(path):
         If it is not a run, an incomplete or a damaged one, or one of another version.
     """
     path = _the_match(path)
+    with damage_explained(path):
+        return _opened(path)
+
+
+def _opened(path):
     root = open_group(path, "r")
-    # Times stay numbers: a parameter may have the unit "days".
-    # Of an earlier format, whose objects are pickles, nothing is read.
+    # Times stay numbers: a parameter may have the unit "days".  Nothing is read of an earlier format, whose objects are
+    # pickles.
     tree = xr.open_datatree(root.store, engine="zarr", consolidated=False, zarr_format=3, decode_times=False)
     # The listing of a folder has no order of its own.
     names = schema.variables(root.attrs[schema.PARAMETERS_KEY], root.attrs[schema.OBSERVABLES_KEY])
@@ -226,13 +232,22 @@ def open_run(path):
     history = groups[schema.HISTORY]
     # Progress is read now, rows later: they can only have become more.
     is_valid = (history[schema.STEP] <= history[schema.PROGRESS].load()).transpose(schema.RANK, schema.STEP).variable
-    masked = {
-        name: (dims, indexing.LazilyIndexedArray(_Masked(history[name].variable, is_valid)), history[name].attrs)
-        for name, dims in schema.ROWS.items()
+    lazy = {
+        group: {name: _lazily(path, group, dataset[name], is_valid) for name in names[group] if name != schema.PROGRESS}
+        for group, dataset in groups.items()
     }
-    run = xr.DataTree.from_dict({"/": tree.to_dataset(), **groups, schema.HISTORY: history.assign(masked)})
+    groups = {group: dataset.assign(lazy[group]) for group, dataset in groups.items()}
+    run = xr.DataTree.from_dict({"/": tree.to_dataset(), **groups})
     run.encoding = {"source": path if isinstance(path, Store) else str(path)}
     return run
+
+
+def _lazily(path, group, variable, is_valid):
+    """A variable that is read when it is used: rows of the history as far as they are valid."""
+    is_row = group == schema.HISTORY and variable.name in schema.ROWS
+    dims = schema.ROWS[variable.name] if is_row else variable.dims
+    source = _Read(path, f"{group}/{variable.name}", variable.variable, is_valid if is_row else None)
+    return dims, indexing.LazilyIndexedArray(source), variable.attrs
 
 
 def _the_match(path):
@@ -245,18 +260,21 @@ def _the_match(path):
     return found[0] if found else path
 
 
-class _Masked(BackendArray):
-    """A lazy variable (rank, ..., step, ...) that reads NaN where `is_valid` (rank, step) is false."""
+class _Read(BackendArray):
+    """A lazy variable that explains damage, and reads NaN where `is_valid` (rank, step), if given, is false."""
 
-    def __init__(self, variable, is_valid):
-        self.variable, self.is_valid = variable, is_valid
+    def __init__(self, path, name, variable, is_valid):
+        self._path, self._name, self.variable, self.is_valid = path, name, variable, is_valid
         self.shape, self.dtype = variable.shape, variable.dtype
 
     def __getitem__(self, key):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
 
     def _read(self, key):
-        # Chunks beyond the progress may hold rows of a block under way, or of a run that went back to a checkpoint.
         where = dict(zip(self.variable.dims, key, strict=True))
-        is_valid = self.is_valid.isel({dim: where[dim] for dim in self.is_valid.dims})
-        return self.variable.isel(where).where(is_valid).values
+        with damage_explained(self._path, self._name):
+            values = self.variable.isel(where)
+            if self.is_valid is None:
+                return values.values
+            # Chunks beyond the progress may hold rows of a block under way, or of a run that went back to a checkpoint.
+            return values.where(self.is_valid.isel({dim: where[dim] for dim in self.is_valid.dims})).values

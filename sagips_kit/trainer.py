@@ -122,7 +122,7 @@ class Trainer:
 
     def state_dict(self):
         """All that the rest of the run depends on, as nested dicts of tensors; taken between two steps at a record."""
-        return state.collected(self._parts()) | {"clock": {name: torch.tensor(getattr(self, name)) for name in _CLOCK}}
+        return state.collected(self._parts())
 
     def load_state_dict(self, given):
         """Go on, with the same bits, where `state_dict` was taken of a trainer made by the same arguments.
@@ -133,8 +133,6 @@ class Trainer:
             If it was made by others.
         """
         state.restored(self._parts(), given)
-        for name in _CLOCK:
-            setattr(self, name, given["clock"][name].item())
 
     def predict(self):
         """Events generated from each draw: ndarray (member, draw, event, observable)."""
@@ -150,7 +148,8 @@ class Trainer:
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         optimisers = {name: self._optimisers[network] for name, network in networks.items()}
         parts = {"draws": self._draws, "watch": self._watch, "guard": self._guard, "channel": self._channel}
-        return networks | {"optimisers": optimisers, "random": random, "batches": self._batches} | parts
+        parts |= {"optimisers": optimisers, "random": random, "batches": self._batches}
+        return networks | parts | {"clock": state.Numbers(self, _CLOCK)}
 
     def _load(self, events):
         """Resample and order the observed events of each member, and summarise them for the constraints."""

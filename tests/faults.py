@@ -111,10 +111,15 @@ def what_is_seen(status, output):
     if status is None:
         return "nothing: it hangs"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    patterns = (r"^\S*(Error|Exception)\b(?!.*Stopped because)", r"Warning:", r"Error", r"KILLED BY SIGNAL|EXIT CODE")
+    patterns = (
+        r"^\S*(Error|Exception)\b(?!.*Stopped because)",
+        r"Warning:",
+        r"Error",
+        r"KILLED BY SIGNAL|EXIT STRING|EXIT CODE",
+    )
     for pattern in patterns:
         if found := [line for line in lines if re.search(pattern, line)]:
-            return found[0][:300]
+            return re.sub(r"\S*/|^.*Warning: ", "", found[0])[:200]
     return "nothing" if status == 0 else f"exit status {status}"
 
 

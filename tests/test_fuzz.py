@@ -117,6 +117,13 @@ def test_files_of_events_are_taken_or_refused(tmp_path_factory, edit, shape, kin
         assert str(error) and store.exists() == had_one  # nothing half-written
 
 
+class Bytes(bytes):
+    """Too many to be shown."""
+
+    def __repr__(self):
+        return f"<{len(self)} bytes>"
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A store, and the bytes of a checkpoint in it."""
@@ -124,7 +131,7 @@ def checkpoint(tmp_path_factory):
     prepare(dataclasses.replace(SPEC, store=str(store)), 1)
     trainer = make_trainer()
     trainer.run(20)
-    return store, safetensors.torch.save(flattened(trainer.state_dict()))
+    return store, Bytes(safetensors.torch.save(flattened(trainer.state_dict())))
 
 
 EVENTS = Gaussian().observed(50, np.random.default_rng(0))
@@ -160,12 +167,17 @@ _TYPES = st.sampled_from([torch.float32, torch.float64, torch.int64, torch.uint8
 
 
 @fuzz
-@given(data=st.data(), shape=_SHAPES, kind=_TYPES, number=st.sampled_from([0, 1, -1, 2**40]))
-def test_checkpoints_of_wrong_tensors_are_refused(checkpoint, data, shape, kind, number):
+@given(
+    index=st.integers(0, 999),
+    how=st.sampled_from(["replace", "remove", "below", "rename"]),
+    shape=_SHAPES,
+    kind=_TYPES,
+    number=st.sampled_from([0, 1, -1, 2**40]),
+)
+def test_checkpoints_of_wrong_tensors_are_refused(checkpoint, index, how, shape, kind, number):
     store, valid = checkpoint
     tensors = safetensors.torch.load(valid)
-    name = data.draw(st.sampled_from(sorted(tensors)))
-    how = data.draw(st.sampled_from(["replace", "remove", "below", "rename"]))
+    name = sorted(tensors)[index % len(tensors)]
     new = torch.full(shape, number if kind not in (torch.uint8, torch.bool) else number & 1, dtype=kind)
     if how == "below":
         tensors[f"{name}/x"] = new
@@ -187,10 +199,10 @@ def finished(tmp_path_factory):
 
 
 @fuzz
-@given(data=st.data(), edit=edits() | st.none())
-def test_damaged_stores_open_or_are_refused(finished, data, edit):
+@given(index=st.integers(0, 999), edit=edits() | st.none())
+def test_damaged_stores_open_or_are_refused(finished, index, edit):
     store, files = finished
-    file = data.draw(st.sampled_from(files))
+    file = files[index % len(files)]
     content = file.read_bytes()
     try:
         file.unlink() if edit is None else file.write_bytes(edit(content))
