@@ -290,21 +290,29 @@ def under_mpi(spec, n_ranks, timeout=120):
     return done.stdout
 
 
-def kill_after(spec, n_ranks, n_steps, rng):
-    """Start or resume the run and kill a rank by SIGKILL after `n_steps` more steps; whether it lived so long."""
-    before = read_progress(spec.store).step if place.local_path(spec.store).exists() else 0
+def ranks_of(process):
+    """The ranks that mpiexec has started, list of psutil.Process."""
+    return [one for one in psutil.Process(process.pid).children(recursive=True) if _is_rank(one)]
+
+
+def steps_done(spec):
+    return read_progress(spec.store).step if place.local_path(spec.store).exists() else 0
+
+
+def signal_after(spec, n_ranks, n_steps, number, rng):
+    """Start or resume the run and send a rank a signal after `n_steps` more; whether it was sent, and output."""
+    before, sent = steps_done(spec), False
     arguments = command(n_ranks, "-m", "sagips_kit", "run", file_of(spec), "--resume")
-    with subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        while process.poll() is None:
-            if place.local_path(spec.store).exists() and read_progress(spec.store).step >= before + n_steps:
-                ranks = [one for one in psutil.Process(process.pid).children(recursive=True) if _is_rank(one)]
-                if ranks:
-                    rng.choice(ranks).kill()
-                    process.communicate(timeout=60)
-                    return True
+    with subprocess.Popen(
+        arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        while process.poll() is None and not sent:
+            if steps_done(spec) >= before + n_steps and (ranks := ranks_of(process)):
+                rng.choice(ranks).send_signal(number)
+                sent = True
             time.sleep(0.01)
-        process.communicate()
-    return False
+        output, _ = process.communicate(timeout=90)
+    return sent, output
 
 
 def _is_rank(process):
@@ -346,13 +354,23 @@ def test_one_sided_ranks_go_on_together(spec):
 
 
 @pytest.mark.mpi
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(spec, rng):
+    spec = change(spec, exchange=Ring(), n_steps=100_000)
+    sent, output = signal_after(spec, 2, 100, signal.SIGUSR1, rng)
+    assert sent and "Stopped before step 100000" in output
+    one, other = read_progress(spec.store).steps
+    assert one == other > 100
+    assert {file.name[:12] for file in files(spec.store)} == {f"{one:012d}"} and len(files(spec.store)) == 2
+
+
+@pytest.mark.mpi
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["ensemble", "all-reduce", "ring"])
 def test_a_run_killed_ten_times_equals_the_undisturbed_one(spec, tmp_path, rng, mode):
     spec = change(spec, exchange=MODES[mode], n_steps=12_003, checkpoint_s=0.2)
     whole = change(spec, store=str(tmp_path / "whole.zarr"), checkpoint_s=0.0)
     under_mpi(whole, 2)
-    n_killed = sum(kill_after(spec, 2, int(rng.integers(1, 1500)), rng) for _ in range(10))
+    n_killed = sum(signal_after(spec, 2, int(rng.integers(1, 1500)), signal.SIGKILL, rng)[0] for _ in range(10))
     assert n_killed >= 8
     under_mpi(spec, 2)
     assert_same_bits(spec.store, whole.store)
