@@ -76,17 +76,17 @@ class Milestones:
         if control[schema.STOP_STEP] != schema.NO_STOP:
             return
         if control[schema.ASKED]:
-            self._set(schema.STOP_STEP, step)
+            self._set(schema.STOP_STEP, step, _MARGIN_S)
         elif self._every_s and self._last - self._saved > self._every_s and self._is_complete():
-            self._set(schema.CHECKPOINT_STEP, step)
+            # A rank that comes too late to see this has one checkpoint less; one that misses a stop would wait in vain.
+            self._set(schema.CHECKPOINT_STEP, step, min(_MARGIN_S, self._every_s))
             self._saved = self._last
 
     def _is_complete(self):
         """Whether all have come past the last checkpoint: else a rank far behind would have none that others have."""
         return self._control.steps().min() >= self._control[schema.CHECKPOINT_STEP]
 
-    def _set(self, name, step):
-        margin_s = min(_MARGIN_S, self._every_s or _MARGIN_S)
+    def _set(self, name, step, margin_s):
         n_blocks = max(_N_BLOCKS, math.ceil(margin_s / self._block_s))
         ahead = max(step, int(self._control.steps().max())) + n_blocks * self._block_steps
         if ahead < self._n_steps:
