@@ -49,24 +49,18 @@ def explained(what, advice):
 
 @contextlib.contextmanager
 def damage_explained(path, what="it"):
-    """Tell errors that damaged files cause, of whatever type, from those that users can mend: ValueError."""
+    """Make a ValueError of what damaged files cause, which may be of any type; others name the path already."""
     try:
         yield
-    except (FileNotFoundError, PermissionError, ModuleNotFoundError, KeyboardInterrupt):
+    except (OSError, ImportError):
         raise
-    except ValueError as error:
-        if str(path) in str(error):
-            raise
-        raise _damaged(path, what, error) from error
     except Exception as error:
-        raise _damaged(path, what, error) from error
-
-
-def _damaged(path, what, error):
-    return ValueError(
-        f"`{path}` is damaged: {what} cannot be read ({type(error).__name__}: {error}). Copy it again, or delete it "
-        "and start the run again."
-    )
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        raise ValueError(
+            f"`{path}` is damaged: {what} cannot be read ({type(error).__name__}: {error}). Copy it again; if there is "
+            "no other copy, start the run again."
+        ) from error
 
 
 def open_group(path, mode):

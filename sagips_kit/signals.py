@@ -13,7 +13,7 @@ _MARGIN_S, _MARGIN = 120.0, 0.1  # before that end: so long, or this part of the
 
 
 class Signals:
-    """While this context lasts, a signal only asks to end; the same one again ends the process as ever.
+    """While this context lasts, a signal only asks to end, however often: a scheduler and mpiexec may both send it.
 
     Raises
     ------
@@ -36,11 +36,11 @@ class Signals:
 
     def __exit__(self, *exception):
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            # None stands for a handler that was not Python's, and that Python cannot bring back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number, frame):
         self._has_come = True
-        signal.signal(number, self._before[number])
 
     @property
     def ask_to_end(self):

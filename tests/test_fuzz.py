@@ -1,6 +1,6 @@
 """Hostile input: whatever is in a file, the answer is a result or an error that names what is wrong.
 
-SAGIPS_FUZZ=10000 python -m pytest tests/test_fuzz.py      # so many inputs for each test, instead of 100
+SAGIPS_FUZZ=10000 python -m pytest tests/test_fuzz.py      # so many inputs for each test, instead of 50
 """
 
 import copy
@@ -26,7 +26,7 @@ from sagips_kit.live import snapshot
 from sagips_kit.state import flattened
 
 SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, record_every=5, rows_per_block=4)
-N = int(os.environ.get("SAGIPS_FUZZ", "100"))
+N = int(os.environ.get("SAGIPS_FUZZ", "50"))
 NAMED = (ValueError, OSError)  # what the command `sagips` tells in one line
 fuzz = settings(max_examples=N, suppress_health_check=list(HealthCheck))
 

@@ -245,6 +245,7 @@ def test_a_signal_ends_the_run_cleanly_with_a_checkpoint(spec, number):
     def signalled(self, step):
         if step == 40:
             os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)  # the scheduler's, and mpiexec's
         return reached(self, step)
 
     with pytest.MonkeyPatch.context() as patch:
