@@ -34,6 +34,7 @@ def _parser():
     run.add_argument("spec", help="JSON file; `sagips spec` writes one")
     run.add_argument("--store", help="write here instead of the spec's store")
     run.add_argument("--overwrite", action="store_true", help="replace a run that is there already")
+    run.add_argument("--resume", action="store_true", help="go on with this run if it has been begun, else begin it")
     run.set_defaults(command=_run)
     check = commands.add_parser("check", help="try whether a spec's problem and events go together, before training")
     check.add_argument("spec", help="JSON file; `sagips spec` writes one")
@@ -177,13 +178,19 @@ def _run(options):
     # A mistake in the spec is reported once, not by every rank.
     with world.rank_0_first("rank 0 to read the spec"):
         spec = RunSpec.from_file(options.spec)
+        if spec.overwrite and not (options.store or options.overwrite):
+            _check_here(spec.store)
         changes = {"store": options.store, "overwrite": options.overwrite or None}
         spec = dataclasses.replace(spec, **{name: change for name, change in changes.items() if change is not None})
-    result = run(spec, world)
+    result = run(spec, world, options.resume)
     # Ranks that exchange nothing may end hours apart.
     world.barrier("the other ranks to finish", math.inf)
     if world.rank == 0:
-        print(f"{result['steps']} steps on {world.size} ranks in {result['elapsed_s']:.0f} s: {spec.store}")
+        how = f" from step {result['first_step']} on" if 0 < result["first_step"] < spec.n_steps else ""
+        how = ", finished already" if result["first_step"] == spec.n_steps else how
+        print(f"{result['steps']} steps on {world.size} ranks in {result['elapsed_s']:.0f} s{how}: {spec.store}")
+        if result["steps"] < spec.n_steps:
+            print(f"Stopped before step {spec.n_steps}. The same command with --resume goes on.")
         _print_summary(spec.store)
 
 
@@ -197,6 +204,17 @@ def _check(options):
     report = check_problem(spec.problem, events, spec.n_observed, spec.seed)
     print(report)
     return 0 if report.is_ok else 1
+
+
+def _check_here(store):
+    """Raise ValueError if a spec's file, which may come from anybody, would delete a run somewhere else."""
+    from .place import is_url, local_path
+
+    if is_url(store) or not local_path(store).is_relative_to(Path.cwd()):
+        raise ValueError(
+            f"The spec wants to overwrite `{store}`, which is not in this folder, {Path.cwd()}. If that is meant, add "
+            "--overwrite to the command."
+        )
 
 
 def _tune(options):

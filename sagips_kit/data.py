@@ -116,12 +116,28 @@ class Batches:
                 raise ValueError(f"No observed event is in category {category} of {n_categories}.")
             self._parts.append((part, size))
         self._columns = []
+        self._start, self._n_drawn = random.get_state(), 0
 
     def draw(self):
         """The next batch, (event, observable)."""
         if not self._columns:
+            self._start, self._n_drawn = self._random.get_state(), 0
             self._columns = self._epoch()
+        self._n_drawn += 1
         return self._columns.pop()
+
+    def state_dict(self):
+        """Where in the events this is: the random state that the epoch began with, and the batches drawn since."""
+        return {"random": self._start, "n_drawn": self._n_drawn}
+
+    def load_state_dict(self, state):
+        """Go on where `state` was taken."""
+        self._start, self._n_drawn = state["random"], int(state["n_drawn"])
+        self._random.set_state(self._start)
+        self._columns = self._epoch() if self._n_drawn else []
+        if not 0 <= self._n_drawn <= len(self._columns):
+            raise ValueError(f"n_drawn = {self._n_drawn}: an epoch has {len(self._columns)} batches.")
+        del self._columns[len(self._columns) - self._n_drawn :]
 
     def _epoch(self):
         # As many batches as the smallest category fills; larger ones are thinned evenly.

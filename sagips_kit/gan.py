@@ -82,9 +82,11 @@ class Generator(nn.Module):
     def turn_axes(self, information: Tensor, damping: float):
         """Make the axes those of `information` + damping (member, parameter, parameter), keeping the centre."""
         centre = self.centre()[:, None]
-        values, vectors = torch.linalg.eigh(information.double())
+        # Where the information is not finite, nothing is known: the axes stay.
+        is_known = information.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+        values, vectors = torch.linalg.eigh(information.double().where(is_known, 0.0))
         root = (vectors * (values.clamp(min=0) + damping).rsqrt()[:, None]) @ vectors.mT
-        self.axes.copy_(root)
+        self.axes.copy_(root.to(self.axes).where(is_known, self.axes))
         self.origin.copy_(centre - torch.bmm(self._centre_outputs(), self.axes))
 
     def _centre_outputs(self):

@@ -12,6 +12,7 @@ CARRIER = "run_in"  # the function that carries a call to an engine, in `session
 POLL_S = 0.1  # between two looks at the engines
 _LOOK_S = 1.0  # between two questions to the controller
 _GRACE_S = 2.0  # for other ranks to fail too, before a failure is reported
+_GO_ON = "Type session.close(), connect(...), and submit(spec, resume=True) to go on."
 _SECONDARY = ("PeerError",)  # raised on a rank because another one failed: never the cause
 
 
@@ -162,7 +163,7 @@ class RunHandle:
         progress = self.progress()
         text = (
             f"The engines are gone, and the run with them: {self._engines.state().words}. What is in {self.path} up to "
-            f"step {progress.step} of {progress.n_steps} is safe. Type session.close(), then connect(...).\n"
+            f"step {progress.step} of {progress.n_steps} is safe. {_GO_ON}\n"
             f"{tail(self._engines.output())}"
         )
         return RankError(text, None, None, {})
@@ -176,7 +177,7 @@ class RunHandle:
         if all(error.ename == "EngineError" for error in errors.values()):
             text = (
                 f"The engines of ranks {listed(errors)} have died{on_host}; when one process dies, MPI ends them all. "
-                f"What is in {self.path} is safe. Type session.close(), then connect(...).\n"
+                f"What is in {self.path} is safe. {_GO_ON}\n"
                 f"{tail(self._engines.output())}"
             )
             return RankError(text, first, host, failures)

@@ -4,12 +4,20 @@ Numbers in, sentences out; who shows them does not belong here.
 """
 
 import collections
+from types import SimpleNamespace
 
 import numpy as np
 
 N_ROWS = 20  # that must agree before anything is said
+KINDS = ("rejected", "diverged", "saturated", "lower", "upper")
 GUESSING = {"likelihood": 2 * np.log(2), "logistic": 2 * np.log(2), "least squares": 0.5}
+_SEEN = ("step", "theta", "loss_discriminator")  # of a record
 _SATURATED = 0.2  # discriminator's loss, in units of the one of random guesses
+_REJECTED = (
+    "Some numbers were not finite. Their gradients counted as zero, and discriminators went back to their last good "
+    "state; the history counts them as `rejected`. Check that simulate and its derivatives are finite everywhere "
+    "inside the ranges, ends included."
+)
 _AT_END = 0.01  # distance from an end of the range, in units of the range
 
 
@@ -76,15 +84,30 @@ class Watch:
         self._recent, self._told = collections.deque(maxlen=N_ROWS), set()
 
     def look(self, record):
-        """Sentences about trouble that a full stretch of rows, with this one, agrees on: list of str."""
+        """Sentences about trouble that this row, or a full stretch of rows with it, agrees on: list of str."""
         self._recent.append(record)
-        if len(self._recent) < N_ROWS or self._recent[0].step < self._first_step:
-            return []
+        found = {"rejected": _REJECTED} if record.rejected else {}
+        if len(self._recent) == N_ROWS and self._recent[0].step >= self._first_step:
+            found |= self._complaints()
+        new = sorted(found.keys() - self._told)
+        self._told |= found.keys()
+        return [found[kind] for kind in new]
+
+    def _complaints(self):
         theta, losses = (
             np.stack([getattr(one, name) for one in self._recent]) for name in ("theta", "loss_discriminator")
         )
         problem = self._problem
-        found = complaints(theta, losses, problem.lower, problem.upper, problem.parameters, self._loss)
-        new = sorted(found.keys() - self._told)
-        self._told |= found.keys()
-        return [found[kind] for kind in new]
+        return complaints(theta, losses, problem.lower, problem.upper, problem.parameters, self._loss)
+
+    def state_dict(self):
+        """The rows that it remembers, and what it has told already."""
+        rows = {name: np.array([getattr(one, name) for one in self._recent]) for name in _SEEN}
+        return rows | {"told": np.array([kind in self._told for kind in KINDS])}
+
+    def load_state_dict(self, state):
+        """Remember what `state` does."""
+        rows = zip(*(np.asarray(state[name]) for name in _SEEN), strict=True)
+        self._recent.clear()
+        self._recent.extend(SimpleNamespace(**dict(zip(_SEEN, row, strict=True))) for row in rows)
+        self._told = {kind for kind, was_told in zip(KINDS, np.asarray(state["told"]), strict=True) if was_told}

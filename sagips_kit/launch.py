@@ -1,35 +1,48 @@
 """One function behind every door: notebook, batch job and single process all run `run_rank` on each rank."""
 
+import warnings
+
 import numpy as np
 import torch
 
+from . import resume as resuming
 from . import samples, store, template
+from .checkpoint import Checkpoints
 from .data import check_events
 from .likelihood import fit_likelihood
+from .milestones import Milestones
 from .observed import Observed
 from .problem import Problem
-from .schema import OBSERVED, ROWS, RunLayout
+from .schema import HISTORY, OBSERVED, PROGRESS, ROWS, RunLayout
+from .signals import Signals
 from .trainer import Trainer
 from .world import World
 
 
-def prepare(spec, n_ranks):
+def prepare(spec, n_ranks, resume=False):
     """Check a run and create its store, complete but empty; called once, before any rank starts.
 
     Parameters
     ----------
     spec : RunSpec
     n_ranks : int
+    resume : bool
+        Take the store as it is if it holds this run already, so that `run_rank` goes on with it.
 
     Raises
     ------
     ValueError, FileNotFoundError
-        If the observed events cannot be used.
+        If the observed events cannot be used, or the run to resume is another one.
     FileExistsError
         If the store holds a run already.
     OSError
         If the store cannot be written; nothing half-written is left.
     """
+    if resume and spec.overwrite:
+        raise ValueError("resume goes on with a run and overwrite deletes it: give one of the two.")
+    if resume and resuming.is_begun(spec.store):
+        resuming.reopen(spec, n_ranks)
+        return
     template.check_free(spec.store, spec.overwrite)
     problem, settings = spec.problem, spec.settings
     events, source = observed_events(spec)
@@ -62,24 +75,29 @@ def prepare(spec, n_ranks):
     )
 
 
-def run_rank(spec, world=None):
+def run_rank(spec, world=None, resume=False):
     """Train one rank of a run whose store has been prepared.  Collective.
+
+    SIGTERM, SIGUSR1 and the end of a job's time make all ranks write a checkpoint and stop, at the same step.
 
     Parameters
     ----------
     spec : RunSpec
     world : World or None
         None takes all ranks that an MPI launcher started together with this one, or a rank alone.
+    resume : bool
+        Go on from the newest checkpoint that all ranks have; from the beginning if there is none.  A finished run is
+        left as it is.
 
     Returns
     -------
     dict
-        rank, replica, steps, elapsed_s, waited_s, host and device.
+        rank, replica, steps, elapsed_s, waited_s (since the start or the resumption), first_step, host and device.
     """
     own = World.here() if world is None else None
     world = own or world
     try:
-        result = _train(spec, world)
+        result = _train(spec, world, resume)
     except BaseException as error:
         # The others must not wait for this rank; the first error is the one to show.
         world.announce_failure(error)
@@ -89,18 +107,19 @@ def run_rank(spec, world=None):
     return result
 
 
-def run(spec, world=None):
+def run(spec, world=None, resume=False):
     """Prepare a run and train it, in a batch job or a single process.  Collective."""
     world = world or World.here()
     with world.rank_0_first("rank 0 to create the store"):
         if world.rank == 0:
-            prepare(spec, world.size)
-    return run_rank(spec, world)
+            prepare(spec, world.size, resume)
+    return run_rank(spec, world, resume)
 
 
-def _train(spec, world):
-    replica = spec.exchange.replica(world.rank, world.size)
-    is_leader = all(spec.exchange.replica(rank, world.size) != replica for rank in range(world.rank))
+def _train(spec, world, resume):
+    if resume and resuming.is_finished(spec.store):
+        return _result(world, spec, *_ended(spec.store, world.rank), first_step=spec.n_steps)
+    is_leader = all(spec.exchange.replica(rank, world.size) != _replica(spec, world) for rank in range(world.rank))
     # The events of the store, not new ones: what is analysed is what was trained on.
     observed = store.open_run(spec.store)[OBSERVED]
     events = np.stack([observed[name].values for name in spec.problem.observables], axis=-1)
@@ -113,9 +132,16 @@ def _train(spec, world):
         world=world,
         exchange=spec.exchange,
     )
-    with trainer, store.RunWriter(spec.store, world.rank, replica if is_leader else None) as writer:
+    checkpoints = Checkpoints(spec.store, world.rank, world.size)
+    writer = store.RunWriter(spec.store, world.rank, _replica(spec, world) if is_leader else None)
+    with trainer, writer, Signals() as signals:
+        if resume:
+            _go_back(trainer, writer, checkpoints, world)
+        first_step = trainer.step
         writer.write_facts(host=world.hostname, device=_device_name(world.device), library=_library(world))
-        records = _write_history(trainer, writer, spec.settings.rows_per_block)
+        block_steps = spec.settings.record_every * spec.settings.rows_per_block
+        milestones = Milestones(spec.store, world.rank, block_steps, spec.n_steps, spec.checkpoint_s, signals)
+        records = _write_history(trainer, writer, milestones, checkpoints)
         if trainer.step == spec.n_steps:
             predictive = trainer.predict()
             if is_leader:
@@ -124,34 +150,86 @@ def _train(spec, world):
             writer.write_scores(generated=generated, observed=observed)
         # Last of all, so that a run which counts as finished has its chains.
         writer.set_progress(trainer.step)
+        if resuming.is_finished(spec.store):  # seen by the last rank
+            checkpoints.clear()
+    waited_s = sum(record.waited_s for record in records)
+    return _result(world, spec, trainer.step, records[-1].elapsed_s, waited_s, first_step)
+
+
+def _result(world, spec, steps, elapsed_s, waited_s, first_step):
     return {
         "rank": world.rank,
-        "replica": replica,
-        "steps": trainer.step,
-        "elapsed_s": records[-1].elapsed_s,
-        "waited_s": sum(record.waited_s for record in records),
+        "replica": _replica(spec, world),
+        "steps": steps,
+        "elapsed_s": elapsed_s,
+        "waited_s": waited_s,
+        "first_step": first_step,
         "host": world.hostname,
         "device": str(world.device),
     }
 
 
-def _write_history(trainer, writer, rows_per_block):
+def _replica(spec, world):
+    return spec.exchange.replica(world.rank, world.size)
+
+
+def _ended(path, rank):
+    """Steps, elapsed_s and waited_s of a rank of a finished run."""
+    history = store.open_run(path)[HISTORY]
+    times = history["elapsed_s"][rank].values[-1], history["waited_s"][rank].values.sum()
+    return int(history[PROGRESS][rank]), *map(float, times)
+
+
+def _go_back(trainer, writer, checkpoints, world):
+    """Take up the newest checkpoint that all ranks have.  Collective."""
+    reached = int(store.read_progress(writer.path).steps.max())
+    step = resuming.agreed_step(checkpoints.steps(), world)
+    if step:
+        trainer.load_state_dict(checkpoints.read(step))
+        if trainer.step != step:
+            raise ValueError(f"The checkpoint of step {step} is damaged: it says that it is of step {trainer.step}.")
+    # Rows beyond are not valid any more, since they will be written again.
+    writer.set_progress(step)
+    checkpoints.forget_after(step)
+    if world.rank == 0 and reached:
+        resuming.note(writer.path, step, reached)
+
+
+def _write_history(trainer, writer, milestones, checkpoints):
     """Train to the end or to the step where a stop was asked for; rows go to the store block by block."""
-    records, n_written = [], 0
+    settings, records, n_written = trainer.settings, [], 0
+    first_row = trainer.step // settings.record_every
     for record in trainer.iterate():
         records.append(record)
         if writer.wants_snapshot(record.step):
             parameters, events = samples.snapshot(trainer)
             writer.write_snapshot(record.step, parameters=parameters, events=events)
         is_last = record.step == trainer.n_steps
-        if len(records) - n_written < rows_per_block and not is_last:
+        if len(records) - n_written < settings.rows_per_block and not is_last:
             continue
-        writer.write_rows(n_written, _rows(records[n_written:]))
+        writer.write_rows(first_row + n_written, _rows(records[n_written:]))
         n_written = len(records)
-        if is_last or record.step >= writer.stop_step():
+        if is_last:
             break
-        writer.set_progress(record.step)
+        stops, saves = milestones.reached(record.step)
+        if not stops:
+            writer.set_progress(record.step)
+        if saves:
+            _save(trainer, checkpoints)
+        if stops:
+            break
     return records
+
+
+def _save(trainer, checkpoints):
+    try:
+        checkpoints.write(trainer.step, trainer.state_dict())
+    except OSError as error:
+        warnings.warn(
+            f"Rank {checkpoints.rank} cannot write its checkpoint of step {trainer.step}: {error}. The run goes on; "
+            "if it is killed, it can be resumed from the checkpoint before.",
+            stacklevel=2,
+        )
 
 
 def _device_name(device):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import schema, store
-from .place import open_group
+from .place import damage_explained, open_group
 
 _MOVE = 0.1  # of the run: over so many steps the movement is measured
 _N_RANKS = 32  # that are looked at, evenly spread: each has files of its own
@@ -37,6 +37,9 @@ class Snapshot:
         Fraction of the time that ranks have waited for others.
     staleness : float
         Age of the oldest message used, in steps.
+    rejected : int
+        Steps that were dropped because of numbers that were not finite, of the ranks that were looked at, during those
+        last steps.
     """
 
     step: int
@@ -48,6 +51,7 @@ class Snapshot:
     moved_unit: str = ""
     waited: float = math.nan
     staleness: float = math.nan
+    rejected: int = 0
 
     def line(self):
         """The snapshot as a line of text: bar, steps, time used and left, rate, movement, waiting, staleness."""
@@ -60,6 +64,8 @@ class Snapshot:
             words.append(f"waiting {self.waited:.0%}")
         if not math.isnan(self.staleness):
             words.append(f"staleness {self.staleness:.0f}")
+        if self.rejected:
+            words.append(f"{self.rejected} bad steps dropped")
         return tqdm.format_meter(
             self.step,
             self.n_steps,
@@ -73,6 +79,11 @@ class Snapshot:
 
 def snapshot(path):
     """Look at a run: Snapshot."""
+    with damage_explained(path):
+        return _snapshot(path)
+
+
+def _snapshot(path):
     root = open_group(path, "r")
     progress = store.read_progress(path)
     layout = schema.RunLayout(**root.attrs[schema.LAYOUT_KEY])
@@ -97,6 +108,7 @@ def snapshot(path):
         moved_unit=unit,
         waited=float((waited / duration).mean()),
         staleness=float(history["staleness"][ranks, row].max()),
+        rejected=int(np.nansum(history["rejected"][ranks, back + 1 : row + 1])),
     )
 
 

@@ -4,6 +4,7 @@ What a run holds and how it is written and read does not belong here.
 """
 
 import contextlib
+import os
 from pathlib import Path
 
 import zarr
@@ -44,6 +45,22 @@ def explained(what, advice):
         yield
     except OSError as error:
         raise OSError(f"{what}: {error}. {advice}") from error
+
+
+@contextlib.contextmanager
+def damage_explained(path, what="it"):
+    """Make a ValueError of what damaged files cause, which may be of any type; others name the path already."""
+    try:
+        yield
+    except (OSError, ImportError):
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        raise ValueError(
+            f"`{path}` is damaged: {what} cannot be read ({type(error).__name__}: {error}). Copy it again; if there is "
+            "no other copy, start the run again."
+        ) from error
 
 
 def open_group(path, mode):
@@ -91,6 +108,80 @@ def missing(path, name):
         f"sagips_kit wrote it. Copy it again; what is there opens with xarray.open_datatree({str(path)!r}, "
         'engine="zarr", consolidated=False).'
     )
+
+
+class Files:
+    """Files that lie with the arrays of a run, each written as a whole.
+
+    Parameters
+    ----------
+    path : path or URL
+        Of the run.
+    folder : str
+        Inside the run.
+
+    Raises
+    ------
+    ValueError
+        If the run is in the memory of this process, without a name by which another one would find it.
+    """
+
+    def __init__(self, path, folder):
+        if isinstance(path, Store):
+            raise ValueError(f"{path!r} holds arrays only. Give the run's path or URL.")
+        self._fs = None
+        if is_url(path) and not str(path).startswith("file://"):
+            import fsspec
+
+            self._fs, root = fsspec.url_to_fs(str(path))
+            self._folder = f"{root.rstrip('/')}/{folder}"
+        else:
+            self._folder = local_path(path) / folder
+
+    def names(self):
+        """Names of all files: list of str."""
+        if self._fs is None:
+            return [file.name for file in self._folder.iterdir()] if self._folder.is_dir() else []
+        self._fs.invalidate_cache()
+        found = self._fs.ls(self._folder, detail=False) if self._fs.exists(self._folder) else []
+        return [str(file).rpartition("/")[2] for file in found]
+
+    def read(self, name):
+        """The bytes of a file."""
+        if self._fs is None:
+            return (self._folder / name).read_bytes()
+        return self._fs.cat_file(f"{self._folder}/{name}")
+
+    def write(self, name, data):
+        """Write a file: when this returns it is there, and safe from a loss of power; before, there is none."""
+        if self._fs is not None:
+            self._fs.pipe_file(f"{self._folder}/{name}", data)  # object stores show whole objects only
+            return
+        partial = self._folder / f"{name}.partial"
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self._folder / name)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def remove(self, name):
+        """Remove a file, if it is there."""
+        if self._fs is None:
+            (self._folder / name).unlink(missing_ok=True)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm_file(f"{self._folder}/{name}")
+
+
+def remove_partial_files(path):
+    """Remove what writers that were killed have left unfinished; only while nobody writes."""
+    store = located(path)
+    for file in store.root.rglob("*.partial") if isinstance(store, LocalStore) else ():
+        file.unlink(missing_ok=True)
 
 
 def spaced(number):

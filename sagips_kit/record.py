@@ -25,6 +25,8 @@ class Record:
         Seconds of training, from the first step on.
     staleness : int
         Steps, of the oldest message used.
+    rejected : int
+        Steps of members whose numbers were not finite, and that were dropped, since the record before.
     """
 
     step: int
@@ -34,6 +36,7 @@ class Record:
     waited_s: float
     elapsed_s: float
     staleness: int
+    rejected: int = 0
 
 
 class Draws:
@@ -61,6 +64,17 @@ class Draws:
     def wants(self, step):
         """Whether `step`, counted from 0, is in the part that is averaged."""
         return step >= self._first
+
+    def state_dict(self):
+        """The averages so far."""
+        return {"values": self.values}
+
+    def load_state_dict(self, state):
+        """Go on from the averages of `state`."""
+        values = np.asarray(state["values"])
+        if values.shape != self.values.shape:
+            raise ValueError(f"draws of shape {values.shape}: should be {self.values.shape}.")
+        self.values[:] = values
 
     def add(self, step, theta):
         """Take theta (member, parameter) of a step that is wanted into the averages."""

@@ -44,11 +44,14 @@ ROWS = {
     "waited_s": (RANK, STEP),
     "elapsed_s": (RANK, STEP),
     "staleness": (RANK, STEP),
+    "rejected": (RANK, STEP),
 }
 # Numbers that need more than float32's 7 digits, or that readers add up
 _EXACT = frozenset({"waited_s", "elapsed_s"})
 PROGRESS = "progress"
 STOP_STEP = "stop_step"
+CHECKPOINT_STEP = "checkpoint_step"
+ASKED = "asked_to_end"
 NO_STOP = 2**63 - 1
 
 # What the generators proposed on the way, and what their discriminators say in the end
@@ -95,8 +98,11 @@ LONG_NAMES = {
     "waited_s": "time spent waiting for other ranks since the row before",
     "elapsed_s": "time since the run started",
     "staleness": "age of the oldest message used",
+    "rejected": "steps of members whose numbers were not finite, and that were dropped, since the row before",
     PROGRESS: "steps completed; rows beyond are not valid",
     STOP_STEP: "step at which the ranks shall stop",
+    CHECKPOINT_STEP: "step at which the ranks shall write the next checkpoint, or have written the last one",
+    ASKED: "1 if a rank was asked by a signal, or by the end of its time, to end",
     "mle": "maximum-likelihood estimate",
     "deviation": "standard deviation of the maximum-likelihood estimate",
     "covariance": "covariance of the maximum-likelihood estimate: inverse of the observed Fisher information",
@@ -121,8 +127,11 @@ UNITS = {
     "waited_s": "s",
     "elapsed_s": "s",
     "staleness": "steps",
+    "rejected": DIMENSIONLESS,
     PROGRESS: "steps",
     STOP_STEP: "steps",
+    CHECKPOINT_STEP: "steps",
+    ASKED: DIMENSIONLESS,
     STEP: "steps",
     "loss_discriminator": DIMENSIONLESS,
     "loss_generator": DIMENSIONLESS,
@@ -140,6 +149,9 @@ MODE_KEY = "mode"
 CREATED_KEY = "created_at"
 HOSTNAME_KEY = "hostname"
 REVISION_KEY = "git_revision"
+
+# Attribute of the control group: when a run was resumed, from which step, and how far it had been
+RESUMED_KEY = "resumed"
 
 # Attributes of the posterior
 LIBRARY = "sagips_kit"
@@ -265,7 +277,11 @@ def empty_arrays(layout, parameters, observables):
         SNAPSHOTS: {name: array(dims, "float32", **taken) for name, dims in TAKEN.items()},
         SCORES: {name: array(dims, "float32", **scored) for name, dims in SCORED.items()},
         ENVIRONMENT: {name: array(dims, "str", "") for name, dims in FACTS.items()},
-        CONTROL: {STOP_STEP: array((), "int64", NO_STOP)},
+        CONTROL: {
+            STOP_STEP: array((), "int64", NO_STOP),
+            CHECKPOINT_STEP: array((), "int64", 0),
+            ASKED: array((), "int64", 0),
+        },
     }
 
 
@@ -293,8 +309,10 @@ def check_names(parameters, observables):
     """Raise ValueError unless every name can be a variable of the store."""
     for kind, names in [("parameter", parameters), ("observable", observables)]:
         for name in names:
-            if names.count(name) > 1 or not name or "/" in name or name in RESERVED:
+            # A name is a folder of the store, and stays one inside it.
+            is_path = not name or name.startswith(".") or set(name) & set("/\\\0") or name == "zarr.json"
+            if names.count(name) > 1 or is_path or name in RESERVED:
                 raise ValueError(
-                    f"{kind} {name!r} cannot name a variable of the store. Names should be unique, without '/', and "
-                    f"none of {', '.join(sorted(RESERVED))}."
+                    f"{kind} {name!r} cannot name a variable of the store. Names should be unique, without '/' and a "
+                    f"dot at the beginning, and none of {', '.join(sorted(RESERVED))}."
                 )

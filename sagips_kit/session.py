@@ -151,12 +151,15 @@ class Session:
         script = ["", self._engines.script] if self._engines.script else []
         return "\n".join([*head, "", *table, *script])
 
-    def submit(self, spec):
+    def submit(self, spec, resume=False):
         """Create the store of a run and start it on all engines; returns at once.
 
         Parameters
         ----------
         spec : RunSpec
+        resume : bool
+            Go on with this run if the store holds it already, from its newest checkpoint; a finished one stays as it
+            is.  So the same cell starts a run and, after a job that was ended, goes on with it.
 
         Returns
         -------
@@ -174,8 +177,10 @@ class Session:
             self._check_engines(time.monotonic() + _ANSWER_S)
         from . import launch
 
-        launch.prepare(spec, n_ranks=self.n)
-        return RunHandle(_absolute(spec.store), self._start(launch.run_rank, spec), self._facts, self._engines)
+        launch.prepare(spec, n_ranks=self.n, resume=resume)
+        return RunHandle(
+            _absolute(spec.store), self._start(launch.run_rank, spec, None, resume), self._facts, self._engines
+        )
 
     def tune(self, spec, seconds=2.0):
         """Try modes of exchange for the generators of `spec` on the engines: `Tuning`; waits for it.

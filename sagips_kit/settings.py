@@ -158,6 +158,9 @@ class Settings:
         Steps between two rows of the history.
     rows_per_block : int
         Rows that a rank writes together; it looks at the stop flag as often.
+    max_rollbacks : int
+        A rank with numbers that are not finite tells nobody of them and, at its next row of the history, takes its
+        discriminators back to those of the row before; after more rows in a row than this the run ends.
     """
 
     n_members: Count = 4
@@ -183,6 +186,7 @@ class Settings:
     bootstrap: bool = True
     record_every: Count = 10
     rows_per_block: Count = 20
+    max_rollbacks: Count = 10
 
     def __post_init__(self):
         if self.n_events % self.n_sets:

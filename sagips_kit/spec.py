@@ -13,7 +13,7 @@ from .exchange import Exchange, Independent
 from .observed import Observed
 from .problem import Problem
 from .schema import SPEC_KEY
-from .settings import Count, Settings, value
+from .settings import Count, NonNegative, Settings, value
 
 _FAMILIES = {"problem": (Problem, problems), "exchange": (Exchange, exchange)}
 
@@ -40,6 +40,8 @@ class RunSpec:
         Fit the same events by maximum likelihood too, if the problem has a likelihood, to judge the run by.
     overwrite : bool
         Replace a run that is in the store already.
+    checkpoint_s : float
+        Seconds between two checkpoints, from which a run that was killed can go on; 0 writes none but at a stop.
     """
 
     problem: InstanceOf[Problem]
@@ -52,6 +54,7 @@ class RunSpec:
     n_observed: Count | None = None
     reference: bool = True
     overwrite: bool = False
+    checkpoint_s: NonNegative = 300.0
 
     def to_dict(self):
         """The spec as JSON values; `from_dict` makes an equal spec of them."""

@@ -17,7 +17,7 @@ from xarray.core import indexing
 from zarr.abc.store import Store
 
 from . import schema
-from .place import array_of, explained, is_url, local_path, missing, open_group, spaced
+from .place import array_of, damage_explained, explained, is_url, local_path, missing, open_group, spaced
 
 
 class RunWriter:
@@ -46,7 +46,6 @@ class RunWriter:
                 raise ValueError(f"{name} = {index}: `{path}` was created for {n}, so it should be 0 to {n - 1}.")
         self._rows = {name: array_of(path, self._root, schema.HISTORY, name) for name in schema.ROWS}
         self._progress = array_of(path, self._root, schema.HISTORY, schema.PROGRESS)
-        self._stop_step = array_of(path, self._root, schema.CONTROL, schema.STOP_STEP)
         # Found once: looking a snapshot's arrays up takes longer than writing them.
         self._taken = {name: array_of(path, self._root, schema.SNAPSHOTS, name) for name in schema.TAKEN}
         self._snapshot_steps = self._layout.snapshot_steps
@@ -125,10 +124,6 @@ class RunWriter:
             self._progress[self.rank] = step
         self.step = step
 
-    def stop_step(self):
-        """The step at which to stop, as asked for by `request_stop`; a huge number until then."""
-        return int(self._stop_step[()])
-
     def _where(self, name, first_row, shape):
         """Where in the array `name` rows of this shape go."""
         if name not in schema.ROWS:
@@ -202,10 +197,11 @@ class Progress:
 
 def read_progress(path):
     """How far the run at `path` is; cheap, and possible at any time."""
-    root = open_group(path, "r")
-    stop_step = int(array_of(path, root, schema.CONTROL, schema.STOP_STEP)[()])
-    steps = array_of(path, root, schema.HISTORY, schema.PROGRESS)[:]
-    return Progress(steps, root.attrs[schema.LAYOUT_KEY]["n_steps"], stop_step)
+    with damage_explained(path):
+        root = open_group(path, "r")
+        stop_step = int(array_of(path, root, schema.CONTROL, schema.STOP_STEP)[()])
+        steps = array_of(path, root, schema.HISTORY, schema.PROGRESS)[:]
+        return Progress(steps, root.attrs[schema.LAYOUT_KEY]["n_steps"], stop_step)
 
 
 def request_stop(path, step):
@@ -252,9 +248,15 @@ def open_run(path):
         If it is not a run, an incomplete or a damaged one, or one of another version.
     """
     path = _the_match(path)
+    with damage_explained(path):
+        return _opened(path)
+
+
+def _opened(path):
     root = open_group(path, "r")
-    # Times stay numbers: a parameter may have the unit "days".
-    tree = xr.open_datatree(root.store, engine="zarr", consolidated=False, decode_times=False)
+    # Times stay numbers: a parameter may have the unit "days".  Nothing is read of an earlier format, whose objects are
+    # pickles.
+    tree = xr.open_datatree(root.store, engine="zarr", consolidated=False, zarr_format=3, decode_times=False)
     # The listing of a folder has no order of its own.
     names = schema.variables(root.attrs[schema.PARAMETERS_KEY], root.attrs[schema.OBSERVABLES_KEY])
     for group, variables in names.items():
@@ -264,14 +266,23 @@ def open_run(path):
     groups = {group: tree[group].to_dataset()[variables] for group, variables in names.items()}
     history = groups[schema.HISTORY]
     # Progress is read now, rows later: they can only have become more.
-    is_valid = (history[schema.STEP] <= history[schema.PROGRESS].load()).transpose(schema.RANK, schema.STEP).variable
-    groups[schema.HISTORY] = _masked(history, schema.ROWS, is_valid)
-    snapshots = groups[schema.SNAPSHOTS]
-    is_valid = (snapshots[schema.STEP] <= history[schema.PROGRESS].max()).variable
-    groups[schema.SNAPSHOTS] = _masked(snapshots, schema.TAKEN, is_valid)
+    valid = {
+        schema.HISTORY: (history[schema.STEP] <= history[schema.PROGRESS].load()).transpose(schema.RANK, schema.STEP),
+        schema.SNAPSHOTS: groups[schema.SNAPSHOTS][schema.STEP] <= history[schema.PROGRESS].max(),
+    }
+    for group, dataset in groups.items():
+        lazy = [name for name in names[group] if name != schema.PROGRESS]
+        groups[group] = dataset.assign({name: _lazily(path, dataset[name], group, valid.get(group)) for name in lazy})
     run = xr.DataTree.from_dict({"/": tree.to_dataset(), **groups})
     run.encoding = {"source": path if isinstance(path, Store) else str(path)}
     return run
+
+
+def _lazily(path, array, group, is_valid):
+    """The array as a variable that is read when it is used, and NaN where it is not valid."""
+    is_valid = None if is_valid is None else is_valid.variable
+    source = _Read(path, f"{group}/{array.name}", array.variable, is_valid)
+    return array.dims, indexing.LazilyIndexedArray(source), array.attrs
 
 
 def _the_match(path):
@@ -284,29 +295,21 @@ def _the_match(path):
     return found[0] if found else path
 
 
-def _masked(group, names, is_valid):
-    """The group with lazy variables that read NaN where `is_valid` is false."""
-    arrays = {name: _Masked(group[name].variable, is_valid) for name in names}
-    return group.assign(
-        {
-            name: (group[name].dims, indexing.LazilyIndexedArray(array), group[name].attrs)
-            for name, array in arrays.items()
-        }
-    )
+class _Read(BackendArray):
+    """A lazy variable that explains damage, and reads NaN where `is_valid`, of some of its dimensions, is false."""
 
-
-class _Masked(BackendArray):
-    """A lazy variable that reads NaN where `is_valid`, along (rank, step) or (step,) of its dimensions, is false."""
-
-    def __init__(self, variable, is_valid):
-        self.variable, self.is_valid = variable, is_valid
+    def __init__(self, path, name, variable, is_valid):
+        self._path, self._name, self.variable, self.is_valid = path, name, variable, is_valid
         self.shape, self.dtype = variable.shape, variable.dtype
 
     def __getitem__(self, key):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
 
     def _read(self, key):
-        # Chunks beyond the progress may hold rows of a block under way, or of a run that went back to a checkpoint.
         where = dict(zip(self.variable.dims, key, strict=True))
-        is_valid = self.is_valid.isel({dim: where[dim] for dim in self.is_valid.dims})
-        return self.variable.isel(where).where(is_valid).values
+        with damage_explained(self._path, self._name):
+            values = self.variable.isel(where)
+            if self.is_valid is None:
+                return values.values
+            # Chunks beyond the progress may hold rows of a block under way, or of a run that went back to a checkpoint.
+            return values.where(self.is_valid.isel({dim: where[dim] for dim in self.is_valid.dims})).values

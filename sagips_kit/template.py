@@ -280,4 +280,7 @@ def check_free(path, overwrite=False):
         done = f"a finished run ({spaced(progress.step)} steps)"
         if not progress.is_finished:
             done = f"an unfinished run (at step {spaced(progress.step)} of {spaced(progress.n_steps)})"
-        raise FileExistsError(f"`{path}` already holds {done}. Open it with open_run(...), or pass overwrite=True.")
+        raise FileExistsError(
+            f"`{path}` already holds {done}. Open it with open_run(...), or pass overwrite=True; resume=True goes on "
+            "with a run that has ended early."
+        )

@@ -7,23 +7,24 @@ contract and files not at all.
 import time
 import warnings
 
-import numpy as np
 import torch
 
-from . import schedule
+from . import schedule, state
 from .adversary import CURVATURE, learn_generated, learn_observed
 from .data import Batches, balanced_resample, batch_order, check_events
 from .exchange import Independent
 from .features import WhiteFeatures, weights_of_categories
 from .flat import FlatGradient, FlatWeights
 from .gan import Discriminator, Generator, stratified_noise
+from .guard import Guard
 from .health import Watch
 from .record import Draws, Record
+from .streams import random_streams
 from .world import World
 
 _BETAS = (0.9, 0.999)
 _N_INFORMATION = 512  # events that estimate the information
-_ROLES = ("generator", "axes", "discriminator", "noise", "batches", "prediction")
+_CLOCK = ("step", "_waited_s", "_elapsed_s", "_staleness")
 
 
 class Trainer:
@@ -68,11 +69,12 @@ class Trainer:
         self._draws = Draws((settings.n_members, settings.n_draws, len(problem.parameters)), n_steps, n_averaged)
         self._replica = exchange.replica(self.world.rank, self.world.size)
         self._n_chains = exchange.n_replicas(self.world.size) * settings.n_members
-        self._random = {role: [self._stream(role, m) for m in range(settings.n_members)] for role in _ROLES}
+        self._random = random_streams(seed, self._replica, self.world.rank, settings.n_members)
         self._n_events = len(events)
         self._load(events)
         self._build()
         self._channel = exchange.open(self.world, self._flat.buffer)
+        self._guard = Guard(self.discriminator, self._optimisers[self.discriminator], settings.max_rollbacks)
         self._simulate = torch.vmap(torch.vmap(problem.simulate))
         self._waited_s, self._elapsed_s, self._staleness = 0.0, 0.0, 0
         self._watch = Watch(problem, settings.loss, settings.exploration * n_steps)
@@ -122,6 +124,20 @@ class Trainer:
             pass
         return record
 
+    def state_dict(self):
+        """All that the rest of the run depends on, as nested dicts of tensors; taken between two steps at a record."""
+        return state.collected(self._parts())
+
+    def load_state_dict(self, given):
+        """Go on, with the same bits, where `state_dict` was taken of a trainer made by the same arguments.
+
+        Raises
+        ------
+        ValueError
+            If it was made by others.
+        """
+        state.restored(self._parts(), given)
+
     def predict(self):
         """Events generated from each draw: ndarray (member, draw, event, observable)."""
         n_draws, n_events = self.settings.n_draws, self.settings.n_predictive
@@ -130,13 +146,14 @@ class Trainer:
         with torch.no_grad():
             return self._simulate(theta, noise).cpu().numpy()
 
-    def _stream(self, role, member):
-        """A random stream; what replicas must share depends on the replica, all else on the rank."""
-        owner = self._replica if role in ("generator", "axes") else self.world.rank
-        # Counted through all ranks: an ensemble is the same however its members are spread over them.
-        index = owner * self.settings.n_members + member
-        words = np.random.SeedSequence([self.seed, _ROLES.index(role), index]).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(words[0] >> 1))
+    def _parts(self):
+        """What changes during a run; the batches draw from random streams of their own."""
+        random = {role: streams for role, streams in self._random.items() if role != "batches"}
+        networks = {"generator": self.generator, "discriminator": self.discriminator}
+        optimisers = {name: self._optimisers[network] for name, network in networks.items()}
+        parts = {"draws": self._draws, "watch": self._watch, "guard": self._guard, "channel": self._channel}
+        parts |= {"optimisers": optimisers, "random": random, "batches": self._batches}
+        return networks | parts | {"clock": state.Numbers(self, _CLOCK)}
 
     def _load(self, events):
         """Resample and order the observed events of each member, and summarise them for the constraints."""
@@ -240,7 +257,7 @@ class Trainer:
         )
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        self._channel.start(self._flat.pack(), self.step)
+        self._channel.start(self._guard.screen_(self._flat.pack()), self.step)
         return losses
 
     def _update_discriminator(self):
@@ -292,6 +309,7 @@ class Trainer:
             self._waited_s,
             self._elapsed_s,
             self._staleness,
+            self._guard.look(),
         )
         self._waited_s = 0.0
         for sentence in self._watch.look(record):

@@ -50,6 +50,17 @@ class Faulty(Gaussian):
         return super().simulate(theta, noise)
 
 
+@value
+class Poisoned(Gaussian):
+    """Its simulator gives NaN on MPI rank 1 in the 30th call."""
+
+    _calls = itertools.count(1)
+
+    def simulate(self, theta, noise):
+        is_bad = next(self._calls) == 30 and os.environ.get("PMI_RANK") == "1"
+        return super().simulate(theta, noise) * (math.nan if is_bad else 1.0)
+
+
 def exact_fit(events):
     """The maximum-likelihood estimate and its deviation, (parameter,) each."""
     sigma, n_events = events.std(), len(events)

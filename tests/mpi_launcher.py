@@ -22,16 +22,21 @@ def environment():
 APART = {"MPIR_CVAR_NOLOCAL": "1"}
 
 
-def mpiexec(n_ranks, *arguments, timeout=120, cwd=None, env=None):
-    """Run `python ARGUMENTS` on some ranks; stdout and stderr come as `.stdout`, together."""
+def command(n_ranks, *arguments):
+    """The command line that runs `python ARGUMENTS` on some ranks."""
     pytest.importorskip("mpi4py")
     beside = Path(sys.executable).with_name("mpiexec")
     launcher = beside if beside.exists() else shutil.which("mpiexec")
     if launcher is None:
         pytest.skip("there is no mpiexec")
-    command = [str(launcher), "-n", str(n_ranks), sys.executable, *map(str, arguments)]
+    return [str(launcher), "-n", str(n_ranks), sys.executable, *map(str, arguments)]
+
+
+def mpiexec(n_ranks, *arguments, timeout=120, cwd=None, env=None):
+    """Run `python ARGUMENTS` on some ranks; stdout and stderr come as `.stdout`, together."""
+    line = command(n_ranks, *arguments)
     process = subprocess.Popen(
-        command,
+        line,
         cwd=cwd or TESTS.parent,
         env=environment() | (env or {}),
         stdout=subprocess.PIPE,
@@ -45,5 +50,5 @@ def mpiexec(n_ranks, *arguments, timeout=120, cwd=None, env=None):
         for one in [*psutil.Process(process.pid).children(recursive=True), process]:
             one.kill()
         output, _ = process.communicate()
-        pytest.fail(f"{' '.join(command)} did not end within {timeout} s:\n{output}")
-    return subprocess.CompletedProcess(command, process.returncode, output)
+        pytest.fail(f"{' '.join(line)} did not end within {timeout} s:\n{output}")
+    return subprocess.CompletedProcess(line, process.returncode, output)

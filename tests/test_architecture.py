@@ -18,7 +18,7 @@ PACKAGE = ROOT / "sagips_kit"
 # A room, which is a module or a folder, imports only from lower floors.  A new room gets its place here and in the
 # picture in CONTRIBUTING.md.
 FLOORS = {
-    1: {"schema", "topology", "settings", "schedule", "windows", "device_buffers", "health", "tables"},
+    1: {"schema", "topology", "settings", "schedule", "windows", "device_buffers", "health", "signals", "tables"},
     2: {
         "world",
         "problem",
@@ -35,11 +35,15 @@ FLOORS = {
         "jobs",
         "place",
         "analysis",
+        "state",
+        "guard",
+        "streams",
     },
     3: {
         "exchange",
         "problems",
         "store",
+        "checkpoint",
         "likelihood",
         "features",
         "samples",
@@ -48,9 +52,9 @@ FLOORS = {
         "profiles",
         "launchers",
     },
-    4: {"spec", "trainer", "template", "page", "dashboard", "live", "engines", "check"},
-    5: {"launch", "runs", "tune", "batch"},
-    6: {"handle"},
+    4: {"spec", "trainer", "template", "milestones", "page", "dashboard", "live", "engines", "check"},
+    5: {"resume", "runs", "tune", "batch"},
+    6: {"launch", "handle"},
     7: {"session", "cli"},
     8: {"cluster", "__main__"},
 }

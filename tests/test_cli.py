@@ -175,3 +175,23 @@ def test_a_mistake_in_the_spec_is_told_once_by_all_ranks_together(tmp_path):
     done = mpiexec(3, "-m", "sagips_kit", "run", "none.json", cwd=tmp_path)
     assert done.returncode != 0
     assert done.stdout.count("sagips: ") == 1 == done.stdout.count("There is no spec `none.json`")
+
+
+def test_run_resumes_and_says_so(capsys, path, spec):
+    prepare(spec, n_ranks=1)
+    request_stop(spec.store, 10)
+    run_rank(spec, World.alone("cpu"))
+    status, out, err = sagips(capsys, "run", path, "--resume")
+    assert (status, err) == (0, "")
+    assert out.startswith("20 steps on 1 ranks in ") and f" s from step 10 on: {spec.store}\n" in out
+    assert "resumed   1 times, last from step 10 at 20" in sagips(capsys, "info", spec.store)[1]
+    status, out, err = sagips(capsys, "run", path, "--resume")
+    assert (status, err) == (0, "") and f" s, finished already: {spec.store}\n" in out and "sigma" in out
+
+
+def test_run_that_is_stopped_says_how_to_go_on(capsys, path, spec, monkeypatch):
+    monkeypatch.setattr("sagips_kit.signals.Signals.ask_to_end", True)
+    path.write_text(dataclasses.replace(spec, n_steps=100_000).to_json())
+    status, out, err = sagips(capsys, "run", path)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[1] == "Stopped before step 100000. The same command with --resume goes on."

@@ -231,12 +231,13 @@ def test_engines_run_in_the_folder_of_the_notebook(start, monkeypatch, tmp_path)
 def test_submit_prepares_here_and_runs_there(engines, monkeypatch, tmp_path):
     prepared = []
     launch = types.ModuleType("launch")
-    launch.prepare = lambda spec, n_ranks: prepared.append((spec.store, n_ranks))
-    launch.run_rank = lambda spec: {"steps": spec.n_steps, "pid": os.getpid()}
+    launch.prepare = lambda spec, n_ranks, resume: prepared.append((spec.store, n_ranks, resume))
+    launch.run_rank = lambda spec, world, resume: {"steps": spec.n_steps, "pid": os.getpid(), "resume": resume}
     monkeypatch.setattr("sagips_kit.launch", launch, raising=False)
     monkeypatch.setitem(sys.modules, "sagips_kit.launch", launch)
-    run = engines.submit(types.SimpleNamespace(store=str(tmp_path / "run.zarr"), n_steps=7))
-    assert prepared == [(str(tmp_path / "run.zarr"), N)]
+    run = engines.submit(types.SimpleNamespace(store=str(tmp_path / "run.zarr"), n_steps=7), resume=True)
+    assert prepared == [(str(tmp_path / "run.zarr"), N, True)]
+    assert all(rank["resume"] for rank in run.result())
     assert [rank["steps"] for rank in run.result()] == [7] * N
     assert os.getpid() not in [rank["pid"] for rank in run.result()]
 
@@ -305,7 +306,7 @@ def train(start):
             for step in range(10, 401, 10):
                 time.sleep(0.1)
                 writer.set_progress(step)
-                if step >= writer.stop_step():
+                if step >= store.read_progress(path).stop_step:
                     break
         return step
 

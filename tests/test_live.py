@@ -37,6 +37,14 @@ def train(path, steps, deviation=None):
     return path
 
 
+def test_dropped_steps_are_told(tmp_path):
+    path = train(tmp_path / "a.zarr", [100, 100])
+    assert "dropped" not in live.snapshot(path).line()
+    with store.RunWriter(path, 1) as writer:
+        writer.write_rows(18, {"rejected": np.array([3.0, 4.0])})
+    assert live.snapshot(path).line().endswith(", 7 bad steps dropped]")
+
+
 def test_a_snapshot_has_the_numbers_of_the_run(tmp_path):
     now = live.snapshot(train(tmp_path / "a.zarr", (50, 55), deviation=0.05))
     assert (now.step, now.last_step, now.n_steps, now.staleness) == (50, 55, 100, 2.0)

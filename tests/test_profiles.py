@@ -180,6 +180,15 @@ def test_slurm_sites_ask_for_whole_nodes():
     assert "srun -K --ntasks=16 --cpus-per-task=7 --gpus-per-task=1 --gpu-bind=closest python " in frontier
 
 
+@pytest.mark.parametrize(
+    ("walltime", "seconds"), [("00:30:00", 1800), ("5:00", 300), ("2-01:00:00", 176400), ("90", None), ("1-12", None)]
+)
+def test_runs_of_a_job_know_when_its_time_is_over(walltime, seconds):
+    text = shown("slurm", walltime=walltime)
+    end = f"export SAGIPS_ENDS_AT=$(($(date +%s) + {seconds}))\n"
+    assert ("SAGIPS_ENDS_AT" not in text) if seconds is None else (end in text)
+
+
 def test_a_script_carries_no_more_of_the_environment_than_python_needs(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/home/me/my modules")
     monkeypatch.setenv("API_TOKEN", "secret")

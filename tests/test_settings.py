@@ -20,6 +20,7 @@ WRONG = {
     "precision": ["float64", 16, None],
     "loss": ["wasserstein", 1, None],
     "bootstrap": [1, "yes", None],
+    "max_rollbacks": [0, 1.5, None],
 }
 
 
@@ -52,7 +53,7 @@ def test_all_mistakes_are_told_at_once():
 
 
 def test_unknown_field_is_refused_with_the_nearest_and_all_others():
-    refuse(r"unknown field 'n_member'. Did you mean n_members\? Allowed: n_members, .*, rows_per_block\.", n_member=3)
+    refuse(r"unknown field 'n_member'. Did you mean n_members\? Allowed: n_members, .*, max_rollbacks\.", n_member=3)
     refuse(r"^Independent: unknown field 'period'. Allowed: none\.", Independent, period=3)
 
 

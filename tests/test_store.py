@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from zarr.storage import LocalStore, MemoryStore
 
 from sagips_kit import schema, template
+from sagips_kit.milestones import Control
 from sagips_kit.schema import RunLayout
 from sagips_kit.store import RunWriter, open_run, read_progress, request_stop, stop_soon
 from sagips_kit.template import create_run
@@ -475,7 +476,11 @@ def test_errors_of_opening_say_what_to_type(make, path, tmp_path):
             action(path)
 
 
-ACTIONS = (open_run, read_progress, lambda path: RunWriter(path, 0), stop_soon)
+def write(path):
+    RunWriter(path, 0)
+
+
+ACTIONS = (open_run, read_progress, write, stop_soon, Control)
 
 
 @pytest.mark.parametrize("name", ["history/progress", "history/theta", "posterior/theta0", "environment", "control"])
@@ -484,7 +489,7 @@ def test_a_missing_variable_is_named(make, path, name):
     with pytest.raises(ValueError, match=f"is a run, but {name}.* is missing: .*xarray.open_datatree"):
         open_run(path)
     if name in ("history/progress", "control"):
-        for action in ACTIONS:
+        for action in ACTIONS if name != "control" else set(ACTIONS) - {write}:
             with pytest.raises(ValueError, match=f"{name}.* is missing"):
                 action(path)
 
@@ -513,12 +518,12 @@ def test_a_path_with_wildcards_is_the_one_run_it_matches(make, path):
 def test_a_run_can_be_asked_to_stop(make, path):
     make()
     writers = [RunWriter(path, rank) for rank in range(4)]
-    assert writers[0].stop_step() == schema.NO_STOP
+    assert read_progress(path).stop_step == schema.NO_STOP
     writers[0].set_progress(20)
     with pytest.raises(ValueError, match="step = 20: a rank has reached 20"):
         request_stop(path, 20)
     request_stop(path, 40)
-    assert [writer.stop_step() for writer in writers] == [40] * 4
+    assert read_progress(path).stop_step == 40
     assert not read_progress(path).is_finished
     for writer in writers:
         writer.set_progress(40)

@@ -93,8 +93,17 @@ def describe(run):
         "mode": facts[schema.MODE_KEY] or "unknown",
         "chains": f"{layout['n_replicas'] * layout['n_members']} independent generators",
         "progress": f"step {progress.min()} of {layout['n_steps']}, {state(run)}",
+        "resumed": _resumed(run[schema.CONTROL].attrs.get(schema.RESUMED_KEY, [])),
         "created": f"{facts[schema.CREATED_KEY]} on {facts[schema.HOSTNAME_KEY]}",
         "ran on": f"{place['host']} ({place['device']})",
         "versions": versions,
     }
-    return "\n".join(f"{name:<10}{text}" for name, text in rows.items())
+    return "\n".join(f"{name:<10}{text}" for name, text in rows.items() if text)
+
+
+def _resumed(notes):
+    """In words, from what a store tells of resumptions; empty if there were none."""
+    if not notes:
+        return ""
+    last = notes[-1]
+    return f"{len(notes)} times, last from step {last['from_step']} at {last['at']}, having reached {last['reached']}"

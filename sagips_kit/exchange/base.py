@@ -191,6 +191,16 @@ class Channel(ABC):
         torch.cuda.current_stream(flat.device).synchronize()
         return flat
 
+    def state_dict(self):
+        """What the next exchange depends on besides its buffer, as nested dicts of tensors and numbers; {} if nothing.
+
+        Taken between two exchanges.
+        """
+        return {}
+
+    def load_state_dict(self, state):
+        """Go on where `state` was taken, on all ranks in the same step, in a channel that has exchanged nothing yet."""
+
     def close(self):
         """Give back what the channel owns.  Collective, and harmless when called again."""
 

@@ -46,6 +46,13 @@ class _ChainChannel(Channel):
             mixed = mixed.then((yield from link.mixing(flat, step, payload)))
         return mixed
 
+    def state_dict(self):
+        return {str(k): link.state_dict() for k, link in enumerate(self._links)}
+
+    def load_state_dict(self, state):
+        for k, link in enumerate(self._links):
+            link.load_state_dict(state.get(str(k), {}))
+
     def close(self):
         for link in self._links:
             link.close()

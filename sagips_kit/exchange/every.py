@@ -49,6 +49,13 @@ class _EveryChannel(Channel):
         channel = self._part if self.exchange.is_due(step) else self._otherwise
         return channel.mixing(flat, step, payload)
 
+    def state_dict(self):
+        return {"part": self._part.state_dict(), "otherwise": self._otherwise.state_dict()}
+
+    def load_state_dict(self, state):
+        self._part.load_state_dict(state.get("part", {}))
+        self._otherwise.load_state_dict(state.get("otherwise", {}))
+
     def close(self):
         self._part.close()
         self._otherwise.close()

@@ -34,6 +34,13 @@ class _ExponentialChannel(MeanChannel):
         # Counted here: with Every(h, ...) the steps themselves may all be multiples of the period.
         self._n_mixed = 0
 
+    def state_dict(self):
+        return super().state_dict() | {"n_mixed": self._n_mixed}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self._n_mixed = int(state["n_mixed"])
+
     def mean(self, flat, step):
         comm, incoming, outgoing = self.world.comm, self.scratch(flat), self.packed(flat.clone())
         source, dest = exponential_peers(self.world.rank, self.world.size, self._n_mixed)

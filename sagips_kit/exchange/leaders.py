@@ -65,6 +65,13 @@ class _LeadersChannel(Channel):
             mixed = Mixed(self._n_groups - 1, mixed.staleness)
         return mixed
 
+    def state_dict(self):
+        return self._outer.state_dict() if self._outer else {}
+
+    def load_state_dict(self, state):
+        if self._outer:
+            self._outer.load_state_dict(state)
+
     def close(self):
         if self._outer:
             self._outer.close()

@@ -65,6 +65,14 @@ class MeanChannel(Channel):
         mix = self._mean_update if self.exchange.carried == "updates" else self.mean
         return (yield from mix(flat, step))
 
+    def state_dict(self):
+        return {} if self._start is None else {"start": self._start, "velocity": self._velocity}
+
+    def load_state_dict(self, state):
+        if "start" in state:
+            device = self.world.device if self.world.device_buffers else "cpu"
+            self._start, self._velocity = (state[name].to(device, copy=True) for name in ("start", "velocity"))
+
     @abstractmethod
     def mean(self, flat, step):
         """Replace `flat` by the mean over the ranks of this world: a generator like `mixing`."""

@@ -152,7 +152,7 @@ class _MeetingChannel(MeanChannel):
 
 
 class _SlotsChannel(Channel):
-    _memory = _slots = _position = _mean = None
+    _memory = _slots = _position = _mean = _restored = None
 
     def mixing(self, flat, step, payload):
         if self.world.size == 1 or not self.exchange.carries(payload, step):
@@ -161,6 +161,8 @@ class _SlotsChannel(Channel):
         own = host.numpy()
         if self._slots is None:
             self._open_slots(own)
+            if self._restored:
+                yield from self._take_up(step)
         self.world.look_for_failures()
         self._slots.publish(self._moved(own), step)
         self._slots.look()
@@ -187,6 +189,25 @@ class _SlotsChannel(Channel):
         if self.exchange.carried == "updates":
             # All begin with the same weights, so that it does not matter that these hold the first update already.
             self._position, self._mean = own.copy(), own.copy()
+
+    def _take_up(self, step):
+        """Go on from restored positions, once those of all ranks are known: a mean over fewer would be a jump."""
+        self._position, self._mean = (self._restored[name].numpy().copy() for name in ("position", "mean"))
+        self._slots.publish(self._position, step)
+
+        def are_all_known():
+            self._slots.look()
+            return all(self._slots.count(origin) for origin in range(self.world.size))
+
+        yield are_all_known, f"the positions of all ranks, in step {step}"
+
+    def state_dict(self):
+        if self._position is None:
+            return self._restored or {}
+        return {"position": self._position.copy(), "mean": self._mean.copy()}
+
+    def load_state_dict(self, state):
+        self._restored = state
 
     def _moved(self, own):
         """What this rank publishes: its gradient, or its position, moved by what it did since the last mean."""

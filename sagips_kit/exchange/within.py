@@ -48,6 +48,12 @@ class _WithinChannel(Channel):
     def mixing(self, flat, step, payload):
         return self._inner.mixing(flat, step, payload)
 
+    def state_dict(self):
+        return self._inner.state_dict()
+
+    def load_state_dict(self, state):
+        self._inner.load_state_dict(state)
+
     def close(self):
         self._inner.close()
         self._group.close()

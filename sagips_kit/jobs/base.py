@@ -167,6 +167,7 @@ class Job(Ranks):
                 *(f"{self.mark} {word}" for word in words),
                 "",
                 *self._preamble(log),
+                *self._end(),
                 *(f"export {variable}={shlex.quote(text)}" for variable, text in environment.items()),
                 *([self.setup] if self.setup else []),
                 *body,
@@ -208,6 +209,15 @@ class Job(Ranks):
     def _directives(self, n, name, log):
         """The job's resources and names as options of the scheduler: list of str."""
         raise NotImplementedError
+
+    def _end(self):
+        """The shell command that tells runs when the job's time is over, so that they end cleanly before."""
+        match = re.fullmatch(r"(?:(\d+)-(?=\d+:\d+:))?(?:(\d+):)?(\d+):(\d+)", self.walltime or "")
+        if not match:
+            return []
+        days, hours, minutes, seconds = (int(number or 0) for number in match.groups())
+        total = ((24 * days + hours) * 60 + minutes) * 60 + seconds
+        return [f"export SAGIPS_ENDS_AT=$(($(date +%s) + {total}))"]
 
     def _preamble(self, log):
         """Shell commands that come first: list of str."""

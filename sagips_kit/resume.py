@@ -1,0 +1,88 @@
+"""Going on with a run that has ended early: whether it is the same run, and the step that all ranks go back to."""
+
+import datetime
+import json
+
+from . import place, schema, store
+from .milestones import Control
+
+# What may be different when a run goes on: where it lies, and how it is kept safe.
+_FREE = ("store", "overwrite", "checkpoint_s", "reference")
+
+
+def is_begun(path):
+    """Whether there is a run at `path`; raises ValueError if there is something else."""
+    try:
+        store.read_progress(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def is_finished(path):
+    """Whether all ranks of the run at `path` have made all their steps."""
+    progress = store.read_progress(path)
+    return progress.step == progress.n_steps
+
+
+def reopen(spec, n_ranks):
+    """Make a run that has ended ready to go on; called once, before any rank starts.
+
+    Raises
+    ------
+    ValueError
+        If it is another run than that of `spec` on `n_ranks` ranks; the text shows the differences.
+    """
+    attributes = place.open_group(spec.store, "r").attrs
+    begun = json.loads(attributes[schema.SPEC_KEY])
+    differences = _differences(_without_free(begun), _without_free(spec.to_dict()))
+    if (n_begun := attributes[schema.LAYOUT_KEY]["n_ranks"]) != n_ranks:
+        differences.insert(0, f"ranks: {n_begun} in the store, {n_ranks} now")
+    if differences:
+        raise ValueError(
+            f"`{spec.store}` cannot go on, it is the store of another run. {'; '.join(differences)}. Start it as it "
+            "was begun, RunSpec.from_run(open_run(...)) on as many ranks; or take another store, or overwrite=True "
+            "instead of resume=True."
+        )
+    if not is_finished(spec.store):
+        place.remove_partial_files(spec.store)
+        Control(spec.store).reset()
+
+
+def agreed_step(steps, world):
+    """The newest step of which all ranks have a checkpoint; 0 if there is none.  Collective.
+
+    Parameters
+    ----------
+    steps : set of int
+        Steps of which this rank has one.
+    world : World
+    """
+    if world.comm is None:
+        return max(steps, default=0)
+    world.barrier("all ranks to look at their checkpoints")
+    return max(set.intersection(*world.comm.allgather(steps)), default=0)
+
+
+def note(path, step, reached):
+    """Let the store tell that its run went back to `step`, having reached `reached`, and goes on from there."""
+    control = place.open_group(path, "r+")[schema.CONTROL]
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    notes = control.attrs.get(schema.RESUMED_KEY, [])
+    control.attrs[schema.RESUMED_KEY] = [*notes, {"at": now, "from_step": step, "reached": reached}]
+
+
+def _without_free(fields):
+    return {name: item for name, item in fields.items() if name not in _FREE}
+
+
+def _differences(old, new, name=""):
+    """What differs between JSON values: list of texts."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        if old.get("type") != new.get("type"):  # the fields of another class say nothing
+            return [f"{name}: {old.get('type')} in the store, {new.get('type')} now"]
+        keys = sorted(old.keys() | new.keys())
+        return [text for key in keys for text in _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))]
+    if json.dumps(old) == json.dumps(new):
+        return []
+    return [f"{name}: {old!r} in the store, {new!r} now"]

@@ -1,0 +1,146 @@
+"""A fault on one of two ranks, what the user sees of it, and whether the run comes to the same end when it is resumed.
+
+The faults themselves are in `mpi/faulty.py`.
+"""
+
+import dataclasses
+import re
+import subprocess
+import time
+
+import numpy as np
+import psutil
+from gaussian import QUICK, Gaussian
+from mpi_launcher import TESTS, command, environment
+
+from sagips_kit import Ring, RunSpec, open_run, read_progress
+from sagips_kit.place import local_path
+
+EXCHANGE = ("before the exchange", "during the exchange", "after the exchange")
+WRITING = ("checkpoint", "store write")
+# Kind of fault -> where it can happen
+FAULTS = {
+    "exception": EXCHANGE + WRITING,
+    "SIGKILL": EXCHANGE + WRITING,
+    "SIGSTOP": EXCHANGE + WRITING,
+    "slow": EXCHANGE + WRITING,
+    "NaN": EXCHANGE,
+    "corrupt": ("checkpoint",),
+    "full disk": WRITING,
+    "read-only store": WRITING,
+}
+CELLS = [(kind, where) for kind, places in FAULTS.items() for where in places]
+_LIMIT_S = 90.0  # a run that takes longer hangs
+_SETTINGS = dataclasses.replace(
+    QUICK, n_events=64, n_draws=3, n_predictive=4, record_every=5, rows_per_block=4, bootstrap=True
+)
+
+
+def make_spec(folder, name):
+    """A short run whose checkpoints come often; also as a JSON file."""
+    spec = RunSpec(
+        problem=Gaussian(n_observed=200),
+        store=str(folder / f"{name}.zarr"),
+        settings=_SETTINGS,
+        exchange=Ring(),
+        n_steps=1003,
+        reference=False,
+        checkpoint_s=0.05,
+    )
+    (folder / f"{name}.json").write_text(spec.to_json())
+    return spec
+
+
+def attempt(spec, kind="none", where="none"):
+    """Run or resume on two ranks: exit status, output, seconds; None as the status of one that hangs."""
+    file = local_path(spec.store).with_suffix(".json")
+    line = command(2, "-m", "mpi4py", TESTS / "mpi" / "faulty.py", file, kind, where)
+    start = time.monotonic()
+    process = subprocess.Popen(
+        line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    try:
+        output, _ = process.communicate(timeout=_LIMIT_S)
+        status = process.returncode
+    except subprocess.TimeoutExpired:
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            one.kill()
+        output, status = process.communicate()[0], None
+    return status, output, time.monotonic() - start
+
+
+def play(folder, kind, where, whole):
+    """Let a fault happen, and resume if it ended the run.
+
+    Parameters
+    ----------
+    folder : Path
+    kind, where : str
+    whole : path
+        The store of the same run without faults.
+
+    Returns
+    -------
+    dict
+        kind, where, seen (what the user saw), hangs, survived, reached and from_step (steps, of the resumption),
+        rows_repeated, rows_lost, is_finished, is_same (bit for bit as `whole`), rejected (rank,), seconds, and
+        seconds_to_resume: from the command until training goes on, and from its end until the command ends.
+    """
+    spec = make_spec(folder, f"{kind}-{where}".replace(" ", "_"))
+    status, output, seconds = attempt(spec, kind, where)
+    progress = read_progress(spec.store)
+    cell = {"kind": kind, "where": where, "seen": what_is_seen(status, output), "hangs": status is None}
+    cell |= {"survived": progress.step == spec.n_steps, "reached": int(progress.steps.max())}
+    cell["seconds"] = round(seconds, 1)
+    cell["rows_lost"] = rows_lost(spec.store, whole, kind)
+    if not cell["survived"]:
+        status, output, seconds = attempt(spec)
+        notes = open_run(spec.store)["control"].attrs.get("resumed", [])
+        cell["from_step"] = notes[-1]["from_step"] if notes else 0
+        cell["hangs"] = cell["hangs"] or status is None
+        cell["seconds_to_resume"] = round(seconds - training_s(spec.store, cell["from_step"]), 1)
+        cell["rows_repeated"] = (cell["reached"] - cell["from_step"]) // _SETTINGS.record_every
+    cell["is_finished"] = read_progress(spec.store).step == spec.n_steps
+    cell["is_same"] = is_same(spec.store, whole)
+    cell["rejected"] = np.nansum(open_run(spec.store)["history"]["rejected"].values, axis=1).astype(int).tolist()
+    return cell
+
+
+def what_is_seen(status, output):
+    """The line of the output that tells most."""
+    if status is None:
+        return "nothing: it hangs"
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    patterns = (
+        r"^\S*(Error|Exception)\b(?!.*Stopped because)",
+        r"Warning:",
+        r"Error",
+        r"KILLED BY SIGNAL|EXIT STRING|EXIT CODE",
+    )
+    for pattern in patterns:
+        if found := [line for line in lines if re.search(pattern, line)]:
+            return re.sub(r"\S*/|^.*Warning: ", "", found[0])[:200]
+    return "nothing" if status == 0 else f"exit status {status}"
+
+
+def rows_lost(path, whole, kind):
+    """Rows that the store declares valid and that are not those of the undisturbed run; NaN itself changes rows."""
+    if kind == "NaN":
+        return 0
+    one, two = (open_run(store)["history"] for store in (path, whole))
+    is_valid = one["step"] <= one["progress"]
+    same = (one["theta"] == two["theta"]).all(("member", "parameter"))
+    return int((is_valid & ~same).sum())
+
+
+def training_s(path, from_step):
+    """Seconds that rank 0 has trained since `from_step`."""
+    elapsed = open_run(path)["history"]["elapsed_s"][0]
+    return float(elapsed[-1]) - (float(elapsed.sel(step=from_step)) if from_step else 0.0)
+
+
+def is_same(path, whole):
+    one, two = open_run(path), open_run(whole)
+    names = [("history", name) for name in ("theta", "loss_discriminator", "loss_generator")]
+    names += [("posterior", name) for name in one["posterior"].data_vars]
+    return all(np.array_equal(one[group][name], two[group][name]) for group, name in names)

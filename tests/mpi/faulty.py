@@ -1,0 +1,160 @@
+"""Train or resume a run, and let a fault happen on rank 1.
+
+Arguments: the JSON file of the spec, the kind of fault, and the place where it happens; "none" for none.  World waits
+are short, so that a rank that has stopped is given up within seconds.
+"""
+
+import errno
+import os
+import pathlib
+import resource
+import signal
+import sys
+import time
+
+import torch
+import zarr
+
+from sagips_kit import RunSpec, place, run
+from sagips_kit.data import Batches
+from sagips_kit.exchange import Channel
+from sagips_kit.trainer import Trainer
+from sagips_kit.world import World
+
+STEP = 333  # from here on the fault is due
+_state = {"step": 0, "checkpoints": 0, "due": True}
+
+
+def happen(kind):
+    """The fault itself; the first time only."""
+    if not _state["due"]:
+        return
+    _state["due"] = False
+    if kind == "exception":
+        raise ValueError("the magnet of rank 1 quenched")
+    if kind == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "SIGSTOP":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if kind == "slow":
+        time.sleep(1.5)
+    if kind == "full disk":
+        # The kernel refuses every byte from now on.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    if kind == "read-only store":
+        refuse_to_open()
+
+
+def refuse_to_open():
+    """No file can be opened for writing any more; permissions would not stop root."""
+    opened = pathlib.Path.open
+
+    def refuse(self, mode="r", *args, **kwargs):
+        if set(mode) & set("wax+"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+        return opened(self, mode, *args, **kwargs)
+
+    pathlib.Path.open = refuse
+
+
+def before(cls, name, act):
+    """Let `act` happen before each call of a method."""
+    method = getattr(cls, name)
+
+    def wrapped(self, *args, **kwargs):
+        act(self, *args)
+        return method(self, *args, **kwargs)
+
+    setattr(cls, name, wrapped)
+
+
+def after(cls, name, act):
+    method = getattr(cls, name)
+
+    def wrapped(self, *args, **kwargs):
+        result = method(self, *args, **kwargs)
+        act(self)
+        return result
+
+    setattr(cls, name, wrapped)
+
+
+def install(kind, where):
+    def when_due(*_):
+        if _state["step"] >= STEP:
+            happen(kind)
+
+    def count(trainer):
+        _state["step"] = trainer.step
+
+    before(Trainer, "_train_step", count)
+    if kind == "NaN":
+        install_nan(where)
+    elif where == "before the exchange":
+        before(Channel, "start", when_due)
+    elif where == "during the exchange":
+        before(Channel, "finish", when_due)
+    elif where == "after the exchange":
+        after(Channel, "finish", when_due)
+    elif where == "store write":
+        # In the middle of a block: some variables have their rows, others have not.
+        before(zarr.Array, "__setitem__", lambda self, *_: when_due() if self.basename == "loss_generator" else None)
+    elif where == "checkpoint":
+        install_in_checkpoint(kind)
+    else:
+        raise ValueError(f"No fault {kind!r} is known in {where!r}.")
+
+
+def install_nan(where):
+    def poison(network):
+        with torch.no_grad():
+            next(network.parameters()).fill_(torch.nan)
+
+    def spoil(result):
+        if _state["step"] >= STEP and _state["due"]:
+            _state["due"] = False
+            return result * torch.nan
+        return result
+
+    if where == "before the exchange":
+        generate = Trainer._generate
+        Trainer._generate = lambda self, theta: spoil(generate(self, theta))
+    elif where == "during the exchange":
+        draw = Batches.draw
+        Batches.draw = lambda self: spoil(draw(self))
+    else:
+        after(Trainer, "_update_generator", lambda self: spoil(torch.ones(1)).isnan() and poison(self.discriminator))
+
+
+def install_in_checkpoint(kind):
+    """In the second one: bytes are written, but the file has not got its name yet; or it has, and is spoilt."""
+    write, fsync = place.Files.write, os.fsync
+
+    def counted_write(self, name, data):
+        _state["checkpoints"] += 1
+        is_due = _state["checkpoints"] == 2 and _state["due"]
+        if is_due and kind in ("full disk", "read-only store"):
+            happen(kind)
+        write(self, name, data)
+        if is_due and kind == "corrupt":
+            path = self._folder / name
+            path.write_bytes(data[: len(data) // 2] + bytes(len(data) // 2))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def counted_fsync(descriptor):
+        if _state["checkpoints"] == 2 and kind not in ("full disk", "read-only store", "corrupt"):
+            happen(kind)
+        fsync(descriptor)
+
+    place.Files.write, os.fsync = counted_write, counted_fsync
+
+
+def main(path, kind, where):
+    world = World.from_mpi(timeout_s=4.0)
+    if kind != "none" and world.rank == 1:
+        install(kind, where)
+    run(RunSpec.from_file(path), world, resume=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,217 @@
+"""Hostile input: whatever is in a file, the answer is a result or an error that names what is wrong.
+
+SAGIPS_FUZZ=10000 python -m pytest tests/test_fuzz.py      # so many inputs for each test, instead of 50
+"""
+
+import copy
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from gaussian import QUICK, Gaussian
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sagips_kit import RunSpec, Trainer, World, open_run, prepare, run
+from sagips_kit.checkpoint import FOLDER, Checkpoints
+from sagips_kit.live import snapshot
+from sagips_kit.state import flattened
+
+SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, record_every=5, rows_per_block=4)
+N = int(os.environ.get("SAGIPS_FUZZ", "50"))
+NAMED = (ValueError, OSError)  # what the command `sagips` tells in one line
+fuzz = settings(max_examples=N, suppress_health_check=list(HealthCheck))
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def edits(draw):
+    """A function that damages bytes: some are replaced, put in or taken out, or the end is missing."""
+    at, length = draw(st.floats(0, 1)), draw(st.sampled_from([0, 0, 1, 2, 8, 1000]))
+    new = draw(st.binary(max_size=9))
+    is_cut = draw(st.booleans()) and draw(st.booleans())
+
+    def edit(data):
+        start = int(at * len(data))
+        return data[:start] if is_cut else data[:start] + new + data[start + length :]
+
+    return edit
+
+
+def paths_in(tree, path=()):
+    """All places in nested dicts and lists."""
+    yield path
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, item in items:
+        yield from paths_in(item, (*path, key))
+
+
+def edited(tree, path, new):
+    """The tree with another item in one place; without it if `new` is None."""
+    if not path:
+        return new
+    tree = copy.deepcopy(tree)
+    branch = tree
+    for key in path[:-1]:
+        branch = branch[key]
+    if new is None:
+        del branch[path[-1]]
+    else:
+        branch[path[-1]] = new
+    return tree
+
+
+SPEC = RunSpec(problem=Gaussian(n_observed=50), store="a.zarr", settings=SMALL, n_steps=40, reference=False)
+# What a file holds, where it has lists instead of tuples
+VALID = json.loads(SPEC.to_json())
+
+
+@fuzz
+@given(where=st.sampled_from(list(paths_in(VALID))), new=JSON)
+def test_specs_are_made_or_refused(where, new):
+    try:
+        spec = RunSpec.from_dict(edited(VALID, where, new))
+    except ValueError as error:
+        assert str(error)
+    else:
+        assert RunSpec.from_dict(json.loads(spec.to_json())) == spec
+
+
+@fuzz
+@given(edit=edits())
+def test_files_of_specs_are_read_or_refused(tmp_path_factory, edit):
+    path = tmp_path_factory.getbasetemp() / "spec.json"
+    path.write_bytes(edit(SPEC.to_json().encode()))
+    try:
+        RunSpec.from_file(path)
+    except ValueError as error:
+        assert str(error)
+
+
+@fuzz
+@given(edit=edits(), shape=st.sampled_from([(50, 1), (50,), (2, 50), (0, 1), (50, 1, 1)]), kind=st.sampled_from("fiUO"))
+def test_files_of_events_are_taken_or_refused(tmp_path_factory, edit, shape, kind):
+    file = io.BytesIO()
+    np.save(file, np.zeros(shape, {"U": "<U3"}.get(kind, kind)))
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "events.npy").write_bytes(edit(file.getvalue()))
+    store = folder / "events.zarr"
+    spec = dataclasses.replace(SPEC, store=str(store), events=str(folder / "events.npy"), overwrite=True)
+    had_one = store.exists()
+    try:
+        prepare(spec, 1)
+    except NAMED as error:
+        assert str(error) and store.exists() == had_one  # nothing half-written
+
+
+class Bytes(bytes):
+    """Too many to be shown."""
+
+    def __repr__(self):
+        return f"<{len(self)} bytes>"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A store, and the bytes of a checkpoint in it."""
+    store = tmp_path_factory.mktemp("fuzz") / "a.zarr"
+    prepare(dataclasses.replace(SPEC, store=str(store)), 1)
+    trainer = make_trainer()
+    trainer.run(20)
+    return store, Bytes(safetensors.torch.save(flattened(trainer.state_dict())))
+
+
+EVENTS = Gaussian().observed(50, np.random.default_rng(0))
+
+
+def make_trainer():
+    return Trainer(Gaussian(), SMALL, EVENTS, n_steps=40)
+
+
+def read_and_load(store, data):
+    """Take up these bytes as a checkpoint whose checksum is right."""
+    folder = Path(store) / FOLDER
+    for old in folder.glob("*.safetensors"):
+        old.unlink()
+    digest = hashlib.sha256(data).hexdigest()[:32]
+    (folder / f"{20:012d}-{0:06d}-{digest}.safetensors").write_bytes(data)
+    trainer = make_trainer()
+    try:
+        trainer.load_state_dict(Checkpoints(store, 0, 1).read(20))
+    except ValueError as error:
+        assert str(error)
+
+
+@fuzz
+@given(edit=edits())
+def test_checkpoints_of_wrong_bytes_are_refused(checkpoint, edit):
+    store, data = checkpoint
+    read_and_load(store, edit(data))
+
+
+_SHAPES = st.sampled_from([(), (1,), (3,), (2, 3), (5056,)])
+_TYPES = st.sampled_from([torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool])
+
+
+@fuzz
+@given(
+    index=st.integers(0, 999),
+    how=st.sampled_from(["replace", "remove", "below", "rename"]),
+    shape=_SHAPES,
+    kind=_TYPES,
+    number=st.sampled_from([0, 1, -1, 2**40]),
+)
+def test_checkpoints_of_wrong_tensors_are_refused(checkpoint, index, how, shape, kind, number):
+    store, valid = checkpoint
+    tensors = safetensors.torch.load(valid)
+    name = sorted(tensors)[index % len(tensors)]
+    new = torch.full(shape, number if kind not in (torch.uint8, torch.bool) else number & 1, dtype=kind)
+    if how == "below":
+        tensors[f"{name}/x"] = new
+    elif how == "rename":
+        tensors[f"{name}2"] = tensors.pop(name)
+    elif how == "remove":
+        del tensors[name]
+    else:
+        tensors[name] = new
+    read_and_load(store, safetensors.torch.save(tensors))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run, and all its files."""
+    store = tmp_path_factory.mktemp("fuzz") / "a.zarr"
+    run(dataclasses.replace(SPEC, store=str(store)), World.alone("cpu"))
+    return store, sorted(path for path in store.rglob("*") if path.is_file())
+
+
+@fuzz
+@given(index=st.integers(0, 999), edit=edits() | st.none())
+def test_damaged_stores_open_or_are_refused(finished, index, edit):
+    store, files = finished
+    file = files[index % len(files)]
+    content = file.read_bytes()
+    try:
+        file.unlink() if edit is None else file.write_bytes(edit(content))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for look in (lambda: open_run(store).load(), lambda: snapshot(store).line()):
+                try:
+                    look()
+                except NAMED as error:
+                    assert str(error)
+    finally:
+        file.write_bytes(content)

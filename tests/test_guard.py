@@ -1,0 +1,128 @@
+"""Numbers that are not finite: they reach nobody else, are counted, and end the run if they do not end themselves."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from gaussian import QUICK, Gaussian, Poisoned
+from mpi_launcher import mpiexec
+
+from sagips_kit import Ring, RunSpec, Trainer, live, open_run
+from sagips_kit.gan import Generator
+
+SMALL = dataclasses.replace(
+    QUICK, n_members=3, n_events=64, n_draws=3, n_predictive=4, record_every=5, rows_per_block=4
+)
+
+
+def make_trainer(n_steps=60, **changes):
+    events = Gaussian().observed(500, np.random.default_rng(0))
+    return Trainer(Gaussian(), dataclasses.replace(SMALL, **changes), events, n_steps=n_steps)
+
+
+def poison(trainer, what, steps, member=1):
+    """Make a member's events, or its observed ones, infinite or NaN in some steps."""
+    generate, draw = trainer._generate, trainer._batches[member].draw
+
+    def poisoned_generate(theta):
+        events = generate(theta)
+        if trainer.step in steps and what == "generated":
+            return events * torch.tensor([np.nan if k == member else 1.0 for k in range(3)])[:, None, None]
+        return events
+
+    def poisoned_draw():
+        return draw() * (np.inf if trainer.step in steps and what == "observed" else 1.0)
+
+    trainer._generate, trainer._batches[member].draw = poisoned_generate, poisoned_draw
+
+
+@pytest.mark.parametrize("what", ["generated", "observed"])
+@pytest.mark.parametrize("step", [0, 12, 29])
+def test_one_bad_step_of_one_member_is_counted_and_overcome(what, step):
+    whole, trainer = make_trainer(), make_trainer()
+    poison(trainer, what, {step})
+    with pytest.warns(UserWarning, match="numbers were not finite. Their gradients counted as zero") as caught:
+        records = list(trainer.iterate())
+    assert len(caught) == 1
+    rejected = [record.rejected for record in records]
+    assert 1 <= sum(rejected) <= 5 and rejected.index(max(rejected)) == step // 5
+    # The other members have not even noticed.
+    others = [0, 2]
+    for record, undisturbed in zip(records, whole.iterate(), strict=True):
+        np.testing.assert_array_equal(record.theta[others], undisturbed.theta[others])
+    assert np.isfinite(records[-1].theta).all() and np.isfinite(records[-1].loss_discriminator).all()
+    assert all(weight.isfinite().all() for weight in trainer.discriminator.parameters())
+
+
+def test_discriminators_go_back_to_the_last_record():
+    trainer = make_trainer()
+    trainer.run(10)
+    good = [weight.detach().clone() for weight in trainer.discriminator.parameters()]
+    poison(trainer, "generated", range(10, 15))
+    with pytest.warns(UserWarning, match="numbers were not finite"):
+        trainer.run(5)
+    for weight, before in zip(trainer.discriminator.parameters(), good, strict=True):
+        assert torch.equal(weight[1], before[1]) and not torch.equal(weight[0], before[0])
+
+
+@pytest.mark.filterwarnings("ignore:Rank 0, step")
+def test_what_does_not_end_ends_the_run():
+    trainer = make_trainer(max_rollbacks=3)
+    poison(trainer, "generated", range(20, 60))
+    with pytest.raises(
+        RuntimeError, match=r"of 1 of 3 generators .* 3 returns in a row .*\(max_rollbacks\). Check that"
+    ):
+        trainer.run()
+    assert trainer.step == 40
+
+
+@pytest.mark.filterwarnings("ignore:Rank 0, step")
+def test_trouble_that_comes_and_goes_does_not_end_the_run():
+    trainer = make_trainer(max_rollbacks=1)
+    poison(trainer, "generated", range(0, 60, 10))
+    assert trainer.run().step == 60
+
+
+@pytest.mark.filterwarnings("ignore:Rank 0, step")
+def test_a_guard_goes_on_where_its_state_was_taken():
+    trainer, other = make_trainer(), make_trainer()
+    for one in (trainer, other):
+        poison(one, "generated", range(10, 40))
+    trainer.run(20)
+    other.load_state_dict(trainer.state_dict())
+    for record, again in zip(trainer.iterate(), other.iterate(), strict=True):
+        np.testing.assert_array_equal(record.theta, again.theta)
+        assert record.rejected == again.rejected
+
+
+def test_axes_stay_where_the_information_is_not_finite():
+    generator = Generator(2, (4,), 2, [torch.Generator().manual_seed(k) for k in range(2)])
+    information = torch.eye(2).repeat(2, 1, 1) * 4
+    information[1, 0, 1] = torch.nan
+    centre = generator.centre()
+    generator.turn_axes(information, 0.0)
+    torch.testing.assert_close(generator.axes, torch.stack([torch.eye(2) / 2, torch.eye(2)]))
+    torch.testing.assert_close(generator.centre(), centre)
+
+
+@pytest.mark.mpi
+def test_a_rank_that_computes_nonsense_does_not_infect_the_other(tmp_path):
+    store = tmp_path / "a.zarr"
+    spec = RunSpec(
+        problem=Poisoned(n_observed=200),
+        store=str(store),
+        settings=SMALL,
+        exchange=Ring(),
+        n_steps=203,
+        reference=False,
+    )
+    (tmp_path / "spec.json").write_text(spec.to_json())
+    done = mpiexec(2, "-m", "sagips_kit", "run", tmp_path / "spec.json")
+    assert done.returncode == 0 and done.stdout.count("numbers were not finite") == 1, done.stdout
+    history = open_run(store)["history"]
+    rejected = history["rejected"].values
+    assert rejected[0].sum() == 0 and rejected[1].sum() > 0
+    assert np.isfinite(history["theta"]).all() and np.isfinite(history["loss_discriminator"][0]).all()
+    assert np.isfinite(history["loss_discriminator"][1, :, -1]).all()
+    assert live.snapshot(store).rejected == 0  # that is over

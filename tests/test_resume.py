@@ -1,0 +1,379 @@
+"""A run that ends early goes on where it was, with the same bits; and says so when it cannot."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from gaussian import QUICK, Gaussian
+from mpi_launcher import TESTS, command, environment, mpiexec
+
+from sagips_kit import (
+    AllReduce,
+    Every,
+    Exponential,
+    Independent,
+    Ring,
+    RunSpec,
+    Trainer,
+    open_run,
+    place,
+    prepare,
+    read_progress,
+    request_stop,
+    run,
+    run_rank,
+)
+from sagips_kit.checkpoint import FOLDER, Checkpoints
+from sagips_kit.milestones import Milestones
+from sagips_kit.state import flattened, nested
+from sagips_kit.world import World
+
+SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, record_every=5, rows_per_block=4)
+SMALL = dataclasses.replace(SMALL, bootstrap=True)
+TIMES = {"waited_s", "elapsed_s"}
+
+
+@pytest.fixture
+def spec(tmp_path):
+    problem = Gaussian(n_observed=200)
+    return RunSpec(problem=problem, store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=203, reference=False)
+
+
+def change(spec, **changes):
+    return dataclasses.replace(spec, **changes)
+
+
+def alone(spec, **options):
+    return run(spec, World.alone("cpu"), **options)
+
+
+def file_of(spec):
+    """The spec as a file beside the store."""
+    path = place.local_path(spec.store).with_suffix(".json")
+    path.write_text(spec.to_json())
+    return path
+
+
+def stop_at(spec, step, n_ranks=1):
+    """The run up to `step`, where it is asked to stop."""
+    prepare(spec, n_ranks)
+    request_stop(spec.store, step)
+    if n_ranks == 1:
+        run_rank(spec, World.alone("cpu"))
+    else:
+        done = mpiexec(n_ranks, TESTS / "mpi" / "rank.py", file_of(spec))
+        assert done.returncode == 0, done.stdout
+
+
+def files(path):
+    return sorted((place.local_path(path) / FOLDER).glob("*.safetensors"))
+
+
+def assert_same_bits(path, other):
+    """Everything that training has made is the same, apart from how long it took."""
+    one, two = open_run(path), open_run(other)
+    for group in ("history", "posterior", "posterior_predictive"):
+        for name in one[group].data_vars.keys() - TIMES:
+            np.testing.assert_array_equal(one[group][name], two[group][name], err_msg=name)
+    assert read_progress(path).is_finished
+
+
+EVENTS = Gaussian().observed(500, np.random.default_rng(0))
+
+
+def make_trainer(**changes):
+    return Trainer(Gaussian(), dataclasses.replace(SMALL, record_every=1, **changes), EVENTS, n_steps=40)
+
+
+@pytest.mark.parametrize("step", [0, 1, 7, 8, 25, 39])
+def test_a_trainer_goes_on_from_the_state_of_another(step):
+    whole, begun, resumed = make_trainer(), make_trainer(), make_trainer()
+    records = list(whole.iterate())[step:]
+    begun.run(step)
+    state = nested(flattened(begun.state_dict()))
+    begun.run(3)  # what was taken stays as it was
+    resumed.load_state_dict(state)
+    for record, again in zip(records, resumed.iterate(), strict=True):
+        assert record.step == again.step and again.elapsed_s > 0
+        for name in ("theta", "loss_discriminator", "loss_generator"):
+            np.testing.assert_array_equal(getattr(record, name), getattr(again, name))
+    np.testing.assert_array_equal(whole.draws, resumed.draws)
+    np.testing.assert_array_equal(whole.predict(), resumed.predict())
+
+
+@pytest.mark.parametrize("changes", [{"n_members": 3}, {"generator_widths": (9,)}, {"n_draws": 4}])
+def test_a_trainer_refuses_the_state_of_another_kind(changes):
+    other = make_trainer(**changes)
+    other.run(3)
+    with pytest.raises(ValueError, match=r"^state/[\w/]+ does not fit this run: "):
+        make_trainer().load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize("stop", [20, 100, 200])
+def test_a_stopped_run_goes_on_with_the_same_bits(spec, tmp_path, stop):
+    whole = change(spec, store=str(tmp_path / "whole.zarr"))
+    alone(whole)
+    stop_at(spec, stop)
+    assert read_progress(spec.store).step == stop
+    result = alone(spec, resume=True)
+    assert (result["steps"], result["first_step"]) == (203, stop)
+    assert_same_bits(spec.store, whole.store)
+    [note] = open_run(spec.store)["control"].attrs["resumed"]
+    assert (note["from_step"], note["reached"]) == (stop, stop)
+    assert files(spec.store) == []  # a finished run needs none
+    assert (np.diff(open_run(spec.store)["history"]["elapsed_s"]) > 0).all()
+
+
+def test_resuming_is_idempotent(spec):
+    first = alone(spec, resume=True)
+    assert (first["first_step"], first["steps"]) == (0, 203)
+    again = alone(spec, resume=True)
+    assert again == first | {"first_step": 203}
+    assert "resumed" not in open_run(spec.store)["control"].attrs
+
+
+def test_a_run_without_a_checkpoint_starts_again(spec, tmp_path):
+    whole = change(spec, store=str(tmp_path / "whole.zarr"))
+    alone(whole)
+    stop_at(spec, 60)
+    for file in files(spec.store):
+        file.unlink()
+    assert alone(spec, resume=True)["first_step"] == 0
+    assert_same_bits(spec.store, whole.store)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "pickle"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(spec, damage):
+    stop_at(spec, 60)
+    older = files(spec.store)
+    request_stop(spec.store, None)
+    checkpoints = Checkpoints(spec.store, 0, 1)
+    trainer = Trainer(Gaussian(), SMALL, EVENTS, n_steps=203)
+    trainer.run(120)
+    checkpoints.write(120, trainer.state_dict())
+    [newer] = set(files(spec.store)) - set(older)
+    data = newer.read_bytes()
+    spoilt = {"cut": data[:-7], "flip": data[:999] + bytes([data[999] ^ 1]) + data[1000:], "empty": b"", "pickle": b"."}
+    newer.write_bytes(spoilt[damage])
+    with pytest.warns(UserWarning, match=r"checkpoint 000000000120-.* is damaged: .* An earlier one is taken"):
+        assert alone(spec, resume=True)["first_step"] == 60
+
+
+def test_the_last_two_checkpoints_are_kept(spec):
+    prepare(spec, n_ranks=2)
+    mine, other = (Checkpoints(spec.store, rank, 2) for rank in range(2))
+    state = {"a": {"b": torch.arange(3.0)}, "n": torch.tensor(7)}
+    for step in (20, 40, 60):
+        mine.write(step, state)
+        other.write(step, state)
+    assert mine.steps() == other.steps() == {40, 60}
+    # Those that some rank still lacks are no reason to give up what all have.
+    mine.write(80, state)
+    mine.write(100, state)
+    assert mine.steps() == {60, 80, 100} and other.steps() == {40, 60}
+    read = mine.read(80)
+    assert torch.equal(read["a"]["b"], state["a"]["b"]) and int(read["n"]) == 7
+    open_run(spec.store).load()  # nobody who reads the store stumbles over them
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(spec, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(place.Files, "write", refuse)
+    prepare(spec, 1)
+    request_stop(spec.store, 60)
+    with pytest.warns(UserWarning, match="cannot write its checkpoint of step 60: .*No space left.* The run goes on"):
+        run_rank(spec, World.alone("cpu"))
+    assert read_progress(spec.store).step == 60
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"n_steps": 204}, "n_steps: 203 in the store, 204 now"),
+        ({"settings": dataclasses.replace(SMALL, n_events=128)}, "settings.n_events: 64 in the store, 128 now"),
+        ({"exchange": Ring()}, "exchange: Independent in the store, Ring now"),
+        ({"seed": 5}, "seed: 0 in the store, 5 now"),
+    ],
+)
+def test_another_run_is_refused_with_the_difference(spec, changes, text):
+    stop_at(spec, 20)
+    with pytest.raises(ValueError, match=rf"cannot go on, it is the store of another run\. {text}"):
+        alone(change(spec, **changes), resume=True)
+    assert read_progress(spec.store).step == 20
+
+
+def test_another_number_of_ranks_is_refused(spec):
+    prepare(spec, n_ranks=2)
+    with pytest.raises(ValueError, match="ranks: 2 in the store, 1 now"):
+        alone(spec, resume=True)
+
+
+def test_resuming_and_overwriting_exclude_each_other(spec):
+    with pytest.raises(ValueError, match="resume goes on with a run and overwrite deletes it"):
+        alone(change(spec, overwrite=True), resume=True)
+
+
+def test_what_is_not_a_run_is_not_resumed(spec, tmp_path):
+    (tmp_path / "a.zarr").mkdir()
+    with pytest.raises(ValueError, match="exists but is not a run"):
+        alone(spec, resume=True)
+
+
+def test_a_run_behind_a_url_goes_on(spec, tmp_path):
+    whole = change(spec, store=str(tmp_path / "whole.zarr"))
+    alone(whole)
+    spec = change(spec, store="memory://resume/a.zarr")
+    stop_at(spec, 100)
+    assert alone(spec, resume=True)["first_step"] == 100
+    assert_same_bits(spec.store, whole.store)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_the_run_cleanly_with_a_checkpoint(spec, number):
+    spec = change(spec, n_steps=100_000)
+    reached = Milestones.reached
+
+    def signalled(self, step):
+        if step == 40:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)  # the scheduler's, and mpiexec's
+        return reached(self, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Milestones, "reached", signalled)
+        result = alone(spec, resume=True)
+    assert 40 < result["steps"] == read_progress(spec.store).step < 10_000
+    assert [file.name[:12] for file in files(spec.store)] == [f"{result['steps']:012d}"]
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("name", ["SAGIPS_ENDS_AT", "SLURM_JOB_END_TIME"])
+def test_the_end_of_the_time_ends_the_run_cleanly(spec, monkeypatch, name):
+    monkeypatch.setenv(name, str(time.time() + 3))
+    assert alone(change(spec, n_steps=100_000))["steps"] < 10_000
+
+
+def test_a_time_that_is_over_or_not_understood(spec, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() - 1)))
+    assert alone(spec)["steps"] == 203
+    monkeypatch.setenv("SAGIPS_ENDS_AT", "in an hour")
+    with pytest.raises(ValueError, match=r"SAGIPS_ENDS_AT = 'in an hour': should be the seconds since 1970"):
+        alone(change(spec, overwrite=True))
+
+
+def test_checkpoints_are_written_periodically(spec):
+    """Those of a run alone, every tenth of a second."""
+    seen = set()
+    write = Checkpoints.write
+
+    def note(self, step, state):
+        write(self, step, state)
+        seen.update(file.name[:12] for file in files(spec.store))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "write", note)
+        alone(change(spec, n_steps=1003, checkpoint_s=0.1))
+    assert len(seen) > 2
+
+
+def under_mpi(spec, n_ranks, timeout=120):
+    done = mpiexec(n_ranks, "-m", "sagips_kit", "run", file_of(spec), "--resume", timeout=timeout)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def ranks_of(process):
+    """The ranks that mpiexec has started, list of psutil.Process."""
+    return [one for one in psutil.Process(process.pid).children(recursive=True) if _is_rank(one)]
+
+
+def steps_done(spec):
+    return read_progress(spec.store).step if place.local_path(spec.store).exists() else 0
+
+
+def signal_after(spec, n_ranks, n_steps, number, rng):
+    """Start or resume the run and send a rank a signal after `n_steps` more; whether it was sent, and output."""
+    before, sent = steps_done(spec), False
+    arguments = command(n_ranks, "-m", "sagips_kit", "run", file_of(spec), "--resume")
+    with subprocess.Popen(
+        arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        while process.poll() is None and not sent:
+            if steps_done(spec) >= before + n_steps and (ranks := ranks_of(process)):
+                rng.choice(ranks).send_signal(number)
+                sent = True
+            time.sleep(0.01)
+        output, _ = process.communicate(timeout=90)
+    return sent, output
+
+
+def _is_rank(process):
+    try:
+        return "sagips_kit" in process.cmdline() and os.path.realpath(sys.executable) == process.exe()
+    except psutil.NoSuchProcess:
+        return False
+
+
+MODES = {
+    "ensemble": Independent(),
+    "all-reduce": AllReduce(),
+    "ring": Ring(),
+    "outer momentum": Every(7, Ring(payload="updates")),
+    "exponential": Exponential(),
+}
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_goes_on_with_the_same_bits(spec, tmp_path, mode):
+    spec = change(spec, exchange=MODES[mode])
+    whole = change(spec, store=str(tmp_path / "whole.zarr"))
+    under_mpi(whole, 2)
+    stop_at(spec, 100, n_ranks=2)
+    assert read_progress(spec.store).steps.tolist() == [100, 100]
+    assert " from step 100 on" in under_mpi(spec, 2)
+    assert_same_bits(spec.store, whole.store)
+
+
+@pytest.mark.mpi
+def test_one_sided_ranks_go_on_together(spec):
+    """Not with the same bits, since who is how late is chance; but at the same place."""
+    spec = change(spec, exchange=Ring(mailbox="one-sided"), n_steps=403)
+    stop_at(spec, 200, n_ranks=2)
+    assert " from step 200 on" in under_mpi(spec, 2)
+    theta = open_run(spec.store)["history"]["theta"].mean("member").values
+    np.testing.assert_allclose(theta[:, 40], theta[:, 39], atol=0.2)
+
+
+@pytest.mark.mpi
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(spec, rng):
+    spec = change(spec, exchange=Ring(), n_steps=100_000)
+    sent, output = signal_after(spec, 2, 100, signal.SIGUSR1, rng)
+    assert sent and "Stopped before step 100000" in output
+    one, other = read_progress(spec.store).steps
+    assert one == other > 100
+    assert {file.name[:12] for file in files(spec.store)} == {f"{one:012d}"} and len(files(spec.store)) == 2
+
+
+@pytest.mark.mpi
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ensemble", "all-reduce", "ring"])
+def test_a_run_killed_ten_times_equals_the_undisturbed_one(spec, tmp_path, rng, mode):
+    spec = change(spec, exchange=MODES[mode], n_steps=4003, checkpoint_s=0.2)
+    whole = change(spec, store=str(tmp_path / "whole.zarr"), checkpoint_s=0.0)
+    under_mpi(whole, 2)
+    n_killed = sum(signal_after(spec, 2, int(rng.integers(1, 400)), signal.SIGKILL, rng)[0] for _ in range(10))
+    assert n_killed >= 8
+    under_mpi(spec, 2)
+    assert_same_bits(spec.store, whole.store)
+    notes = open_run(spec.store)["control"].attrs["resumed"]
+    assert len(notes) >= 5 and max(note["from_step"] for note in notes) > 0
