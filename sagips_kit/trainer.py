@@ -151,8 +151,9 @@ class Trainer:
         random = {role: streams for role, streams in self._random.items() if role != "batches"}
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         optimisers = {name: self._optimisers[network] for name, network in networks.items()}
-        parts = {"draws": self._draws, "watch": self._watch, "guard": self._guard, "channel": self._channel}
-        parts |= {"optimisers": optimisers, "random": random, "batches": self._batches}
+        # The guard comes after what it keeps a copy of.
+        parts = {"optimisers": optimisers, "guard": self._guard, "draws": self._draws, "watch": self._watch}
+        parts |= {"channel": self._channel, "random": random, "batches": self._batches}
         return networks | parts | {"clock": state.Numbers(self, _CLOCK)}
 
     def _load(self, events):
