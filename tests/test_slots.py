@@ -229,6 +229,20 @@ def test_remote_slots_keep_whole_steps_however_bytes_arrive(seed, moves):
     assert all(slots.has_left(origin) for slots in ranks for origin in range(3))
 
 
+def test_parts_of_two_steps_are_not_taken_even_if_they_sum_to_one():
+    memories = [np.zeros(slot_bytes(4, np.float32), np.uint8) for _ in range(2)]
+    writer, reader = (
+        RemoteSlots(Network(memories, rank, np.random.default_rng(0)), rank, 2, 4, np.float32) for rank in range(2)
+    )
+    writer.publish(np.full(4, 90.0), 1)
+    numbers = memories[0].view(np.float32)
+    numbers[np.flatnonzero(numbers == 90)[:2]] = 70, 110  # with the same sum of bits
+    for request in reader.under_way():
+        request.advance(99)
+    reader.look()
+    assert reader.newest(0) is None
+
+
 @pytest.mark.mpi
 @pytest.mark.parametrize(("kind", "env"), [("shared", {}), ("remote", {}), ("remote", APART)])
 def test_no_torn_read_under_load(tmp_path, kind, env):
