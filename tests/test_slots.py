@@ -236,7 +236,7 @@ def test_parts_of_two_steps_are_not_taken_even_if_they_sum_to_one():
     )
     writer.publish(np.full(4, 90.0), 1)
     numbers = memories[0].view(np.float32)
-    numbers[np.flatnonzero(numbers == 90)[:2]] = 70, 110  # with the same sum of bits
+    numbers[np.flatnonzero(numbers == 90)] = 70, 70, 110, 110  # with the same sum of bits
     for request in reader.under_way():
         request.advance(99)
     reader.look()
