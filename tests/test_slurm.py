@@ -107,7 +107,7 @@ def slow_run(store):
 
 def cancel_after_a_checkpoint(path):
     """Cancel all jobs once both ranks have one."""
-    until(lambda: len({file.name[:19] for file in Path(path).glob(f"{FOLDER}/*.safetensors")}) >= N)
+    until(lambda: len({file.name[13:19] for file in Path(path).glob(f"{FOLDER}/*.safetensors")}) == N, 120)
     subprocess.run(["scancel", *jobs()], check=True)
 
 
