@@ -121,9 +121,11 @@ class Started:
         for stop in (self.cluster.stop_engines_sync, self.cluster.stop_controller_sync):
             with contextlib.suppress(OSError, RuntimeError):
                 stop()
-        for process in psutil.wait_procs(processes, timeout=0.2)[1]:
+        left = psutil.wait_procs(processes, timeout=0.2)[1]
+        for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        psutil.wait_procs(left, timeout=1)
 
     def _processes(self):
         found = []

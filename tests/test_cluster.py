@@ -232,7 +232,12 @@ def test_engines_run_in_the_folder_of_the_notebook(start, monkeypatch, tmp_path)
 def test_submit_prepares_here_and_runs_there(engines, monkeypatch, tmp_path):
     prepared = []
     launch = types.ModuleType("launch")
-    launch.prepare = lambda spec, n_ranks, resume: prepared.append((spec.store, n_ranks, resume))
+
+    def prepare(spec, n_ranks, resume):
+        prepared.append((spec.store, n_ranks, resume))
+        template.create_run(spec.store, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)))
+
+    launch.prepare = prepare
     launch.run_rank = lambda spec, world, resume: {"steps": spec.n_steps, "pid": os.getpid(), "resume": resume}
     monkeypatch.setattr("sagips_kit.launch", launch, raising=False)
     monkeypatch.setitem(sys.modules, "sagips_kit.launch", launch)
