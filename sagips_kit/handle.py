@@ -171,7 +171,7 @@ class RunHandle:
     def _ended(self):
         progress = self.progress()
         text = (
-            f"The run was asked to end by a signal, or since the time of its job is nearly over. It did so at step "
+            f"The run was asked to end by a signal, or because its job is nearly out of time. It ended at step "
             f"{progress.step} of {progress.n_steps}; what is in {self.path} is safe. {_GO_ON}"
         )
         return RankError(text, None, None, {})
