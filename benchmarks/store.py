@@ -45,6 +45,7 @@ def synthetic_rows(layout, rng):
         "waited_s": rng.exponential(0.01, n),
         "elapsed_s": np.cumsum(0.1 + rng.exponential(0.01, n)),
         "staleness": rng.integers(0, 4, n).astype(float),
+        "rejected": np.zeros(n),
     }
 
 

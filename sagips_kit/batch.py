@@ -26,11 +26,14 @@ class Batch:
     outputs : Path
         What the executed notebook, the store and the log are called, with {id} for the number of the job and without
         an ending.
+    store : str or None
+        Where the notebook's run goes, with {id} too; None if its parameters do not say.
     """
 
     job: Job
     path: Path
     outputs: Path
+    store: str | None
 
     @property
     def submit_line(self):
@@ -79,13 +82,14 @@ def write_batch(notebook, profile, parameters=None, folder="runs", **options):
     job = found.ranks()
     n = int(given.get("n", known["n"]))
     outputs = folder / f"{notebook.stem}-{{id}}"
+    store = given.get("store", f"{outputs}.zarr" if "store" in known else None)
     body = _body(job, n, notebook, folder, given, "store" in known)
     text = job.script(n, body, f"sagips-{notebook.stem}", f"{outputs}.log", passed_environment())
     path = folder / f"{notebook.stem}-{profile}.sh"
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o700)
-    return Batch(job, path, outputs)
+    return Batch(job, path, outputs, store)
 
 
 def _parameters(notebook, given):

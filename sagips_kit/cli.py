@@ -149,8 +149,11 @@ def _batch(options):
         print(f"submit    {batch.submit_line}")
         return
     job_id = batch.submit()
-    outputs = str(batch.outputs).replace("{id}", job_id.partition(".")[0])
-    print(f"job       {job_id}\nnotebook  {outputs}.ipynb\nstore     {outputs}.zarr\nlog       {outputs}.log")
+    files = {"notebook": f"{batch.outputs}.ipynb", "store": batch.store, "log": f"{batch.outputs}.log"}
+    print(f"job       {job_id}")
+    for name, path in files.items():
+        if path:
+            print(f"{name:10}{path.replace('{id}', job_id.partition('.')[0])}")
 
 
 def _add_reading_commands(commands):

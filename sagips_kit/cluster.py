@@ -20,6 +20,7 @@ from .session import Session
 
 __all__ = ["RankError", "RunHandle", "Session", "connect"]
 
+_LAST_PATIENCE_S = 1  # Jupyter and papermill kill a kernel that takes longer than 2.5 s to end
 _sessions = {}
 
 
@@ -69,8 +70,23 @@ def connect(profile="local", n=4, timeout=120, queue_timeout=None, **options):
     session = Session(_running(found, n) or Started(found, n), n)
     session.open(timeout, queue_timeout)
     _sessions[found.folder] = session
-    atexit.register(session.close)  # after ipyparallel's own, to run before it, which is slow and noisy
+    atexit.unregister(_leave)
+    atexit.register(_leave)  # after ipyparallel's own, to run before it, which is slow and noisy
     return session
+
+
+def _leave():
+    """End all sessions with this process; but a run goes on for the kernel that takes this one's place."""
+    for session in _sessions.values():
+        session.close(_is_restarting(), _LAST_PATIENCE_S)
+
+
+def _is_restarting():
+    from IPython import get_ipython
+
+    # The kernel's own answer to the request to end; nothing else tells the two kinds of end apart.
+    answer = getattr(getattr(get_ipython(), "kernel", None), "_shutdown_message", None)
+    return answer is not None and answer["content"]["restart"]
 
 
 def _found(name):

@@ -101,17 +101,31 @@ class Started:
         """What mpiexec and the engines have printed."""
         return self.cluster.engine_set.get_output() if self.cluster.engine_set else ""
 
-    def close(self):
-        """End engines and controller, by force where they do not end by themselves: an engine may be inside MPI."""
+    def close(self, patience_s, is_kept=False):
+        """End engines and controller, by force where they do not end by themselves: an engine may be inside MPI.
+
+        Parameters
+        ----------
+        patience_s : int
+            Seconds until force is used.
+        is_kept : bool
+            Let them go on, also when this process ends.
+        """
+        self.cluster.shutdown_atexit = False
+        if is_kept:
+            return
         processes = self._processes()
+        if self.cluster.engine_set and not self._is_job:
+            self.cluster.engine_set.stop_seconds_until_kill = patience_s
         # Engines first: their watchers linger for seconds when there is no controller to take leave of.
         for stop in (self.cluster.stop_engines_sync, self.cluster.stop_controller_sync):
             with contextlib.suppress(OSError, RuntimeError):
                 stop()
-        for process in psutil.wait_procs(processes, timeout=3)[1]:
+        left = psutil.wait_procs(processes, timeout=0.2)[1]
+        for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.cluster.shutdown_atexit = False
+        psutil.wait_procs(left, timeout=1)
 
     def _processes(self):
         found = []
@@ -188,7 +202,7 @@ class Joined:
         file = Path(self._engines.get("output_file", ""))
         return file.read_text(errors="replace") if file.is_file() else ""
 
-    def close(self):
+    def close(self, patience_s, is_kept=False):
         """Nothing: whoever started the engines ends them."""
 
 

@@ -8,6 +8,9 @@ import re
 import sys
 import time
 
+from . import schema
+from .milestones import Control
+
 CARRIER = "run_in"  # the function that carries a call to an engine, in `session`
 POLL_S = 0.1  # between two looks at the engines
 _LOOK_S = 1.0  # between two questions to the controller
@@ -117,7 +120,7 @@ class RunHandle:
         Raises
         ------
         RankError
-            As soon as a rank has failed, even if others go on.
+            As soon as a rank has failed, even if others go on; or if a signal or its job's time ended the run early.
         TimeoutError
             If the run goes on.
         """
@@ -131,6 +134,8 @@ class RunHandle:
             raise self._error()
         if not self._is_ready():
             raise self._lost()
+        if self._was_ended():
+            raise self._ended()
 
     def stop(self):
         """Ask the ranks to end cleanly at a step that none of them has reached; returns at once."""
@@ -158,6 +163,18 @@ class RunHandle:
         deadline = time.monotonic() + _GRACE_S
         while self._is_over() and not self._is_ready() and time.monotonic() < deadline:
             time.sleep(POLL_S)
+
+    def _was_ended(self):
+        progress = self.progress()
+        return progress.step < progress.n_steps and Control(self.path)[schema.ASKED] == 1
+
+    def _ended(self):
+        progress = self.progress()
+        text = (
+            f"The run was asked to end by a signal, or because its job is nearly out of time. It ended at step "
+            f"{progress.step} of {progress.n_steps}; what is in {self.path} is safe. {_GO_ON}"
+        )
+        return RankError(text, None, None, {})
 
     def _lost(self):
         progress = self.progress()

@@ -24,6 +24,11 @@ def local_path(path):
     return Path(str(path).removeprefix("file://")).expanduser().resolve()
 
 
+def absolute(path):
+    """A path that stays the same when the process changes its folder; a URL as it is."""
+    return path if is_url(path) else Path(path).absolute()
+
+
 def located(path, read_only=False):
     """The zarr Store of a path or URL."""
     if isinstance(path, Store):

@@ -3,7 +3,6 @@
 Nothing here blocks; how engines are started is in `cluster`, what becomes of a submitted run in `handle`.
 """
 
-import atexit
 import importlib.metadata
 import os
 import pickle
@@ -12,10 +11,9 @@ import socket
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 from .handle import POLL_S, Elsewhere, Line, RunHandle, listed, tail
-from .place import is_url
+from .place import absolute
 
 _ANSWER_S = 60.0  # for idle engines to say what they are
 VERSIONS = ("python", "torch", "mpi4py", "cloudpickle", "sagips_kit")
@@ -179,7 +177,7 @@ class Session:
 
         launch.prepare(spec, n_ranks=self.n, resume=resume)
         return RunHandle(
-            _absolute(spec.store), self._start(launch.run_rank, spec, None, resume), self._facts, self._engines
+            absolute(spec.store), self._start(launch.run_rank, spec, None, resume), self._facts, self._engines
         )
 
     def tune(self, spec, seconds=2.0):
@@ -222,7 +220,7 @@ class Session:
                 f"`{path}` is a run of {n_ranks} ranks, and this session has {self.n} engines: it runs elsewhere. Look "
                 "at it with open_run(...)."
             )
-        path = _absolute(path)
+        path = absolute(path)
         self._results = [Elsewhere(self._client, rank, path) for rank in range(self.n)]
         return RunHandle(path, self._results, self._facts, self._engines)
 
@@ -233,13 +231,21 @@ class Session:
         self._results = [self._client[rank].apply_async(run_in, os.getcwd(), call) for rank in range(self.n)]
         return self._results
 
-    def close(self):
-        """End the engines if this session started them; can be called again."""
+    def close(self, keep_run=False, patience_s=3):
+        """End the engines if this session started them; can be called again.
+
+        Parameters
+        ----------
+        keep_run : bool
+            Leave engines alone that are in the middle of a run; `connect` joins them again, and `attach` finds the run.
+        patience_s : int
+            Seconds for engines of this machine to end by themselves; a run may write its checkpoint meanwhile.
+        """
+        is_kept = keep_run and not all(result.ready() for result in self._results)
         client, self._client = self._client, None
         if client is not None:
             client.close()
-        self._engines.close()
-        atexit.unregister(self.close)
+        self._engines.close(patience_s, is_kept)
 
     def __enter__(self):
         return self
@@ -250,11 +256,6 @@ class Session:
     def __repr__(self):
         state = "open" if self.is_open else "closed" if self._client is None else "engines lost"
         return f"Session({self._engines.profile!r}, n={self.n}, {self._engines.origin}, {state})"
-
-
-def _absolute(path):
-    """A path that stays the same when the notebook changes its folder; a URL as it is."""
-    return path if is_url(path) else Path(path).absolute()
 
 
 def run_in(folder, call):

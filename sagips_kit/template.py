@@ -278,9 +278,9 @@ def check_free(path, overwrite=False):
         raise FileExistsError(f"{error} It is not overwritten; choose another path.") from None
     if not overwrite:
         done = f"a finished run ({spaced(progress.step)} steps)"
-        if not progress.is_finished:
+        if progress.step < progress.n_steps:
             done = f"an unfinished run (at step {spaced(progress.step)} of {spaced(progress.n_steps)})"
         raise FileExistsError(
-            f"`{path}` already holds {done}. Open it with open_run(...), or pass overwrite=True; resume=True goes on "
-            "with a run that has ended early."
+            f"`{path}` already holds {done}. Open it with open_run(...), go on with it by resume=True "
+            "(`sagips run --resume`), or replace it by overwrite=True (`--overwrite`)."
         )

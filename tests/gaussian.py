@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+import time
 
 import torch
 
@@ -36,6 +37,15 @@ class Gaussian(Problem):
 
     def log_likelihood(self, theta, statistic):
         return -(((statistic - theta[0]) / theta[1]).square() / 2 + theta[1].log()).sum()
+
+
+@value
+class Slow(Gaussian):
+    """The same numbers, at leisure on any machine."""
+
+    def simulate(self, theta, noise):
+        time.sleep(0.005)
+        return super().simulate(theta, noise)
 
 
 @value

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from sagips_kit import cluster, handle, profiles, schema, store, template
+from sagips_kit.milestones import Control
 
 ROOT = Path(__file__).parents[1]
 N = 2
@@ -231,7 +232,12 @@ def test_engines_run_in_the_folder_of_the_notebook(start, monkeypatch, tmp_path)
 def test_submit_prepares_here_and_runs_there(engines, monkeypatch, tmp_path):
     prepared = []
     launch = types.ModuleType("launch")
-    launch.prepare = lambda spec, n_ranks, resume: prepared.append((spec.store, n_ranks, resume))
+
+    def prepare(spec, n_ranks, resume):
+        prepared.append((spec.store, n_ranks, resume))
+        template.create_run(spec.store, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)))
+
+    launch.prepare = prepare
     launch.run_rank = lambda spec, world, resume: {"steps": spec.n_steps, "pid": os.getpid(), "resume": resume}
     monkeypatch.setattr("sagips_kit.launch", launch, raising=False)
     monkeypatch.setitem(sys.modules, "sagips_kit.launch", launch)
@@ -325,6 +331,14 @@ def test_progress_and_stop_go_through_the_store(train):
     assert all(stop_step <= end < stop_step + 10 for end in ends)
     assert stop_step < 400
     assert run.open()
+
+
+def test_a_run_that_its_job_has_ended_is_not_taken_for_a_whole_one(train):
+    run = train()
+    Control(run.path)[schema.ASKED] = 1  # as a rank does when it is sent a signal
+    run.stop()
+    with pytest.raises(cluster.RankError, match=r"asked to end by a signal.* step \d+ of 400; .*resume=True\)"):
+        run.wait(timeout=30)
 
 
 def test_watch_ends_with_a_full_bar(train, capsys):

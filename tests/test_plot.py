@@ -136,7 +136,7 @@ def test_evolution(run):
 def test_discriminator(run):
     ax = plot.discriminator(run)
     assert texts(ax.get_legend()) == ["generated events", "observed events", "cannot tell"]
-    assert "in 16 discriminators; by chance 0.5" in ax.get_title(loc="left")
+    assert "in 16 discriminators; chance 0.5" in ax.get_title(loc="left")
 
 
 def test_plots_go_where_they_are_told(run):

@@ -8,13 +8,16 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
 import slurm_machine
-from gaussian import Gaussian
+from gaussian import Gaussian, Slow
 from test_notebooks import execute
+from test_resume import assert_same_bits
 
 from sagips_kit import Independent, RunSpec, Settings, analysis, cluster, open_run, profiles, read_progress
+from sagips_kit.checkpoint import FOLDER
 
 ROOT = Path(__file__).parents[1]
 N = 2
@@ -84,16 +87,37 @@ def background(*command):
             raise
 
 
-def long_run(store, n_steps=100_000):
+def long_run(store, n_steps=100_000, problem=None, checkpoint_s=300.0):
     settings = Settings(n_members=2, n_events=64, n_draws=3, n_predictive=4, rows_per_block=2)
     return RunSpec(
-        problem=Gaussian(n_observed=200),
+        problem=problem or Gaussian(n_observed=200),
         settings=settings,
         exchange=Independent(),
         store=str(store),
         n_steps=n_steps,
         reference=False,
+        checkpoint_s=checkpoint_s,
     )
+
+
+def slow_run(store):
+    """A run of seconds, with a checkpoint after the first of them."""
+    return long_run(store, 400, Slow(n_observed=200), checkpoint_s=0.5)
+
+
+def cancel_after_a_checkpoint(path):
+    """Cancel all jobs once both ranks have one."""
+    until(lambda: len({file.name[13:19] for file in Path(path).glob(f"{FOLDER}/*.safetensors")}) == N, 120)
+    subprocess.run(["scancel", *jobs()], check=True)
+
+
+def submit_batch(notebook, *parameters):
+    """What `sagips batch` tells of the job that it has submitted: dict."""
+    command = [sys.executable, "-m", "sagips_kit", "batch", str(notebook), "--profile", "slurm", "--submit"]
+    words = [str(word) for pair in parameters for word in ("-p", *pair)]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
 
 
 def assert_good(path):
@@ -120,12 +144,7 @@ def test_a_notebook_joins_the_engines_that_ipcluster_has_started(folder):
 @pytest.mark.slow
 def test_a_notebook_as_a_job(folder):
     small = [("n", N), ("n_steps", 60), ("n_members", 2), ("n_events", 384)]
-    words = [str(word) for pair in small for word in ("-p", *pair)]
-    notebook = ROOT / "notebooks" / "00_quickstart.ipynb"
-    command = [sys.executable, "-m", "sagips_kit", "batch", str(notebook), "--profile", "slurm", "--submit", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-    told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    told = submit_batch(ROOT / "notebooks" / "00_quickstart.ipynb", *small)
     assert told["job"] in jobs() and told["store"] == str(folder / "runs" / f"00_quickstart-{told['job']}.zarr")
     until(lambda: not jobs(), 200)
     log = Path(told["log"]).read_text()
@@ -135,21 +154,60 @@ def test_a_notebook_as_a_job(folder):
     assert not list((folder / "runs").glob("*.ipython"))
 
 
-def test_a_job_that_is_cancelled_is_reported_as_such(folder):
+def test_a_job_that_is_cancelled_is_reported_as_such_and_another_goes_on(folder):
     with cluster.connect("slurm", N) as session:
         assert f"#SBATCH --ntasks={N}" in session.preview()
-        run = session.submit(long_run("a.zarr"))
-        until(lambda: run.progress().step > 0)
+        run = session.submit(slow_run("a.zarr"))
+        cancel_after_a_checkpoint("a.zarr")
         began = time.monotonic()
-        subprocess.run(["scancel", *jobs()], check=True)
-        message = r"(?s)engines are gone.*job \d+: CANCELLED.*is safe.*connect"
-        with pytest.raises(cluster.RankError, match=message) as caught:
+        # Ranks that are quick end in order before they are killed.
+        seen = r"(?s)(engines are gone.*job \d+: CANCELLED|asked to end by a signal).* of 400.*is safe.*resume=True\)"
+        with pytest.raises(cluster.RankError, match=seen):
             run.wait(timeout=60)
         assert time.monotonic() - began < 30
-        assert f"of {run.progress().n_steps}" in str(caught.value)
+        until(lambda: not session.is_open)
         with pytest.raises(RuntimeError, match=r"some are gone: job \d+: CANCELLED"):
             session.submit(long_run("b.zarr"))
-    assert open_run("a.zarr")["history"]["theta"].notnull().any()
+    reached = read_progress("a.zarr").step
+    with cluster.connect("slurm", N) as session:
+        session.submit(long_run("whole.zarr", 400)).wait(timeout=60)
+        first_steps = {rank["first_step"] for rank in session.submit(slow_run("a.zarr"), resume=True).result()}
+    assert len(first_steps) == 1 and 0 < first_steps.pop() <= reached < 400
+    assert_same_bits("a.zarr", "whole.zarr")
+
+
+PARAMETERS = """
+profile = "local"
+n = 2
+store = "a.zarr"
+resume = False
+"""
+CELL = """
+from sagips_kit import connect
+from test_slurm import slow_run
+
+session = connect(profile, n=n)
+session.submit(slow_run(store), resume=resume).wait()
+session.close()
+"""
+
+
+def test_a_notebook_whose_job_is_cancelled_goes_on_as_another_job(folder):
+    parameters = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(CELL)], metadata=kernel)
+    nbformat.write(notebook, "train.ipynb")
+    first = submit_batch("train.ipynb")
+    cancel_after_a_checkpoint(first["store"])
+    until(lambda: not jobs())
+    assert 0 < read_progress(first["store"]).step < 400
+    second = submit_batch("train.ipynb", ("store", first["store"]), ("resume", True))
+    assert second["store"] == first["store"] and second["notebook"] != first["notebook"]
+    until(lambda: not jobs(), 100)
+    assert read_progress(first["store"]).is_finished, Path(second["log"]).read_text()
+    [note] = open_run(first["store"])["control"].attrs["resumed"]
+    assert note["from_step"] > 0
+    assert open_run(first["store"])["history"]["theta"].notnull().all()
 
 
 def test_a_queue_that_is_too_long_is_left():

@@ -97,8 +97,8 @@ def discriminator(run, ax=None):
     auc = values["auc"].values[np.isfinite(values["auc"].values)]
     found = f"AUC {auc.mean():.3f}"
     if len(auc) > 1:
-        found += f", from {auc.min():.3f} to {auc.max():.3f} in {len(auc)} discriminators"
-    ax.set_title(f"{found}; by chance 0.5 $\\pm$ {float(values['auc_error']):.3f} each", fontsize="medium", loc="left")
+        found += f", {auc.min():.3f} to {auc.max():.3f} in {len(auc)} discriminators"
+    ax.set_title(f"{found}; chance 0.5 $\\pm$ {float(values['auc_error']):.3f}", fontsize="medium", loc="left")
     ax.set(xlabel="discriminator's score", ylabel="density", xlim=(edges[0], edges[-1]))
     ax.set_ylim(top=1.25 * ax.get_ylim()[1])
     ax.legend(frameon=False, ncols=3, loc="upper center")
