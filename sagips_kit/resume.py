@@ -41,9 +41,9 @@ def reopen(spec, n_ranks):
         wider = "A wider ensemble is another run, too: its resamples are balanced over all its chains. "
     if differences:
         raise ValueError(
-            f"`{spec.store}` cannot go on, it is the store of another run. {'; '.join(differences)}. {wider}Start it "
-            "as it was begun, RunSpec.from_run(open_run(...)) on as many ranks; or take another store, or overwrite=True "
-            "instead of resume=True."
+            f"`{spec.store}` cannot go on, it is the store of another run. {'; '.join(differences)}. {wider}Start "
+            "it as it was begun, RunSpec.from_run(open_run(...)) on as many ranks; or take another store, or "
+            "overwrite=True instead of resume=True."
         )
     if not is_finished(spec.store):
         place.remove_partial_files(spec.store)

@@ -217,7 +217,7 @@ def test_another_run_is_refused_with_the_difference(spec, changes, text):
 
 def test_another_number_of_ranks_is_refused(spec):
     prepare(spec, n_ranks=2)
-    with pytest.raises(ValueError, match="ranks: 2 in the store, 1 now"):
+    with pytest.raises(ValueError, match=r"ranks: 2 in the store, 1 now\. A wider ensemble is another run"):
         alone(spec, resume=True)
 
 
@@ -264,6 +264,21 @@ def test_a_signal_ends_the_run_cleanly_with_a_checkpoint(spec, number):
 def test_the_end_of_the_time_ends_the_run_cleanly(spec, monkeypatch, name):
     monkeypatch.setenv(name, str(time.time() + 3))
     assert alone(change(spec, n_steps=100_000))["steps"] < 10_000
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_is_set_does_not_move_the_end(spec, monkeypatch, days):
+    """Neither does the run end at once, nor go on beyond its time."""
+    monkeypatch.setenv("SAGIPS_ENDS_AT", str(time.time() + 3))
+    clock, reached = time.time, Milestones.reached
+
+    def set_clock(self, step):
+        if step == 40:
+            monkeypatch.setattr(time, "time", lambda: clock() + 86_400 * days)
+        return reached(self, step)
+
+    monkeypatch.setattr(Milestones, "reached", set_clock)
+    assert 100 < alone(change(spec, n_steps=100_000))["steps"] < 10_000
 
 
 def test_a_time_that_is_over_or_not_understood(spec, monkeypatch):
