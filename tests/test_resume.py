@@ -199,6 +199,27 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(spec, monkeypa
     assert read_progress(spec.store).step == 60
 
 
+def test_generators_that_are_lost_are_not_written_over_those_that_are_not(spec, monkeypatch):
+    """Else a run would be resumed to end again, for ever."""
+    reached = Milestones.reached
+
+    def lose(self, step):
+        if step == 120:
+            with torch.no_grad():
+                next(self.trainer.generator.parameters())[0, 0] = torch.nan
+        return reached(self, step)
+
+    stop_at(spec, 60)
+    before = files(spec.store)
+    monkeypatch.setattr(Trainer, "__enter__", lambda self: setattr(Milestones, "trainer", self) or self)
+    monkeypatch.setattr(Milestones, "reached", lose)
+    prepare(spec, 1, resume=True)
+    request_stop(spec.store, 120)
+    with pytest.warns(UserWarning, match="writes no checkpoint of step 120: the weights of its generators are not"):
+        run_rank(spec, World.alone("cpu"), resume=True)
+    assert files(spec.store) == before
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
