@@ -273,9 +273,11 @@ def _opened(path):
     for group, dataset in groups.items():
         lazy = [name for name in names[group] if name != schema.PROGRESS]
         # Indexes have been read already; other coordinates are valid as a whole.
-        others = {name: _lazily(path, dataset[name], group) for name in dataset.coords.keys() - dataset.indexes.keys()}
+        others = [name for name in dataset.coords if name not in dataset.indexes]
         lazily = {name: _lazily(path, dataset[name], group, valid.get(group)) for name in lazy}
-        groups[group] = dataset.assign(lazily).assign_coords(others)
+        groups[group] = dataset.assign(lazily).assign_coords(
+            {name: _lazily(path, dataset[name], group) for name in others}
+        )
     run = xr.DataTree.from_dict({"/": tree.to_dataset(), **groups})
     run.encoding = {"source": path if isinstance(path, Store) else str(path)}
     return run
