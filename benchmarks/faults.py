@@ -1,4 +1,4 @@
-"""What faults cost: each kind, in each place, on one of two ranks; what the user sees, and the time to resume.
+"""What faults cost: each kind, in each place, on one of 2 or 4 ranks; what the user sees, and the time to resume.
 
     python benchmarks/faults.py                     # writes benchmarks/results/faults.json
     python benchmarks/faults.py --only SIGKILL --output /tmp/faults.json
@@ -26,15 +26,18 @@ def main():
     options = parser.parse_args()
     cells = []
     with tempfile.TemporaryDirectory() as folder:
-        whole = make_spec(Path(folder), "whole")
-        status, output, seconds = attempt(whole)
-        if status != 0:
-            raise SystemExit(output)
-        for kind, where in CELLS:
+        wholes, undisturbed_s = {}, {}
+        for n_ranks in sorted({cell[-1] for cell in CELLS}):
+            wholes[n_ranks] = make_spec(Path(folder), f"whole-{n_ranks}")
+            status, output, seconds = attempt(wholes[n_ranks], n_ranks)
+            undisturbed_s[n_ranks] = round(seconds, 1)
+            if status != 0:
+                raise SystemExit(output)
+        for kind, where, n_ranks in CELLS:
             if options.only in (None, kind):
-                cells.append(play(Path(folder), kind, where, whole.store))
-                print(f"{kind:16}{where:22}{_words(cells[-1])}", flush=True)
-    about = {"ranks": 2, "machine": platform.processor() or platform.machine(), "undisturbed_s": round(seconds, 1)}
+                cells.append(play(Path(folder), kind, where, n_ranks, wholes[n_ranks].store))
+                print(f"{kind:16}{where:22}{n_ranks} ranks: {_words(cells[-1])}", flush=True)
+    about = {"machine": platform.processor() or platform.machine(), "undisturbed_s": undisturbed_s}
     options.output.write_text(json.dumps(about | {"cells": cells}, indent=1) + "\n")
 
 

@@ -10,11 +10,19 @@ from pathlib import Path
 APART = {"MPIR_CVAR_NOLOCAL": "1"}
 
 
-def start_ranks(script, n_ranks, *options, env=None):
-    """Run `script` with `options` on `n_ranks` ranks, one thread each, and wait for their end."""
+def mpiexec_line(n_ranks, *arguments):
+    """The command line that runs `python ARGUMENTS` on some ranks."""
     beside = Path(sys.executable).with_name("mpiexec")
     launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
-    command = [launcher, "-n", str(n_ranks), sys.executable, script, *map(str, options)]
-    roots = os.pathsep.join([str(Path(script).parents[1]), os.environ.get("PYTHONPATH", "")])
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": roots} | (env or {})
-    subprocess.run(command, check=True, env=env)
+    return [launcher, "-n", str(n_ranks), sys.executable, *map(str, arguments)]
+
+
+def rank_environment(env=None):
+    """That of this process, with one thread for each rank and this checkout first."""
+    roots = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": roots} | (env or {})
+
+
+def start_ranks(script, n_ranks, *options, env=None):
+    """Run `script` with `options` on `n_ranks` ranks, one thread each, and wait for their end."""
+    subprocess.run(mpiexec_line(n_ranks, script, *options), check=True, env=rank_environment(env))

@@ -222,6 +222,14 @@ def _write_history(trainer, writer, milestones, checkpoints):
 
 
 def _save(trainer, checkpoints):
+    # Discriminators find back to their last good state, generators do not.
+    if not all(weight.isfinite().all() for weight in trainer.generator.parameters()):
+        warnings.warn(
+            f"Rank {checkpoints.rank} writes no checkpoint of step {trainer.step}: the weights of its generators are "
+            "not finite. A run that is resumed goes on from an earlier one.",
+            stacklevel=2,
+        )
+        return
     try:
         checkpoints.write(trainer.step, trainer.state_dict())
     except OSError as error:

@@ -35,14 +35,15 @@ def reopen(spec, n_ranks):
     """
     attributes = place.open_group(spec.store, "r").attrs
     begun = json.loads(attributes[schema.SPEC_KEY])
-    differences = _differences(_without_free(begun), _without_free(spec.to_dict()))
+    differences, wider = _differences(_without_free(begun), _without_free(spec.to_dict())), ""
     if (n_begun := attributes[schema.LAYOUT_KEY]["n_ranks"]) != n_ranks:
         differences.insert(0, f"ranks: {n_begun} in the store, {n_ranks} now")
+        wider = "A wider ensemble is another run, too: its resamples are balanced over all its chains. "
     if differences:
         raise ValueError(
-            f"`{spec.store}` cannot go on, it is the store of another run. {'; '.join(differences)}. Start it as it "
-            "was begun, RunSpec.from_run(open_run(...)) on as many ranks; or take another store, or overwrite=True "
-            "instead of resume=True."
+            f"`{spec.store}` cannot go on, it is the store of another run. {'; '.join(differences)}. {wider}Start "
+            "it as it was begun, RunSpec.from_run(open_run(...)) on as many ranks; or take another store, or "
+            "overwrite=True instead of resume=True."
         )
     if not is_finished(spec.store):
         place.remove_partial_files(spec.store)

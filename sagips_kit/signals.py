@@ -24,9 +24,10 @@ class Signals:
     def __init__(self):
         self._has_come, self._before = False, {}
         ends_at = next((_seconds(name) for name in _ENDS if os.environ.get(name)), math.inf)
-        # Who still runs after the end has got more time.
+        # The clock on the wall may be set while the run goes on: it is looked at once.
         left_s = ends_at - time.time()
-        self._late_at = ends_at - min(_MARGIN_S, _MARGIN * left_s) if left_s > 0 else math.inf
+        # Who still runs after the end has got more time.
+        self._late_at = time.monotonic() + left_s - min(_MARGIN_S, _MARGIN * left_s) if left_s > 0 else math.inf
 
     def __enter__(self):
         # Handlers belong to the main thread; a run in another one is asked to end through its store alone.
@@ -45,7 +46,7 @@ class Signals:
     @property
     def ask_to_end(self):
         """Whether a signal has come, or little is left of the time."""
-        return self._has_come or time.time() > self._late_at
+        return self._has_come or time.monotonic() > self._late_at
 
 
 def _seconds(name):

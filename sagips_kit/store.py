@@ -272,13 +272,18 @@ def _opened(path):
     }
     for group, dataset in groups.items():
         lazy = [name for name in names[group] if name != schema.PROGRESS]
-        groups[group] = dataset.assign({name: _lazily(path, dataset[name], group, valid.get(group)) for name in lazy})
+        # Indexes have been read already; other coordinates are valid as a whole.
+        others = [name for name in dataset.coords if name not in dataset.indexes]
+        lazily = {name: _lazily(path, dataset[name], group, valid.get(group)) for name in lazy}
+        groups[group] = dataset.assign(lazily).assign_coords(
+            {name: _lazily(path, dataset[name], group) for name in others}
+        )
     run = xr.DataTree.from_dict({"/": tree.to_dataset(), **groups})
     run.encoding = {"source": path if isinstance(path, Store) else str(path)}
     return run
 
 
-def _lazily(path, array, group, is_valid):
+def _lazily(path, array, group, is_valid=None):
     """The array as a variable that is read when it is used, and NaN where it is not valid."""
     is_valid = None if is_valid is None else is_valid.variable
     source = _Read(path, f"{group}/{array.name}", array.variable, is_valid)

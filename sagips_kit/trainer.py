@@ -272,6 +272,8 @@ class Trainer:
 
     def _update_generator(self):
         mixed = self._channel.finish()
+        if mixed.received:  # what left another rank as a number may have been damaged on the way
+            self._guard.screen_(self._flat.buffer)
         self._flat.unpack()
         self._optimisers[self.generator].step()
         if self._channel.wants_weights(self.step):

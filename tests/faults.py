@@ -1,4 +1,4 @@
-"""A fault on one of two ranks, what the user sees of it, and whether the run comes to the same end when it is resumed.
+"""A fault on one of the ranks, what the user sees of it, and whether the run comes to the same end when it is resumed.
 
 The faults themselves are in `mpi/faulty.py`.
 """
@@ -25,12 +25,18 @@ FAULTS = {
     "SIGSTOP": EXCHANGE + WRITING,
     "slow": EXCHANGE + WRITING,
     "NaN": EXCHANGE,
-    "corrupt": ("checkpoint",),
+    "corrupt": ("during the exchange", "checkpoint"),
     "full disk": WRITING,
     "read-only store": WRITING,
+    "clock jump": EXCHANGE + WRITING,
 }
-CELLS = [(kind, where) for kind, places in FAULTS.items() for where in places]
-_LIMIT_S = 90.0  # a run that takes longer hangs
+CELLS = [(kind, where, 2) for kind, places in FAULTS.items() for where in places]
+# On more ranks the others have to hear of it from one of several.
+CELLS += [(kind, "during the exchange", 4) for kind in ("exception", "SIGKILL", "SIGSTOP", "NaN", "corrupt")]
+CELLS += [("SIGKILL", where, 4) for where in WRITING]
+# They change numbers, and the run goes on.
+CHANGING = {("NaN", where) for where in EXCHANGE} | {("corrupt", "during the exchange")}
+_LIMIT_S = 240.0  # a run that takes longer hangs; machines may be busy
 _SETTINGS = dataclasses.replace(
     QUICK, n_events=64, n_draws=3, n_predictive=4, record_every=5, rows_per_block=4, bootstrap=True
 )
@@ -43,7 +49,7 @@ def make_spec(folder, name):
         store=str(folder / f"{name}.zarr"),
         settings=_SETTINGS,
         exchange=Ring(),
-        n_steps=1003,
+        n_steps=403,
         reference=False,
         checkpoint_s=0.05,
     )
@@ -51,10 +57,11 @@ def make_spec(folder, name):
     return spec
 
 
-def attempt(spec, kind="none", where="none"):
-    """Run or resume on two ranks: exit status, output, seconds; None as the status of one that hangs."""
+def attempt(spec, n_ranks, kind="none", where="none", nest=None):
+    """Run or resume: exit status, output, seconds; None as the status of one that hangs."""
     file = local_path(spec.store).with_suffix(".json")
-    line = command(2, "-m", "mpi4py", TESTS / "mpi" / "faulty.py", file, kind, where)
+    before = nest.stub if nest else []
+    line = command(n_ranks, *before, "-m", "mpi4py", TESTS / "mpi" / "faulty.py", file, kind, where)
     start = time.monotonic()
     process = subprocess.Popen(
         line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -66,35 +73,41 @@ def attempt(spec, kind="none", where="none"):
         for one in [*psutil.Process(process.pid).children(recursive=True), process]:
             one.kill()
         output, status = process.communicate()[0], None
+    if nest:
+        nest.settle()
     return status, output, time.monotonic() - start
 
 
-def play(folder, kind, where, whole):
-    """Let a fault happen, and resume if it ended the run.
+def play(folder, kind, where, n_ranks, whole, nest=None):
+    """Let a fault happen on rank 1, and resume if it ended the run.
 
     Parameters
     ----------
     folder : Path
     kind, where : str
+    n_ranks : int
     whole : path
         The store of the same run without faults.
+    nest : Nest or None
+        Starts ranks faster than a user can.
 
     Returns
     -------
     dict
-        kind, where, seen (what the user saw), hangs, survived, reached and from_step (steps, of the resumption),
+        kind, where, ranks, seen (what the user saw), hangs, survived, reached and from_step (steps, of the resumption),
         rows_repeated, rows_lost, is_finished, is_same (bit for bit as `whole`), rejected (rank,), seconds, and
         seconds_to_resume: from the command until training goes on, and from its end until the command ends.
     """
-    spec = make_spec(folder, f"{kind}-{where}".replace(" ", "_"))
-    status, output, seconds = attempt(spec, kind, where)
+    spec = make_spec(folder, f"{kind}-{where}-{n_ranks}".replace(" ", "_"))
+    status, output, seconds = attempt(spec, n_ranks, kind, where, nest)
     progress = read_progress(spec.store)
-    cell = {"kind": kind, "where": where, "seen": what_is_seen(status, output), "hangs": status is None}
+    cell = {"kind": kind, "where": where, "ranks": n_ranks}
+    cell |= {"seen": what_is_seen(status, output), "hangs": status is None}
     cell |= {"survived": progress.step == spec.n_steps, "reached": int(progress.steps.max())}
     cell["seconds"] = round(seconds, 1)
-    cell["rows_lost"] = rows_lost(spec.store, whole, kind)
+    cell["rows_lost"] = 0 if (kind, where) in CHANGING else rows_lost(spec.store, whole)
     if not cell["survived"]:
-        status, output, seconds = attempt(spec)
+        status, output, seconds = attempt(spec, n_ranks, nest=nest)
         notes = open_run(spec.store)["control"].attrs.get("resumed", [])
         cell["from_step"] = notes[-1]["from_step"] if notes else 0
         cell["hangs"] = cell["hangs"] or status is None
@@ -123,10 +136,8 @@ def what_is_seen(status, output):
     return "nothing" if status == 0 else f"exit status {status}"
 
 
-def rows_lost(path, whole, kind):
-    """Rows that the store declares valid and that are not those of the undisturbed run; NaN itself changes rows."""
-    if kind == "NaN":
-        return 0
+def rows_lost(path, whole):
+    """Rows that the store declares valid and that are not those of the undisturbed run."""
     one, two = (open_run(store)["history"] for store in (path, whole))
     is_valid = one["step"] <= one["progress"]
     same = (one["theta"] == two["theta"]).all(("member", "parameter"))

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -52,3 +53,46 @@ def mpiexec(n_ranks, *arguments, timeout=120, cwd=None, env=None):
         output, _ = process.communicate()
         pytest.fail(f"{' '.join(line)} did not end within {timeout} s:\n{output}")
     return subprocess.CompletedProcess(line, process.returncode, output)
+
+
+class Nest:
+    """Starts ranks without the seconds of their imports: they are forked from a process that has imported torch.
+
+    Attributes
+    ----------
+    stub : list of str
+        Arguments for `command` and `mpiexec`, before those of the ranks.
+    """
+
+    _SCRIPT = str(TESTS / "mpi" / "nest.py")
+
+    def __enter__(self):
+        self._folder = tempfile.TemporaryDirectory(prefix="sagips")  # paths of sockets have to be short
+        path = os.path.join(self._folder.name, "nest")
+        self.stub = ["-I", "-S", self._SCRIPT, "stub", path]
+        line = [sys.executable, self._SCRIPT, "serve", path]
+        self._server = subprocess.Popen(line, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._server.stdout.readline() == b"ready\n"
+        return self
+
+    def __exit__(self, *exception):
+        self.settle()
+        with self._server:
+            self._server.stdin.close()
+        self._folder.cleanup()
+
+    def ranks(self):
+        """The ranks that run, list of psutil.Process."""
+        guardians = psutil.Process(self._server.pid).children()
+        return [rank for guardian in guardians for rank in _children(guardian)]
+
+    def settle(self):
+        """Wait for ranks that are being killed: mpiexec ends with their stubs, a little before them."""
+        assert not psutil.wait_procs(self.ranks(), timeout=20)[1]
+
+
+def _children(process):
+    try:
+        return process.children()
+    except psutil.NoSuchProcess:
+        return []

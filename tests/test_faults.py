@@ -1,31 +1,54 @@
 """The matrix of faults: none makes a run hang, none loses a row that was stored, and every run comes to its end."""
 
 import pytest
-from faults import CELLS, attempt, make_spec, play
+from faults import CELLS, CHANGING, FAULTS, attempt, make_spec, play
+from mpi_launcher import Nest
 
-QUICK = {("exception", "during the exchange"), ("SIGKILL", "checkpoint"), ("full disk", "store write")}
+QUICK = {("exception", "during the exchange", 2), ("SIGKILL", "checkpoint", 2), ("full disk", "store write", 2)}
+# The run goes on, and the user need do nothing
+SURVIVED = {(kind, where) for kind in ("slow", "clock jump") for where in FAULTS[kind]} | CHANGING
+# There is nothing to tell the user
+SILENT = {"slow", "clock jump"}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The store of a run without faults."""
-    spec = make_spec(tmp_path_factory.mktemp("whole"), "whole")
-    status, output, _ = attempt(spec)
-    assert status == 0, output
-    return spec.store
+def nest():
+    with Nest() as nest:
+        yield nest
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, nest):
+    """A function: the store of a run without faults on so many ranks."""
+    stores = {}
+
+    def store(n_ranks):
+        if n_ranks not in stores:
+            spec = make_spec(tmp_path_factory.mktemp("whole"), "whole")
+            status, output, _ = attempt(spec, n_ranks, nest=nest)
+            assert status == 0, output
+            stores[n_ranks] = spec.store
+        return stores[n_ranks]
+
+    return store
 
 
 @pytest.mark.mpi
 @pytest.mark.parametrize(
-    ("kind", "where"), [pytest.param(*cell, marks=() if cell in QUICK else pytest.mark.slow) for cell in CELLS]
+    ("kind", "where", "n_ranks"),
+    [pytest.param(*cell, marks=() if cell in QUICK else pytest.mark.slow) for cell in CELLS],
 )
-def test_a_fault_costs_time_and_nothing_else(tmp_path, whole, kind, where):
-    cell = play(tmp_path, kind, where, whole)
+def test_a_fault_costs_time_and_nothing_else(tmp_path, nest, undisturbed, kind, where, n_ranks):
+    cell = play(tmp_path, kind, where, n_ranks, undisturbed(n_ranks), nest)
     assert not cell["hangs"] and cell["is_finished"] and cell["rows_lost"] == 0, cell
-    assert cell["seen"] != "nothing" or kind == "slow"
+    assert (cell["seen"] == "nothing") == (kind in SILENT), cell
+    rejected = dict(enumerate(cell["rejected"]))
     if kind == "NaN":
-        assert cell["rejected"][0] == 0 and cell["rejected"][1] > 0
+        assert rejected.pop(1) > 0
+    if (kind, where) == ("corrupt", "during the exchange"):
+        # Each rank of a ring gets the same mean, and drops it.
+        assert set(rejected.values()) == {1}, cell
     else:
-        assert cell["is_same"] and cell["rejected"] == [0, 0], cell
-    if kind not in ("slow", "NaN") and (kind, where) not in {("full disk", "checkpoint")}:
-        assert not cell["survived"] and cell["from_step"] > 0, cell
+        assert not any(rejected.values()) and cell["is_same"] == ((kind, where) not in CHANGING), cell
+    assert cell["survived"] == ((kind, where) in SURVIVED), cell
+    assert cell["survived"] or cell["from_step"] > 0, cell

@@ -1,6 +1,6 @@
 """Hostile input: whatever is in a file, the answer is a result or an error that names what is wrong.
 
-SAGIPS_FUZZ=10000 python -m pytest tests/test_fuzz.py      # so many inputs for each test, instead of 50
+`benchmarks/fuzz.py` plays 10 000 inputs for each test, by SAGIPS_FUZZ=10000, instead of 50.
 """
 
 import copy
@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from sagips_kit import RunSpec, Trainer, World, open_run, prepare, run
 from sagips_kit.checkpoint import FOLDER, Checkpoints
 from sagips_kit.live import snapshot
+from sagips_kit.slots import RemoteSlots, slot_bytes
 from sagips_kit.state import flattened
 
 SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, record_every=5, rows_per_block=4)
@@ -215,3 +216,46 @@ def test_damaged_stores_open_or_are_refused(finished, index, edit):
                     assert str(error)
     finally:
         file.write_bytes(content)
+
+
+N_ITEMS = 21
+SLOT = slot_bytes(N_ITEMS, np.float32)
+
+
+class Fetched:
+    """Memory of two ranks, without MPI: `come` is what has come from the other one."""
+
+    def __init__(self):
+        self.own, self.come = np.zeros(SLOT, np.uint8), np.zeros(SLOT, np.uint8)
+
+    def fence(self):
+        pass
+
+    def fetch(self, rank, into):
+        self._into = into
+        return self
+
+    def Test(self):
+        self._into[:] = self.come
+        return True
+
+
+@fuzz
+@given(at=st.integers(0, SLOT - 1), new=st.binary(min_size=1, max_size=8))
+def test_messages_of_wrong_bytes_are_not_taken(at, new):
+    """Up to eight bytes in a row, in the header or in the numbers of what is fetched from another node."""
+    writer, reader = (RemoteSlots(Fetched(), rank, 2, N_ITEMS, np.float32) for rank in range(2))
+    for step in (7, 8):
+        writer.publish(np.full(N_ITEMS, 10.0 * step), step)
+    arrives = reader._memory.come
+    arrives[:] = writer._memory.own
+    arrives[at : at + len(new)] = np.frombuffer(new, np.uint8)[: SLOT - at]
+    reader.look()
+    step, out = reader.newest(0), np.empty(N_ITEMS, np.float32)
+    assert step in (None, 7, 8)
+    if step:
+        assert reader.mean([0], out) == [step]
+        np.testing.assert_array_equal(out, np.full(N_ITEMS, 10.0 * step))
+    arrives[:] = writer._memory.own
+    reader.look()
+    assert reader.newest(0) == 8 and not reader.has_left(0)

@@ -55,6 +55,33 @@ def test_one_bad_step_of_one_member_is_counted_and_overcome(what, step):
     assert all(weight.isfinite().all() for weight in trainer.discriminator.parameters())
 
 
+def damage(trainer, step, number, member=1):
+    """Let a number of what other ranks have sent for a member be another one."""
+    finish = trainer._channel.finish
+
+    def damaged():
+        mixed = dataclasses.replace(finish(), received=1)
+        if trainer.step == step:
+            trainer._flat.buffer[member, -1] = number
+        return mixed
+
+    trainer._channel.finish = damaged
+
+
+@pytest.mark.filterwarnings("ignore:Rank 0, step")
+@pytest.mark.parametrize(("number", "is_noticed"), [(np.nan, True), (-np.inf, True), (1e30, False), (-7.0, False)])
+def test_a_message_that_was_damaged_costs_a_step(number, is_noticed):
+    """A wrong number that is finite cannot be told from a right one; Adam keeps the step that is made of it small."""
+    whole, trainer = make_trainer(400), make_trainer(400)
+    damage(trainer, 333, number)
+    records, undisturbed = list(trainer.iterate()), list(whole.iterate())
+    assert sum(record.rejected for record in records) == is_noticed
+    for record, right in zip(records, undisturbed, strict=True):
+        np.testing.assert_array_equal(record.theta[[0, 2]], right.theta[[0, 2]])
+    assert not np.array_equal(records[-1].theta, undisturbed[-1].theta)
+    np.testing.assert_allclose(records[-1].theta, undisturbed[-1].theta, atol=0.1)
+
+
 def test_discriminators_go_back_to_the_last_record():
     trainer = make_trainer()
     trainer.run(10)

@@ -4,15 +4,13 @@ import dataclasses
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from gaussian import QUICK, Gaussian
-from mpi_launcher import TESTS, command, environment, mpiexec
+from mpi_launcher import TESTS, Nest, command, environment, mpiexec
 
 from sagips_kit import (
     AllReduce,
@@ -40,6 +38,12 @@ SMALL = dataclasses.replace(SMALL, bootstrap=True)
 TIMES = {"waited_s", "elapsed_s"}
 
 
+@pytest.fixture(scope="module")
+def nest():
+    with Nest() as nest:
+        yield nest
+
+
 @pytest.fixture
 def spec(tmp_path):
     problem = Gaussian(n_observed=200)
@@ -61,14 +65,14 @@ def file_of(spec):
     return path
 
 
-def stop_at(spec, step, n_ranks=1):
+def stop_at(spec, step, n_ranks=1, nest=None):
     """The run up to `step`, where it is asked to stop."""
     prepare(spec, n_ranks)
     request_stop(spec.store, step)
     if n_ranks == 1:
         run_rank(spec, World.alone("cpu"))
     else:
-        done = mpiexec(n_ranks, TESTS / "mpi" / "rank.py", file_of(spec))
+        done = mpiexec(n_ranks, *nest.stub, TESTS / "mpi" / "rank.py", file_of(spec))
         assert done.returncode == 0, done.stdout
 
 
@@ -195,6 +199,27 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(spec, monkeypa
     assert read_progress(spec.store).step == 60
 
 
+def test_generators_that_are_lost_are_not_written_over_those_that_are_not(spec, monkeypatch):
+    """Else a run would be resumed to end again, for ever."""
+    reached = Milestones.reached
+
+    def lose(self, step):
+        if step == 120:
+            with torch.no_grad():
+                next(self.trainer.generator.parameters())[0, 0] = torch.nan
+        return reached(self, step)
+
+    stop_at(spec, 60)
+    before = files(spec.store)
+    monkeypatch.setattr(Trainer, "__enter__", lambda self: setattr(Milestones, "trainer", self) or self)
+    monkeypatch.setattr(Milestones, "reached", lose)
+    prepare(spec, 1, resume=True)
+    request_stop(spec.store, 120)
+    with pytest.warns(UserWarning, match="writes no checkpoint of step 120: the weights of its generators are not"):
+        run_rank(spec, World.alone("cpu"), resume=True)
+    assert files(spec.store) == before
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -213,7 +238,7 @@ def test_another_run_is_refused_with_the_difference(spec, changes, text):
 
 def test_another_number_of_ranks_is_refused(spec):
     prepare(spec, n_ranks=2)
-    with pytest.raises(ValueError, match="ranks: 2 in the store, 1 now"):
+    with pytest.raises(ValueError, match=r"ranks: 2 in the store, 1 now\. A wider ensemble is another run"):
         alone(spec, resume=True)
 
 
@@ -262,6 +287,21 @@ def test_the_end_of_the_time_ends_the_run_cleanly(spec, monkeypatch, name):
     assert alone(change(spec, n_steps=100_000))["steps"] < 10_000
 
 
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_is_set_does_not_move_the_end(spec, monkeypatch, days):
+    """Neither does the run end at once, nor go on beyond its time."""
+    monkeypatch.setenv("SAGIPS_ENDS_AT", str(time.time() + 3))
+    clock, reached = time.time, Milestones.reached
+
+    def set_clock(self, step):
+        if step == 40:
+            monkeypatch.setattr(time, "time", lambda: clock() + 86_400 * days)
+        return reached(self, step)
+
+    monkeypatch.setattr(Milestones, "reached", set_clock)
+    assert 100 < alone(change(spec, n_steps=100_000))["steps"] < 10_000
+
+
 def test_a_time_that_is_over_or_not_understood(spec, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() - 1)))
     assert alone(spec)["steps"] == 203
@@ -285,42 +325,31 @@ def test_checkpoints_are_written_periodically(spec):
     assert len(seen) > 2
 
 
-def under_mpi(spec, n_ranks, timeout=120):
-    done = mpiexec(n_ranks, "-m", "sagips_kit", "run", file_of(spec), "--resume", timeout=timeout)
+def under_mpi(spec, n_ranks, nest, timeout=120):
+    done = mpiexec(n_ranks, *nest.stub, "-m", "sagips_kit", "run", file_of(spec), "--resume", timeout=timeout)
     assert done.returncode == 0, done.stdout
     return done.stdout
-
-
-def ranks_of(process):
-    """The ranks that mpiexec has started, list of psutil.Process."""
-    return [one for one in psutil.Process(process.pid).children(recursive=True) if _is_rank(one)]
 
 
 def steps_done(spec):
     return read_progress(spec.store).step if place.local_path(spec.store).exists() else 0
 
 
-def signal_after(spec, n_ranks, n_steps, number, rng):
+def signal_after(spec, n_ranks, n_steps, number, rng, nest):
     """Start or resume the run and send a rank a signal after `n_steps` more; whether it was sent, and output."""
     before, sent = steps_done(spec), False
-    arguments = command(n_ranks, "-m", "sagips_kit", "run", file_of(spec), "--resume")
+    arguments = command(n_ranks, *nest.stub, "-m", "sagips_kit", "run", file_of(spec), "--resume")
     with subprocess.Popen(
         arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         while process.poll() is None and not sent:
-            if steps_done(spec) >= before + n_steps and (ranks := ranks_of(process)):
+            if steps_done(spec) >= before + n_steps and (ranks := nest.ranks()):
                 rng.choice(ranks).send_signal(number)
                 sent = True
             time.sleep(0.01)
         output, _ = process.communicate(timeout=90)
+    nest.settle()
     return sent, output
-
-
-def _is_rank(process):
-    try:
-        return "sagips_kit" in process.cmdline() and os.path.realpath(sys.executable) == process.exe()
-    except psutil.NoSuchProcess:
-        return False
 
 
 MODES = {
@@ -334,30 +363,30 @@ MODES = {
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_goes_on_with_the_same_bits(spec, tmp_path, mode):
+def test_every_mode_goes_on_with_the_same_bits(spec, tmp_path, nest, mode):
     spec = change(spec, exchange=MODES[mode])
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
-    under_mpi(whole, 2)
-    stop_at(spec, 100, n_ranks=2)
+    under_mpi(whole, 2, nest)
+    stop_at(spec, 100, 2, nest)
     assert read_progress(spec.store).steps.tolist() == [100, 100]
-    assert " from step 100 on" in under_mpi(spec, 2)
+    assert " from step 100 on" in under_mpi(spec, 2, nest)
     assert_same_bits(spec.store, whole.store)
 
 
 @pytest.mark.mpi
-def test_one_sided_ranks_go_on_together(spec):
+def test_one_sided_ranks_go_on_together(spec, nest):
     """Not with the same bits, since who is how late is chance; but at the same place."""
     spec = change(spec, exchange=Ring(mailbox="one-sided"), n_steps=403)
-    stop_at(spec, 200, n_ranks=2)
-    assert " from step 200 on" in under_mpi(spec, 2)
+    stop_at(spec, 200, 2, nest)
+    assert " from step 200 on" in under_mpi(spec, 2, nest)
     theta = open_run(spec.store)["history"]["theta"].mean("member").values
     np.testing.assert_allclose(theta[:, 40], theta[:, 39], atol=0.2)
 
 
 @pytest.mark.mpi
-def test_a_signal_to_one_rank_stops_all_at_the_same_step(spec, rng):
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(spec, rng, nest):
     spec = change(spec, exchange=Ring(), n_steps=100_000)
-    sent, output = signal_after(spec, 2, 100, signal.SIGUSR1, rng)
+    sent, output = signal_after(spec, 2, 100, signal.SIGUSR1, rng, nest)
     assert sent and "Stopped before step 100000" in output
     one, other = read_progress(spec.store).steps
     assert one == other > 100
@@ -367,13 +396,13 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(spec, rng):
 @pytest.mark.mpi
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["ensemble", "all-reduce", "ring"])
-def test_a_run_killed_ten_times_equals_the_undisturbed_one(spec, tmp_path, rng, mode):
-    spec = change(spec, exchange=MODES[mode], n_steps=4003, checkpoint_s=0.2)
+def test_a_run_killed_ten_times_equals_the_undisturbed_one(spec, tmp_path, rng, nest, mode):
+    spec = change(spec, exchange=MODES[mode], n_steps=2003, checkpoint_s=0.1)
     whole = change(spec, store=str(tmp_path / "whole.zarr"), checkpoint_s=0.0)
-    under_mpi(whole, 2)
-    n_killed = sum(signal_after(spec, 2, int(rng.integers(1, 400)), signal.SIGKILL, rng)[0] for _ in range(10))
-    assert n_killed >= 8
-    under_mpi(spec, 2)
+    under_mpi(whole, 2, nest)
+    n_killed = sum(signal_after(spec, 2, int(rng.integers(1, 200)), signal.SIGKILL, rng, nest)[0] for _ in range(10))
+    assert n_killed == 10
+    under_mpi(spec, 2, nest)
     assert_same_bits(spec.store, whole.store)
     notes = open_run(spec.store)["control"].attrs["resumed"]
     assert len(notes) >= 5 and max(note["from_step"] for note in notes) > 0

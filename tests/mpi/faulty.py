@@ -12,16 +12,18 @@ import signal
 import sys
 import time
 
+import numpy as np
 import torch
 import zarr
 
 from sagips_kit import RunSpec, place, run
 from sagips_kit.data import Batches
 from sagips_kit.exchange import Channel
+from sagips_kit.meeting import Meeting
 from sagips_kit.trainer import Trainer
 from sagips_kit.world import World
 
-STEP = 333  # from here on the fault is due
+STEP = 213  # from here on the fault is due
 _state = {"step": 0, "checkpoints": 0, "due": True}
 
 
@@ -43,6 +45,9 @@ def happen(kind):
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     if kind == "read-only store":
         refuse_to_open()
+    if kind == "clock jump":
+        clock = time.time
+        time.time = lambda: clock() + 86_400
 
 
 def refuse_to_open():
@@ -90,6 +95,8 @@ def install(kind, where):
     before(Trainer, "_train_step", count)
     if kind == "NaN":
         install_nan(where)
+    elif kind == "corrupt" and where == "during the exchange":
+        install_damage()
     elif where == "before the exchange":
         before(Channel, "start", when_due)
     elif where == "during the exchange":
@@ -126,6 +133,21 @@ def install_nan(where):
         after(Trainer, "_update_generator", lambda self: spoil(torch.ones(1)).isnan() and poison(self.discriminator))
 
 
+def install_damage():
+    """All bits of one number that this rank has brought to the others become 1, once: NaN."""
+
+    bring = Meeting.bring
+
+    def bring_damaged(self, flat):
+        damaged = flat.copy()
+        if _state["step"] >= STEP and _state["due"]:
+            _state["due"] = False
+            damaged[:1].view(np.uint32)[:] = 0xFFFFFFFF
+        bring(self, damaged)
+
+    Meeting.bring = bring_damaged
+
+
 def install_in_checkpoint(kind):
     """In the second one: bytes are written, but the file has not got its name yet; or it has, and is spoilt."""
     write, fsync = place.Files.write, os.fsync
@@ -150,6 +172,8 @@ def install_in_checkpoint(kind):
 
 
 def main(path, kind, where):
+    if kind == "clock jump":  # the run has to end before that
+        os.environ["SAGIPS_ENDS_AT"] = str(time.time() + 3600)
     world = World.from_mpi(timeout_s=4.0)
     if kind != "none" and world.rank == 1:
         install(kind, where)
