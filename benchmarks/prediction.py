@@ -93,7 +93,7 @@ def published(jitter):
     }
     found = {}
     for name, (mode, seconds) in cases.items():
-        compute, costs = Compute(seconds, jitter), Costs(node=NODE, message_s=hop_s)
+        compute, costs = Compute(seconds, jitter, overlap=0.0), Costs(node=NODE, message_s=hop_s)
         rates = {n: simulate(mode, n, compute, costs, 1000).rate for n in PUBLISHED[name]}
         found[name] = {
             n: {"published": PUBLISHED[name][n], "simulated": rate * n * EVENTS_OF_A_STEP / seconds / 1e6}
@@ -212,7 +212,7 @@ def main():
     parser.add_argument("--measured", type=Path, default=HERE / "results" / "scaling.json")
     parser.add_argument("--exchange", type=Path, default=HERE / "results" / "exchange.json")
     parser.add_argument("--jitter", type=float, default=0.1, help="of the predicted ranks, in steps")
-    parser.add_argument("--polls", type=int, default=1, help="looks at the exchange during the discriminator's part")
+    parser.add_argument("--polls", type=int, default=1000, help="looks at the exchange during a step's second part")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "prediction.json")
     options = parser.parse_args()

@@ -5,7 +5,8 @@
 
 Starts mpiexec itself.  The compute of a GPU is emulated by sleeping, so that many ranks fit on few cores: a step takes
 its set time, with jitter.  All else is real: channels, messages, shared memory, and rows of the history in a store.
-The exchange starts after the generator's part of a step and is finished after the discriminator's, as in training.
+The exchange starts after the generator's part of a step and is finished after the discriminator's, as in training; on a
+GPU the host has only launched that part, and looks at the exchange meanwhile.
 
 The figure is the mean rate of the ranks, over that of one rank which works alone while the others sleep, in the same
 processes.  `cores_busy` is the part of the machine's cores in use: where it nears 1, there is less machine than a rank
@@ -235,7 +236,7 @@ def parsed():
     parser.add_argument("--jitter", type=float, default=0.1, help="standard deviation of a step, in steps")
     parser.add_argument("--pauses", type=float, default=0.0, help="part of the steps that last 5 steps longer")
     parser.add_argument("--overlap", type=float, default=0.4, help="part of a step that hides the exchange")
-    parser.add_argument("--polls", type=int, default=1, help="looks at the exchange during that part; training has 1")
+    parser.add_argument("--polls", type=int, default=8, help="looks at the exchange during that part; on a CPU 1")
     parser.add_argument("--steps", type=int, default=200, help="of each mode and round: a multiple of the period")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--size", type=int, default=4, help="ranks in a group")
