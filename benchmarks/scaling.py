@@ -148,7 +148,8 @@ def measure_mode(world, mode, compute, n_steps, period, path, rng):
         bare = {"usual": bare_cost(world, channel, buffer, usual)}
         bare["outer"] = bare_cost(world, channel, buffer, [(N_BARE + k) * period - 1 for k in range(N_BARE // 4)])
         first_step = 2 * N_BARE * period
-        take_step(channel, buffer, first_step - 1, 0.0, compute)  # staleness counts from here
+        for step in range(first_step - 3, first_step):  # all know steps of this count before ages are looked at
+            take_step(channel, buffer, step, compute.step_s, compute)
         world.barrier()
         seen = train(channel, buffer, compute.draw(rng, n_steps), first_step, compute, pen)
     return {"ranks": world.comm.allgather(seen), "bare": bare}
