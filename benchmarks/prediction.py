@@ -30,7 +30,7 @@ PUBLISHED = {
     "ARAR-ARAR": {4: 8.4, 20: 42.0, 100: 213.0, 200: 420.0, 400: 836.0},
     "RMA-ARAR-ARAR": {4: 8.1, 20: 40.0, 100: 198.0, 200: 395.0, 400: 791.0},
 }
-SIZES, PERIODS = (4, 8, 16), (10, 30, 100, 300, 1000)
+SIZES, PERIODS = (4, 16), (10, 100, 1000)
 N_RANKS = (400, 4096, 65536)
 # Of the network that is asked about; assumed, not measured: a message with the time its Python takes, and 10 GB/s.
 MESSAGE_S, BYTES_PER_S, N_BYTES = 1e-4, 1e10, 4 * 51_206

@@ -52,7 +52,8 @@ class Compute:
     def draw(self, rng, n):
         """Lengths of `n` steps: ndarray (n,), in seconds."""
         variance = np.log1p(self.jitter**2)
-        lengths = np.exp(rng.normal(-variance / 2, np.sqrt(variance), n))
+        # Seven digits are enough for what is random, and half the work.
+        lengths = np.exp(np.sqrt(variance) * rng.standard_normal(n, np.float32) - variance / 2)
         if self.pauses:
             lengths += self.pause_steps * (rng.random(n) < self.pauses)
         return self.step_s * lengths
@@ -164,18 +165,18 @@ class Simulation:
 
     def run(self, n_steps):
         """Take so many steps: Outcome."""
-        now, waited_s, ages = np.zeros(self.n_ranks), 0.0, []
+        now, waited_s, age, oldest = np.zeros(self.n_ranks), 0.0, 0.0, 0
         for step in range(n_steps):
-            self._staleness = np.zeros(self.n_ranks, int)
+            self._staleness = np.zeros(1, int)
             length = self.compute.draw(self._rng, self.n_ranks)
             begun, done = now + (1 - self.compute.overlap) * length, now + length
             mixed = self._leave(self.exchange, Arrival(begun, done, "gradient", step))
             now = self._leave(self.exchange, Arrival(mixed, mixed, "weights", step))
             waited_s += (now - done).mean()
-            ages.append(self._staleness)
+            age, oldest = age + self._staleness.mean(), max(oldest, self._staleness.max())
         mean_s = self.compute.mean_s
         rate = (n_steps * mean_s / now).mean()
-        return Outcome(float(rate), float(waited_s / n_steps / mean_s), float(np.mean(ages)), int(np.max(ages)))
+        return Outcome(float(rate), float(waited_s / n_steps / mean_s), float(age / n_steps), int(oldest))
 
     @singledispatchmethod
     def _leave(self, exchange, arrival):
