@@ -200,7 +200,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--per-host", type=int, default=4, help="ranks on each host")
-    parser.add_argument("--links", nargs="+", default=["free", "1gbit", "100mbit"], help="bits per second")
+    parser.add_argument("--links", nargs="*", default=["free", "1gbit", "100mbit"], help="bits per second")
     parser.add_argument("--step-ms", type=float, default=50.0)
     parser.add_argument("--jitter", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=200, help="of each mode: a multiple of the period")

@@ -170,6 +170,7 @@ def draw(result, path):
         here.semilogx(ranks, [row["simulated"] for row in rows], color=color, base=2)
         here.semilogx(ranks, [row["measured"] for row in rows], "o", color=color, label=name, base=2)
     here.set(xlabel="ranks", ylabel="rate of a rank, in that of one alone", ylim=(0, 1.1))
+    here.xaxis.set_major_formatter("{x:.0f}")
     here.set_title("emulated compute on this machine: measured (dots), simulated (lines)", fontsize=9)
     here.legend(fontsize=8, loc="lower left")
     for color, (name, curve) in zip(colors[1:], result["published"]["curves"].items(), strict=False):

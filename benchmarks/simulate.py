@@ -190,9 +190,10 @@ class Simulation:
     @_leave.register
     def _(self, exchange: kit.Chain, arrival):
         for part in exchange.parts:
-            left = self._leave(part, arrival)
-            arrival = Arrival(left, left, arrival.payload, arrival.step)
-        return left
+            if part.carries(arrival.payload, arrival.step):
+                left = self._leave(part, arrival)
+                arrival = Arrival(left, left, arrival.payload, arrival.step)
+        return arrival.done
 
     @_leave.register
     def _(self, exchange: kit.Every, arrival):

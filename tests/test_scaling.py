@@ -98,6 +98,9 @@ def test_messages_hide_behind_the_rest_of_the_step(message_s, late_s):
     compute = Compute(0.05, jitter=0.0, overlap=0.4, n_polls=1000)
     outcome = simulate(Ring(), 16, compute, Costs(node=1, message_s=message_s), n_steps=20)
     assert 1 / outcome.rate == pytest.approx(1 + late_s / compute.step_s)  # 30 messages in 20 ms
+    # A part that has nothing to do in a step takes no time from the others.
+    idle_first = Chain(Every(100, Leaders(Ring(payload="weights"), size=4)), Ring())
+    assert simulate(idle_first, 16, compute, Costs(node=1, message_s=message_s), n_steps=20) == outcome
 
 
 def test_a_group_waits_for_its_own_ranks_only():
