@@ -22,27 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scaling import N_WEIGHTS, measure_alone, measure_mode, store_in, summary, take_step
+from scaling import N_WEIGHTS, measure_alone, measure_mode, store_in, summary, take_step, usual_modes
 from simulate import Compute
 
-from sagips_kit.exchange import AllReduce, Chain, Every, Independent, Leaders, Ring, Within
 from sagips_kit.world import World
 
 HERE = Path(__file__).parent
 PREFIX, NETWORK = "sagips-host", "10.77.0"
-
-
-def modes(size, period):
-    """Name -> Exchange."""
-    outer = Every(period, Leaders(Ring(payload="weights"), size=size))
-    return {
-        "independent": Independent(),
-        "grouped, one-sided": Chain(Within(Ring(mailbox="one-sided"), size=size), outer),
-        "grouped": Chain(Within(Ring(), size=size), outer),
-        "ring": Ring(),
-        "one-sided ring": Ring(mailbox="one-sided"),
-        "synchronous": AllReduce(),
-    }
 
 
 def ip(*words):
@@ -121,7 +107,7 @@ def measure_rates(world, options):
         folder = world.comm.bcast(own)
         path = store_in(folder, "alone", world, options)
         rounds = {"alone": [measure_alone(world, compute, options.steps, path)]}
-        for index, (name, mode) in enumerate(modes(world.size // options.hosts, options.period).items()):
+        for index, (name, mode) in enumerate(usual_modes(world.size // options.hosts, options.period).items()):
             path = store_in(folder, f"{index}", world, options)
             rounds[name] = [measure_mode(world, mode, compute, options.steps, options.period, path, rng)]
         world.barrier()
@@ -135,7 +121,7 @@ def measure_cut(world, options):
     """
     compute = Compute(options.step_ms / 1e3, options.jitter)
     rng = np.random.default_rng([1, world.rank])
-    mode = modes(world.size // options.hosts, options.period)["grouped, one-sided"]
+    mode = usual_modes(world.size // options.hosts, options.period)["grouped, one-sided"]
     buffer, ended = torch.randn(1, N_WEIGHTS, generator=torch.Generator().manual_seed(world.rank)), []
     mean = np.mean(world.comm.allgather(buffer.numpy().copy()), axis=0)
     with mode.open(world, buffer) as channel:

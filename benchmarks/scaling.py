@@ -56,9 +56,8 @@ def usual_modes(size, period):
 class Pen:
     """Writes what the trainer's loop would write: rows of the history, a block at a time."""
 
-    def __init__(self, path, rank, n_members=1):
+    def __init__(self, path, rank):
         self._writer = RunWriter(path, rank)
-        self._shapes = {"theta": (n_members, 6), "loss_discriminator": (n_members,), "loss_generator": (n_members,)}
         self._n_rows = self._n_waiting = 0
 
     def step(self, step):
@@ -66,8 +65,9 @@ class Pen:
         self._n_waiting += step % ROWS["record_every"] == 0
         if self._n_waiting < ROWS["rows_per_block"]:
             return
-        rows = {name: np.ones((shape[0], self._n_waiting, *shape[1:])) for name, shape in self._shapes.items()}
-        rows |= {name: np.ones(self._n_waiting) for name in ("waited_s", "elapsed_s", "staleness", "rejected")}
+        n = self._n_waiting
+        rows = {"theta": np.ones((1, n, 6)), "loss_discriminator": np.ones((1, n)), "loss_generator": np.ones((1, n))}
+        rows |= {name: np.ones(n) for name in ("waited_s", "elapsed_s", "staleness", "rejected")}
         self._writer.write_rows(self._n_rows, rows)
         self._writer.set_progress(step)
         self._n_rows, self._n_waiting = self._n_rows + self._n_waiting, 0
@@ -105,7 +105,6 @@ def train(channel, buffer, works_s, first_step, compute, pen):
         "staleness": float(np.mean(staleness)),
         "staleness_max": max(staleness),
         "cpu_s": (time.process_time() - cpu_s) / len(works_s),
-        "work_s": float(np.mean(works_s)),
     }
 
 
@@ -210,7 +209,6 @@ def summary(rounds, compute):
             "staleness": float(column["staleness"].mean()),
             "staleness_max": int(column["staleness_max"].max()),
             "cores_busy": float(busy.mean()),
-            "work_s": float(column["work_s"].mean()),
             "bare": {
                 kind: {key: float(np.median([run["bare"][kind][key] for run in runs])) for key in costs}
                 for kind, costs in runs[0]["bare"].items()
