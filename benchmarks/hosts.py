@@ -95,6 +95,7 @@ def start_on_hosts(n_hosts, per_host, *options):
     command += ["-hosts", names, "-ppn", per_host, "-n", n_hosts * per_host, sys.executable, __file__, *options]
     # UCX sees through namespaces, and would use the memory that they share.
     env = os.environ | {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "net0"}
+    env["UCX_TCP_KEEPIDLE"] = "600s"  # else it gives a silent connection up after 16 s
     env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
     return subprocess.Popen([*map(str, command)], env=env)
 

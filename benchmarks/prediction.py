@@ -4,9 +4,9 @@
 
 Reads what `scaling.py` and `exchange.py` have measured, and does three things.  It simulates the runs that `scaling.py`
 measured, from the costs of single exchanges: the differences are the error of the simulation.  It simulates the
-published algorithm with three numbers taken from the published figure (both grouped modes on 4 ranks, ARAR on 100), and
-compares the other twelve.  And it predicts the modes of this package for 400, 4 096 and 65 536 ranks, with several group
-sizes and periods.
+published algorithm with three numbers taken from the published figure (both grouped modes on 4 ranks, ARAR on 100),
+and compares the other twelve.  And it predicts the modes of this package for 400, 4 096 and 65 536 ranks, with several
+group sizes and periods.
 """
 
 import argparse
