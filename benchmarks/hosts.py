@@ -78,10 +78,9 @@ def slow_down(n, rate):
         subprocess.run(["tc", "-n", space, "qdisc", "replace", "dev", link, "root", *limit], check=True)
 
 
-def start_on_hosts(n_hosts, per_host, *options):
-    """Start this file on all hosts: Popen of mpiexec."""
-    folder = Path(tempfile.mkdtemp())
-    launcher = folder / "launcher"
+def start_on_hosts(path, n_hosts, per_host, *options):
+    """Start this file on all hosts, to write to `path`: Popen of mpiexec."""
+    launcher = path.with_name("launcher")
     # mpiexec calls it as it would call ssh: options, the host, the command.
     launcher.write_text(
         '#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\nk=$((${1##*.} - 1)); shift\n'
@@ -92,7 +91,19 @@ def start_on_hosts(n_hosts, per_host, *options):
     mpiexec = str(mpiexec) if mpiexec.exists() else shutil.which("mpiexec")
     names = ",".join(f"{NETWORK}.{k + 1}" for k in range(n_hosts))
     command = ["ip", "netns", "exec", f"{PREFIX}0", mpiexec, "-launcher", "ssh", "-launcher-exec", launcher]
-    command += ["-hosts", names, "-ppn", per_host, "-n", n_hosts * per_host, sys.executable, __file__, *options]
+    command += [
+        "-hosts",
+        names,
+        "-ppn",
+        per_host,
+        "-n",
+        n_hosts * per_host,
+        sys.executable,
+        __file__,
+        "--rank",
+        path,
+        *options,
+    ]
     # UCX sees through namespaces, and would use the memory that they share.
     env = os.environ | {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "net0"}
     env["UCX_TCP_KEEPIDLE"] = "600s"  # else it gives a silent connection up after 16 s
@@ -207,26 +218,23 @@ def main():
     options.out.parent.mkdir(parents=True, exist_ok=True)
     names = ("hosts", "step_ms", "jitter", "period")
     shared = [word for name in names for word in (f"--{name.replace('_', '-')}", getattr(options, name))]
-    path, result = options.out.with_suffix(".tmp"), {"cores": os.cpu_count()}
+    result = {"cores": os.cpu_count()}
     result |= {name: getattr(options, name) for name in (*names, "per_host", "steps")}
-    with hosts(options.hosts):
+    with tempfile.TemporaryDirectory() as folder, hosts(options.hosts):
+        path = Path(folder) / "result.json"
         if options.cut_s:
-            # Two outer exchanges before the cut, and two after it.
-            n_steps = (
-                4 * options.period + int(2 * options.cut_s * 1e3 / options.step_ms) // options.period * options.period
-            )
-            ranks = start_on_hosts(
-                options.hosts, options.per_host, "--rank", path, "--steps", n_steps, "--cut", *shared
-            )
+            # Four outer exchanges, and time for as long again as the link is cut.
+            n_steps = (4 + int(2e3 * options.cut_s / options.step_ms) // options.period) * options.period
+            ranks = start_on_hosts(path, options.hosts, options.per_host, "--steps", n_steps, "--cut", *shared)
             window = cut(ranks, options.hosts, path, options.cut_s)
             result["cut"] = summary_of_cut(finished(ranks, path), window)
             print(json.dumps(result["cut"], indent=1), flush=True)
         result["rates"] = {}
         for rate in options.links:
             slow_down(options.hosts, rate)
-            ranks = start_on_hosts(options.hosts, options.per_host, "--rank", path, "--steps", options.steps, *shared)
+            ranks = start_on_hosts(path, options.hosts, options.per_host, "--steps", options.steps, *shared)
             result["rates"][rate] = finished(ranks, path)
-            print(f"\nlinks: {rate}; rate of a rank over that of one alone")
+            print(f"\nlinks: {rate}; rate of a rank over that of one alone, waiting in steps, staleness")
             for name, found in result["rates"][rate].items():
                 if name != "alone":
                     print("{rate:8.3f} {waited:7.3f} {staleness:6.1f}".format(**found), name, flush=True)
