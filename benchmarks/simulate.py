@@ -254,7 +254,8 @@ class Simulation:
         gap_s = (arrival.done - arrival.begun).mean(-1, keepdims=True) / self.compute.n_polls
         each_s = np.maximum(gap_s, message_s)
         window_s = np.maximum(last - first, 0.0)
-        n_hidden = np.floor(np.divide(window_s, each_s, out=np.zeros_like(each_s), where=each_s > 0))
+        n_hidden = np.divide(window_s, each_s, out=np.zeros_like(each_s), where=each_s > 0)
+        n_hidden = np.floor(n_hidden + 1e-6)  # differences of large times are rounded
         all_left = np.where(
             n_hidden < n_messages, last + (n_messages - n_hidden) * message_s, first + n_messages * each_s
         )
