@@ -165,9 +165,9 @@ def _add_reading_commands(commands):
     report.add_argument("store")
     report.add_argument("--output", help="file to write; by default beside the store, with the ending .html")
     report.set_defaults(command=_report)
-    export = commands.add_parser("export", help="write a run as netCDF or as tables of text")
+    export = commands.add_parser("export", help="write a run as netCDF, tables of text or a timeline")
     export.add_argument("store")
-    export.add_argument("--to", choices=["netcdf", "csv"], required=True)
+    export.add_argument("--to", choices=["netcdf", "csv", "trace"], required=True)
     export.add_argument("--output", help="file, or folder for csv; by default beside the store")
     export.set_defaults(command=_export)
 
@@ -284,6 +284,8 @@ def _export(options):
     run = open_run(options.store)
     if options.to == "netcdf":
         print(export.to_netcdf(run, _beside(options.store, options.output, ".nc")))
+    elif options.to == "trace":
+        print(export.to_trace(run, _beside(options.store, options.output, ".trace.json")))
     else:
         print(*export.to_csv(run, _beside(options.store, options.output, "_csv")), sep="\n")
 

@@ -1,4 +1,4 @@
-"""A run in the shapes that other tools read: ArviZ, netCDF, tables of text."""
+"""A run in the shapes that other tools read: ArviZ, netCDF, tables of text, timelines."""
 
 import contextlib
 import importlib.metadata
@@ -91,6 +91,57 @@ def to_csv(run, folder):
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv")
     return sorted(folder.iterdir())
+
+
+def to_trace(run, path, n_rows=1000):
+    """Write how the ranks spent their time as a timeline for Perfetto (ui.perfetto.dev) or chrome://tracing.
+
+    Each rank is a process with a slice for each row of its history, and below it what the rank waited in that time,
+    drawn at its end: a row says how long, not when.  Clocks start with each rank's own training.  For a slice for each
+    step train with `record_every=1`.
+
+    Parameters
+    ----------
+    run : DataTree
+        May still be running.
+    path : path
+        It must not exist; JSON in Chrome's trace event format.
+    n_rows : int
+        Slices of a rank at most; beyond that, neighbouring rows are drawn as one.
+
+    Returns
+    -------
+    Path
+    """
+    analysis.single_run(run, "to_trace")
+    path = _new(path)
+    history, hosts = run[schema.HISTORY].to_dataset(), run[schema.ENVIRONMENT]["host"].values
+    events = []
+    for rank, host in enumerate(hosts):
+        # What the format calls a process is a rank here.
+        name = {"name": f"rank {rank} on {host}"}
+        events.append({"ph": "M", "name": "process_name", "pid": rank, "args": name})
+        events += _slices(history.isel({schema.RANK: rank}), rank, n_rows)
+    path.write_text(json.dumps({"displayTimeUnit": "ms", "traceEvents": events}), encoding="utf-8")
+    return path
+
+
+def _slices(history, rank, n_rows):
+    """Events of one rank: its steps, its waiting, and the age of what it used; times in microseconds."""
+    history = history.isel({schema.STEP: history[schema.STEP].values <= int(history[schema.PROGRESS])})
+    n = history.sizes[schema.STEP]
+    last = np.arange(n - 1, -1, -max(1, -(-n // n_rows)))[::-1]
+    columns = {name: history[name].values for name in ("elapsed_s", "waited_s", "staleness")}
+    ends = np.r_[0.0, 1e6 * columns["elapsed_s"][last]]
+    waits = np.diff(np.r_[0.0, 1e6 * np.cumsum(columns["waited_s"])[last]])
+    steps = np.r_[0, history[schema.STEP].values[last]].astype(int)
+    for k, row in enumerate(last):
+        common = {"ph": "X", "pid": rank, "tid": 0}
+        steps_of = {"name": f"steps {steps[k] + 1} to {steps[k + 1]}", "ts": ends[k], "dur": ends[k + 1] - ends[k]}
+        yield common | steps_of
+        yield common | {"name": "waiting, in total", "ts": ends[k + 1] - waits[k], "dur": waits[k]}
+        age = {"steps": float(columns["staleness"][row])}
+        yield {"ph": "C", "pid": rank, "name": schema.LONG_NAMES["staleness"], "ts": ends[k + 1], "args": age}
 
 
 def _plain(dataset):

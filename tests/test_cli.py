@@ -108,6 +108,7 @@ def test_ls_report_and_export_read_what_run_wrote(capsys, path, spec, tmp_path):
         assert np.isfinite(run["posterior/mu"]).all()
     status, out, _ = sagips(capsys, "export", spec.store, "--to", "csv", "--output", tmp_path / "tables")
     assert status == 0 and out.splitlines()[-1] == f"{tmp_path}/tables/posterior.csv"
+    assert sagips(capsys, "export", spec.store, "--to", "trace") == (0, f"{tmp_path}/a.trace.json\n", "")
     status, out, err = sagips(capsys, "export", spec.store, "--to", "netcdf")
     assert (status, out) == (2, "") and "a.nc` exists already" in err
 

@@ -179,6 +179,22 @@ def test_tables_hold_estimates_draws_and_convergence(folder, tmp_path):
     assert [path.name for path in under_way] == ["convergence.csv"]
 
 
+def test_a_timeline_holds_all_time_and_all_waiting(folder, tmp_path):
+    run = open_run(folder / "under way.zarr")
+    history = run["history"].isel(rank=1).to_dataset().dropna("step", subset=["elapsed_s"])
+    for n_rows, n_slices in ((1000, 30), (7, 6)):
+        events = json.loads(export.to_trace(run, tmp_path / f"{n_rows}.json", n_rows).read_text())["traceEvents"]
+        slices = [event for event in events if event["ph"] == "X" and event["pid"] == 1]
+        steps = [event for event in slices if event["name"].startswith("steps")]
+        assert len(steps) == n_slices
+        assert sum(event["dur"] for event in steps) == pytest.approx(1e6 * history["elapsed_s"].values[-1])
+        waits = sum(event["dur"] for event in slices if event["name"] == "waiting, in total")
+        assert waits == pytest.approx(1e6 * history["waited_s"].values.sum())
+        assert steps[-1]["name"].endswith("to 300")
+    with pytest.raises(FileExistsError, match="exists already"):
+        export.to_trace(run, tmp_path / "7.json")
+
+
 class Page(HTMLParser):
     """What a browser would find: texts, embedded images, and whatever is loaded from elsewhere."""
 

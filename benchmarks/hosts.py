@@ -1,0 +1,245 @@
+"""Modes of exchange on several hosts with slow links between them, and with a link that is cut for a while.
+
+    sudo .venv/bin/python benchmarks/hosts.py         # Linux, as root; about 5 minutes; benchmarks/results/hosts.json
+
+Each host is a network namespace of this machine, joined to the others by a bridge: MPICH takes them for computers of
+their own and sends by TCP, and ranks of one host share memory.  Links are slowed by `tc` (token bucket).  Compute is
+emulated as in `scaling.py`.  The last part takes the link of the last host down in the middle of a run: which steps are
+taken meanwhile, how soon after its return all ranks go on, and whether all end with the mean of all weights.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from scaling import N_WEIGHTS, measure_alone, measure_mode, store_in, summary, take_step, usual_modes
+from simulate import Compute
+
+from sagips_kit.world import World
+
+HERE = Path(__file__).parent
+PREFIX, NETWORK = "sagips-host", "10.77.0"
+
+
+def ip(*words):
+    subprocess.run(["ip", *map(str, words)], check=True)
+
+
+@contextlib.contextmanager
+def hosts(n):
+    """So many namespaces, `sagips-host0` and on, on one bridge; taken away in the end."""
+    made = []
+    try:
+        for name in (f"{PREFIX}s", *(f"{PREFIX}{k}" for k in range(n))):
+            ip("netns", "add", name)
+            made.append(name)
+            ip("-n", name, "link", "set", "lo", "up")
+        ip("-n", f"{PREFIX}s", "link", "add", "bridge", "type", "bridge")
+        ip("-n", f"{PREFIX}s", "link", "set", "bridge", "up")
+        for k in range(n):
+            host, port = ["-n", f"{PREFIX}{k}"], ["-n", f"{PREFIX}s"]
+            ip(
+                "link",
+                "add",
+                "net0",
+                "netns",
+                f"{PREFIX}{k}",
+                "type",
+                "veth",
+                "peer",
+                f"port{k}",
+                "netns",
+                f"{PREFIX}s",
+            )
+            ip(*port, "link", "set", f"port{k}", "master", "bridge", "up")
+            ip(*host, "addr", "add", f"{NETWORK}.{k + 1}/24", "dev", "net0")
+            ip(*host, "link", "set", "net0", "up")
+        yield
+    finally:
+        for name in made:
+            ip("netns", "del", name)
+
+
+def slow_down(n, rate):
+    """Let every host send and receive at `rate` at most, in words of `tc`; "free" for no limit."""
+    links = [(f"{PREFIX}{k}", "net0") for k in range(n)] + [(f"{PREFIX}s", f"port{k}") for k in range(n)]
+    for space, link in links if rate != "free" else []:
+        limit = ["tbf", "rate", rate, "burst", "256kb", "latency", "100ms"]
+        subprocess.run(["tc", "-n", space, "qdisc", "replace", "dev", link, "root", *limit], check=True)
+
+
+def start_on_hosts(path, n_hosts, per_host, *options):
+    """Start this file on all hosts, to write to `path`: Popen of mpiexec."""
+    launcher = path.with_name("launcher")
+    # mpiexec calls it as it would call ssh: options, the host, the command.
+    launcher.write_text(
+        '#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\nk=$((${1##*.} - 1)); shift\n'
+        f'exec ip netns exec {PREFIX}$k unshare --uts sh -c "hostname host$k; $*"\n'
+    )
+    launcher.chmod(0o700)
+    mpiexec = Path(sys.executable).with_name("mpiexec")
+    mpiexec = str(mpiexec) if mpiexec.exists() else shutil.which("mpiexec")
+    names = ",".join(f"{NETWORK}.{k + 1}" for k in range(n_hosts))
+    command = ["ip", "netns", "exec", f"{PREFIX}0", mpiexec, "-launcher", "ssh", "-launcher-exec", launcher]
+    command += [
+        "-hosts",
+        names,
+        "-ppn",
+        per_host,
+        "-n",
+        n_hosts * per_host,
+        sys.executable,
+        __file__,
+        "--rank",
+        path,
+        *options,
+    ]
+    # UCX sees through namespaces, and would use the memory that they share.
+    env = os.environ | {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "net0"}
+    env["UCX_TCP_KEEPIDLE"] = "600s"  # else it gives a silent connection up after 16 s
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
+    return subprocess.Popen([*map(str, command)], env=env)
+
+
+def measure_rates(world, options):
+    """Rates of all modes, as in `scaling.py`."""
+    compute = Compute(options.step_ms / 1e3, options.jitter)
+    rng = np.random.default_rng([0, world.rank])
+    with tempfile.TemporaryDirectory() as own:
+        folder = world.comm.bcast(own)
+        path = store_in(folder, "alone", world, options)
+        rounds = {"alone": [measure_alone(world, compute, options.steps, path)]}
+        for index, (name, mode) in enumerate(usual_modes(world.size // options.hosts, options.period).items()):
+            path = store_in(folder, f"{index}", world, options)
+            rounds[name] = [measure_mode(world, mode, compute, options.steps, options.period, path, rng)]
+        world.barrier()
+    return summary(rounds, compute)
+
+
+def measure_cut(world, options):
+    """When each rank ended each step, in seconds of the machine's clock, and how far the weights are from their mean.
+
+    Nothing is learned here: all weights should end where those of all ranks were in the mean, in the beginning.
+    """
+    compute = Compute(options.step_ms / 1e3, options.jitter)
+    rng = np.random.default_rng([1, world.rank])
+    mode = usual_modes(world.size // options.hosts, options.period)["grouped, one-sided"]
+    buffer, ended = torch.randn(1, N_WEIGHTS, generator=torch.Generator().manual_seed(world.rank)), []
+    mean = np.mean(world.comm.allgather(buffer.numpy().copy()), axis=0)
+    with mode.open(world, buffer) as channel:
+        for step, work_s in enumerate(compute.draw(rng, options.steps)):
+            take_step(channel, buffer, step, work_s, compute)
+            ended.append(time.perf_counter())
+            if step == options.period and world.rank == 0:
+                Path(f"{options.rank}.begun").touch()
+    off = world.comm.allgather(float(np.abs(buffer.numpy() - mean).max()))
+    return {"ended": world.comm.allgather(ended), "off_the_mean": max(off)}
+
+
+def run_rank(options):
+    world = World.from_mpi(device="cpu", timeout_s=120)
+    result = (measure_cut if options.cut else measure_rates)(world, options)
+    if world.rank == 0:
+        Path(options.rank).write_text(json.dumps(result))
+
+
+def cut(ranks, n_hosts, path, cut_s):
+    """Take the last host's link away for `cut_s`, once training is under way: start and end, s."""
+    begun = Path(f"{path}.begun")
+    while not begun.exists():
+        if ranks.poll() is not None:
+            raise RuntimeError(f"mpiexec ended with {ranks.returncode}.")
+        time.sleep(0.05)
+    begun.unlink()
+    host = ["-n", f"{PREFIX}{n_hosts - 1}", "link", "set", "net0"]
+    ip(*host, "down")
+    start = time.perf_counter()
+    time.sleep(cut_s)
+    ip(*host, "up")
+    return start, time.perf_counter()
+
+
+def summary_of_cut(result, window):
+    """What the ranks did while the link was cut, and after."""
+    ended, (start, stop) = np.array(result["ended"]), window
+    inside = ((ended > start) & (ended < stop)).sum(1)
+    after = [times[times > stop].min() - stop for times in ended]
+    return {
+        "cut_s": stop - start,
+        "steps_while_cut": [int(n) for n in inside],
+        "first_step_after_s": float(max(after)),
+        "longest_step_s": float(np.diff(ended, axis=1).max()),
+        "steps_of_each_rank": ended.shape[1],
+        "off_the_mean": result["off_the_mean"],
+    }
+
+
+def finished(process, path):
+    if process.wait():
+        raise RuntimeError(f"mpiexec ended with {process.returncode}.")
+    result = json.loads(path.read_text())
+    path.unlink()
+    return result
+
+
+def ended_by_signal(number, frame):
+    sys.exit(128 + number)  # by way of `finally`: no namespace is left behind
+
+
+def main():
+    signal.signal(signal.SIGTERM, ended_by_signal)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hosts", type=int, default=2)
+    parser.add_argument("--per-host", type=int, default=4, help="ranks on each host")
+    parser.add_argument("--links", nargs="*", default=["free", "1gbit", "100mbit"], help="bits per second")
+    parser.add_argument("--step-ms", type=float, default=50.0)
+    parser.add_argument("--jitter", type=float, default=0.1)
+    parser.add_argument("--steps", type=int, default=200, help="of each mode: a multiple of the period")
+    parser.add_argument("--period", type=int, default=100, help="steps between outer exchanges")
+    parser.add_argument("--cut-s", type=float, default=20.0, help="how long the link is cut; 0 for not at all")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "hosts.json")
+    parser.add_argument("--rank", help=argparse.SUPPRESS)
+    parser.add_argument("--cut", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.rank:
+        return run_rank(options)
+    if os.geteuid() != 0:
+        parser.error("network namespaces need root: type `sudo` before the command.")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    names = ("hosts", "step_ms", "jitter", "period")
+    shared = [word for name in names for word in (f"--{name.replace('_', '-')}", getattr(options, name))]
+    result = {"cores": os.cpu_count()}
+    result |= {name: getattr(options, name) for name in (*names, "per_host", "steps")}
+    with tempfile.TemporaryDirectory() as folder, hosts(options.hosts):
+        path = Path(folder) / "result.json"
+        if options.cut_s:
+            # Four outer exchanges, and time for as long again as the link is cut.
+            n_steps = (4 + int(2e3 * options.cut_s / options.step_ms) // options.period) * options.period
+            ranks = start_on_hosts(path, options.hosts, options.per_host, "--steps", n_steps, "--cut", *shared)
+            window = cut(ranks, options.hosts, path, options.cut_s)
+            result["cut"] = summary_of_cut(finished(ranks, path), window)
+            print(json.dumps(result["cut"], indent=1), flush=True)
+        result["rates"] = {}
+        for rate in options.links:
+            slow_down(options.hosts, rate)
+            ranks = start_on_hosts(path, options.hosts, options.per_host, "--steps", options.steps, *shared)
+            result["rates"][rate] = finished(ranks, path)
+            print(f"\nlinks: {rate}; rate of a rank over that of one alone, waiting in steps, staleness")
+            for name, found in result["rates"][rate].items():
+                if name != "alone":
+                    print("{rate:8.3f} {waited:7.3f} {staleness:6.1f}".format(**found), name, flush=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
