@@ -11,7 +11,7 @@ import torch
 
 from . import schedule, state
 from .adversary import CURVATURE, learn_generated, learn_observed
-from .data import Batches, balanced_resample, batch_order, check_events
+from .data import Batches, balanced_resample, batch_order, check_events, prior_shifts
 from .exchange import Independent
 from .features import WhiteFeatures, weights_of_categories
 from .flat import FlatGradient, FlatWeights
@@ -166,10 +166,13 @@ class Trainer:
         categories = problem.category(events)
         self._category_weights = weights_of_categories(problem, events).to(device)
         self._batches, statistics = [], []
+        self._shifts = torch.zeros((settings.n_members, len(problem.priors)), device=device)
         for member in range(settings.n_members):
             chosen = torch.arange(len(events))
             if settings.bootstrap:
                 chain = self._replica * settings.n_members + member
+                shifts = prior_shifts(len(problem.priors), chain, self._n_chains, self.seed)
+                self._shifts[member] = torch.as_tensor(shifts)
                 copies = balanced_resample(len(events), chain, self._n_chains, self.seed)
                 chosen = torch.repeat_interleave(chosen, torch.as_tensor(copies))
             sample = events[chosen]
@@ -281,10 +284,10 @@ class Trainer:
         self._staleness = mixed.staleness
 
     def _constraints(self, theta):
-        """Half the squared constraints per event, as in the likelihood: (member, set, parameter) -> (member,)."""
+        """Half the squared residuals per event, as in the likelihood: (member, set, parameter) -> (member,)."""
         each = [
-            torch.vmap(lambda one, data=data: self.problem.constraints(one, data))(sets)
-            for sets, data in zip(theta, self._statistics, strict=True)
+            torch.vmap(lambda one, data=data, shift=shift: self.problem.residuals(one, data, shift))(sets)
+            for sets, data, shift in zip(theta, self._statistics, self._shifts, strict=True)
         ]
         return torch.stack(each).square().sum(-1).mean(-1) / (2 * self._n_events)
 
