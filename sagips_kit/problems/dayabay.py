@@ -15,7 +15,9 @@ from .. import reactor
 from ..problem import Problem
 from ..settings import Count, value
 
-_N_HARMONICS, _N_NEAR = 16, 8  # keep all linear information on the mixing, and all but a few per cent on the rest
+# Harmonics beyond the knots, and for the difference of the near halls: they keep all linear information on the mixing,
+# and all but a few per cent on the rest.
+_N_MORE, _N_NEAR = 2, 8
 _KNOTS, _PIVOT = (2.0, 8.0), 4.0  # MeV, of the antineutrino
 _DM2_MID, _DM2_HALF, _DM2_ORDER = 2.5e-3, 0.6e-3, 10  # eV^2; error of the Taylor series below 1e-6
 _PERIODS = ("6AD", "8AD", "7AD")
@@ -153,7 +155,7 @@ class DayaBay(Problem):
         # Harmonics of sqrt(energy), about as wide as the resolution everywhere; with their differences between halls.
         low, high = math.sqrt(reactor.BIN * reactor.FIRST), math.sqrt(reactor.BIN * reactor.LAST)
         x = (events[..., :1].sqrt() - low) / (high - low)
-        waves = torch.cat([2 * x - 1, (math.pi * torch.arange(1, _N_HARMONICS + 1).to(x) * x).cos()], dim=-1)
+        waves = torch.cat([2 * x - 1, (math.pi * torch.arange(1, self.n_knots + _N_MORE + 1).to(x) * x).cos()], dim=-1)
         hall = (events[..., 1:] == torch.arange(reactor.N_HALLS).to(events)).to(events)
         columns = [hall, waves, (2 * hall[..., 2:] - 1) * waves]
         if self.nuisances:
@@ -171,11 +173,22 @@ class DayaBay(Problem):
 
     def constraints(self, theta, statistic):
         observed = statistic.sum(-1).to(theta)
-        subsample = observed.sum() / self._tables(theta).observed.sum()
-        return (subsample * self.spectra(theta).sum(-1) - observed) / observed.sqrt()
+        return (self._expected(theta, statistic).sum(-1) - observed) / observed.sqrt()
+
+    def chi_squared(self, theta, statistic):
+        """Pearson's chi^2 of the observed counts of each hall, rate and shape, for the expected ones at theta: (hall,).
+
+        Of data that follow these it has as many degrees of freedom as a hall has bins, 132.
+        """
+        expected = self._expected(theta, statistic)
+        return ((statistic.to(theta) - expected).square() / expected).sum(-1)
 
     def log_likelihood(self, theta, statistic):
         return (statistic.to(theta) * _shares(self.spectra(theta)).log()).sum()
+
+    def _expected(self, theta, statistic):
+        """The expected counts of as many events as there are in the statistic, which may be those of a subsample."""
+        return statistic.sum().to(theta) / self._tables(theta).observed.sum() * self.spectra(theta)
 
     @property
     def _periods(self):
