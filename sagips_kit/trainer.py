@@ -285,10 +285,8 @@ class Trainer:
 
     def _constraints(self, theta):
         """Half the squared residuals per event, as in the likelihood: (member, set, parameter) -> (member,)."""
-        each = [
-            torch.vmap(lambda one, data=data, shift=shift: self.problem.residuals(one, data, shift))(sets)
-            for sets, data, shift in zip(theta, self._statistics, self._shifts, strict=True)
-        ]
+        residuals = torch.vmap(self.problem.residuals, in_dims=(0, None, None))
+        each = [residuals(*one) for one in zip(theta, self._statistics, self._shifts, strict=True)]
         return torch.stack(each).square().sum(-1).mean(-1) / (2 * self._n_events)
 
     def _turn_axes(self):

@@ -33,9 +33,9 @@ FLOORS = {
     2: {
         "world",
         "problem",
+        "pipeline",
         "gan",
         "adversary",
-        "samplers",
         "flat",
         "slots",
         "meeting",
