@@ -22,6 +22,7 @@ _HOMES = {
     "Proxy": "problems",
     "Proxy2D": "problems",
     "DayaBay": "problems",
+    "Image": "problems",
     "Linear": "problems",
     "Octants": "problems",
     "Independent": "exchange",

@@ -186,10 +186,13 @@ class Pipeline:
             true = [self._measured(k, *each) for k, each in enumerate(zip(true, rows, strict=True))]
         return torch.stack(true, dim=-1)
 
+    def norm(self, theta):
+        """Integral of the theory's density, nothing selected: a scalar, differentiable."""
+        return self.sampler.integral(self.sampler.density(self.theory, theta))
+
     def efficiency(self, theta):
         """Fraction of the true events that is selected: a scalar, differentiable."""
-        whole = self.sampler.density(self.theory, theta)
-        return self.sampler.integral(self._accepted(theta)) / self.sampler.integral(whole)
+        return self.sampler.integral(self._accepted(theta)) / self.norm(theta)
 
     def log_likelihood(self, theta, events):
         """Log-likelihood of measured and selected events (event, observable): a scalar, differentiable."""
