@@ -230,7 +230,9 @@ class Pipeline:
         low, high = torch.where(sign > 0, low, -high), torch.where(sign > 0, high, -low)
         below, above = torch.special.ndtr(low), torch.special.ndtr(high)
         pull = torch.special.ndtri(below + (above - below) * u.clamp(_EDGE, 1 - _EDGE))
-        return true + sigma * sign * pull.clamp(low, high)
+        # Rounding must not carry an event out of the window.
+        measured = true + sigma * sign * pull
+        return measured if self._windows[k] == (None, None) else measured.clamp(*self._windows[k])
 
     def _points(self, k, grid):
         """Where the density of measured values is computed: as many points as the grid has, over the window."""
