@@ -29,7 +29,7 @@ class Separate:
 
     def sample(self, density, noise):
         """True values (observable, event) of densities ((grid,), ...) by noise (observable, event)."""
-        grids = self._like(noise)
+        grids = self.grids_like(noise)
         return [inverse_cdf(*each) for each in zip(density, grids, noise, strict=True)]
 
     def weigh(self, density, factors):
@@ -38,7 +38,7 @@ class Separate:
 
     def integral(self, density):
         """One for each observable, and their product for all: a scalar."""
-        grids = self._like(density[0])
+        grids = self.grids_like(density[0])
         return math.prod(cumulative(*each)[-1] for each in zip(density, grids, strict=True))
 
     def convolve(self, density, responses):
@@ -52,12 +52,13 @@ class Separate:
 
     def density(self, theory, theta):
         """What the theory says at the grids' points."""
-        found = theory(theta, *self._like(theta))
+        found = theory(theta, *self.grids_like(theta))
         found = [found] if isinstance(found, torch.Tensor) else found
         _check_shapes(theory, [tuple(one.shape) for one in found], [tuple(grid.shape) for grid in self.grids])
         return found
 
-    def _like(self, tensor):
+    def grids_like(self, tensor):
+        """The grids in the type and on the device of a tensor."""
         return [grid.to(tensor) for grid in self.grids]
 
 
@@ -74,7 +75,7 @@ class Plane(Separate):
         super().__init__(x, y)
 
     def sample(self, density, noise):
-        x, y = self._like(noise)
+        x, y = self.grids_like(noise)
         first = inverse_cdf(cumulative(density, y)[:, -1], x, noise[0])
         # Linear between the grid's points in x: at their lines nothing jumps.
         left, part = _cell(x, first)
@@ -85,7 +86,7 @@ class Plane(Separate):
         return density * factors[0][:, None] * factors[1]
 
     def integral(self, density):
-        x, y = self._like(density)
+        x, y = self.grids_like(density)
         return cumulative(cumulative(density, y)[:, -1], x)[-1]
 
     def convolve(self, density, responses):
@@ -97,7 +98,7 @@ class Plane(Separate):
         return (left * (1 - in_y) + right * in_y).log()
 
     def density(self, theory, theta):
-        x, y = self._like(theta)
+        x, y = self.grids_like(theta)
         found = theory(theta, x[:, None], y[None, :])
         _check_shapes(theory, [tuple(found.shape)], [(len(x), len(y))])
         return found
@@ -138,7 +139,7 @@ class Select:
             low, high = window
             if low is not None and high is not None and not low < high:
                 raise ValueError(f"Select: window = {window!r}: the lower limit should be below the upper one.")
-        self.windows = windows
+        self.windows = tuple(tuple(window) for window in windows)
 
 
 class Pipeline:
@@ -196,7 +197,7 @@ class Pipeline:
 
     def log_likelihood(self, theta, events):
         """Log-likelihood of measured and selected events (event, observable): a scalar, differentiable."""
-        density, points = self.sampler.density(self.theory, theta), self.sampler._like(theta)
+        density, points = self.sampler.density(self.theory, theta), self.sampler.grids_like(theta)
         norm = self.sampler.integral(self._accepted(theta))
         if self.smear is not None:
             points = [self._points(k, grid) for k, grid in enumerate(points)]
@@ -209,7 +210,7 @@ class Pipeline:
         if self.smear is None:
             return density
         factors = []
-        for k, grid in enumerate(self.sampler._like(theta)):
+        for k, grid in enumerate(self.sampler.grids_like(theta)):
             low, high = self._limits(k, grid, self.smear.at(k, grid))
             factors.append(torch.special.ndtr(high) - torch.special.ndtr(low))
         return self.sampler.weigh(density, factors)

@@ -73,8 +73,8 @@ class Image(Problem):
         return _pipeline(self.n_pixels).log_likelihood(theta, statistic)
 
 
-@functools.lru_cache
 def _pipeline(n_pixels):
+    # Not kept: tensors made inside a transform (vmap, grad) must not outlive it.
     grid = torch.linspace(0, 1, _N_BETWEEN * (n_pixels - 1) + 1, dtype=torch.float64)
 
     def theory(theta, x, y):
