@@ -13,6 +13,7 @@ from .topology import chunk_bounds
 
 _TICKETS = 16  # chains that share one balanced resampling, at most
 _RESAMPLING = 101  # sets this random stream apart from that of the events, which may be made of the same seed
+_CALIBRATION = 102
 
 
 def check_events(problem, events):
@@ -62,6 +63,15 @@ def _owners(n_events, n_shared, first, seed):
     """The chain that each copy of each event goes to: (event, copy)."""
     rng = np.random.default_rng([seed, _RESAMPLING, first])
     return rng.integers(n_shared, size=(n_events, n_shared), dtype=np.uint8)
+
+
+def prior_shifts(n_priors, chain, n_chains, seed):
+    """By how many deviations one chain's priors are moved, (prior,): the resample of what is known beside the events.
+
+    Over all chains the mean is 0, as the mean of their resamples is the data.
+    """
+    shifts = np.random.default_rng([seed, _CALIBRATION]).normal(size=(n_chains, n_priors))
+    return (shifts - shifts.mean(axis=0))[chain]
 
 
 def neighbour_order(events, n_cells):

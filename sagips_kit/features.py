@@ -65,7 +65,7 @@ class WhiteFeatures:
 
         def responses(y):
             theta = self._problem.scale(to_unit(y))
-            return self(self._problem.simulate(theta, noise)).mean(0), self._problem.constraints(theta, statistic)
+            return self(self._problem.simulate(theta, noise)).mean(0), self._problem.residuals(theta, statistic)
 
         # Reverse mode: forward mode through a user's simulator meets more operators without a rule.
         features, constraints = torch.func.jacrev(responses)(y)
@@ -138,7 +138,7 @@ def _information_and_score(problem, theta, events, n_simulated, seed):
         simulated = problem.simulate(theta, noise)
         features, weights = problem.features(simulated), category_weights[problem.category(simulated)]
         mean = (weights[:, None] * features).mean(0)
-        constraints = problem.constraints(theta, statistic)
+        constraints = problem.residuals(theta, statistic)
         return (mean, constraints), (mean, constraints, features, weights)
 
     (slopes, pulls), (mean, constraints, features, weights) = torch.func.jacrev(responses, has_aux=True)(t)

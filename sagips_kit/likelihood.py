@@ -36,7 +36,7 @@ class LikelihoodFit:
 
 
 def fit_likelihood(problem, events, n_starts=3, seed=0):
-    """Maximise the likelihood of the events, constraints included.
+    """Maximise the likelihood of the events, constraints and priors included.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def fit_likelihood(problem, events, n_starts=3, seed=0):
 
     def loss(t):
         theta = problem.scale(t)
-        penalty = 0.5 * problem.constraints(theta, statistic).square().sum()
+        penalty = 0.5 * problem.residuals(theta, statistic).square().sum()
         return (penalty - problem.log_likelihood(theta, statistic)) / n_events
 
     n_events = len(events)

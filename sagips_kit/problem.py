@@ -34,6 +34,8 @@ class Problem(ABC):
         The parameters the observed events were made with (closure test), else None.
     published : dict of str to (value, deviation)
         Published measurements to compare with, if any.
+    priors : dict of str to (value, deviation)
+        What is known of parameters beside the events, from a calibration for instance, with normal errors.
     """
 
     parameters: tuple[str, ...]
@@ -46,6 +48,7 @@ class Problem(ABC):
     long_names: dict[str, str] = {}
     truth: tuple[float, ...] | None = None
     published: dict[str, tuple[float, float]] = {}
+    priors: dict[str, tuple[float, float]] = {}
 
     @abstractmethod
     def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
@@ -96,6 +99,27 @@ class Problem(ABC):
     def constraints(self, theta: Tensor, statistic: Tensor) -> Tensor:
         """Further knowledge on `theta`, as residuals in units of their standard deviations: (constraint,)."""
         return theta[:0]
+
+    def residuals(self, theta: Tensor, statistic: Tensor, shift=0.0) -> Tensor:
+        """The constraints, then the distances from the priors, in units of their deviations; not to be overridden.
+
+        Parameters
+        ----------
+        theta : Tensor (parameter,)
+        statistic : Tensor
+        shift : Tensor (prior,)
+            By how much the priors' values are moved up, in deviations: another calibration would give other ones.
+
+        Returns
+        -------
+        Tensor (constraint,)
+        """
+        constraints = self.constraints(theta, statistic)
+        if not self.priors:
+            return constraints
+        columns = [self.parameters.index(name) for name in self.priors]
+        value, deviation = torch.tensor(list(self.priors.values()), dtype=theta.dtype, device=theta.device).T
+        return torch.cat([constraints, (theta[columns] - value) / deviation - shift])
 
     def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
         """Log-likelihood of the observed events without the constraints: a scalar, differentiable in `theta`."""

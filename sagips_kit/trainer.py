@@ -11,7 +11,7 @@ import torch
 
 from . import schedule, state
 from .adversary import CURVATURE, learn_generated, learn_observed
-from .data import Batches, balanced_resample, batch_order, check_events
+from .data import Batches, balanced_resample, batch_order, check_events, prior_shifts
 from .exchange import Independent
 from .features import WhiteFeatures, weights_of_categories
 from .flat import FlatGradient, FlatWeights
@@ -166,10 +166,13 @@ class Trainer:
         categories = problem.category(events)
         self._category_weights = weights_of_categories(problem, events).to(device)
         self._batches, statistics = [], []
+        self._shifts = torch.zeros((settings.n_members, len(problem.priors)), device=device)
         for member in range(settings.n_members):
             chosen = torch.arange(len(events))
             if settings.bootstrap:
                 chain = self._replica * settings.n_members + member
+                shifts = prior_shifts(len(problem.priors), chain, self._n_chains, self.seed)
+                self._shifts[member] = torch.as_tensor(shifts)
                 copies = balanced_resample(len(events), chain, self._n_chains, self.seed)
                 chosen = torch.repeat_interleave(chosen, torch.as_tensor(copies))
             sample = events[chosen]
@@ -192,12 +195,10 @@ class Trainer:
         self._flat = FlatGradient(self.generator.parameters(), settings.n_members)
         # With the axes: weights mean something only along their own.
         self._weights = FlatWeights([*self.generator.parameters(), *self.generator.buffers()], settings.n_members)
-        options = {"betas": _BETAS, "foreach": True}
+        self._rates = {self.generator: settings.generator_rate, self.discriminator: settings.discriminator_rate}
         self._optimisers = {
-            self.generator: torch.optim.Adam(self.generator.parameters(), settings.generator_rate, **options),
-            self.discriminator: torch.optim.Adam(
-                self.discriminator.parameters(), settings.discriminator_rate, **options
-            ),
+            network: torch.optim.Adam(network.parameters(), rate, _BETAS, foreach=True)
+            for network, rate in self._rates.items()
         }
 
     def _train_step(self):
@@ -220,8 +221,7 @@ class Trainer:
 
     def _set_rates(self):
         factor = schedule.rate_factor(self._done, self.settings)
-        rates = {self.generator: self.settings.generator_rate, self.discriminator: self.settings.discriminator_rate}
-        for network, rate in rates.items():
+        for network, rate in self._rates.items():
             for group in self._optimisers[network].param_groups:
                 group["lr"] = rate * factor
 
@@ -272,7 +272,7 @@ class Trainer:
 
     def _update_generator(self):
         mixed = self._channel.finish()
-        if mixed.received:  # what left another rank as a number may have been damaged on the way
+        if mixed.received:  # perhaps damaged on the way
             self._guard.screen_(self._flat.buffer)
         self._flat.unpack()
         self._optimisers[self.generator].step()
@@ -283,11 +283,9 @@ class Trainer:
         self._staleness = mixed.staleness
 
     def _constraints(self, theta):
-        """Half the squared constraints per event, as in the likelihood: (member, set, parameter) -> (member,)."""
-        each = [
-            torch.vmap(lambda one, data=data: self.problem.constraints(one, data))(sets)
-            for sets, data in zip(theta, self._statistics, strict=True)
-        ]
+        """Half the squared residuals per event, as in the likelihood: (member, set, parameter) -> (member,)."""
+        residuals = torch.vmap(self.problem.residuals, in_dims=(0, None, None))
+        each = [residuals(*one) for one in zip(theta, self._statistics, self._shifts, strict=True)]
         return torch.stack(each).square().sum(-1).mean(-1) / (2 * self._n_events)
 
     def _turn_axes(self):

@@ -49,6 +49,13 @@ class Slow(Gaussian):
 
 
 @value
+class Calibrated(Gaussian):
+    """The mean is also known from elsewhere, better than by the events."""
+
+    priors = {"mu": (0.4, 0.01)}
+
+
+@value
 class Faulty(Gaussian):
     """Its simulator fails on MPI rank 1 in the 30th call."""
 

@@ -18,13 +18,24 @@ PACKAGE = ROOT / "sagips_kit"
 # A room, which is a module or a folder, imports only from lower floors.  A new room gets its place here and in the
 # picture in CONTRIBUTING.md.
 FLOORS = {
-    1: {"schema", "topology", "settings", "schedule", "windows", "device_buffers", "health", "signals", "tables"},
+    1: {
+        "schema",
+        "topology",
+        "settings",
+        "schedule",
+        "windows",
+        "device_buffers",
+        "health",
+        "signals",
+        "tables",
+        "reactor",
+    },
     2: {
         "world",
         "problem",
+        "pipeline",
         "gan",
         "adversary",
-        "samplers",
         "flat",
         "slots",
         "meeting",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sagips_kit import Proxy
-from sagips_kit.data import Batches, balanced_resample, batch_order, check_events, neighbour_order
+from sagips_kit.data import Batches, balanced_resample, batch_order, check_events, neighbour_order, prior_shifts
 
 
 def make_batches(events, categories=None, n_categories=1, batch_size=8, seed=0):
@@ -190,3 +190,12 @@ def test_batches_depend_on_their_random_generator_alone():
     one, same, other = (make_batches(events, seed=seed) for seed in (1, 1, 2))
     first = one.draw()
     assert torch.equal(first, same.draw()) and not torch.equal(first, other.draw())
+
+
+def test_priors_are_moved_as_resamples_are():
+    """Their mean over the chains is what is known, and they vary as another calibration would."""
+    shifts = np.array([prior_shifts(50, chain, 8, 0) for chain in range(8)])
+    np.testing.assert_allclose(shifts.mean(axis=0), 0, atol=1e-12)
+    assert shifts.std(ddof=1) == pytest.approx(1, abs=0.1)
+    assert (prior_shifts(50, 0, 1, 0) == 0).all()
+    assert not np.allclose(shifts, [prior_shifts(50, chain, 8, 1) for chain in range(8)])

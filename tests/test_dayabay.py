@@ -4,11 +4,11 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
+from sagips_kit import DayaBay, fisher_information, reactor
 from sagips_kit.likelihood import fit_likelihood
-from sagips_kit.problems import dayabay
-from sagips_kit.problems.dayabay import DayaBay
 
 torch_jit = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, in its first hessian
 
@@ -26,6 +26,16 @@ def theta(problem):
     return problem.scale(t)
 
 
+def at_published_total(problem, theta):
+    """The same vector without nuisances, and with the norm at which as many events are expected as were observed."""
+    theta, norm = theta.clone(), problem.parameters.index("norm")
+    theta[-len(problem.priors) :], theta[norm] = 0.0, 0.0
+    background, n_observed = problem.spectra(theta).sum(), len(problem.observed(None, np.random.default_rng(0)))
+    theta[norm] = 1.0
+    theta[norm] = (n_observed - background) / (problem.spectra(theta).sum() - background)
+    return theta
+
+
 def test_batched_events_stay_in_the_window_and_halls(problem):
     t, noise = torch.rand(3, len(problem.parameters)), torch.rand(3, 600, problem.noise_dim)
     t[0], t[1] = 0.0, 1.0
@@ -34,7 +44,7 @@ def test_batched_events_stay_in_the_window_and_halls(problem):
     assert events[..., 0].min() >= 0.9 and events[..., 0].max() <= 7.5
     assert torch.equal(events[..., 1], (3 * noise[..., 0]).floor())
     features = problem.features(events)
-    assert features.shape == (3, 600, 37) and features.dtype == torch.float32
+    assert features.shape == (3, 600, 45) and features.dtype == torch.float32
     assert features.abs().max() <= 1 + 1e-5
 
 
@@ -85,14 +95,11 @@ def test_subsample_is_drawn_without_replacement(problem):
 
 @torch_jit
 def test_likelihood_and_constraints_peak_where_the_events_come_from(problem, theta):
-    n_observed = len(problem.observed(None, np.random.default_rng(0)))
-    without, theta[-1] = theta.index_fill(0, torch.tensor(len(theta) - 1), 0.0), 1.0
-    background, total = problem.spectra(without).sum(), problem.spectra(theta).sum()
-    theta[-1] = (n_observed - background) / (total - background)
+    theta = at_published_total(problem, theta)
     expected = problem.spectra(theta)
 
     def joint(x):
-        return problem.log_likelihood(x, expected) - 0.5 * problem.constraints(x, expected).square().sum()
+        return problem.log_likelihood(x, expected) - 0.5 * problem.residuals(x, expected).square().sum()
 
     width = torch.tensor(np.subtract(problem.upper, problem.lower))
     fisher = -torch.func.hessian(joint)(theta) * torch.outer(width, width)
@@ -104,23 +111,92 @@ def test_likelihood_and_constraints_peak_where_the_events_come_from(problem, the
 
 @torch_jit
 @pytest.mark.parametrize(("period", "n_knots", "tolerance"), [("8AD", 14, 2.0), ("all", 20, 0.5)])
-def test_fit_is_near_the_publication(period, n_knots, tolerance):
+@pytest.mark.parametrize("nuisances", [True, False])
+def test_fit_is_near_the_publication(period, n_knots, tolerance, nuisances):
     """Within `tolerance` combined deviations; all periods are the publication's data, so they must agree better."""
     pytest.importorskip("dayabay_data_official")
-    problem = DayaBay(period=period, n_knots=n_knots)
+    problem = DayaBay(period=period, n_knots=n_knots, nuisances=nuisances)
     events = problem.observed(None, np.random.default_rng(0))
     fit = fit_likelihood(problem, events, n_starts=1)
     for name, (published, published_deviation) in problem.published.items():
         k = problem.parameters.index(name)
         assert abs(fit.theta[k] - published) < tolerance * np.hypot(fit.deviation[k], published_deviation)
-    expected, counts = problem.spectra(torch.as_tensor(fit.theta)), problem.statistic(torch.as_tensor(events))
-    assert ((counts - expected).square() / expected).sum() < 1.2 * (expected.numel() - len(fit.theta))
+        # All that is published may be a little more than what is here.
+        assert 0.6 < fit.deviation[k] / published_deviation < (1.05 if period == "all" else 1.3)
+    chi_squared = problem.chi_squared(torch.as_tensor(fit.theta), problem.statistic(torch.as_tensor(events)))
+    assert (scipy.stats.chi2.sf(chi_squared, 132) > 0.01).all()
+
+
+@torch_jit
+def test_nuisances_widen_the_errors_and_are_known_no_worse_than_published(problem):
+    events = problem.observed(None, np.random.default_rng(0))
+    fit, statistical = (fit_likelihood(one, events, n_starts=1) for one in (problem, DayaBay(nuisances=False)))
+    wider = fit.deviation[:17] / statistical.deviation
+    assert 1.05 < wider[0] < 1.5 and 1.05 < wider[1] < 1.5 and wider.min() > 0.999
+    deviations = np.array(list(problem.priors.values()))[:, 1]
+    assert (fit.deviation[17:] < deviations).all() and (np.abs(fit.theta[17:]) < 3 * deviations).all()
+    information = fisher_information(problem, fit.theta, events)
+    np.testing.assert_allclose(information.deviation, fit.deviation, rtol=0.05)
+
+
+def test_nuisances_do_what_they_are_called(problem):
+    """Energy scale, efficiency and lithium of one hall, each by two deviations, against the published inputs."""
+    theta = problem.scale(torch.full((len(problem.parameters),), 0.5, dtype=torch.float64))
+    nominal = problem.spectra(theta)
+
+    def moved(name):
+        other = theta.clone()
+        other[problem.parameters.index(name)] = 2 * problem.priors[name][1]
+        return problem.spectra(other) - nominal, 2 * problem.priors[name][1]
+
+    background = sum(reactor.backgrounds("8AD").values())
+    change, size = moved("efficiency_EH3")
+    torch.testing.assert_close(change[2], size * (nominal - torch.as_tensor(background))[2])
+    assert (change[:2] == 0).all()
+    change, size = moved("lithium_EH1")
+    torch.testing.assert_close(change[0], size * torch.as_tensor(reactor.backgrounds("8AD")["lithium_helium"][0]))
+    change, size = moved("scale_EH2")
+    # Energies grow: events leave the rising side of the spectrum, and add to the falling one.
+    energy = 0.9 + 0.05 * (torch.arange(132) + 0.5)
+    signal = (nominal - torch.as_tensor(background))[1]
+    mean = [(counts * energy).sum() / counts.sum() for counts in (signal, signal + change[1])]
+    assert (mean[1] / mean[0] - 1).item() == pytest.approx(size, rel=0.1)
+    # Efficiency and energy scale of a detector grow together, by their published correlation.
+    assert (change.sum() / signal.sum()).item() == pytest.approx(0.545 * 0.1063 / 0.2 * size, rel=0.1)
+
+
+def test_chi_squared_tells_a_wrong_spectrum(problem, theta, rng):
+    theta = at_published_total(problem, theta)
+    counts = torch.as_tensor(rng.poisson(problem.spectra(theta)))
+    right = problem.chi_squared(theta, counts)
+    assert (scipy.stats.chi2.sf(right, 132) > 1e-4).all() and (scipy.stats.chi2.cdf(right, 132) > 1e-4).all()
+    wrong = theta.clone()
+    wrong[problem.parameters.index("spectrum_10")] += 0.2
+    assert (scipy.stats.chi2.sf(problem.chi_squared(wrong, counts), 132) < 1e-6).all()
+
+
+@pytest.mark.slow
+def test_spectra_without_oscillation_are_those_of_the_collaboration():
+    """Of each detector and period, to 1 % over 1 to 8 MeV, by the collaboration's own forward model."""
+    pytest.importorskip("dayabay_data_official")
+    model = pytest.importorskip("dayabay_model").model_dayabay()
+    for name in ("SinSq2Theta13", "SinSq2Theta12"):
+        model.storage[f"parameters.all.survival_probability.{name}"].value = 0
+    theirs = dict(model.storage["outputs.eventscount.fine.ibd_normalized"].walkitems())
+    ours = {
+        (detector, period): spectrum
+        for period in ("6AD", "8AD", "7AD")
+        for detector, spectrum in reactor.unoscillated(period, last=160).items()
+    }
+    assert ours.keys() == theirs.keys() and len(ours) == 21
+    for key, spectrum in ours.items():
+        np.testing.assert_allclose(spectrum[2:], theirs[key].data[20:160], rtol=0.01)
+        assert spectrum[2:].sum() == pytest.approx(theirs[key].data[20:160].sum(), rel=1e-3)
 
 
 def test_missing_data_package_names_the_line_to_type(monkeypatch):
     monkeypatch.setitem(sys.modules, "dayabay_data_official", None)
     monkeypatch.setitem(sys.modules, "dayabay_data_official.dataset", None)
-    dayabay._read.cache_clear()
-    dayabay._tables.cache_clear()
+    reactor._raw.cache_clear()
     with pytest.raises(ModuleNotFoundError, match=r'pip install "sagips_kit\[dayabay\]"'):
-        DayaBay().observed(10, np.random.default_rng(0))
+        reactor.solar()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from gaussian import Gaussian, exact_fit
+from gaussian import Calibrated, Gaussian, exact_fit
 
 from sagips_kit import Proxy, fit_likelihood
 from sagips_kit.settings import value
@@ -88,3 +88,12 @@ class NoLikelihood(Proxy):
 def test_no_likelihood_is_an_error():
     with pytest.raises(NotImplementedError, match="NoLikelihood declares no log_likelihood"):
         fit_likelihood(NoLikelihood(), np.full((5, 2), 0.5))
+
+
+def test_a_prior_is_a_constraint_on_one_parameter(events):
+    by_prior, by_constraint = fit_likelihood(Calibrated(), events), fit_likelihood(Pulled(), events)
+    np.testing.assert_allclose(by_prior.theta, by_constraint.theta, rtol=1e-9)
+    np.testing.assert_allclose(by_prior.covariance, by_constraint.covariance, rtol=1e-6)
+    theta = torch.tensor([0.42, 1.0], dtype=torch.float64)
+    shift = torch.tensor([0.5], dtype=torch.float64)
+    assert Calibrated().residuals(theta, None, shift).tolist() == pytest.approx([1.5])

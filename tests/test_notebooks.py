@@ -78,6 +78,20 @@ def test_a_problem_that_lives_in_its_notebook_is_checked_and_solved(tmp_path):
 
 
 @pytest.mark.mpi
+def test_the_notebook_on_two_dimensions_recovers_parameters_and_an_image(tmp_path):
+    done = execute("07_two_dimensions", tmp_path, n_observed=5000, n_pixels=4)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("Proxy2D", "Image"):
+        path = tmp_path / "runs" / f"two_dimensions_{name}.zarr"
+        assert read_progress(path).is_finished
+        estimates = analysis.estimate(open_run(path))
+        assert float(abs((estimates["mle"] - estimates["truth"]) / estimates["floor"]).max()) < 4
+    assert len(list((tmp_path / "runs" / "figures").glob("two_dimensions_*.png"))) == 2
+    text = (tmp_path / "executed.ipynb").read_text()
+    assert "Traceback" not in text and "of the events are selected" in text
+
+
+@pytest.mark.mpi
 def test_a_folder_of_runs_is_explored(tmp_path):
     done = execute("05_explore", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

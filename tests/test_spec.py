@@ -115,7 +115,7 @@ def test_wrong_values_are_refused(name, given):
         (changed(problem={"n_observed": 3}), "should be an object with a type"),
         (
             changed(problem={"type": "Proxi"}),
-            "Unknown problem 'Proxi'. Allowed: DayaBay, Linear, Octants, Proxy, Proxy2D, or one of your own as",
+            "Unknown problem 'Proxi'. Allowed: DayaBay, Image, Linear, Octants, Proxy, Proxy2D, or one of your own as",
         ),
         (changed(problem={"type": "Proxy", "n": 3}), r"Proxy: unknown field 'n'.* Allowed: n_observed"),
         (changed(problem={"type": "Proxy", "n_observed": "3"}), "Proxy: n_observed = '3': should be a valid integer"),

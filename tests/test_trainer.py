@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from gaussian import QUICK, Gaussian, exact_fit
+from gaussian import QUICK, Calibrated, Gaussian, exact_fit
 from mpi_launcher import TESTS, mpiexec
 
 from sagips_kit import AllReduce, FlatGradient, Independent, Proxy, Ring, Settings, Trainer, World, fit_likelihood
@@ -245,6 +245,20 @@ class Halls(Gaussian):
 
     def category(self, events):
         return events[..., 1].long()
+
+
+def test_the_spread_of_an_ensemble_has_that_of_its_priors():
+    """Far better known than by the events, mu varies from chain to chain as another calibration would."""
+    problem = Calibrated()
+    events = problem.observed(3000, np.random.default_rng(0))
+    fit = fit_likelihood(problem, events)
+    settings = dataclasses.replace(QUICK, n_members=16, n_events=256, bootstrap=True)
+    trainer = Trainer(problem, settings, events, n_steps=400)
+    trainer.run()
+    chains = trainer.draws.mean(axis=1)[:, 0]
+    assert abs(chains.mean() - fit.theta[0]) < 0.4 * fit.deviation[0]
+    # Four deviations of a deviation from 16 chains
+    assert chains.std(ddof=1) == pytest.approx(fit.deviation[0], rel=0.7)
 
 
 def test_categories_count_by_their_observed_shares():

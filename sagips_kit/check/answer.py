@@ -83,7 +83,7 @@ def likelihood(case):
 
 
 def _lost_information(case, statistic, matrix):
-    pulls = torch.func.jacrev(lambda theta: case.problem.constraints(theta, statistic))(case.middle) * case.width
+    pulls = torch.func.jacrev(lambda theta: case.problem.residuals(theta, statistic))(case.middle) * case.width
     whole = Information(case.problem.parameters, case.width.numpy(), (matrix + pulls.T @ pulls).numpy())
     events = case.problem.simulate(case.middle, _uniform(case, _N_EVENTS))
     seen = _information(case.problem, case, events.numpy())

@@ -28,7 +28,12 @@ def names(case):
     if both := set(problem.parameters) & set(problem.observables):
         yield mend(f"{', '.join(sorted(both))}: names a parameter and an observable. Rename one of them.")
     known = {*problem.parameters, *problem.observables}
-    for kind, allowed in [("units", known), ("long_names", known), ("published", set(problem.parameters))]:
+    for kind, allowed in [
+        ("units", known),
+        ("long_names", known),
+        ("published", set(problem.parameters)),
+        ("priors", set(problem.parameters)),
+    ]:
         for name in sorted(set(getattr(problem, kind)) - allowed):
             yield mend(f"{kind} has {name!r}, which is not there. Allowed: {', '.join(sorted(allowed))}.")
     for kind in ("lower", "upper", *(("truth",) if problem.truth is not None else ())):

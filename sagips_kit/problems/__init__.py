@@ -1,9 +1,10 @@
 """Ready problems."""
 
 from .dayabay import DayaBay
+from .image import Image
 from .linear import Linear
 from .octants import Octants
 from .proxy import Proxy
 from .proxy2d import Proxy2D
 
-__all__ = ["DayaBay", "Linear", "Octants", "Proxy", "Proxy2D"]
+__all__ = ["DayaBay", "Image", "Linear", "Octants", "Proxy", "Proxy2D"]

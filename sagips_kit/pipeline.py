@@ -1,0 +1,277 @@
+"""A pipeline of stages for `Problem.simulate`: theory, sampler, smearing by a detector, selection.
+
+Every event moves smoothly with the parameters, selected ones too: the probability to be selected is a factor of the
+density that true values are drawn from, and the measured value is drawn inside the selection.  So there are neither
+weights nor events that come and go.
+"""
+
+import math
+
+import torch
+
+from .samplers import cumulative, inverse_cdf
+
+_OPEN = 8.0  # deviations at which a normal distribution without limits is cut off
+_EDGE = 1e-6  # away from 0 and 1, where the inverse of the normal distribution is infinite
+
+
+class Separate:
+    """Sampler of independent observables, each by its own density on its own grid.
+
+    Parameters
+    ----------
+    *grids : Tensor (grid,)
+        Rising, one for each observable.
+    """
+
+    def __init__(self, *grids):
+        self.grids = tuple(_checked_grid(grid) for grid in grids)
+
+    def sample(self, density, noise):
+        """True values (observable, event) of densities ((grid,), ...) by noise (observable, event)."""
+        grids = self.grids_like(noise)
+        return [inverse_cdf(*each) for each in zip(density, grids, noise, strict=True)]
+
+    def weigh(self, density, factors):
+        """The densities times ((grid,), ...), a factor for each observable."""
+        return [one * factor for one, factor in zip(density, factors, strict=True)]
+
+    def integral(self, density):
+        """One for each observable, and their product for all: a scalar."""
+        grids = self.grids_like(density[0])
+        return math.prod(cumulative(*each)[-1] for each in zip(density, grids, strict=True))
+
+    def convolve(self, density, responses):
+        """Densities of measured values, by ((measured, grid), ...)."""
+        return [matrix @ one for matrix, one in zip(responses, density, strict=True)]
+
+    def log_at(self, density, points, events):
+        """Logarithms of the densities, given at points ((measured,), ...), at the events: (event,)."""
+        values = [_between(*each) for each in zip(density, points, events.T, strict=True)]
+        return torch.stack(values).log().sum(0)
+
+    def density(self, theory, theta):
+        """What the theory says at the grids' points."""
+        found = theory(theta, *self.grids_like(theta))
+        found = [found] if isinstance(found, torch.Tensor) else found
+        _check_shapes(theory, [tuple(one.shape) for one in found], [tuple(grid.shape) for grid in self.grids])
+        return found
+
+    def grids_like(self, tensor):
+        """The grids in the type and on the device of a tensor."""
+        return [grid.to(tensor) for grid in self.grids]
+
+
+class Plane(Separate):
+    """Sampler of two observables that depend on each other: the first by its own distribution, then the second.
+
+    Parameters
+    ----------
+    x, y : Tensor (grid,)
+        Rising; the theory gets x as a column, (x, 1), and y as a row, (1, y), and returns the density (x, y).
+    """
+
+    def __init__(self, x, y):
+        super().__init__(x, y)
+
+    def sample(self, density, noise):
+        x, y = self.grids_like(noise)
+        first = inverse_cdf(cumulative(density, y)[:, -1], x, noise[0])
+        # Linear between the grid's points in x: at their lines nothing jumps.
+        left, part = _cell(x, first)
+        rows = (1 - part[:, None]) * density[left] + part[:, None] * density[left + 1]
+        return [first, inverse_cdf(rows, y, noise[1][:, None])[:, 0]]
+
+    def weigh(self, density, factors):
+        return density * factors[0][:, None] * factors[1]
+
+    def integral(self, density):
+        x, y = self.grids_like(density)
+        return cumulative(cumulative(density, y)[:, -1], x)[-1]
+
+    def convolve(self, density, responses):
+        return responses[0] @ density @ responses[1].T
+
+    def log_at(self, density, points, events):
+        (i, in_x), (j, in_y) = (_cell(*each) for each in zip(points, events.T, strict=True))
+        left, right = (density[i, k] * (1 - in_x) + density[i + 1, k] * in_x for k in (j, j + 1))
+        return (left * (1 - in_y) + right * in_y).log()
+
+    def density(self, theory, theta):
+        x, y = self.grids_like(theta)
+        found = theory(theta, x[:, None], y[None, :])
+        _check_shapes(theory, [tuple(found.shape)], [(len(x), len(y))])
+        return found
+
+
+class Smear:
+    """Normal errors of measurement.
+
+    Parameters
+    ----------
+    *sigmas : float or function
+        Deviation of each observable, or a function of the true values (event,) that returns it.
+    """
+
+    def __init__(self, *sigmas):
+        for sigma in sigmas:
+            if not callable(sigma) and not sigma > 0:
+                raise ValueError(f"Smear: sigma = {sigma!r}: should be above 0, or a function of the true values.")
+        self.sigmas = sigmas
+
+    def at(self, k, true):
+        """Deviation of observable k at the true values."""
+        sigma = self.sigmas[k]
+        return sigma(true) if callable(sigma) else torch.full_like(true, sigma)
+
+
+class Select:
+    """A window for each measured observable.
+
+    Parameters
+    ----------
+    *windows : (float or None, float or None)
+        Lower and upper limit of each observable; None where there is no limit.
+    """
+
+    def __init__(self, *windows):
+        for window in windows:
+            low, high = window
+            if low is not None and high is not None and not low < high:
+                raise ValueError(f"Select: window = {window!r}: the lower limit should be below the upper one.")
+        self.windows = tuple(tuple(window) for window in windows)
+
+
+class Pipeline:
+    """Theory, sampler, smearing and selection, one after the other.
+
+    Parameters
+    ----------
+    theory : function
+        (theta, *grids) -> densities at the points of the grids, non-negative and of any norm: one (grid,) for each
+        observable with `Separate`, a table (x, y) with `Plane`.  An efficiency that depends on the true values is a
+        factor of it.
+    sampler : Separate or Plane
+    smear : Smear or None
+    select : Select or None
+        Needs `smear`: without it, let the grids end where the selection does.
+
+    Attributes
+    ----------
+    noise_dim : int
+        What the problem's `noise_dim` should be.
+
+    Raises
+    ------
+    ValueError
+        For stages of different numbers of observables, or a selection without smearing.
+    """
+
+    def __init__(self, theory, sampler, smear=None, select=None):
+        n = len(sampler.grids)
+        for name, given in [("Smear", smear and smear.sigmas), ("Select", select and select.windows)]:
+            if given is not None and len(given) != n:
+                raise ValueError(f"{name} is for {len(given)} observables, and the sampler for {n}: give one for each.")
+        if select is not None and smear is None:
+            raise ValueError("select without smear: let the sampler's grids end where the selection does.")
+        self.theory, self.sampler, self.smear = theory, sampler, smear
+        self._windows = select.windows if select is not None else ((None, None),) * n
+        self.noise_dim = n if smear is None else 2 * n
+
+    def simulate(self, theta, noise):
+        """Measured and selected events, (parameter,), (event, noise_dim) -> (event, observable)."""
+        noise = noise.T.contiguous()
+        true = self.sampler.sample(self._accepted(theta), noise[: len(self.sampler.grids)])
+        if self.smear is not None:
+            rows = noise[len(true) :]
+            true = [self._measured(k, *each) for k, each in enumerate(zip(true, rows, strict=True))]
+        return torch.stack(true, dim=-1)
+
+    def norm(self, theta):
+        """Integral of the theory's density, nothing selected: a scalar, differentiable."""
+        return self.sampler.integral(self.sampler.density(self.theory, theta))
+
+    def efficiency(self, theta):
+        """Fraction of the true events that is selected: a scalar, differentiable."""
+        return self.sampler.integral(self._accepted(theta)) / self.norm(theta)
+
+    def log_likelihood(self, theta, events):
+        """Log-likelihood of measured and selected events (event, observable): a scalar, differentiable."""
+        density, points = self.sampler.density(self.theory, theta), self.sampler.grids_like(theta)
+        norm = self.sampler.integral(self._accepted(theta))
+        if self.smear is not None:
+            points = [self._points(k, grid) for k, grid in enumerate(points)]
+            density = self.sampler.convolve(density, [self._response(k, at) for k, at in enumerate(points)])
+        return self.sampler.log_at(density, points, events.to(theta)).sum() - len(events) * norm.log()
+
+    def _accepted(self, theta):
+        """The density of the true values of events that are selected."""
+        density = self.sampler.density(self.theory, theta)
+        if self.smear is None:
+            return density
+        factors = []
+        for k, grid in enumerate(self.sampler.grids_like(theta)):
+            low, high = self._limits(k, grid, self.smear.at(k, grid))
+            factors.append(torch.special.ndtr(high) - torch.special.ndtr(low))
+        return self.sampler.weigh(density, factors)
+
+    def _limits(self, k, true, sigma):
+        """The window of observable k in deviations from the true values."""
+        low, high = self._windows[k]
+        lower = torch.full_like(true, -_OPEN) if low is None else (low - true) / sigma
+        upper = torch.full_like(true, _OPEN) if high is None else (high - true) / sigma
+        return lower, upper
+
+    def _measured(self, k, true, u):
+        """Normal around the true values, inside the window."""
+        sigma = self.smear.at(k, true)
+        low, high = self._limits(k, true, sigma)
+        # In the lower tail, where the distribution function has all its digits.
+        sign = torch.where(low + high > 0, -1.0, 1.0)
+        low, high = torch.where(sign > 0, low, -high), torch.where(sign > 0, high, -low)
+        below, above = torch.special.ndtr(low), torch.special.ndtr(high)
+        pull = torch.special.ndtri(below + (above - below) * u.clamp(_EDGE, 1 - _EDGE))
+        # Rounding must not carry an event out of the window.
+        measured = true + sigma * sign * pull
+        return measured if self._windows[k] == (None, None) else measured.clamp(*self._windows[k])
+
+    def _points(self, k, grid):
+        """Where the density of measured values is computed: as many points as the grid has, over the window."""
+        low, high = self._windows[k]
+        low = grid[0] - _OPEN * self.smear.at(k, grid)[0] if low is None else torch.as_tensor(low).to(grid)
+        high = grid[-1] + _OPEN * self.smear.at(k, grid)[-1] if high is None else torch.as_tensor(high).to(grid)
+        return low + (high - low) * torch.linspace(0, 1, len(grid)).to(grid)
+
+    def _response(self, k, points):
+        """Density of measured values at points for each true one, times the width of its cell: (measured, grid)."""
+        grid = self.sampler.grids[k].to(points)
+        sigma = self.smear.at(k, grid)
+        widths = torch.nn.functional.pad(grid.diff(), (1, 1))
+        normal = torch.exp(-0.5 * ((points[:, None] - grid) / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+        return normal * (widths[1:] + widths[:-1]) / 2
+
+
+def _checked_grid(grid):
+    grid = torch.as_tensor(grid, dtype=torch.float64)
+    if grid.ndim != 1 or len(grid) < 2 or not (grid.diff() > 0).all():
+        raise ValueError(f"A grid of shape {tuple(grid.shape)}: should be (grid,) of at least 2 rising numbers.")
+    return grid
+
+
+def _check_shapes(theory, given, wanted):
+    if given != wanted:
+        name = getattr(theory, "__name__", type(theory).__name__)
+        text = f"{name} returns densities of shapes {given}: should be {wanted}"
+        raise ValueError(f"{text}, the density at every point of the grids.")
+
+
+def _between(values, points, x):
+    """Linear interpolation."""
+    left, part = _cell(points, x)
+    return (1 - part) * values[left] + part * values[left + 1]
+
+
+def _cell(points, x):
+    """Between which points x is, as the index of the left one, and at which fraction of the way."""
+    left = torch.searchsorted(points, x.detach().contiguous(), right=True).clamp(1, len(points) - 1) - 1
+    return left, (x - points[left]) / (points[left + 1] - points[left])

@@ -1,0 +1,65 @@
+"""The image: events follow the pixels, mass moves between them and the derivative sees it, training recovers it."""
+
+import numpy as np
+import pytest
+import torch
+
+from sagips_kit import Image, Settings, Trainer, check_problem, fisher_information, fit_likelihood
+
+SMALL = Image(n_pixels=4, n_observed=20_000)
+
+
+def mass_in_the_corner(theta, n_events=50_000):
+    """A smooth measure of the events around the pixel in the corner at (1, 1)."""
+    noise = torch.rand((n_events, 2), generator=torch.Generator().manual_seed(0)).double()
+    x, y = SMALL.simulate(theta, noise).T
+    return (torch.sigmoid((x - 0.7) / 0.03) * torch.sigmoid((y - 0.7) / 0.03)).mean()
+
+
+def test_events_follow_the_pixels():
+    events = SMALL.observed(200_000, np.random.default_rng(0))
+    density = torch.tensor(SMALL.truth).view(4, 4).exp()
+    counts = np.histogram2d(*events.T, bins=3, range=[(0, 1), (0, 1)])[0] / 200_000
+    # Bilinear between pixels: a cell holds the mean of its corners.
+    expected = (density[1:, 1:] + density[:-1, 1:] + density[1:, :-1] + density[:-1, :-1]) / 4 / 9
+    np.testing.assert_allclose(counts, expected, atol=5 * 0.5 / 200_000**0.5)
+
+
+def test_mass_moves_to_a_pixel_that_becomes_brighter():
+    theta = torch.tensor(SMALL.truth, dtype=torch.float64)
+    slope = torch.func.grad(mass_in_the_corner)(theta)
+    for pixel in (15, 0, 6):
+        step = torch.zeros_like(theta).index_fill(0, torch.tensor(pixel), 0.02)
+        moved = (mass_in_the_corner(theta + step) - mass_in_the_corner(theta - step)) / 0.04
+        assert slope[pixel].item() == pytest.approx(moved.item(), rel=0.02, abs=2e-4)
+    # Mass comes from all other cells: with the choice of a cell detached, the slope would be almost 0.
+    assert slope[15] > 0.01 and slope[0] < 0
+
+
+def test_it_keeps_its_contract():
+    report = check_problem(SMALL)
+    assert report.is_ok, report
+
+
+def test_features_hold_most_of_the_information_of_the_likelihood():
+    """All of it for a flat image; the steeper it is from pixel to pixel, the more is left to the perceptron."""
+    events = SMALL.observed(None, np.random.default_rng(0))
+    fit = fit_likelihood(SMALL, events, n_starts=1)
+    assert np.abs((fit.theta - SMALL.truth) / fit.deviation).max() < 4
+    np.testing.assert_allclose(fisher_information(SMALL, fit.theta, events).deviation, fit.deviation, rtol=0.25)
+
+
+def test_an_image_needs_two_pixels():
+    with pytest.raises(ValueError, match="n_pixels = 1: should be at least 2"):
+        Image(n_pixels=1)
+
+
+@pytest.mark.slow
+def test_training_recovers_every_pixel_to_the_floor():
+    problem = Image(n_observed=50_000)
+    events = problem.observed(None, np.random.default_rng(0))
+    fit = fit_likelihood(problem, events, n_starts=1)
+    trainer = Trainer(problem, Settings(n_members=4), events, n_steps=1000)
+    trainer.run()
+    distance = (trainer.draws.mean((0, 1)) - fit.theta) / fit.deviation
+    assert np.sqrt(np.mean(distance**2)) < 1 and np.abs(distance).max() < 4
