@@ -29,6 +29,7 @@ FLOORS = {
         "signals",
         "tables",
         "reactor",
+        "samplers",
     },
     2: {
         "world",
