@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 _CACHE_BYTES = 2**20  # that one layer's outputs for a piece of events take in each processor's cache
-_LARGEST_RATIO = 2.0  # of the densities, that the likelihood loss believes
+_LARGEST_RATIO = 10.0  # of the densities, that the likelihood loss believes
 _LEAST_SLOPE = 1e-20  # of the discriminator's loss, so that the ratio of two slopes stays finite
 
 # Curvature of each generator loss in units of the likelihood's, for the weight of the constraints beside it

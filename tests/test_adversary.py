@@ -42,10 +42,10 @@ def test_curvature_is_the_pull_of_a_small_log_ratio(loss):
 
 
 @pytest.mark.parametrize("trust", [0.0, 0.5, 1.0])
-def test_trust_counts_events_by_the_density_ratio_within_a_factor_of_two(trust):
+def test_trust_counts_events_by_the_density_ratio_within_a_factor_of_ten(trust):
     scores = torch.tensor([-9.0, -0.6, 0.0, 0.3, 9.0], requires_grad=True)
     (slopes,) = torch.autograd.grad(generator_loss("likelihood", scores, torch.ones(5), trust).sum(), scores)
-    np.testing.assert_allclose(-slopes, np.exp(trust * scores.detach().numpy()).clip(0.5, 2.0), rtol=1e-6)
+    np.testing.assert_allclose(-slopes, np.exp(trust * scores.detach().numpy()).clip(0.1, 10.0), rtol=1e-6)
 
 
 @pytest.fixture(params=[2**20, 64 * 4 * 2 * 8], ids=["one piece", "many pieces"])
