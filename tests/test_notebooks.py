@@ -78,7 +78,7 @@ def test_a_problem_that_lives_in_its_notebook_is_checked_and_solved(tmp_path):
 
 
 @pytest.mark.mpi
-def test_the_notebook_on_two_dimensions_recovers_parameters_and_an_image(tmp_path):
+def test_the_notebook_on_two_dimensions_trains_on_both_problems(tmp_path):
     done = execute("07_two_dimensions", tmp_path, n_observed=5000, n_pixels=4)
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("Proxy2D", "Image"):
