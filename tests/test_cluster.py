@@ -294,6 +294,23 @@ def test_cause_is_shown_before_what_follows_from_it(start):
     assert list(caught.value.failures) == [0, 1]
 
 
+def test_a_rank_that_hangs_ends_the_others_and_is_named(start):
+    def train(rank, path):
+        import torch
+
+        from sagips_kit import Ring, World
+
+        world, gradient = World.from_mpi(device="cpu", timeout_s=2), torch.ones(1, 4)
+        with Ring().open(world, gradient) as channel:
+            for step in range(3):
+                if (rank, step) == (1, 2):
+                    time.sleep(6)
+                channel.mix_(gradient, step)
+
+    with pytest.raises(cluster.RankError, match=r"Rank 0 on .* waited 2 s for rank 1 on .*: some rank stalled"):
+        start(train).wait()
+
+
 def test_wait_gives_up_and_the_run_goes_on(start):
     run = start(lambda rank, path: time.sleep(2))
     with pytest.raises(TimeoutError, match="goes on"):
