@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 _CACHE_BYTES = 2**20  # that one layer's outputs for a piece of events take in each processor's cache
-_LARGEST_RATIO = 10.0  # of the densities, that the likelihood loss believes
 _LEAST_SLOPE = 1e-20  # of the discriminator's loss, so that the ratio of two slopes stays finite
 
 # Curvature of each generator loss in units of the likelihood's, for the weight of the constraints beside it
@@ -27,22 +26,16 @@ def generated_loss(loss, scores: Tensor) -> Tensor:
     return scores.sigmoid().square() if loss == "least squares" else softplus(scores)
 
 
-def generator_loss(loss, scores: Tensor, weights: Tensor, trust=0.0) -> Tensor:
+def generator_loss(loss, scores: Tensor, weights: Tensor) -> Tensor:
     """The generator's loss for each generated event, scores and weights (member, event) -> (member, event).
 
-    "likelihood" without trust is linear in the scores, so their noise averages out; with the best discriminator it is
-    the Kullback-Leibler divergence from the observed to the generated density, whose minimum is the maximum-likelihood
-    estimate to first order.  In second order the fluctuations of a finite sample, which a flexible discriminator learns
-    as well, move it by a fixed part of the floor.  With full trust each event counts by the density ratio exp(score)
-    that the discriminator sees: then the gradient is that of the likelihood, and nothing is moved.  That holds for
-    ratios close to one, and is of no use before.
+    "likelihood" is linear in the scores, so their noise averages out; with the best discriminator it is the
+    Kullback-Leibler divergence from the observed to the generated density, whose minimum is the maximum-likelihood
+    estimate to first order.
     """
     if loss == "least squares":
         return weights * (scores.sigmoid() - 1).square()
-    if loss == "logistic":
-        return weights * softplus(-scores)
-    ratio = (trust * scores.detach()).exp().clamp(1 / _LARGEST_RATIO, _LARGEST_RATIO)
-    return -weights * ratio * scores
+    return weights * softplus(-scores) if loss == "logistic" else -weights * scores
 
 
 def learn_observed(discriminator, features: Tensor, loss) -> Tensor:
@@ -62,7 +55,7 @@ def learn_observed(discriminator, features: Tensor, loss) -> Tensor:
     return sum(means) / features.shape[1]
 
 
-def learn_generated(discriminator, features: Tensor, loss, weights: Tensor, trust=0.0):
+def learn_generated(discriminator, features: Tensor, loss, weights: Tensor):
     """Add to the discriminator's gradients what generated events tell it, and find where they should move.
 
     Parameters
@@ -71,8 +64,6 @@ def learn_generated(discriminator, features: Tensor, loss, weights: Tensor, trus
         Not part of a graph.
     weights : Tensor (member, event)
         Of the events in the generator's loss.
-    trust : float
-        In the density ratios that the discriminator sees, 0 to 1.
 
     Returns
     -------
@@ -87,7 +78,7 @@ def learn_generated(discriminator, features: Tensor, loss, weights: Tensor, trus
         scores = discriminator(piece)
         values, slopes = _slopes(lambda scores: generated_loss(loss, scores), scores)
         values_generator, slopes_generator = _slopes(
-            lambda scores, weight=weight: generator_loss(loss, scores, weight, trust), scores
+            lambda scores, weight=weight: generator_loss(loss, scores, weight), scores
         )
         slopes = slopes.clamp(min=_LEAST_SLOPE)
         scores.backward(slopes / n_events)

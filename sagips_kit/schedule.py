@@ -29,11 +29,6 @@ def constraint_weight(done, settings):
     return settings.constraint_weight * _FIRST_CONSTRAINTS ** _to_come(done)
 
 
-def trust(done):
-    """In the density ratios that a discriminator sees: from 0 to 1 while the parameters settle."""
-    return min(1.0, max(0.0, done / _RAMP - 1))
-
-
 def _half_cosine(phase):
     return 0.5 * (1 + math.cos(math.pi * min(1.0, phase)))
 

@@ -129,9 +129,8 @@ class Settings:
     final_rate : float
         Last learning rate in units of the first.
     loss : {"likelihood", "logistic", "least squares"}
-        Adversarial loss: a logistic discriminator with the generator's loss linear in its scores, and from the second
-        fifth of the run on weighted by the density ratios that these tell; the usual non-saturating logistic loss; or
-        least squares on sigmoid outputs as in the paper.
+        Adversarial loss: a logistic discriminator with the generator's loss linear in its scores, the usual
+        non-saturating logistic loss, or least squares on sigmoid outputs as in the paper.
     constraint_weight : float
         Weight of the problem's constraints, relative to the one they have in the likelihood; it grows to this from a
         thousandth during the first fifth of the run.

@@ -249,8 +249,7 @@ class Trainer:
         features = self.features(events)
         weights = self._category_weights[self.problem.category(events.detach())]
         self._optimisers[self.discriminator].zero_grad()
-        trust = schedule.trust(self._done)
-        pull, *losses = learn_generated(self.discriminator, features.detach(), settings.loss, weights, trust)
+        pull, *losses = learn_generated(self.discriminator, features.detach(), settings.loss, weights)
         weight = schedule.constraint_weight(self._done, settings) * CURVATURE[settings.loss]
         constraints = weight * self._constraints(theta)
         parameters = list(self.generator.parameters())

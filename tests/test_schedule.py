@@ -16,7 +16,6 @@ SETTINGS = Settings(final_rate=0.1, damping=1e-4, constraint_weight=2.0, explora
         (schedule.latent_spread, 0.3, 0.0, 0.25),
         (schedule.damping, 1.0, 1e-4, 0.2),
         (schedule.constraint_weight, 2e-3, 2.0, 0.2),
-        (lambda done, settings: schedule.trust(done), 0.0, 1.0, 0.4),
     ],
 )
 def test_each_goes_one_way_from_its_first_to_its_last_value(changing, first, last, from_when):
