@@ -36,7 +36,7 @@ from sagips_kit.world import World
 
 N_WEIGHTS = 51_206  # of the paper's generator
 N_BARE = 20  # exchanges one after the other, without compute, to see what they cost
-ROWS = {"record_every": 10, "rows_per_block": 20}  # as in training
+ROWS = {"record_every": 10, "rows_per_block": 25}  # as in training
 HERE = Path(__file__).parent
 
 

@@ -181,11 +181,11 @@ class Settings:
     averaging: Annotated[float, Field(gt=0, le=1)] = 0.3
     n_draws: Count = 50
     n_predictive: Count = 500
-    n_snapshots: Count = 20
+    n_snapshots: Count = 10
     n_scores: Count = 2000
     bootstrap: bool = True
     record_every: Count = 10
-    rows_per_block: Count = 20
+    rows_per_block: Count = 25
     max_rollbacks: Count = 10
 
     def __post_init__(self):

@@ -6,6 +6,8 @@ from sagips_kit.world import World
 
 try:
     world = World.from_mpi(device=sys.argv[1], device_buffers=True)
-    print(f"rank {world.rank} has them", flush=True)
+    answer = f"rank {world.rank} has them"
 except ValueError as error:
-    print(error, flush=True)
+    answer = str(error)
+# In one piece, so that no other rank writes into the line.
+sys.stdout.write(answer + "\n")
