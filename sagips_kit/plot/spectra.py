@@ -86,14 +86,13 @@ def densities(run, observable, by=None, bins=25, steps=None, figure=None):
     axes, parts = _panels(run, histograms, observable, by, figure)
     shown = histograms[schema.STEP].values
     for part, (top, bottom) in zip(parts, axes.T, strict=True):
-        ratio = part.where(part["observed"] > 0)
+        filled = part.where(part["observed"] > 0)
         for k, step in enumerate(shown):
             style = {"color": _SHADES[k - len(shown)], "lw": 1.6, "ls": _LINES[k - len(shown)]}
             _draw_step(top, part, part["generated_quantiles"].sel(step=step), style | {"label": f"step {step}"})
-            _draw_step(bottom, part, ratio["generated_quantiles"].sel(step=step) / ratio["observed"], style)
+            _draw_step(bottom, part, filled["generated_quantiles"].sel(step=step) / filled["observed"], style)
         _draw_observed(top, part)
-        error = ratio["observed_error"] / ratio["observed"]
-        bottom.errorbar(part["bin"], ratio["observed"] / ratio["observed"], error, fmt=".", color=REFERENCE, lw=1)
+        _draw_observed(bottom, filled, filled["observed"])
     axes[0, 0].set_ylim(bottom=0)
     axes[1, 0].set_ylabel("generated /\nobserved")
     axes[1, 0].set_ylim(0, 2)
