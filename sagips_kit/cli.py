@@ -264,7 +264,11 @@ def _ls(options):
     if table.empty:
         print(f"There is no run in {options.folder}.")
         return
-    print(table.to_string(float_format="%.2f", na_rep="-", max_colwidth=60))
+    reasons = table["state"][table["problem"].isna()]
+    table.loc[reasons.index, "state"] = "cannot be opened"
+    print(table.to_string(float_format="%.2f", na_rep="-"))
+    for name, reason in reasons.items():
+        print(f"\n{name}: {reason}")
 
 
 def _report(options):

@@ -101,6 +101,10 @@ def test_ls_report_and_export_read_what_run_wrote(capsys, path, spec, tmp_path):
     status, out, err = sagips(capsys, "ls", tmp_path)
     assert (status, err) == (0, "")
     assert out.splitlines()[-1].split()[:3] == ["a.zarr", "Gaussian", "Independent()"] and "finished" in out
+    (tmp_path / "none.zarr").mkdir()
+    (tmp_path / "none.zarr" / "zarr.json").write_text("{}")
+    _, out, _ = sagips(capsys, "ls", tmp_path)
+    assert "none.zarr  " in out and "cannot be opened" in out and "\nnone.zarr: `" in out
     assert sagips(capsys, "report", spec.store) == (0, f"{tmp_path}/a.html\n", "")
     assert "Independent()" in (tmp_path / "a.html").read_text()
     assert sagips(capsys, "export", spec.store, "--to", "netcdf") == (0, f"{tmp_path}/a.nc\n", "")
