@@ -5,11 +5,15 @@ serves both networks: an event's contribution to either is the gradient of its s
 the slopes are known as soon as the scores are.  Nothing here knows problems, ranks or files.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 _CACHE_BYTES = 2**20  # that one layer's outputs for a piece of events take in each processor's cache
+_LARGEST_RATIO = 10.0  # of the densities, that the likelihood loss believes
+_CLOSE = 0.5  # scores (root mean square) of densities so alike that their ratio is believed
 _LEAST_SLOPE = 1e-20  # of the discriminator's loss, so that the ratio of two slopes stays finite
 
 # Curvature of each generator loss in units of the likelihood's, for the weight of the constraints beside it
@@ -26,16 +30,21 @@ def generated_loss(loss, scores: Tensor) -> Tensor:
     return scores.sigmoid().square() if loss == "least squares" else softplus(scores)
 
 
-def generator_loss(loss, scores: Tensor, weights: Tensor) -> Tensor:
+def generator_loss(loss, scores: Tensor, weights: Tensor, trust: Tensor | float = 0.0) -> Tensor:
     """The generator's loss for each generated event, scores and weights (member, event) -> (member, event).
 
-    "likelihood" is linear in the scores, so their noise averages out; with the best discriminator it is the
-    Kullback-Leibler divergence from the observed to the generated density, whose minimum is the maximum-likelihood
-    estimate to first order.
+    "likelihood" without trust is linear in the scores; with the best discriminator it is the Kullback-Leibler
+    divergence of the generated density from the observed one, whose minimum is the maximum-likelihood estimate to first
+    order only: a discriminator also learns the fluctuations of a finite sample, and their squares move the minimum.
+    With full trust, (member, 1) or a number, each event counts by the density ratio exp(score) as well.  Then the
+    gradient is that of the likelihood, and nothing is moved.
     """
     if loss == "least squares":
         return weights * (scores.sigmoid() - 1).square()
-    return weights * softplus(-scores) if loss == "logistic" else -weights * scores
+    if loss == "logistic":
+        return weights * softplus(-scores)
+    ratio = (trust * scores.detach()).exp().clamp(1 / _LARGEST_RATIO, _LARGEST_RATIO)
+    return -weights * ratio * scores
 
 
 def learn_observed(discriminator, features: Tensor, loss) -> Tensor:
@@ -58,6 +67,9 @@ def learn_observed(discriminator, features: Tensor, loss) -> Tensor:
 def learn_generated(discriminator, features: Tensor, loss, weights: Tensor):
     """Add to the discriminator's gradients what generated events tell it, and find where they should move.
 
+    How far a density ratio is trusted depends on the scores of the events before: those of densities that differ much
+    say little of it.
+
     Parameters
     ----------
     features : Tensor (member, event, feature)
@@ -73,19 +85,23 @@ def learn_generated(discriminator, features: Tensor, loss, weights: Tensor):
         Their part of the discriminator's loss, and the generator's loss.
     """
     n_events, pulls, means = features.shape[1], [], []
+    trust = torch.exp(-discriminator.spread / (2 * _CLOSE**2))[:, None]
     for piece, weight in zip(_pieces(features, discriminator), _pieces(weights, discriminator), strict=True):
         piece.requires_grad_()
         scores = discriminator(piece)
         values, slopes = _slopes(lambda scores: generated_loss(loss, scores), scores)
         values_generator, slopes_generator = _slopes(
-            lambda scores, weight=weight: generator_loss(loss, scores, weight), scores
+            lambda scores, weight=weight: generator_loss(loss, scores, weight, trust), scores
         )
         slopes = slopes.clamp(min=_LEAST_SLOPE)
         scores.backward(slopes / n_events)
         # The way back is linear in the slope of each event.
         pulls.append(piece.grad * (slopes_generator / slopes)[..., None])
-        means.append(torch.stack([values.sum(-1), values_generator.sum(-1)]))
-    return torch.cat(pulls, dim=1), *(sum(means) / n_events)
+        means.append(torch.stack([values.sum(-1), values_generator.sum(-1), scores.detach().square().sum(-1)]))
+    *losses, spread = sum(means) / n_events
+    # A bad event, which the guard deals with, should not be remembered.
+    discriminator.spread.copy_(spread.nan_to_num(nan=math.inf, posinf=math.inf))
+    return torch.cat(pulls, dim=1), *losses
 
 
 def _slopes(function, scores):

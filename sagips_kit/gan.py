@@ -114,12 +114,18 @@ class Discriminator(nn.Module):
         One per member.
     precision : {"full", "bfloat16"}
         Of the perceptron's products; weights, the linear map and all sums over events stay in float32.
+
+    Attributes
+    ----------
+    spread : Tensor (member,)
+        Mean square of the scores of the events that were generated last; infinite before there are any.
     """
 
     def __init__(self, n_features, widths, randoms, precision="full"):
         super().__init__()
         self.network = MemberMLP((n_features, *widths, 1), randoms)
         self.linear = nn.Parameter(torch.zeros(len(randoms), n_features, 1))
+        self.register_buffer("spread", torch.full((len(randoms),), math.inf))
         self.n_widest = max((n_features, *widths))
         self._is_short = precision == "bfloat16"
 

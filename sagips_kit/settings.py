@@ -129,8 +129,9 @@ class Settings:
     final_rate : float
         Last learning rate in units of the first.
     loss : {"likelihood", "logistic", "least squares"}
-        Adversarial loss: a logistic discriminator with the generator's loss linear in its scores, the usual
-        non-saturating logistic loss, or least squares on sigmoid outputs as in the paper.
+        Adversarial loss: a logistic discriminator with the generator's loss linear in its scores, and each event
+        weighted by the density ratio that these tell once they are small; the usual non-saturating logistic loss; or
+        least squares on sigmoid outputs as in the paper.
     constraint_weight : float
         Weight of the problem's constraints, relative to the one they have in the likelihood; it grows to this from a
         thousandth during the first fifth of the run.
@@ -171,7 +172,7 @@ class Settings:
     discriminator_widths: tuple[Count, ...] = (32, 32)
     precision: Literal["full", "bfloat16"] = "full"
     generator_rate: Positive = 3e-4
-    discriminator_rate: Positive = 1e-3
+    discriminator_rate: Positive = 4e-3
     final_rate: Fraction = 0.02
     loss: Literal["likelihood", "logistic", "least squares"] = "likelihood"
     constraint_weight: NonNegative = 1.0

@@ -41,6 +41,25 @@ def test_curvature_is_the_pull_of_a_small_log_ratio(loss):
     assert -slope.item() == pytest.approx(CURVATURE[loss])
 
 
+@pytest.mark.parametrize("trust", [0.0, 0.5, 1.0])
+def test_trust_counts_events_by_the_density_ratio_within_a_factor_of_ten(trust):
+    scores = torch.tensor([-9.0, -0.6, 0.0, 0.3, 9.0], requires_grad=True)
+    (slopes,) = torch.autograd.grad(generator_loss("likelihood", scores, torch.ones(5), trust).sum(), scores)
+    np.testing.assert_allclose(-slopes, np.exp(trust * scores.detach().numpy()).clip(0.1, 10.0), rtol=1e-6)
+
+
+def test_the_density_ratio_is_trusted_by_the_scores_before(pieces):
+    torch.manual_seed(1)
+    discriminator = make_discriminator()
+    features = torch.randn(2, 150, 5, dtype=torch.float64)
+    scores, ones = discriminator(features), torch.ones(2, 150)
+    for before, trust in [(100.0, 0.0), (0.0, 1.0), (0.5, np.exp(-1.0))]:
+        discriminator.spread.fill_(before)
+        _, _, loss = learn_generated(discriminator, features, "likelihood", ones)
+        torch.testing.assert_close(loss, generator_loss("likelihood", scores, ones, trust).mean(1))
+        torch.testing.assert_close(discriminator.spread, scores.square().mean(1))
+
+
 @pytest.fixture(params=[2**20, 64 * 4 * 2 * 8], ids=["one piece", "many pieces"])
 def pieces(request, monkeypatch):
     monkeypatch.setattr(adversary, "_CACHE_BYTES", request.param // torch.get_num_threads())

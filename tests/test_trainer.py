@@ -66,7 +66,8 @@ def test_the_discriminator_steps_while_the_exchange_is_under_way(events):
     seen, start, finish = [], trainer._channel.start, trainer._channel.finish
 
     def note(call):
-        seen.append([array.copy() for array in (*state(trainer.generator), *state(trainer.discriminator))])
+        steps = [parameter.detach().numpy().copy() for parameter in trainer.discriminator.parameters()]
+        seen.append([array.copy() for array in state(trainer.generator)] + steps)
         return call
 
     trainer._channel.start = lambda *args: note(start)(*args)
