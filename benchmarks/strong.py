@@ -136,18 +136,17 @@ def draw(found, path):
             left.loglog(steps, distances, f"o{line}", color=color, label=label)
         for goal, color in zip(GOALS, ("0.6", "#1b6ca8", "#d1495b"), strict=True):
             points = [(n, found[kind][str(n)]["goals"][str(goal)]) for n in ranks]
-            reached = [(n, point["emulated_s"]) for n, point in points if point]
+            reached = np.array([(n, point["emulated_s"]) for n, point in points if point]).reshape(-1, 2)
             label = f"to {goal} floor units" if kind == EACH else None
-            right.loglog(*np.array(reached).reshape(-1, 2).T, f"o{line}", color=color, base=2, label=label)
+            right.loglog(*reached.T, f"o{line}", color=color, base=2, label=label)
+            if len(reached) and kind == EACH:
+                first, time_s = reached[0]
+                right.plot(ranks, time_s * first / np.array(ranks), ":", color=color, lw=1, zorder=0)
     left.axhspan(left.get_ylim()[0], 1, color="0.95", zorder=0)
     left.set(xlabel="steps of a run", ylabel="distance to the likelihood fit (floor units)")
     left.set_title(f"solid: {EACH}; dashed: {SHARED}", fontsize=9)
     right.set(xlabel="ranks", ylabel="emulated time (s)", xticks=ranks, xticklabels=ranks)
-    right.set_title("time to come so near; dotted: half the time for twice the ranks", fontsize=9)
-    low, high = right.get_ylim()
-    for start in high * np.array([1.0, 0.25]):
-        right.plot(ranks, start / np.array(ranks), ":", color="0.7", lw=1, zorder=0)
-    right.set_ylim(low, high)
+    right.set_title("time to come so near; dotted: half of it for twice the ranks", fontsize=9)
     left.legend(frameon=False)
     right.legend(frameon=False)
     figure.savefig(path, dpi=120)
@@ -155,9 +154,7 @@ def draw(found, path):
 
 def show(found):
     for kind, by_ranks in found.items():
-        print(
-            f"\n{kind}: distance = bias + noise (floor units) by the steps of a run; steps, events and time to come near"
-        )
+        print(f"\n{kind}: distance (bias, noise) in floor units by the steps of a run, and what it takes to come near")
         for n, way in by_ranks.items():
             rows = ("{steps}: {distance:.2f} ({bias:.2f}, {noise:.2f})".format(**row) for row in way["lengths"])
             print(f"{n:>3s} ranks  ", ";  ".join(rows))
