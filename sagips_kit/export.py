@@ -143,8 +143,10 @@ def _slices(history, rank, n_rows):
         steps_of = {"name": f"steps {steps[k] + 1} to {steps[k + 1]}", "ts": ends[k], "dur": ends[k + 1] - ends[k]}
         yield common | steps_of
         yield common | {"name": "waiting, in total", "ts": ends[k + 1] - waits[k], "dur": waits[k]}
-        age = {"steps": float(columns["staleness"][row])}
-        yield {"ph": "C", "pid": rank, "name": schema.LONG_NAMES["staleness"], "ts": ends[k + 1], "args": age}
+        age = float(columns["staleness"][row])
+        if np.isfinite(age):  # JSON has no other numbers
+            args = {"steps": age}
+            yield {"ph": "C", "pid": rank, "name": schema.LONG_NAMES["staleness"], "ts": ends[k + 1], "args": args}
 
 
 def _microseconds(seconds):
