@@ -115,7 +115,7 @@ def test_the_notebook_on_scaling_measures_only_what_is_missing(tmp_path):
     table = list_runs(folder)
     assert sorted(table["ranks"]) == [1, 1, 1, 2, 2, 2] and (table["state"] == "finished").all()
     rates = pd.read_csv(folder / "rates.csv", index_col=["ranks", "mode"])
-    assert len(rates) == 6 and (rates["event_rate"] > 0).all() and rates["efficiency"].max() < 3
+    assert len(rates) == 6 and (rates["event_rate"] > 0).all()
     assert rates.loc[1, "efficiency"].max() == pytest.approx(1)
     assert (tmp_path / "runs" / "figures" / "scaling.png").exists()
     # All points are there: no engines are started, which this profile does not have.
