@@ -49,8 +49,8 @@ def run_rank(options):
     done = result["distances"]
     for data in range(options.data):
         events = Proxy().observed(None, np.random.default_rng(1000 + data))
-        fit = fit_likelihood(Proxy(), events) if world.rank == 0 else None
-        world.barrier("the likelihood fit")
+        with world.rank_0_first("the likelihood fit"):
+            fit = fit_likelihood(Proxy(), events) if world.rank == 0 else None
         kinds = [EACH, SHARED] if world.size > 1 else [EACH]
         for seed, n_steps, kind in np.ndindex(options.seeds, len(options.steps), len(kinds)):
             name = key(kinds[kind], world.size, options.steps[n_steps], data, seed)
