@@ -39,9 +39,9 @@ MODES = {
 }
 
 
-def train(world, exchange, events, n_steps, seed):
-    """The estimate of a run, (parameter,): the mean over its chains."""
-    settings = Settings(n_members=1, bootstrap=False)
+def train(world, exchange, events, n_steps, seed, **options):
+    """The estimate of a run, (parameter,): the mean over its chains.  Options are fields of its settings."""
+    settings = Settings(n_members=1, bootstrap=False, **options)
     with Trainer(Proxy(), settings, events, n_steps=n_steps, seed=seed, world=world, exchange=exchange) as trainer:
         trainer.run()
     replicas = [exchange.replica(rank, world.size) for rank in range(world.size)]

@@ -3,9 +3,14 @@
     sudo .venv/bin/python benchmarks/hosts.py         # Linux, as root; about 5 minutes; benchmarks/results/hosts.json
 
 Each host is a network namespace of this machine, joined to the others by a bridge: MPICH takes them for computers of
-their own and sends by TCP, and ranks of one host share memory.  Links are slowed by `tc` (token bucket).  Compute is
-emulated as in `scaling.py`.  The last part takes the link of the last host down in the middle of a run: which steps are
-taken meanwhile, how soon after its return all ranks go on, and whether all end with the mean of all weights.
+their own and sends by TCP, and ranks of one host share memory.  Links are slowed by `tc`: to a rate by a token bucket,
+by a latency or loss with `netem`, which not every kernel has; what cannot be had is left out, and told.  Compute is
+emulated as in `scaling.py`.
+
+The first part takes the link of the last host down in the middle of a run: at which rate ranks step before, during and
+after that, how soon after its return all go on, and whether all end with the mean of all weights, so that nothing was
+lost.  Groups whose leaders exchange two-sided train on until their next outer exchange is due, and wait there; those
+whose leaders exchange one-sided wait for nobody.  MPI sends by TCP here, which repeats what was lost.
 """
 
 import argparse
@@ -25,6 +30,7 @@ import torch
 from scaling import N_WEIGHTS, measure_alone, measure_mode, store_in, summary, take_step, usual_modes
 from simulate import Compute
 
+from sagips_kit.exchange import Chain, Every, Leaders, Ring, Within
 from sagips_kit.world import World
 
 HERE = Path(__file__).parent
@@ -70,12 +76,18 @@ def hosts(n):
             ip("netns", "del", name)
 
 
-def slow_down(n, rate):
-    """Let every host send and receive at `rate` at most, in words of `tc`; "free" for no limit."""
-    links = [(f"{PREFIX}{k}", "net0") for k in range(n)] + [(f"{PREFIX}s", f"port{k}") for k in range(n)]
-    for space, link in links if rate != "free" else []:
-        limit = ["tbf", "rate", rate, "burst", "256kb", "latency", "100ms"]
-        subprocess.run(["tc", "-n", space, "qdisc", "replace", "dev", link, "root", *limit], check=True)
+def slow_down(n, link):
+    """Let every host send and receive like this only: "free", a rate, or words of netem; whether the kernel can."""
+    words = ["netem", *link.split()] if " " in link else ["tbf", "rate", link, "burst", "256kb", "latency", "100ms"]
+    ends = [(f"{PREFIX}{k}", "net0") for k in range(n)] + [(f"{PREFIX}s", f"port{k}") for k in range(n)]
+    for space, device in ends if link != "free" else []:
+        command = ["tc", "-n", space, "qdisc", "replace", "dev", device, "root", *words]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        if "qdisc kind is unknown" in done.stderr:
+            return False
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return True
 
 
 def start_on_hosts(path, n_hosts, per_host, *options):
@@ -126,6 +138,15 @@ def measure_rates(world, options):
     return summary(rounds, compute)
 
 
+def modes_to_cut(size, period):
+    """The modes whose link is cut: name -> Exchange."""
+    inner = Within(Ring(mailbox="one-sided"), size=size)
+    return {
+        "outer two-sided": usual_modes(size, period)["grouped, one-sided"],
+        "outer one-sided": Chain(inner, Every(period, Leaders(Ring(mailbox="one-sided"), size=size))),
+    }
+
+
 def measure_cut(world, options):
     """When each rank ended each step, in seconds of the machine's clock, and how far the weights are from their mean.
 
@@ -133,7 +154,7 @@ def measure_cut(world, options):
     """
     compute = Compute(options.step_ms / 1e3, options.jitter)
     rng = np.random.default_rng([1, world.rank])
-    mode = usual_modes(world.size // options.hosts, options.period)["grouped, one-sided"]
+    mode = modes_to_cut(world.size // options.hosts, options.period)[options.cut]
     buffer, ended = torch.randn(1, N_WEIGHTS, generator=torch.Generator().manual_seed(world.rank)), []
     mean = np.mean(world.comm.allgather(buffer.numpy().copy()), axis=0)
     with mode.open(world, buffer) as channel:
@@ -170,18 +191,29 @@ def cut(ranks, n_hosts, path, cut_s):
 
 
 def summary_of_cut(result, window):
-    """What the ranks did while the link was cut, and after."""
+    """What the ranks did before the link was cut, meanwhile, and after it was back."""
     ended, (start, stop) = np.array(result["ended"]), window
-    inside = ((ended > start) & (ended < stop)).sum(1)
-    after = [times[times > stop].min() - stop for times in ended]
+    periods = {"before": (ended.min(), start), "meanwhile": (start, stop), "after": (stop, ended.max(1).min())}
+    steps = {name: ((ended > low) & (ended <= high)).sum(1) for name, (low, high) in periods.items()}
     return {
         "cut_s": stop - start,
-        "steps_while_cut": [int(n) for n in inside],
-        "first_step_after_s": float(max(after)),
+        "steps": {name: counts.tolist() for name, counts in steps.items()},
+        "rate_hz": {name: float(steps[name].mean() / (high - low)) for name, (low, high) in periods.items()},
+        "first_step_after_s": float(max(times[times > stop].min() - stop for times in ended)),
         "longest_step_s": float(np.diff(ended, axis=1).max()),
         "steps_of_each_rank": ended.shape[1],
         "off_the_mean": result["off_the_mean"],
     }
+
+
+def show_cut(name, found):
+    rates = ", ".join(f"{rate:.1f} {when}" for when, rate in found["rate_hz"].items())
+    print(f"\nlink cut for {found['cut_s']:.0f} s, {name}: steps a second {rates}")
+    print(
+        "all go on {first_step_after_s:.1f} s after its return; longest step {longest_step_s:.1f} s; all of "
+        "{steps_of_each_rank} steps done; {off_the_mean:.1g} off the mean in the end".format(**found),
+        flush=True,
+    )
 
 
 def finished(process, path):
@@ -201,7 +233,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hosts", type=int, default=2)
     parser.add_argument("--per-host", type=int, default=4, help="ranks on each host")
-    parser.add_argument("--links", nargs="*", default=["free", "1gbit", "100mbit"], help="bits per second")
+    links = ["free", "1gbit", "100mbit", "delay 1ms", "loss 1%"]
+    parser.add_argument("--links", nargs="*", default=links, help="rates in bits per second, or words of netem")
     parser.add_argument("--step-ms", type=float, default=50.0)
     parser.add_argument("--jitter", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=200, help="of each mode: a multiple of the period")
@@ -209,7 +242,7 @@ def main():
     parser.add_argument("--cut-s", type=float, default=20.0, help="how long the link is cut; 0 for not at all")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "hosts.json")
     parser.add_argument("--rank", help=argparse.SUPPRESS)
-    parser.add_argument("--cut", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--cut", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:
         return run_rank(options)
@@ -222,20 +255,24 @@ def main():
     result |= {name: getattr(options, name) for name in (*names, "per_host", "steps")}
     with tempfile.TemporaryDirectory() as folder, hosts(options.hosts):
         path = Path(folder) / "result.json"
-        if options.cut_s:
-            # Four outer exchanges, and time for as long again as the link is cut.
-            n_steps = (4 + int(2e3 * options.cut_s / options.step_ms) // options.period) * options.period
-            ranks = start_on_hosts(path, options.hosts, options.per_host, "--steps", n_steps, "--cut", *shared)
+        # Four outer exchanges, and time for as long again as the link is cut.
+        n_steps = (4 + int(2e3 * options.cut_s / options.step_ms) // options.period) * options.period
+        result["cut"] = {}
+        for name in modes_to_cut(1, 1) if options.cut_s else []:
+            ranks = start_on_hosts(path, options.hosts, options.per_host, "--steps", n_steps, "--cut", name, *shared)
             window = cut(ranks, options.hosts, path, options.cut_s)
-            result["cut"] = summary_of_cut(finished(ranks, path), window)
-            print(json.dumps(result["cut"], indent=1), flush=True)
-        result["rates"] = {}
-        for rate in options.links:
-            slow_down(options.hosts, rate)
+            result["cut"][name] = summary_of_cut(finished(ranks, path), window)
+            show_cut(name, result["cut"][name])
+        result["rates"], result["left out"] = {}, []
+        for link in options.links:
+            if not slow_down(options.hosts, link):
+                result["left out"].append(link)
+                print(f"\nlinks: {link}: left out, this kernel has no netem", flush=True)
+                continue
             ranks = start_on_hosts(path, options.hosts, options.per_host, "--steps", options.steps, *shared)
-            result["rates"][rate] = finished(ranks, path)
-            print(f"\nlinks: {rate}; rate of a rank over that of one alone, waiting in steps, staleness")
-            for name, found in result["rates"][rate].items():
+            result["rates"][link] = finished(ranks, path)
+            print(f"\nlinks: {link}; rate of a rank over that of one alone, waiting in steps, staleness")
+            for name, found in result["rates"][link].items():
                 if name != "alone":
                     print("{rate:8.3f} {waited:7.3f} {staleness:6.1f}".format(**found), name, flush=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")

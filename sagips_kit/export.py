@@ -127,21 +127,31 @@ def to_trace(run, path, n_rows=1000):
 
 
 def _slices(history, rank, n_rows):
-    """Events of one rank: its steps, its waiting, and the age of what it used; times in microseconds."""
+    """Events of one rank: its steps, its waiting, and the age of what it used; times in whole microseconds.
+
+    Slices of a thread must lie inside or beside each other: rounded after the sums, they would not.
+    """
     history = history.isel({schema.STEP: history[schema.STEP].values <= int(history[schema.PROGRESS])})
     n = history.sizes[schema.STEP]
     last = np.arange(n - 1, -1, -max(1, -(-n // n_rows)))[::-1]
     columns = {name: history[name].values for name in ("elapsed_s", "waited_s", "staleness")}
-    ends = np.r_[0.0, 1e6 * columns["elapsed_s"][last]]
-    waits = np.diff(np.r_[0.0, 1e6 * np.cumsum(columns["waited_s"])[last]])
-    steps = np.r_[0, history[schema.STEP].values[last]].astype(int)
+    ends = _microseconds(columns["elapsed_s"][last])
+    waits = np.minimum(np.diff(_microseconds(np.cumsum(columns["waited_s"])[last])), np.diff(ends)).tolist()
+    ends, steps = ends.tolist(), np.r_[0, history[schema.STEP].values[last]].astype(int)
     for k, row in enumerate(last):
         common = {"ph": "X", "pid": rank, "tid": 0}
         steps_of = {"name": f"steps {steps[k] + 1} to {steps[k + 1]}", "ts": ends[k], "dur": ends[k + 1] - ends[k]}
         yield common | steps_of
         yield common | {"name": "waiting, in total", "ts": ends[k + 1] - waits[k], "dur": waits[k]}
-        age = {"steps": float(columns["staleness"][row])}
-        yield {"ph": "C", "pid": rank, "name": schema.LONG_NAMES["staleness"], "ts": ends[k + 1], "args": age}
+        age = float(columns["staleness"][row])
+        if np.isfinite(age):  # JSON has no other numbers
+            args = {"steps": age}
+            yield {"ph": "C", "pid": rank, "name": schema.LONG_NAMES["staleness"], "ts": ends[k + 1], "args": args}
+
+
+def _microseconds(seconds):
+    """Points in time, and 0 before them: ndarray of int."""
+    return np.rint(1e6 * np.r_[0.0, seconds]).astype(np.int64)
 
 
 def _plain(dataset):

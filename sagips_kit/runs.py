@@ -139,9 +139,9 @@ class RunAccessor:
         """Dataset (rank, member), (score): see `analysis.discriminator`."""
         return analysis.discriminator(self._run, n_bins)
 
-    def pace(self):
+    def pace(self, after=0):
         """Dataset: see `analysis.pace`."""
-        return analysis.pace(self._run)
+        return analysis.pace(self._run, after)
 
     def summary(self):
         """pandas.DataFrame: see `analysis.summary`."""

@@ -311,6 +311,11 @@ def test_the_pace_is_that_of_the_slowest_rank():
     assert float(values["duration"]) == 10 and int(values["ranks"]) == 2
     assert float(values["step_rate"]) == 4 and float(values["event_rate"]) == 4 * 2 * 3 * 64
     assert float(values["waiting"]) == pytest.approx(8 / 18)
+    slow_start = make_timed([[3, 1, 0, 0]], [[7, 9, 10, 11]])
+    values = analysis.pace(slow_start, after=19)  # from the row of step 10 to that of step 40
+    assert float(values["duration"]) == 4 and float(values["step_rate"]) == 30 / 4
+    assert float(values["waiting"]) == 1 / 4
+    assert analysis.pace(slow_start, after=40)["step_rate"].isnull()
     assert analysis.pace(make_run(make_theta(), n_steps=0))["step_rate"].isnull()
 
 

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sagips_kit import RunSpec, analysis, list_runs, open_run, read_progress
+from sagips_kit.store import RunWriter
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {"00_quickstart": "quickstart", "01_dayabay": "dayabay", "04_on_a_cluster": "cluster"}
@@ -103,6 +105,31 @@ def test_a_folder_of_runs_is_explored(tmp_path):
     before = list_runs(tmp_path / "runs" / "explore")
     assert execute("05_explore", tmp_path, profile="none").returncode == 0
     assert list_runs(tmp_path / "runs" / "explore").equals(before)
+
+
+@pytest.mark.mpi
+def test_the_notebook_on_scaling_measures_only_what_is_missing(tmp_path):
+    folder, small = tmp_path / "runs" / "scaling", {"n_sets": 4, "n_steps": 20, "group": 1}
+    done = execute("08_scaling", tmp_path, **small)
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = list_runs(folder)
+    assert sorted(table["ranks"]) == [1, 1, 1, 2, 2, 2] and (table["state"] == "finished").all()
+    rates = pd.read_csv(folder / "rates.csv", index_col=["ranks", "mode"])
+    assert len(rates) == 6 and (rates["event_rate"] > 0).all()
+    assert rates.loc[1, "efficiency"].max() == pytest.approx(1)
+    assert (tmp_path / "runs" / "figures" / "scaling.png").exists()
+    # All points are there: no engines are started, which this profile does not have.
+    assert execute("08_scaling", tmp_path, profile="none", **small).returncode == 0
+    assert list_runs(folder).equals(table)
+    # One point was interrupted in the middle, and one by the end of its job before it had a single row.
+    for name, step in [("ring, 2 ranks.zarr", 10), ("grouped, 2 ranks.zarr", 0)]:
+        with RunWriter(folder / name, rank=0) as writer:
+            writer.set_progress(step)
+    assert execute("08_scaling", tmp_path, **small).returncode == 0
+    again = list_runs(folder)
+    assert (again["state"] == "finished").all()
+    repeated = again.index[again["created"] != table["created"].reindex(again.index)]
+    assert sorted(repeated) == ["grouped, 2 ranks.zarr", "ring, 2 ranks.zarr"]
 
 
 @pytest.mark.mpi

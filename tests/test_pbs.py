@@ -102,6 +102,11 @@ def test_a_notebook_as_a_job(tmp_path):
     assert (script.nodes, script.name) == (2, "sagips-04_on_a_cluster")
     for words in ("--ranks_per_node 4", "-p profile allocation -p n 8 -p store", f"cd {tmp_path}"):
         assert any(words in line for line in script.lines)
+    scaling = ROOT / "notebooks" / "08_scaling.ipynb"
+    large = batch.write_batch(scaling, "polaris", {"n": "400", "group": "4"}, ranks_per_node=4, queue="prod")
+    script = pbs_machine.read_script(large.path.read_text())
+    assert (script.nodes, script.queue, script.name) == (100, "prod", "sagips-08_scaling")
+    assert any("-p profile allocation -p n 400 -p group 4" in line for line in script.lines)
     with pytest.raises(ValueError, match=r"takes no parameter 'n_step'. Allowed: figures, n, n_events"):
         batch.write_batch(notebook, "polaris", {"n_step": 3})
     with pytest.raises(ValueError, match="Profile 'local' submits no jobs. Allowed: frontier, pbs"):

@@ -195,6 +195,29 @@ def test_a_timeline_holds_all_time_and_all_waiting(folder, tmp_path):
         export.to_trace(run, tmp_path / "7.json")
 
 
+@pytest.mark.parametrize("n_rows", [1000, 7])
+def test_a_timeline_keeps_the_rules_of_its_format(folder, tmp_path, n_rows):
+    """Those of Chrome's trace event format, as Perfetto reads it: JSON object format, phases M, X and C."""
+    path = export.to_trace(open_run(folder / "under way.zarr"), tmp_path / "a.json", n_rows)
+    trace = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert trace.keys() == {"traceEvents", "displayTimeUnit"} and trace["displayTimeUnit"] in ("ms", "ns")
+    needed = {"M": {"pid", "args"}, "X": {"pid", "tid", "ts", "dur"}, "C": {"pid", "ts", "args"}}
+    for event in trace["traceEvents"]:
+        assert isinstance(event["name"], str) and needed[event["ph"]] <= event.keys()
+        assert all(isinstance(event[name], int) and event[name] >= 0 for name in event.keys() - {"name", "ph", "args"})
+        if event["ph"] == "M":
+            assert event["name"] == "process_name" and isinstance(event["args"]["name"], str)
+        if event["ph"] == "C":
+            assert event["args"] and all(isinstance(number, int | float) for number in event["args"].values())
+    named = [event["pid"] for event in trace["traceEvents"] if event["ph"] == "M"]
+    assert len(named) == len(set(named)) and {event["pid"] for event in trace["traceEvents"]} == set(named)
+    for pid in named:
+        slices = [event for event in trace["traceEvents"] if event["ph"] == "X" and event["pid"] == pid]
+        spans = [(one["ts"], one["ts"] + one["dur"]) for one in slices]
+        # Slices of a thread lie inside or beside each other: none begins in another one and ends after it.
+        assert len(spans) > 10 and not any(a < c < b < d for a, b in spans for c, d in spans)
+
+
 class Page(HTMLParser):
     """What a browser would find: texts, embedded images, and whatever is loaded from elsewhere."""
 

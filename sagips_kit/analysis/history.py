@@ -163,26 +163,32 @@ def losses(run, n_rows=1000):
 
 
 @for_each_run
-def pace(run):
+def pace(run, after=0):
     """How fast a run went.
 
     Parameters
     ----------
     run : DataTree
+    after : int
+        Steps at the beginning that do not count: the first ones open memory and load a GPU's programs.  Counting
+        begins with the last row of the history among them.
 
     Returns
     -------
     Dataset
         ranks : number of ranks.
         duration : of the slowest rank so far, s.
-        step_rate : steps per second, of the slowest rank.
+        step_rate : steps per second, of the slowest rank; NaN where no step counts yet.
         event_rate : events generated per second by all ranks together; NaN where the spec does not tell.
         waiting : share of the ranks' time spent waiting for others.
     """
     layout, settings = run.attrs[schema.LAYOUT_KEY], spec(run).get("settings", {})
-    steps = run[schema.HISTORY][schema.PROGRESS].values
-    times = timeline(run, n_bins=1)
-    each = (times["compute_s"] + times["waited_s"]).values
+    history = _rows(run, None)
+    elapsed, waited = (history[name].transpose(schema.RANK, schema.STEP).values for name in ("elapsed_s", "waited_s"))
+    counts = history[schema.STEP].values > after
+    steps = run[schema.HISTORY][schema.PROGRESS].values - history[schema.STEP].values[~counts].max(initial=0)
+    each = np.nanmax(elapsed, axis=1, initial=0) - np.nanmax(elapsed[:, ~counts], axis=1, initial=0)
+    waited_s = np.nansum(waited[:, counts])
     duration = float(each.max())
     step_rate = float(np.min(steps / each)) if each.all() else np.nan
     n_events = layout["n_ranks"] * layout["n_members"] * settings.get("n_events", np.nan)
@@ -192,7 +198,7 @@ def pace(run):
         "step_rate": (step_rate, "steps per second", "1/s"),
         "event_rate": (step_rate * n_events, "events generated per second", "1/s"),
         "waiting": (
-            float(times["waited_s"].sum()) / each.sum() if each.sum() else np.nan,
+            float(waited_s / each.sum()) if each.sum() else np.nan,
             "share of time spent waiting",
             schema.DIMENSIONLESS,
         ),

@@ -1,0 +1,51 @@
+"""The figures that the README claims are those that the benchmarks have stored."""
+
+import json
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+NUMBER, SCRIPT = r"(?P<number>[\d .]+?)(?P<percent> %)?", r"`(?P<script>\w+)\.py`"
+ROW = re.compile(rf"\| (?P<what>[^|]+) \| {NUMBER} \| {SCRIPT} \| (?P<entry>[^|]+) \|")
+
+
+def table():
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Figures\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    return [ROW.fullmatch(line) or pytest.fail(f"not a row of the table: {line}") for line in lines]
+
+
+def stored(script, entry):
+    """The number at `entry`, names separated by " / ", of a script's results."""
+    found = json.loads((RESULTS / f"{script}.json").read_text())
+    for name in entry.split(" / "):
+        found = found[name]
+    return float(np.median(found))
+
+
+def half_a_digit(number):
+    """Half of the last digit that was written, in which the zeros of a large round number do not count."""
+    digits = Decimal(number).normalize() if "." not in number else Decimal(number)
+    return 0.5 * 10.0 ** digits.as_tuple().exponent
+
+
+def test_every_figure_is_what_was_measured():
+    assert table()
+    for row in table():
+        claimed, found = row["number"].replace(" ", ""), stored(row["script"], row["entry"])
+        found *= 100 if row["percent"] else 1
+        assert abs(float(claimed) - found) <= half_a_digit(claimed) * (1 + 1e-9), f"{row['what']}: {found}"
+
+
+def test_every_figure_can_be_measured_again():
+    assert all((ROOT / "benchmarks" / f"{row['script']}.py").is_file() for row in table())
+
+
+@pytest.mark.parametrize(("number", "half"), [("107000", 500), ("4.2", 0.05), ("0.50", 0.005), ("0", 0.5)])
+def test_what_was_written_says_how_exact_it_is(number, half):
+    assert half_a_digit(number) == pytest.approx(half)
