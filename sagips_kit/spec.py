@@ -58,6 +58,8 @@ class RunSpec:
     checkpoint_s: NonNegative = 300.0
 
     def __post_init__(self):
+        if self.settings.generator == "convolution":
+            self.problem.image_of_parameters()
         if self.streams and self.n_observed is None:
             raise ValueError(
                 "events with stream = True, and no n_observed: how many events should a rank hold at a time? For "

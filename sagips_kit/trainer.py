@@ -184,9 +184,9 @@ class Trainer:
 
     def _build(self):
         problem, settings, device = self.problem, self.settings, self.world.device
-        self.generator = Generator(
-            settings.latent_dim, settings.generator_widths, len(problem.parameters), self._random["generator"]
-        ).to(device)
+        image = problem.image_of_parameters() if settings.generator == "convolution" else None
+        sizes = settings.latent_dim, settings.generator_widths, len(problem.parameters)
+        self.generator = Generator(*sizes, self._random["generator"], image).to(device)
         self.discriminator = Discriminator(
             len(self.features), settings.discriminator_widths, self._random["discriminator"], settings.precision
         ).to(device)
