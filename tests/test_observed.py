@@ -14,7 +14,7 @@ import pytest
 import uproot
 import zarr
 
-from sagips_kit import Observed, Proxy, RunSpec, tables
+from sagips_kit import Observed, Proxy, RunSpec, observed, tables
 
 N = 1000
 
@@ -151,7 +151,8 @@ def test_a_sample_of_a_large_file_needs_little_memory(tmp_path, rng, name):
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name.removeprefix("a") in tables.ANYWHERE])
-def test_windows_cover_a_sorted_file_once_and_each_looks_like_the_whole(tmp_path, name):
+def test_windows_cover_a_sorted_file_once_and_each_looks_like_the_whole(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(observed, "_N_STRETCHES", 128)
     n, n_rows = 20_000, 4000
     columns = {"x1": np.linspace(0, 1, n), "x2": np.arange(n, dtype=float)}
     write, table = FORMATS[name]
