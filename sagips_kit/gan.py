@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d, leaky_relu
 
 SLOPE = 0.2  # of the leaky rectifiers, as in the paper
+_HALFWAY = torch.tensor([0.25, 0.75, 0.75, 0.25])  # a transposed convolution that interpolates, doubling a side
 
 
 class MemberMLP(nn.Module):
@@ -47,7 +48,7 @@ class MemberImages(nn.Module):
     """M convolutional generators of images side by side: (member, item, n_inputs) -> (member, item, row * column).
 
     A layer makes a coarse map of many channels; transposed convolutions double its sides, one after the other, and the
-    last one leaves a single channel, whose middle is the image.
+    last one leaves a single channel, whose middle is the image.  They begin as interpolations.
 
     Parameters
     ----------
@@ -69,9 +70,8 @@ class MemberImages(nn.Module):
         self.weights = nn.ParameterList([_drawn((n_inputs, n_first), gain / math.sqrt(n_inputs), randoms)])
         self.biases = nn.ParameterList([torch.zeros(len(randoms), 1, n_first)])
         for n_in, n_out in itertools.pairwise([*channels, 1]):
-            # Of the 4 x 4 weights, 4 reach each pixel.
-            spread = gain / math.sqrt(4 * n_in) if n_out > 1 else output_scale * math.sqrt(2 / (4 * n_in + 4))
-            self.weights.append(_drawn((n_in, n_out, 4, 4), spread, randoms))
+            spread = gain / math.sqrt(n_in) if n_out > 1 else output_scale * math.sqrt(2 / (n_in + n_out))
+            self.weights.append(_drawn((n_in, n_out, 1, 1), spread, randoms) * _HALFWAY[:, None] * _HALFWAY)
             self.biases.append(torch.zeros(len(randoms), n_out))
 
     def forward(self, items: Tensor) -> Tensor:
