@@ -5,6 +5,7 @@ Nothing here knows networks; the order makes a batch a small image of all events
 
 import functools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -43,8 +44,8 @@ def check_events(problem, events):
     return events
 
 
-def balanced_resample(n_events, chain, n_chains, seed):
-    """How often each event is in the resample of one chain: (event,) of int.
+def balanced_resample(n_events, chain, n_chains, seed, *window):
+    """How often each event is in the resample of one chain: (event,) of int.  Each window has a resample of its own.
 
     Each event hands out as many copies as there are chains (in blocks of 16 at most), each copy to a random chain: a
     bootstrap in which the resamples' mean is exactly the data, so their mean estimate carries no resampling noise.
@@ -55,13 +56,14 @@ def balanced_resample(n_events, chain, n_chains, seed):
     """
     blocks = chunk_bounds(n_chains, math.ceil(n_chains / _TICKETS))
     first, stop = next(block for block in blocks if chain < block[1])
-    return (_owners(n_events, stop - first, first, seed) == chain - first).sum(axis=1)
+    return (_owners(n_events, stop - first, first, (seed, *window)) == chain - first).sum(axis=1)
 
 
 @functools.lru_cache(maxsize=1)
-def _owners(n_events, n_shared, first, seed):
+def _owners(n_events, n_shared, first, seeds):
     """The chain that each copy of each event goes to: (event, copy)."""
-    rng = np.random.default_rng([seed, _RESAMPLING, first])
+    seed, *window = seeds
+    rng = np.random.default_rng([seed, _RESAMPLING, first, *window])
     return rng.integers(n_shared, size=(n_events, n_shared), dtype=np.uint8)
 
 
@@ -99,6 +101,43 @@ def batch_order(events, categories, n_cells):
     return np.concatenate([part[neighbour_order(events[part], n_cells)] for part in parts])
 
 
+def in_batch_order(problem, events, n_cells):
+    """Events (event, observable) in `batch_order`, and their categories (event,), as tensors."""
+    events = torch.tensor(events, dtype=torch.float32)
+    categories = problem.category(events)
+    order = torch.as_tensor(batch_order(events.numpy(), categories.numpy(), n_cells))
+    return events[order], categories[order]
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """Which events each member of a rank learns from.
+
+    Attributes
+    ----------
+    chains : range
+        The members' chains.
+    n_chains : int
+        Of all ranks.
+    seed : int
+    bootstrap : bool
+        Without it all members learn from all events.
+    """
+
+    chains: range
+    n_chains: int
+    seed: int
+    bootstrap: bool
+
+    def indices(self, n_events, *window):
+        """The events of each member, in their order: list of Tensor (event,) of int."""
+        every = torch.arange(n_events)
+        if not self.bootstrap:
+            return [every] * len(self.chains)
+        copies = (balanced_resample(n_events, chain, self.n_chains, self.seed, *window) for chain in self.chains)
+        return [torch.repeat_interleave(every, torch.as_tensor(each)) for each in copies]
+
+
 class Batches:
     """Batches of one member: events of each category in equal shares, one from each of many cells of equal content.
 
@@ -127,6 +166,11 @@ class Batches:
             self._parts.append((part, size))
         self._columns = []
         self._start, self._n_drawn = random.get_state(), 0
+
+    @property
+    def is_spent(self):
+        """Whether the next batch begins another epoch."""
+        return not self._columns
 
     def draw(self):
         """The next batch, (event, observable)."""
@@ -165,3 +209,62 @@ class Batches:
         within = (turn + jitter) / n_batches
         at = (torch.arange(size)[:, None] + within) * (n_events / size)
         return at.long().clamp_(max=n_events - 1)
+
+
+class Supply:
+    """What a rank's members draw their batches from: all events, or one window after the other of a file's.
+
+    The ranks of a replica take turns in the windows, so each reads only its share of the file, and together they read
+    all of it.  Every replica does, since its chains are resamples of all events.
+
+    Parameters
+    ----------
+    problem : Problem
+    batch_size : int
+    resampling : Resampling
+    randoms : list of torch.Generator
+        One for each member.
+    windows : callable or None
+        Gets the number of a window and returns its events (event, observable).
+    share : (int, int)
+        Which rank of its replica this is, and of how many.
+    """
+
+    def __init__(self, problem, batch_size, resampling, randoms, windows=None, share=(0, 1)):
+        self._problem, self._batch_size, self._resampling, self._randoms = problem, batch_size, resampling, randoms
+        self._windows, self._share = windows, share
+        self._n_windows, self._batches = 0, []
+
+    def fill(self, events, categories, indices):
+        """Give each member its events, by their indices, out of events that are in `batch_order`."""
+        members = zip(indices, self._randoms, strict=True)
+        self._batches = [
+            Batches(events[chosen], categories[chosen], self._problem.n_categories, self._batch_size, random)
+            for chosen, random in members
+        ]
+
+    def draw(self):
+        """The next batch of each member, (member, event, observable)."""
+        if self._windows and (not self._n_windows or self._batches[0].is_spent):
+            self._open(self._n_windows)
+        return torch.stack([batches.draw() for batches in self._batches])
+
+    def state_dict(self):
+        """How many windows have been opened, and where in the events each member is."""
+        return {"n_windows": self._n_windows} | {str(k): each.state_dict() for k, each in enumerate(self._batches)}
+
+    def load_state_dict(self, state):
+        """Go on where `state` was taken."""
+        if n_windows := int(state["n_windows"]):
+            self._open(n_windows - 1)
+        for k, batches in enumerate(self._batches):
+            batches.load_state_dict(state[str(k)])
+
+    def _open(self, number):
+        """Read this rank's next window; the same number is never another rank's of its replica."""
+        rank, n_ranks = self._share
+        window = rank + n_ranks * number
+        events, categories = in_batch_order(self._problem, self._windows(window), self._batch_size)
+        # Resamples of a window, too, add up to it over all chains.
+        self.fill(events, categories, self._resampling.indices(len(events), window))
+        self._n_windows = number + 1

@@ -9,9 +9,10 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu
+from torch.nn.functional import conv_transpose2d, leaky_relu
 
 SLOPE = 0.2  # of the leaky rectifiers, as in the paper
+_HALFWAY = torch.tensor([0.25, 0.75, 0.75, 0.25])  # a transposed convolution that interpolates, doubling a side
 
 
 class MemberMLP(nn.Module):
@@ -34,14 +35,56 @@ class MemberMLP(nn.Module):
         spreads[-1] = output_scale * math.sqrt(2 / sum(shapes[-1]))
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for shape, spread in zip(shapes, spreads, strict=True):
-            draws = [torch.randn(shape, generator=random) for random in randoms]
-            self.weights.append(spread * torch.stack(draws))
-            self.biases.append(torch.zeros(len(draws), 1, shape[1]))
+            self.weights.append(_drawn(shape, spread, randoms))
+            self.biases.append(torch.zeros(len(randoms), 1, shape[1]))
 
     def forward(self, items: Tensor) -> Tensor:
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             items = leaky_relu(torch.baddbmm(bias, items, weight), SLOPE, inplace=True)
         return torch.baddbmm(self.biases[-1], items, self.weights[-1])
+
+
+class MemberImages(nn.Module):
+    """M convolutional generators of images side by side: (member, item, n_inputs) -> (member, item, row * column).
+
+    A layer makes a coarse map of many channels; transposed convolutions double its sides, one after the other, and the
+    last one leaves a single channel, whose middle is the image.  They begin as interpolations.
+
+    Parameters
+    ----------
+    n_inputs : int
+    channels : sequence of int
+        Of the map before each doubling.
+    image : (int, int)
+        Rows and columns.
+    randoms : sequence of torch.Generator
+        One per member.
+    output_scale : float
+        Factor on the last convolution's initial weights.
+    """
+
+    def __init__(self, n_inputs, channels, image, randoms, output_scale=1.0):
+        super().__init__()
+        self._image, self._coarse = image, [-(-side // 2 ** len(channels)) for side in image]
+        n_first, gain = channels[0] * math.prod(self._coarse), math.sqrt(2 / (1 + SLOPE**2))
+        self.weights = nn.ParameterList([_drawn((n_inputs, n_first), gain / math.sqrt(n_inputs), randoms)])
+        self.biases = nn.ParameterList([torch.zeros(len(randoms), 1, n_first)])
+        for n_in, n_out in itertools.pairwise([*channels, 1]):
+            spread = gain / math.sqrt(n_in) if n_out > 1 else output_scale * math.sqrt(2 / (n_in + n_out))
+            self.weights.append(_drawn((n_in, n_out, 1, 1), spread, randoms) * _HALFWAY[:, None] * _HALFWAY)
+            self.biases.append(torch.zeros(len(randoms), n_out))
+
+    def forward(self, items: Tensor) -> Tensor:
+        n_members, n_items, _ = items.shape
+        maps = torch.baddbmm(self.biases[0], items, self.weights[0])
+        # Convolutions have no axis for members, but groups of channels.
+        maps = maps.transpose(0, 1).reshape(n_items, -1, *self._coarse)
+        for weight, bias in zip(self.weights[1:], self.biases[1:], strict=True):
+            maps = leaky_relu(maps, SLOPE)
+            maps = conv_transpose2d(maps, weight.flatten(0, 1), bias.flatten(), stride=2, padding=1, groups=n_members)
+        for axis, side in zip((2, 3), self._image, strict=True):
+            maps = maps.narrow(axis, (maps.shape[axis] - side) // 2, side)
+        return maps.flatten(2).transpose(0, 1)
 
 
 class Generator(nn.Module):
@@ -56,15 +99,20 @@ class Generator(nn.Module):
     ----------
     latent_dim, n_parameters : int
     widths : sequence of int
-        Hidden layers.
+        Hidden layers; channels of the maps, if `image` is given.
     randoms : sequence of torch.Generator
         One per member.
+    image : (int, int) or None
+        Rows and columns of the parameters, for networks of convolutions.
     """
 
-    def __init__(self, latent_dim, widths, n_parameters, randoms):
+    def __init__(self, latent_dim, widths, n_parameters, randoms, image=None):
         super().__init__()
         # Members start near the middle of the ranges, spread by a tenth of them.
-        self.network = MemberMLP((latent_dim, *widths, n_parameters), randoms, output_scale=0.1)
+        if image is None:
+            self.network = MemberMLP((latent_dim, *widths, n_parameters), randoms, output_scale=0.1)
+        else:
+            self.network = MemberImages(latent_dim, widths, image, randoms, output_scale=0.1)
         n_members = len(randoms)
         self.register_buffer("origin", torch.zeros(n_members, 1, n_parameters))
         self.register_buffer("axes", torch.eye(n_parameters).repeat(n_members, 1, 1))
@@ -92,6 +140,11 @@ class Generator(nn.Module):
     def _centre_outputs(self):
         network = self.network
         return network(self.origin.new_zeros(len(self.origin), 1, network.weights[0].shape[1]))
+
+
+def _drawn(shape, spread, randoms):
+    """Initial weights of all members, (member, *shape)."""
+    return spread * torch.stack([torch.randn(shape, generator=random) for random in randoms])
 
 
 def to_unit(y: Tensor) -> Tensor:

@@ -131,6 +131,7 @@ def _train(spec, world, resume):
         seed=spec.seed,
         world=world,
         exchange=spec.exchange,
+        windows=_windows(spec),
     )
     checkpoints = Checkpoints(spec.store, world.rank, world.size)
     writer = store.RunWriter(spec.store, world.rank, _replica(spec, world) if is_leader else None)
@@ -268,7 +269,15 @@ def observed_events(spec):
     file = spec.events if isinstance(spec.events, Observed) else Observed(spec.events)
     events = file.read(spec.problem, spec.n_observed, spec.seed)
     sampling = "" if spec.n_observed is None else f", {spec.n_observed} at random, seed {spec.seed}"
-    return events, f"{file!r}{sampling}"
+    rest = "; the ranks train on windows of the whole file" if spec.streams else ""
+    return events, f"{file!r}{sampling}{rest}"
+
+
+def _windows(spec):
+    """What reads a window of a file that the ranks read themselves, by its number; None if there is no such file."""
+    if not spec.streams:
+        return None
+    return lambda number: spec.events.window(spec.problem, number, spec.n_observed, spec.seed)
 
 
 def _reference(spec, events):

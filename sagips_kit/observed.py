@@ -3,6 +3,7 @@
 A value that travels with the run; how each format is read is in `tables`.
 """
 
+import warnings
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +12,11 @@ import numpy as np
 from pydantic import Field
 
 from .settings import value
-from .tables import FORMATS, blocks
+from .tables import ANYWHERE, FORMATS, blocks
 
-_SAMPLING = 103  # sets this random stream apart from others of the same seed
+_SAMPLING, _STREAMING = 103, 104  # set these random streams apart from others of the same seed
+_N_STRETCHES = 1024  # places all over a file that the rows of a window come from
+_FEW = 0.1  # fraction of weighted events below which it is told how few are taken
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -37,6 +40,14 @@ class Observed:
         leaves an end open.  In the file's own units.
     scale : dict of str to float
         Factors that take columns to the problem's units, for instance {"E": 1e-3} from keV to MeV.
+    weights : str or None
+        A column that says how many events a row stands for, up to a factor.  Each row is taken with a probability in
+        proportion to it, that of the largest weight being 1: what is taken are events without weights, of the weighted
+        density.
+    stream : bool
+        For a file that does not fit into memory: a run keeps `n_observed` of its events, at random, to be looked at and
+        fitted, and each rank trains on the rows of its share of the file, `n_observed` at a time.  The ranks then read
+        the file themselves, anywhere in it, which `.npy`, `.h5`, `.hdf5`, `.zarr` and `.root` allow.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -44,10 +55,18 @@ class Observed:
     table: str | None = None
     within: dict[str, tuple[_Number | None, _Number | None]] = field(default_factory=dict)
     scale: dict[str, _Number] = field(default_factory=dict)
+    weights: str | None = None
+    stream: bool = False
 
     def __post_init__(self):
-        if Path(self.path).suffix.lower() not in FORMATS:
+        ending = Path(self.path).suffix.lower()
+        if ending not in FORMATS:
             raise ValueError(f"path = {self.path!r}: should be a file that ends in {', '.join(FORMATS)}.")
+        if self.stream and ending not in ANYWHERE:
+            raise ValueError(
+                f"path = {self.path!r}, stream = True: rows can be read anywhere in {', '.join(ANYWHERE)}. Convert the "
+                "file, or take a random sample of it: stream=False and n_observed."
+            )
         for name, (low, high) in self.within.items():
             if low is not None and high is not None and not low < high:
                 raise ValueError(f"within = {{{name!r}: ({low}, {high})}}: the first end should be below the second.")
@@ -70,34 +89,71 @@ class Observed:
             For a file that cannot be read, columns that are not there, and entries that are no finite numbers: the
             text names file, column and row.
         """
-        path = Path(self.path).expanduser()
         sample = _Sample(n_events, np.random.default_rng([seed, _SAMPLING]))
-        n_rows = 0
+        for rows, weights in self._blocks(problem):
+            sample.add(rows, weights)
+        events = sample.events(len(problem.observables))
+        if n_events is not None and len(events) < n_events:
+            weighted = f" after {sample.n_seen} weighted ones were thinned" if self.weights else ""
+            raise ValueError(
+                f"`{self.path}` has {len(events)} events in the selection{weighted}; {n_events} were asked for."
+            )
+        if self.weights and n_events is None and len(events) < _FEW * sample.n_seen:
+            warnings.warn(
+                f"`{self.path}`: {len(events)} of {sample.n_seen} events are taken, since the largest weight in "
+                f"{self.weights} is far above the mean. If few rows have such weights, leave them out: within={{...}}.",
+                stacklevel=2,
+            )
+        return events
+
+    def window(self, problem, number, n_rows, seed=0):
+        """The wanted events of some rows from all over the file, (event, observable).
+
+        A window takes rows from each of many equal parts of the file, so it looks like the whole even if the file is
+        sorted.  The windows 0, 1, ... of a file cover it once, then once more with rows put together otherwise.
+
+        Parameters
+        ----------
+        problem : Problem
+        number : int
+        n_rows : int
+            Rows of a window, about.
+        seed : int
+            The same for all windows.
+
+        Raises
+        ------
+        FileNotFoundError, ModuleNotFoundError, ValueError
+            As by `read`.
+        """
+        sample = _Sample(None, np.random.default_rng([seed, _SAMPLING, number]))
+        for rows, weights in self._blocks(problem, lambda n_all: _stretches(n_all, number, n_rows, seed)):
+            sample.add(rows, weights)
+        return sample.events(len(problem.observables))
+
+    def _blocks(self, problem, ranges=None):
+        """Yield the wanted rows, (event, observable), and their weights (event,), block by block."""
+        path = Path(self.path).expanduser()
         try:
-            for block in blocks(path, self.table, lambda names: self._needed(names, problem)):
-                columns = self._observables(tuple(block), problem)
-                sample.add(self._selected(block, columns, n_rows))
-                n_rows += len(next(iter(block.values())))
+            for first_row, block in blocks(path, self.table, lambda names: self._needed(names, problem), ranges):
+                yield self._selected(block, self._observables(tuple(block), problem), first_row)
         except (FileNotFoundError, ModuleNotFoundError, _Explained):
             raise
         except Exception as error:
             # Each reader has exceptions of its own for a file that is not what its name says.
             raise ValueError(f"`{path}` cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from None
-        events = sample.events(len(problem.observables))
-        if n_events is not None and len(events) < n_events:
-            raise ValueError(f"`{path}` has {len(events)} events in the selection; {n_events} were asked for.")
-        return events
 
     def _needed(self, names, problem):
         """The columns to read, of those that there are."""
         observables = self._observables(names, problem)
-        for name in (*observables, *self.within, *self.scale):
+        others = (*self.within, *([self.weights] if self.weights else []))
+        for name in (*observables, *others, *self.scale):
             if name not in names:
                 raise _Explained(
                     f"`{self.path}` has no column {name!r}. It has: {', '.join(names)}. {type(problem).__name__} "
                     f"observes {', '.join(problem.observables)}; name their columns: Observed(..., columns=(...))."
                 )
-        return tuple(dict.fromkeys((*observables, *self.within)))
+        return tuple(dict.fromkeys((*observables, *others)))
 
     def _observables(self, names, problem):
         """The column of each observable."""
@@ -117,18 +173,22 @@ class Observed:
         return self.columns
 
     def _selected(self, block, columns, first_row):
-        """The wanted rows of a block, (event, observable)."""
+        """The wanted rows of a block, (event, observable), and their weights (event,)."""
         numbers = {name: self._numbers(name, column, first_row) for name, column in block.items()}
         is_wanted = np.ones(len(next(iter(numbers.values()))), bool)
         for name, (low, high) in self.within.items():
             # What is not a number lies in no range.
             is_wanted &= numbers[name] >= (-np.inf if low is None else low)
             is_wanted &= numbers[name] <= (np.inf if high is None else high)
-        for name in columns:
+        for name in (*columns, *([self.weights] if self.weights else [])):
             is_bad = is_wanted & ~np.isfinite(numbers[name])
             if is_bad.any():
                 raise self._complaint(name, first_row + int(is_bad.argmax()), "is empty, NaN or infinite", is_bad.sum())
-        return np.stack([self.scale.get(name, 1.0) * numbers[name][is_wanted] for name in columns], axis=-1)
+        weights = numbers[self.weights][is_wanted] if self.weights else np.ones(is_wanted.sum())
+        if (weights < 0).any():
+            row = first_row + int(np.flatnonzero(is_wanted)[(weights < 0).argmax()])
+            raise self._complaint(self.weights, row, "is negative: no number of events is", (weights < 0).sum())
+        return np.stack([self.scale.get(name, 1.0) * numbers[name][is_wanted] for name in columns], axis=-1), weights
 
     def _numbers(self, name, column, first_row):
         """A column as float64, or a complaint about the first entry that is no number."""
@@ -152,23 +212,54 @@ class _Explained(ValueError):
     """An error whose text is complete."""
 
 
+def _stretches(n_all, number, n_rows, seed):
+    """Rows of a window, as pairs (start, stop): one stretch of each of many equal parts of the file."""
+    n_windows = max(1, -(-n_all // n_rows))
+    turn, number = divmod(number, n_windows)
+    shifts = np.random.default_rng([seed, _STREAMING, turn]).integers(n_windows, size=_N_STRETCHES)
+    # In each part the windows of a turn take the stretches one after the other, from a random one on.
+    which = [part * n_windows + (number + int(shift)) % n_windows for part, shift in enumerate(shifts)]
+    ranges = [(n_all * k // (_N_STRETCHES * n_windows), n_all * (k + 1) // (_N_STRETCHES * n_windows)) for k in which]
+    return [(start, stop) for start, stop in ranges if start < stop]
+
+
 class _Sample:
-    """All rows that are added, or so many of them, each set of them being as likely as any other."""
+    """Rows at random, each with a chance in proportion to its weight: so many of them, or as many as there can be."""
 
     def __init__(self, n, rng):
         self._n, self._rng, self._parts, self._keys = n, rng, [], []
+        self._heaviest, self._highest, self._n_held = 0.0, np.inf, 0
+        self.n_seen = 0
 
-    def add(self, rows):
-        self._parts.append(rows)
-        if self._n is None:
-            return
-        # Every row draws a number; the rows of the smallest ones are kept, in their order.
-        self._keys.append(self._rng.random(len(rows)))
-        rows, keys = np.concatenate(self._parts), np.concatenate(self._keys)
-        if len(rows) > self._n:
-            kept = np.sort(np.argpartition(keys, self._n)[: self._n])
-            rows, keys = rows[kept], keys[kept]
-        self._parts, self._keys = [rows], [keys]
+    def add(self, rows, weights):
+        self.n_seen += len(rows)
+        self._heaviest = max(self._heaviest, weights.max(initial=0.0))
+        # Every row draws a number; of the rows whose number is below any limit, shares are as the weights.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            keys = self._rng.random(len(rows)) / weights
+        is_in = keys < self._limit
+        self._parts.append(rows[is_in])
+        self._keys.append(keys[is_in])
+        self._n_held += int(is_in.sum())
+        if self._n is not None and self._n_held > 2 * self._n:
+            self._thin()
 
     def events(self, n_columns):
-        return np.concatenate(self._parts) if self._parts else np.empty((0, n_columns))
+        if not self._parts:
+            return np.empty((0, n_columns))
+        self._thin()
+        return self._parts[0]
+
+    @property
+    def _limit(self):
+        """No row's chance may be above 1."""
+        return min(self._highest, 1 / self._heaviest if self._heaviest else np.inf)
+
+    def _thin(self):
+        """Keep the rows of the smallest numbers, in their order."""
+        rows, keys = np.concatenate(self._parts), np.concatenate(self._keys)
+        kept = np.flatnonzero(keys < self._limit)
+        if self._n is not None and len(kept) > self._n:
+            kept = kept[np.sort(np.argpartition(keys[kept], self._n)[: self._n])]
+            self._highest = np.nextafter(keys[kept].max(), np.inf)
+        self._parts, self._keys, self._n_held = [rows[kept]], [keys[kept]], len(kept)

@@ -1,5 +1,7 @@
 """A pipeline of stages for `Problem.simulate`: theory, sampler, smearing by a detector, selection.
 
+The theory is a density on a grid, since both the sampler and the selection need it.
+
 Every event moves smoothly with the parameters, selected ones too: the probability to be selected is a factor of the
 density that true values are drawn from, and the measured value is drawn inside the selection.  So there are neither
 weights nor events that come and go.
@@ -12,6 +14,7 @@ import torch
 from .samplers import cumulative, inverse_cdf
 
 _OPEN = 8.0  # deviations at which a normal distribution without limits is cut off
+_WITHOUT = "A simulator of events that has no density needs no pipeline: write `simulate` in the class of the problem."
 _EDGE = 1e-6  # away from 0 and 1, where the inverse of the normal distribution is infinite
 
 
@@ -164,10 +167,12 @@ class Pipeline:
     Raises
     ------
     ValueError
-        For stages of different numbers of observables, or a selection without smearing.
+        For a theory that is no function, stages of different numbers of observables, or a selection without smearing.
     """
 
     def __init__(self, theory, sampler, smear=None, select=None):
+        if not callable(theory):
+            raise ValueError(f"theory = {theory!r}: should be a function (theta, *grids) -> density. {_WITHOUT}")
         n = len(sampler.grids)
         for name, given in [("Smear", smear and smear.sigmas), ("Select", select and select.windows)]:
             if given is not None and len(given) != n:
@@ -262,7 +267,7 @@ def _check_shapes(theory, given, wanted):
     if given != wanted:
         name = getattr(theory, "__name__", type(theory).__name__)
         text = f"{name} returns densities of shapes {given}: should be {wanted}"
-        raise ValueError(f"{text}, the density at every point of the grids.")
+        raise ValueError(f"{text}, the density at every point of the grids. {_WITHOUT}")
 
 
 def _between(values, points, x):

@@ -5,6 +5,7 @@ A problem is written for ONE parameter vector, with plain torch; whoever needs m
 networks, ranks or files.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -30,6 +31,8 @@ class Problem(ABC):
         Uniform random numbers that one event consumes.
     n_categories : int
         Number of categories of events, see `category`.
+    image : (int, int) or None
+        Rows and columns, if the parameters are pixels of an image, row by row: for Settings(generator="convolution").
     truth : tuple of float or None
         The parameters the observed events were made with (closure test), else None.
     published : dict of str to (value, deviation)
@@ -46,6 +49,7 @@ class Problem(ABC):
     n_categories: int = 1
     units: dict[str, str] = {}
     long_names: dict[str, str] = {}
+    image: tuple[int, int] | None = None
     truth: tuple[float, ...] | None = None
     published: dict[str, tuple[float, float]] = {}
     priors: dict[str, tuple[float, float]] = {}
@@ -126,6 +130,22 @@ class Problem(ABC):
         raise NotImplementedError(
             f"{type(self).__name__} declares no log_likelihood, so it has no likelihood reference."
         )
+
+    def image_of_parameters(self):
+        """`image`; not to be overridden.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or it does not have as many pixels as there are parameters.
+        """
+        n, name = len(self.parameters), type(self).__name__
+        if self.image is None or math.prod(self.image) != n:
+            raise ValueError(
+                f'Settings(generator="convolution"): the {n} parameters of {name} should be pixels of an image, and '
+                f"its `image` is {self.image}. Say in the class how many there are: image = (rows, columns)."
+            )
+        return self.image
 
     def scale(self, t: Tensor) -> Tensor:
         """Map t in (0, 1), the generator's output, to theta: (..., parameter) -> (..., parameter)."""

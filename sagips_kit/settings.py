@@ -120,8 +120,10 @@ class Settings:
         Events that a member generates in a step, a multiple of `n_sets`; as many observed events are drawn.
     latent_dim : int
         Dimension of the generator's input.
+    generator : {"perceptron", "convolution"}
+        "convolution" makes parameters that are the pixels of an image by transposed convolutions.
     generator_widths, discriminator_widths : tuple of int
-        Hidden layers of the two networks.
+        Hidden layers of the two networks; of convolutions the channels before each doubling of the image's sides.
     precision : {"full", "bfloat16"}
         Of the products in the discriminator's perceptron, where wide networks spend their time.
     generator_rate, discriminator_rate : float
@@ -168,6 +170,7 @@ class Settings:
     n_sets: Count = 4
     n_events: Count = 1024
     latent_dim: Count = 4
+    generator: Literal["perceptron", "convolution"] = "perceptron"
     generator_widths: tuple[Count, ...] = (64, 64)
     discriminator_widths: tuple[Count, ...] = (32, 32)
     precision: Literal["full", "bfloat16"] = "full"
@@ -190,6 +193,10 @@ class Settings:
     max_rollbacks: Count = 10
 
     def __post_init__(self):
+        if self.generator == "convolution" and not self.generator_widths:
+            raise ValueError(
+                'generator = "convolution", generator_widths = (): should name channels, such as (64, 64).'
+            )
         if self.n_events % self.n_sets:
             raise ValueError(
                 f"n_events = {self.n_events}: should be a multiple of n_sets = {self.n_sets}, "

@@ -35,7 +35,8 @@ class RunSpec:
     events : Observed, str or None
         A file of observed events, or its name alone; None takes the problem's own events.
     n_observed : int or None
-        How many events: of the problem's own (None: its usual number), or of the file's, at random (None: all).
+        How many events: of the problem's own (None: its usual number), or of the file's, at random (None: all).  Of a
+        file with `stream`, so many at a time.
     reference : bool
         Fit the same events by maximum likelihood too, if the problem has a likelihood, to judge the run by.
     overwrite : bool
@@ -55,6 +56,20 @@ class RunSpec:
     reference: bool = True
     overwrite: bool = False
     checkpoint_s: NonNegative = 300.0
+
+    def __post_init__(self):
+        if self.settings.generator == "convolution":
+            self.problem.image_of_parameters()
+        if self.streams and self.n_observed is None:
+            raise ValueError(
+                "events with stream = True, and no n_observed: how many events should a rank hold at a time? For "
+                "instance n_observed=1_000_000."
+            )
+
+    @property
+    def streams(self):
+        """Whether the ranks read the file of events themselves, a window at a time."""
+        return isinstance(self.events, Observed) and self.events.stream
 
     def to_dict(self):
         """The spec as JSON values; `from_dict` makes an equal spec of them."""

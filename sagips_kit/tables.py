@@ -1,5 +1,7 @@
 """Files of columns, read block by block: one function for each format, so that no file needs to fit into memory.
 
+Some formats give any rows that are asked for, others only all of them from the first to the last.
+
 What the columns mean, which rows are wanted and what is wrong with them does not belong here.
 """
 
@@ -11,8 +13,8 @@ import numpy as np
 _BLOCK = 200_000  # rows
 
 
-def blocks(path, table, choose):
-    """Yield a file's columns, some rows at a time, as {name: array (row,)}.
+def blocks(path, table, choose, ranges=None):
+    """Yield a file's columns, some rows at a time: the number of the first row, and {name: array (row,)}.
 
     Parameters
     ----------
@@ -21,6 +23,9 @@ def blocks(path, table, choose):
         Which table of the file, where it can hold several.
     choose : callable
         Gets the names of all columns ("0", "1", ... if they have none) and returns those to read.
+    ranges : callable or None
+        Gets the number of rows and returns those to read, as pairs (start, stop) in rising order; None reads them all.
+        For the formats in ANYWHERE alone.
     """
     ending = path.suffix.lower()
     if ending not in FORMATS:
@@ -28,15 +33,19 @@ def blocks(path, table, choose):
     if not path.exists():
         raise FileNotFoundError(f"There is no file of observed events `{path}`. Current folder: {Path.cwd()}")
     try:
-        yield from FORMATS[ending](path, table, choose)
+        yield from FORMATS[ending](path, table, choose, *([] if ranges is None else [ranges]))
     except ImportError as error:
         text = f'`{path}` needs {error.name}. Type: pip install "sagips_kit[data]"'
         raise ModuleNotFoundError(text, name=error.name) from None
 
 
-def _numpy(path, table, choose):
+def _all_rows(n_rows):
+    return [(start, min(start + _BLOCK, n_rows)) for start in range(0, n_rows, _BLOCK)]
+
+
+def _numpy(path, table, choose, ranges=_all_rows):
     # Mapped, not loaded, so it cannot hold pickles, which could run any code.
-    yield from _slices(_columns(np.lib.format.open_memmap(path, mode="r")), choose)
+    yield from _slices(_columns(_Mapped(path)), choose, ranges)
 
 
 def _numpy_archive(path, table, choose):
@@ -55,7 +64,7 @@ def _text(path, table, choose):
         wanted = choose(tuple(pandas.read_csv(path, nrows=0, **options).columns))
         with pandas.read_csv(path, chunksize=_BLOCK, **options) as reader:
             for block in reader:
-                yield {name: block[name].to_numpy() for name in wanted}
+                yield block.index[0], {name: block[name].to_numpy() for name in wanted}
 
 
 def _parquet(path, table, choose):
@@ -63,28 +72,31 @@ def _parquet(path, table, choose):
 
     with pyarrow.parquet.ParquetFile(path) as file:
         wanted = choose(tuple(file.schema_arrow.names))
+        n_rows = 0
         for batch in file.iter_batches(_BLOCK, columns=list(wanted)):
-            yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in wanted}
+            yield n_rows, {name: batch.column(name).to_numpy(zero_copy_only=False) for name in wanted}
+            n_rows += batch.num_rows
 
 
-def _hdf5(path, table, choose):
+def _hdf5(path, table, choose, ranges=_all_rows):
     import h5py
 
     with h5py.File(path) as file:
         found = file[table or "/"]
         is_group = isinstance(found, h5py.Group)
-        yield from _slices(_members(found, list(found), None) if is_group else _columns(found), choose)
+        yield from _slices(_members(found, list(found), None) if is_group else _columns(found), choose, ranges)
 
 
-def _zarr(path, table, choose):
+def _zarr(path, table, choose, ranges=_all_rows):
     import zarr
 
     found = zarr.open(path, path=table, mode="r")
     is_group = isinstance(found, zarr.Group)
-    yield from _slices(_members(found, sorted(found.array_keys()), None) if is_group else _columns(found), choose)
+    columns = _members(found, sorted(found.array_keys()), None) if is_group else _columns(found)
+    yield from _slices(columns, choose, ranges)
 
 
-def _root(path, table, choose):
+def _root(path, table, choose, ranges=_all_rows):
     import uproot
 
     with uproot.open(path) as file:
@@ -92,8 +104,9 @@ def _root(path, table, choose):
             name.partition(";")[0] for name, kind in file.classnames().items() if kind in ("TTree", "ROOT::RNTuple")
         ]
         tree = file[_only(table, sorted(set(trees)))]
-        wanted = choose(tuple(tree.keys()))
-        yield from tree.iterate(list(wanted), step_size=_BLOCK, library="np")
+        wanted = list(choose(tuple(tree.keys())))
+        for start, stop in ranges(tree.num_entries):
+            yield start, tree.arrays(wanted, entry_start=start, entry_stop=stop, library="np")
 
 
 FORMATS = {
@@ -106,6 +119,7 @@ FORMATS = {
     ".zarr": _zarr,
     ".root": _root,
 }
+ANYWHERE = (".npy", ".h5", ".hdf5", ".zarr", ".root")
 
 
 def _only(table, tables):
@@ -126,8 +140,8 @@ def _members(group, names, table):
 def _columns(array, name="0"):
     """The columns of one array: {name: what can be sliced}."""
     if array.dtype.names:
-        fields = getattr(array, "fields", array.__getitem__)  # h5py reads a single field by `fields`
-        return {name: fields(name) for name in array.dtype.names}
+        names, reads_fields = array.dtype.names, hasattr(array, "fields")  # so h5py reads a single field
+        return {name: array.fields(name) if reads_fields else _Field(array, name) for name in names}
     if array.ndim == 1:
         return {name: array}
     if array.ndim == 2:
@@ -149,10 +163,32 @@ class _Column:
         return self._array[rows, self._k]
 
 
-def _slices(columns, choose):
+class _Field(_Column):
+    """One field of a structured array, likewise."""
+
+    def __getitem__(self, rows):
+        return self._array[rows][self._k]
+
+
+class _Mapped:
+    """An array of a `.npy` file, mapped for each slice alone: while a map is open, what was read of it is in memory."""
+
+    def __init__(self, path):
+        self._path = path
+        array = self._array()
+        self.dtype, self.shape, self.ndim = array.dtype, array.shape, array.ndim
+
+    def __getitem__(self, key):
+        return np.array(self._array()[key])
+
+    def _array(self):
+        return np.lib.format.open_memmap(self._path, mode="r")
+
+
+def _slices(columns, choose, ranges=_all_rows):
     wanted = choose(tuple(columns))
     lengths = {name: columns[name].shape[0] for name in wanted}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"its columns have different lengths: {lengths}")
-    for start in range(0, max(lengths.values()), _BLOCK):
-        yield {name: np.asarray(columns[name][start : start + _BLOCK]) for name in wanted}
+    for start, stop in ranges(max(lengths.values())):
+        yield start, {name: np.asarray(columns[name][start:stop]) for name in wanted}

@@ -7,11 +7,12 @@ contract and files not at all.
 import time
 import warnings
 
+import numpy as np
 import torch
 
 from . import schedule, state
 from .adversary import CURVATURE, learn_generated, learn_observed
-from .data import Batches, balanced_resample, batch_order, check_events, prior_shifts
+from .data import Resampling, Supply, check_events, in_batch_order, prior_shifts
 from .exchange import Independent
 from .features import WhiteFeatures, weights_of_categories
 from .flat import FlatGradient, FlatWeights
@@ -36,6 +37,9 @@ class Trainer:
     settings : Settings
     events : array_like (event, observable)
         The observed events, the same on all ranks.
+    windows : callable or None
+        For more events than fit into memory: gets a number 0, 1, ... and returns the events (event, observable) of that
+        window, of which batches are drawn, each by one rank of a replica; `events` is a random sample of them all then.
     n_steps : int
         Length of the run; the schedules depend on it.
     seed : int
@@ -59,7 +63,7 @@ class Trainer:
         If the events do not fit the problem.
     """
 
-    def __init__(self, problem, settings, events, *, n_steps, seed=0, world=None, exchange=None):
+    def __init__(self, problem, settings, events, *, n_steps, seed=0, world=None, exchange=None, windows=None):
         events = check_events(problem, events)
         exchange = exchange or Independent()
         self.problem, self.settings, self.n_steps, self.seed = problem, settings, n_steps, seed
@@ -71,7 +75,9 @@ class Trainer:
         self._n_chains = exchange.n_replicas(self.world.size) * settings.n_members
         self._random = random_streams(seed, self._replica, self.world.rank, settings.n_members)
         self._n_events = len(events)
-        self._load(events)
+        replicas = [exchange.replica(rank, self.world.size) for rank in range(self.world.size)]
+        share = replicas[: self.world.rank].count(self._replica), replicas.count(self._replica)
+        self._load(events, windows, share)
         self._build()
         self._channel = exchange.open(self.world, self._flat.buffer)
         self._guard = Guard(self.discriminator, self._optimisers[self.discriminator], settings.max_rollbacks)
@@ -156,39 +162,31 @@ class Trainer:
         parts |= {"channel": self._channel, "random": random, "batches": self._batches}
         return networks | parts | {"clock": state.Numbers(self, _CLOCK)}
 
-    def _load(self, events):
+    def _load(self, events, windows, share):
         """Resample and order the observed events of each member, and summarise them for the constraints."""
         problem, settings, device = self.problem, self.settings, self.world.device
-        events = torch.tensor(events, dtype=torch.float32)
         # Ordered once: resampling keeps the order.
-        order = batch_order(events.numpy(), problem.category(events).numpy(), settings.n_events)
-        events = events[torch.as_tensor(order)]
-        categories = problem.category(events)
+        events, categories = in_batch_order(problem, events, settings.n_events)
         self._category_weights = weights_of_categories(problem, events).to(device)
-        self._batches, statistics = [], []
-        self._shifts = torch.zeros((settings.n_members, len(problem.priors)), device=device)
-        for member in range(settings.n_members):
-            chosen = torch.arange(len(events))
-            if settings.bootstrap:
-                chain = self._replica * settings.n_members + member
-                shifts = prior_shifts(len(problem.priors), chain, self._n_chains, self.seed)
-                self._shifts[member] = torch.as_tensor(shifts)
-                copies = balanced_resample(len(events), chain, self._n_chains, self.seed)
-                chosen = torch.repeat_interleave(chosen, torch.as_tensor(copies))
-            sample = events[chosen]
-            random = self._random["batches"][member]
-            batches = Batches(sample, categories[chosen], problem.n_categories, settings.n_events, random)
-            self._batches.append(batches)
-            statistics.append(problem.statistic(sample))
+        first = self._replica * settings.n_members
+        chains = range(first, first + settings.n_members)
+        resampling = Resampling(chains, self._n_chains, self.seed, settings.bootstrap)
+        shifts = [prior_shifts(len(problem.priors), chain, self._n_chains, self.seed) for chain in chains]
+        self._shifts = torch.tensor(np.array(shifts), dtype=torch.float32, device=device) * settings.bootstrap
+        indices = resampling.indices(len(events))
+        statistics = (problem.statistic(events[chosen]) for chosen in indices)
         self._statistics = [statistic.to(device, torch.float32) for statistic in statistics]
+        self._batches = Supply(problem, settings.n_events, resampling, self._random["batches"], windows, share)
+        if windows is None:
+            self._batches.fill(events, categories, indices)
         self.features = WhiteFeatures(problem, events, self._category_weights, device)
         self.observed = events
 
     def _build(self):
         problem, settings, device = self.problem, self.settings, self.world.device
-        self.generator = Generator(
-            settings.latent_dim, settings.generator_widths, len(problem.parameters), self._random["generator"]
-        ).to(device)
+        image = problem.image_of_parameters() if settings.generator == "convolution" else None
+        sizes = settings.latent_dim, settings.generator_widths, len(problem.parameters)
+        self.generator = Generator(*sizes, self._random["generator"], image).to(device)
         self.discriminator = Discriminator(
             len(self.features), settings.discriminator_widths, self._random["discriminator"], settings.precision
         ).to(device)
@@ -263,7 +261,7 @@ class Trainer:
 
     def _update_discriminator(self):
         """The rest of the discriminator's step, which needs nothing from the exchange and takes it further."""
-        batch = torch.stack([batches.draw() for batches in self._batches]).to(self.world.device)
+        batch = self._batches.draw().to(self.world.device)
         self._channel.poll()
         loss = learn_observed(self.discriminator, self.features(batch), self.settings.loss)
         self._channel.poll()

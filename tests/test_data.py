@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sagips_kit import Proxy
-from sagips_kit.data import Batches, balanced_resample, batch_order, check_events, neighbour_order, prior_shifts
+from sagips_kit.data import (
+    Batches,
+    Resampling,
+    Supply,
+    balanced_resample,
+    batch_order,
+    check_events,
+    neighbour_order,
+    prior_shifts,
+)
 
 
 def make_batches(events, categories=None, n_categories=1, batch_size=8, seed=0):
@@ -199,3 +208,36 @@ def test_priors_are_moved_as_resamples_are():
     assert shifts.std(ddof=1) == pytest.approx(1, abs=0.1)
     assert (prior_shifts(50, 0, 1, 0) == 0).all()
     assert not np.allclose(shifts, [prior_shifts(50, chain, 8, 1) for chain in range(8)])
+
+
+def make_supply(rank=0, n_ranks=1, n_chains=2, bootstrap=False):
+    """Two members; window k holds the numbers 100 k to 100 k + 63."""
+    randoms = [torch.Generator().manual_seed(member) for member in range(2)]
+    resampling = Resampling(range(2), n_chains, 0, bootstrap)
+    return Supply(Gaussian(), 16, resampling, randoms, lambda k: 100.0 * k + np.arange(64.0)[:, None], (rank, n_ranks))
+
+
+def test_ranks_of_a_replica_share_the_windows():
+    for rank in range(3):
+        supply = make_supply(rank, n_ranks=3)
+        # 64 events are 4 batches of 16.
+        drawn = torch.stack([supply.draw() for _ in range(8)])
+        assert drawn.shape == (8, 2, 16, 1)
+        assert ((drawn[:4] // 100) == rank).all() and ((drawn[4:] // 100) == rank + 3).all()
+
+
+def test_windows_are_resampled_each_in_another_way_that_adds_up_to_it():
+    resampling = Resampling(range(4), 4, 0, True)
+    counts = [[np.bincount(one, minlength=50) for one in resampling.indices(50, window)] for window in range(2)]
+    assert (np.sum(counts, axis=1) == 4).all()
+    assert (counts[0][0] != counts[1][0]).any()
+
+
+@pytest.mark.parametrize("n_drawn", [0, 3, 4, 9])
+def test_a_supply_goes_on_where_another_was(n_drawn):
+    first, second = make_supply(bootstrap=True), make_supply(bootstrap=True)
+    for _ in range(n_drawn):
+        first.draw()
+    second.load_state_dict(first.state_dict())
+    for _ in range(10):
+        assert torch.equal(first.draw(), second.draw())

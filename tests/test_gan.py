@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sagips_kit.gan import Discriminator, Generator, MemberMLP, stratified_noise, to_unit
+from sagips_kit import Image, Proxy, RunSpec, Settings, Trainer
+from sagips_kit.gan import Discriminator, Generator, MemberImages, MemberMLP, stratified_noise, to_unit
 
 
 def make_randoms(*seeds):
@@ -33,8 +34,45 @@ def test_a_member_is_the_perceptron_that_torch_would_build():
         torch.testing.assert_close(network(items)[0], hidden @ network.weights[1][0])
 
 
-def test_members_do_not_touch_each_other():
-    generator = make_generator()
+@pytest.mark.parametrize(("channels", "image"), [((5,), (4, 4)), ((6, 3), (5, 7)), ((4, 4, 2), (10, 9))])
+def test_batched_images_equal_single_ones(channels, image):
+    items = torch.rand(3, 6, 4)
+    together = MemberImages(4, channels, image, make_randoms(5, 6, 7))(items)
+    assert together.shape == (3, 6, image[0] * image[1])
+    for member, seed in enumerate((5, 6, 7)):
+        alone = MemberImages(4, channels, image, make_randoms(seed))(items[member : member + 1])
+        torch.testing.assert_close(together[member], alone[0])
+
+
+def test_neighbours_in_an_image_are_alike():
+    """So a generator that has learnt nothing yet proposes smooth images."""
+    items = torch.randn(1, 200, 4)
+    image = MemberImages(4, (16, 16), (12, 12), make_randoms(0))(items).view(200, 12, 12)
+    pixels = image - image.mean(0)
+    near, far = ((pixels[:, :, :-k] * pixels[:, :, k:]).mean() / pixels.square().mean() for k in (1, 6))
+    assert near > 2 * far.abs()
+
+
+def test_an_image_is_trained_by_convolutions():
+    problem = Image(n_pixels=3, n_observed=2000)
+    settings = Settings(n_members=2, n_events=64, generator="convolution", generator_widths=(8,))
+    trainer = Trainer(problem, settings, problem.observed(None, np.random.default_rng(0)), n_steps=20)
+    before = [weight.clone() for weight in trainer.generator.parameters()]
+    assert trainer.run().theta.shape == (2, 9)
+    for weight, old in zip(trainer.generator.parameters(), before, strict=True):
+        assert (weight != old).flatten(1).any(1).all(), "every member learns in every layer"
+
+
+def test_what_is_no_image_has_no_convolutions():
+    with pytest.raises(ValueError, match="the 6 parameters of Proxy should be pixels of an image.*image = .rows, colu"):
+        RunSpec(problem=Proxy(), store="a.zarr", settings=Settings(generator="convolution"))
+    with pytest.raises(ValueError, match="should name channels, such as"):
+        Settings(generator="convolution", generator_widths=())
+
+
+@pytest.mark.parametrize("image", [None, (1, 5)])
+def test_members_do_not_touch_each_other(image):
+    generator = Generator(4, (8, 8), 5, make_randoms(0, 1, 2), image)
     generator(torch.rand(3, 6, 4))[1].sum().backward()
     for parameter in generator.parameters():
         assert not parameter.grad[[0, 2]].any()

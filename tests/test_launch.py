@@ -119,6 +119,22 @@ def test_events_come_from_a_file(spec, tmp_path):
     np.testing.assert_array_equal(observed(spec), events)
 
 
+def test_a_file_that_does_not_fit_into_memory_is_trained_on_window_by_window(spec, tmp_path):
+    events = np.sort(np.random.default_rng(0).normal(*spec.problem.truth, (40_000, 1)), axis=0)
+    np.save(tmp_path / "a.npy", events)
+    settings = dataclasses.replace(QUICK, n_members=1)
+    file = Observed(str(tmp_path / "a.npy"), stream=True)
+    streamed = change(spec, events=file, n_observed=4000, settings=settings, n_steps=400)
+    run(streamed, World.alone("cpu"))
+    stored = open_run(spec.store)
+    assert stored["observed_data"].sizes["event"] == 4000
+    assert stored["observed_data"].attrs["source"].endswith("the ranks train on windows of the whole file")
+    best, deviation = exact_fit(events)
+    found = [float(stored["posterior"][name].mean()) for name in spec.problem.parameters]
+    # 50 windows of 8 batches: closer to the fit of the file than a fit of the 4000 events that the store keeps.
+    assert (np.abs(np.subtract(found, best)) < 2 * np.array(deviation) * (40_000 / 4000) ** 0.5).all()
+
+
 def test_columns_rows_and_number_of_a_file_are_chosen(spec, tmp_path):
     (tmp_path / "events.csv").write_text("E,run\n" + "\n".join(f"{k},{k % 2}" for k in range(100)))
     file = Observed(str(tmp_path / "events.csv"), columns=("E",), within={"run": (1, None)}, scale={"E": 0.01})

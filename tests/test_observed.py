@@ -14,7 +14,7 @@ import pytest
 import uproot
 import zarr
 
-from sagips_kit import Observed, Proxy, RunSpec, tables
+from sagips_kit import Observed, Proxy, RunSpec, observed, tables
 
 N = 1000
 
@@ -150,6 +150,67 @@ def test_a_sample_of_a_large_file_needs_little_memory(tmp_path, rng, name):
     assert len(events) == 500 and peak < 2e6
 
 
+@pytest.mark.parametrize("name", [name for name in FORMATS if name.removeprefix("a") in tables.ANYWHERE])
+def test_windows_cover_a_sorted_file_once_and_each_looks_like_the_whole(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(observed, "_N_STRETCHES", 128)
+    n, n_rows = 20_000, 4000
+    columns = {"x1": np.linspace(0, 1, n), "x2": np.arange(n, dtype=float)}
+    write, table = FORMATS[name]
+    write(tmp_path / name, columns)
+    file = Observed(str(tmp_path / name), table=table, stream=True)
+    windows = [file.window(Proxy(), number, n_rows, seed=3) for number in range(6)]
+    first_turn = np.concatenate(windows[:5])
+    np.testing.assert_array_equal(np.sort(first_turn[:, 1]), columns["x2"])
+    for window in windows:
+        # Five times less than the scatter of a random sample of this size
+        assert window[:, 0].mean() == pytest.approx(0.5, abs=0.3 * 12**-0.5 / n_rows**0.5)
+    np.testing.assert_array_equal(windows[0], file.window(Proxy(), 0, n_rows, seed=3))
+    assert len(np.intersect1d(windows[0][:, 1], windows[5][:, 1])) < n_rows / 2, "the next turn is another one"
+
+
+def test_a_window_takes_the_selected_events_of_its_rows(tmp_path, rng):
+    np.save(tmp_path / "a.npy", rng.random((N, 2)))
+    file = Observed(str(tmp_path / "a.npy"), within={"0": (0.5, None)}, scale={"1": 10.0}, stream=True)
+    np.testing.assert_array_equal(file.window(Proxy(), 0, N), file.read(Proxy()))
+
+
+def test_weights_are_chances(tmp_path, rng):
+    n = 40_000
+    columns = {"x1": rng.random(n), "x2": np.arange(n), "w": rng.choice([0.0, 0.5, 2.0], n)}
+    write_npy(tmp_path / "a.npy", columns)
+    file = Observed(str(tmp_path / "a.npy"), weights="w")
+    for n_events in (None, 4000):
+        events = file.read(Proxy(), n_events)
+        taken = columns["w"][events[:, 1].astype(int)]
+        assert (np.diff(events[:, 1]) > 0).all(), "none twice"
+        assert (taken == 0).sum() == 0
+        assert (taken == 2).mean() == pytest.approx(0.8, abs=4 * 0.4 / len(events) ** 0.5)
+    # The heaviest are all taken.
+    assert len(file.read(Proxy())) == pytest.approx((columns["w"] / 2).sum(), rel=0.02)
+
+
+def test_few_events_left_by_weights_are_told(tmp_path, rng):
+    write_npy(tmp_path / "a.npy", {"x1": rng.random(N), "x2": rng.random(N), "w": np.where(np.arange(N), 1.0, 1000.0)})
+    file = Observed(str(tmp_path / "a.npy"), weights="w")
+    with pytest.warns(
+        UserWarning, match=r"of 1000 events are taken, since the largest weight in w is far above the me"
+    ):
+        file.read(Proxy())
+    with pytest.raises(ValueError, match=r"in the selection after 1000 weighted ones were thinned; 900 were asked for"):
+        file.read(Proxy(), 900)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [(-0.5, "column w, row 400, is negative: no number of events is"), (np.nan, "column w, row 400, is empty, NaN")],
+)
+def test_weights_that_are_none_are_refused(tmp_path, rng, weight, message):
+    weights = np.where(np.arange(N) == 400, weight, 1.0)
+    write_npy(tmp_path / "a.npy", {"x1": rng.random(N), "x2": rng.random(N), "w": weights})
+    with pytest.raises(ValueError, match=message):
+        Observed(str(tmp_path / "a.npy"), weights="w").read(Proxy())
+
+
 def rows(*lines):
     return lambda path, _: path.write_text("\n".join(lines) + "\n")
 
@@ -226,6 +287,10 @@ def test_jagged_columns_are_no_numbers(tmp_path):
         ({"within": {"x1": 3}}, "within"),
         ({"scale": {"x1": "keV"}}, "scale"),
         ({"column": "x"}, r"Did you mean columns\?"),
+        (
+            {"stream": True},
+            r"'a.csv', stream = True: rows can be read anywhere in .npy, .h5, .hdf5, .zarr, .root. Conv",
+        ),
     ],
 )
 def test_mistakes_are_told_when_it_is_made(given, message):
@@ -237,6 +302,11 @@ def test_more_events_than_there_are(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((5, 2)))
     with pytest.raises(ValueError, match="has 5 events in the selection; 6 were asked for"):
         Observed(str(tmp_path / "a.npy")).read(Proxy(), 6)
+
+
+def test_a_stream_needs_to_know_how_much_to_hold():
+    with pytest.raises(ValueError, match="how many events should a rank hold at a time"):
+        RunSpec(problem=Proxy(), store="a.zarr", events=Observed("a.npy", stream=True))
 
 
 def test_it_travels_with_the_spec():

@@ -98,6 +98,16 @@ def test_likelihood_is_normalised():
     assert torch.trapezoid(each.exp(), x).item() == pytest.approx(1, abs=1e-3)
 
 
+def test_a_theory_that_is_no_density_is_told_what_to_do_instead():
+    with pytest.raises(
+        ValueError, match="theory = 'events.npy': should be a function .* write `simulate` in the class"
+    ):
+        Pipeline("events.npy", Separate(GRID))
+    simulator = Pipeline(lambda theta, grid: torch.zeros(100, 2), Separate(GRID))
+    with pytest.raises(ValueError, match=r"shapes \[\(100, 2\)\]: should be .* write `simulate` in the class"):
+        simulator.simulate(THETA, torch.rand(5, 1))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_far_from_the_window_nothing_breaks(dtype):
     """The peak is ten deviations away: what is selected lies at the window's edge, and moves."""

@@ -17,6 +17,7 @@ WRONG = {
     **{name: [-0.1, "0.1", None, float("nan"), True] for name in NUMBERS},
     "generator_widths": [64, [64], (64, 0), (64.5,), "64", None],
     "discriminator_widths": [64, [64], (64, 0), (64.5,), "64", None],
+    "generator": ["transformer", 1, None],
     "precision": ["float64", 16, None],
     "loss": ["wasserstein", 1, None],
     "bootstrap": [1, "yes", None],

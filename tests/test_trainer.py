@@ -110,7 +110,7 @@ def test_ranks_of_a_replica_share_the_generator_and_nothing_else(events, exchang
     weights = [trainer.discriminator.network.weights[0].detach().numpy() for trainer in ranks]
     noise = [trainer._noise("noise", 2, 8).numpy() for trainer in ranks]
     latent = [trainer._latent().numpy() for trainer in ranks]
-    batches = [torch.stack([batches.draw() for batches in trainer._batches]).numpy() for trainer in ranks]
+    batches = [trainer._batches.draw().numpy() for trainer in ranks]
     for drawn in (weights, noise, latent, batches):
         streams = [stream for rank in drawn for stream in rank]
         for k, stream in enumerate(streams):

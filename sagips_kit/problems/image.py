@@ -43,6 +43,10 @@ class Image(Problem):
         return tuple(f"pixel_{i}_{j}" for i in range(self.n_pixels) for j in range(self.n_pixels))
 
     @property
+    def image(self):
+        return (self.n_pixels, self.n_pixels)
+
+    @property
     def lower(self):
         return (-_RANGE,) * self.n_pixels**2
 

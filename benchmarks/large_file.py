@@ -1,0 +1,111 @@
+"""What a run of a file larger than memory holds in memory: each rank reads its share, a window at a time.
+
+    python benchmarks/large_file.py --gib 5 --ranks 4      # writes benchmarks/results/large_file.json
+    python benchmarks/large_file.py --gib 0.1 --steps 200 --held 20000 --output /tmp/large_file.json
+
+The file is a `.npy` array (event, observable) of float32, sorted by its first observable, which is the worst order for
+whoever reads a piece of it: a million events of the proxy, each as many times as it takes.  Memory is the largest
+resident set of each process, what it shares with others included.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from ranks import start_ranks
+
+from sagips_kit import Observed, Proxy, Ring, RunSpec, Settings, open_run, run
+from sagips_kit.world import World
+
+HERE = Path(__file__).parent
+N_DISTINCT = 2**20
+
+
+def write_file(path, gib):
+    """A sorted file of about this size; returns its number of events."""
+    events = Proxy().observed(N_DISTINCT, np.random.default_rng(0)).astype(np.float32)
+    events = events[events[:, 0].argsort()]
+    n_times = max(1, round(gib * 2**30 / events.nbytes))
+    array = np.lib.format.open_memmap(path, "w+", np.float32, (n_times * N_DISTINCT, 2))
+    for start in range(0, N_DISTINCT, 2**12):
+        stop = start + 2**12
+        array[n_times * start : n_times * stop] = np.repeat(events[start:stop], n_times, axis=0)
+    array.flush()
+    return len(array)
+
+
+def peak_bytes():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def rank(folder):
+    """One rank of the run: it leaves its memory and times in the folder."""
+    world = World.here()
+    before, start = peak_bytes(), time.perf_counter()
+    result = run(RunSpec.from_file(folder / "spec.json"), world)
+    facts = {"peak_bytes": peak_bytes(), "before_bytes": before, "wall_s": time.perf_counter() - start}
+    facts |= {name: result[name] for name in ("elapsed_s", "waited_s", "steps")}
+    (folder / f"rank-{world.rank}.json").write_text(json.dumps(facts))
+    world.close()
+
+
+def measure(folder, options):
+    path = folder / "events.npy"
+    start = time.perf_counter()
+    n_events = write_file(path, options.gib)
+    written_s, n_bytes = time.perf_counter() - start, path.stat().st_size
+    spec = RunSpec(
+        problem=Proxy(),
+        store=str(folder / "run.zarr"),
+        settings=Settings(n_members=options.members),
+        exchange=Ring(),
+        n_steps=options.steps,
+        events=Observed(str(path), stream=True),
+        n_observed=options.held,
+    )
+    (folder / "spec.json").write_text(spec.to_json())
+    start_ranks(__file__, options.ranks, "--rank", folder)
+    found = open_run(spec.store)
+    estimate = {name: float(found["posterior"][name].mean()) for name in spec.problem.parameters}
+    reference = found["reference"].to_dataset()
+    distance = [(estimate[name] - reference["mle"].sel(parameter=name).item()) for name in estimate]
+    return {
+        "file": {"bytes": n_bytes, "events": n_events, "written_s": written_s},
+        "held_events": options.held,
+        "members": options.members,
+        "ranks": [json.loads((folder / f"rank-{k}.json").read_text()) for k in range(options.ranks)],
+        "distance_to_fit_of_held": float(np.sqrt(np.mean((distance / reference["deviation"].values) ** 2))),
+        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "load": os.getloadavg()},
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--gib", type=float, default=5.0, help="size of the file")
+    parser.add_argument("--ranks", type=int, default=4)
+    parser.add_argument("--members", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--held", type=int, default=250_000, help="events that a rank holds at a time")
+    parser.add_argument("--folder", type=Path, help="where the file lies while it is needed")
+    parser.add_argument("--output", type=Path, default=HERE / "results/large_file.json")
+    parser.add_argument("--rank", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.rank:
+        rank(options.rank)
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        result = measure(Path(folder), options)
+    for k, facts in enumerate(result["ranks"]):
+        print(f"rank {k}: at most {facts['peak_bytes'] / 2**20:.0f} MiB, {facts['wall_s']:.0f} s")
+    options.output.parent.mkdir(exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
