@@ -23,7 +23,8 @@ class Image(Problem):
     Parameters
     ----------
     n_pixels : int
-        Along each side, 30 at most in practice: training uses matrices of all pixels by all pixels; `pixel_i_j` is the logarithm of the density at x = i / (n_pixels - 1), y = j / (n_pixels - 1).
+        Along each side; `pixel_i_j` is the logarithm of the density at x = i / (n_pixels - 1), y = j / (n_pixels - 1).
+        Training uses matrices of all pixels by all pixels, which some tens of pixels along a side make large.
     n_observed : int
         Size of the observed sample.
     """
