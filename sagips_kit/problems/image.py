@@ -24,6 +24,7 @@ class Image(Problem):
     ----------
     n_pixels : int
         Along each side; `pixel_i_j` is the logarithm of the density at x = i / (n_pixels - 1), y = j / (n_pixels - 1).
+        Training uses matrices of all pixels by all pixels, which some tens of pixels along a side make large.
     n_observed : int
         Size of the observed sample.
     """
