@@ -128,6 +128,8 @@ class Settings:
         Of the products in the discriminator's perceptron, where wide networks spend their time.
     generator_rate, discriminator_rate : float
         Learning rates of the two Adam optimisers at the first step; a half cosine takes them down to `final_rate`.
+        Generators that move faster than their discriminators learn circle the answer: with many parameters, such as
+        the pixels of an image, take a smaller one for the generators, 1e-4.
     final_rate : float
         Last learning rate in units of the first.
     loss : {"likelihood", "logistic", "least squares"}
