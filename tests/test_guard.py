@@ -23,7 +23,7 @@ def make_trainer(n_steps=60, **changes):
 
 def poison(trainer, what, steps, member=1):
     """Make a member's events, or its observed ones, infinite or NaN in some steps."""
-    generate, draw = trainer._generate, trainer._batches[member].draw
+    generate, draw = trainer._generate, trainer._batches.draw
 
     def poisoned_generate(theta):
         events = generate(theta)
@@ -32,9 +32,12 @@ def poison(trainer, what, steps, member=1):
         return events
 
     def poisoned_draw():
-        return draw() * (np.inf if trainer.step in steps and what == "observed" else 1.0)
+        batch = draw()
+        if trainer.step in steps and what == "observed":
+            batch[member] *= np.inf
+        return batch
 
-    trainer._generate, trainer._batches[member].draw = poisoned_generate, poisoned_draw
+    trainer._generate, trainer._batches.draw = poisoned_generate, poisoned_draw
 
 
 @pytest.mark.parametrize("what", ["generated", "observed"])
