@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from ranks import start_ranks
 
-from sagips_kit import Observed, Proxy, Ring, RunSpec, Settings, open_run, run
+from sagips_kit import Observed, Proxy, Ring, RunSpec, Settings, analysis, open_run, run
 from sagips_kit.world import World
 
 HERE = Path(__file__).parent
@@ -72,15 +72,12 @@ def measure(folder, options):
     (folder / "spec.json").write_text(spec.to_json())
     start_ranks(__file__, options.ranks, "--rank", folder)
     found = open_run(spec.store)
-    estimate = {name: float(found["posterior"][name].mean()) for name in spec.problem.parameters}
-    reference = found["reference"].to_dataset()
-    distance = [(estimate[name] - reference["mle"].sel(parameter=name).item()) for name in estimate]
     return {
         "file": {"bytes": n_bytes, "events": n_events, "written_s": written_s},
         "held_events": options.held,
         "members": options.members,
         "ranks": [json.loads((folder / f"rank-{k}.json").read_text()) for k in range(options.ranks)],
-        "distance_to_fit_of_held": float(np.sqrt(np.mean((distance / reference["deviation"].values) ** 2))),
+        "distance_to_fit_of_held": analysis.distance_to_mle(found),
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "load": os.getloadavg()},
     }
 

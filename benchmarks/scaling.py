@@ -30,13 +30,14 @@ from simulate import Compute
 from sagips_kit.exchange import AllReduce, Chain, Every, Independent, Leaders, Ring, Within
 from sagips_kit.problems import Proxy
 from sagips_kit.schema import RunLayout
+from sagips_kit.settings import Settings
 from sagips_kit.store import RunWriter
 from sagips_kit.template import create_run
 from sagips_kit.world import World
 
 N_WEIGHTS = 51_206  # of the paper's generator
 N_BARE = 20  # exchanges one after the other, without compute, to see what they cost
-ROWS = {"record_every": 10, "rows_per_block": 25}  # as in training
+ROWS = {name: getattr(Settings(), name) for name in ("record_every", "rows_per_block")}  # as in training
 HERE = Path(__file__).parent
 
 

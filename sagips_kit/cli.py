@@ -264,7 +264,7 @@ def _ls(options):
     if table.empty:
         print(f"There is no run in {options.folder}.")
         return
-    reasons = table["state"][table["problem"].isna()]
+    reasons = table["state"][table["step"].isna()]
     table.loc[reasons.index, "state"] = "cannot be opened"
     print(table.to_string(float_format="%.2f", na_rep="-"))
     for name, reason in reasons.items():
