@@ -266,7 +266,9 @@ def _ls(options):
         return
     reasons = table["state"][table["step"].isna()]
     table.loc[reasons.index, "state"] = "cannot be opened"
-    print(table.to_string(float_format="%.2f", na_rep="-"))
+    # Beside a run that cannot be opened, which has no counts, pandas keeps them as floats.
+    counts = dict.fromkeys(("ranks", "members", "seed", "step", "n_steps"), "{:.0f}".format)
+    print(table.to_string(float_format="%.2f", formatters=counts, na_rep="-"))
     for name, reason in reasons.items():
         print(f"\n{name}: {reason}")
 

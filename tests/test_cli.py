@@ -105,6 +105,8 @@ def test_ls_report_and_export_read_what_run_wrote(capsys, path, spec, tmp_path):
     (tmp_path / "none.zarr" / "zarr.json").write_text("{}")
     _, out, _ = sagips(capsys, "ls", tmp_path)
     assert "none.zarr  " in out and "cannot be opened" in out and "\nnone.zarr: `" in out
+    whole = next(line for line in out.splitlines() if line.startswith("a.zarr"))
+    assert "1.00" not in whole and " 20 " in whole  # counts stay whole beside a run that has none
     assert sagips(capsys, "report", spec.store) == (0, f"{tmp_path}/a.html\n", "")
     assert "Independent()" in (tmp_path / "a.html").read_text()
     assert sagips(capsys, "export", spec.store, "--to", "netcdf") == (0, f"{tmp_path}/a.nc\n", "")
