@@ -15,35 +15,35 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from xml.etree import ElementTree
 
 HERE = Path(__file__).parent
 TESTS = HERE.parent / "tests" / "test_fuzz.py"
+PROMISED = "as promised"
 _STATISTICS = "hypothesis-statistics-"
 
 
-def fuzz(n_inputs, only, report):
-    """Run the tests with so many inputs each; returns their exit status, and leaves a report in JUnit's format."""
+def fuzz(name, n_inputs, report):
+    """Run one test with so many inputs, which leaves a report in JUnit's format: dict."""
     # The limits of single tests are for few inputs.
-    options = ["-q", "-o", "timeout=0", "-o", "faulthandler_timeout=0", "-p", "no:cacheprovider", "-k", only]
-    line = [sys.executable, "-m", "pytest", str(TESTS), *options, f"--junitxml={report}"]
+    options = ["-q", "-o", "timeout=0", "-o", "faulthandler_timeout=0", "-p", "no:cacheprovider"]
+    line = [sys.executable, "-m", "pytest", f"{TESTS}::{name}", *options, f"--junitxml={report}"]
     roots = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(line, env=os.environ | {"SAGIPS_FUZZ": str(n_inputs), "PYTHONPATH": roots}).returncode
+    environment = os.environ | {"SAGIPS_FUZZ": str(n_inputs), "PYTHONPATH": roots}
+    done = subprocess.run(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        print(done.stdout, flush=True)
+    return entry(report)
 
 
-def entries(report):
-    """What the report says of each test: list of dict."""
+def entry(report):
+    """What the report says of its only test: dict."""
     tree = ElementTree.parse(report)
-    statistics = {
-        item.get("name").rpartition("::")[2]: base64.b64decode(item.get("value")).decode()
-        for item in tree.iter("property")
-        if item.get("name").startswith(_STATISTICS)
-    }
-    return [_entry(case, statistics.get(case.get("name"), "")) for case in tree.iter("testcase")]
-
-
-def _entry(case, statistics):
+    case = next(tree.iter("testcase"))
+    properties = (item for item in tree.iter("property") if item.get("name").startswith(_STATISTICS))
+    statistics = "".join(base64.b64decode(item.get("value")).decode() for item in properties)
     # Inputs that had to be thrown away before the test saw them are invalid, and do not count.
     counts = [list(map(int, numbers)) for numbers in re.findall(r"(\d+) passing[^,]*, (\d+) failing", statistics)]
     failure = case.find("failure")
@@ -52,7 +52,7 @@ def _entry(case, statistics):
         "inputs": sum(map(sum, counts)),
         "failing": sum(failing for _, failing in counts),
         "seconds": round(float(case.get("time")), 1),
-        "outcome": "as promised" if failure is None else failure.get("message")[:300],
+        "outcome": PROMISED if failure is None else failure.get("message")[:300],
     }
 
 
@@ -60,16 +60,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--inputs", type=int, default=10_000, help="for each entry point (default: 10000)")
     parser.add_argument("--only", default="", help="part of the name of a test")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="tests at a time (default: one for each core)")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "fuzz.json")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder, "report.xml")
-        status = fuzz(options.inputs, options.only, report)
-        result = {"asked": options.inputs, "machine": platform.machine(), "entries": entries(report)}
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
-    for entry in result["entries"]:
-        print(f"{entry['entry']:50}{entry['inputs']:8} inputs {entry['seconds']:8} s  {entry['outcome']}")
-    sys.exit(status)
+    names = [name for name in re.findall(r"^def (test_\w+)", TESTS.read_text(), re.MULTILINE) if options.only in name]
+    if not names:
+        raise SystemExit(f"--only {options.only}: no test in {TESTS} has a name with that.")
+    result = {"asked": options.inputs, "machine": platform.machine(), "entries": []}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as jobs:
+        # The slowest ones stand last.
+        waiting = [jobs.submit(fuzz, name, options.inputs, Path(folder, f"{name}.xml")) for name in names[::-1]]
+        for future in as_completed(waiting):
+            found = future.result()
+            print("{entry:50}{inputs:8} inputs {seconds:8} s  {outcome}".format(**found), flush=True)
+            result["entries"].append(found)
+            options.output.write_text(json.dumps(result, indent=1) + "\n")
+    sys.exit(any(found["outcome"] != PROMISED for found in result["entries"]))
 
 
 if __name__ == "__main__":
