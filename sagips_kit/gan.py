@@ -104,9 +104,11 @@ class Generator(nn.Module):
         One per member.
     image : (int, int) or None
         Rows and columns of the parameters, for networks of convolutions.
+    has_axes : bool
+        Without, outputs are steps along the parameters themselves, and there is no matrix of all pairs of them.
     """
 
-    def __init__(self, latent_dim, widths, n_parameters, randoms, image=None):
+    def __init__(self, latent_dim, widths, n_parameters, randoms, image=None, has_axes=True):
         super().__init__()
         # Members start near the middle of the ranges, spread by a tenth of them.
         if image is None:
@@ -114,12 +116,13 @@ class Generator(nn.Module):
         else:
             self.network = MemberImages(latent_dim, widths, image, randoms, output_scale=0.1)
         n_members = len(randoms)
-        self.register_buffer("origin", torch.zeros(n_members, 1, n_parameters))
-        self.register_buffer("axes", torch.eye(n_parameters).repeat(n_members, 1, 1))
+        self.register_buffer("origin", torch.zeros(n_members, 1, n_parameters) if has_axes else None)
+        self.register_buffer("axes", torch.eye(n_parameters).repeat(n_members, 1, 1) if has_axes else None)
 
     def forward(self, latent: Tensor) -> Tensor:
         """(member, set, latent_dim) -> t (member, set, parameter) in [0, 1]."""
-        return to_unit(torch.baddbmm(self.origin, self.network(latent), self.axes))
+        steps = self.network(latent)
+        return to_unit(steps if self.axes is None else torch.baddbmm(self.origin, steps, self.axes))
 
     @torch.no_grad()
     def centre(self):

@@ -142,7 +142,7 @@ def _train(spec, world, resume):
         writer.write_facts(host=world.hostname, device=_device_name(world.device), library=_library(world))
         block_steps = spec.settings.record_every * spec.settings.rows_per_block
         milestones = Milestones(spec.store, world.rank, block_steps, spec.n_steps, spec.checkpoint_s, signals)
-        records = _write_history(trainer, writer, milestones, checkpoints)
+        elapsed_s, waited_s = _write_history(trainer, writer, milestones, checkpoints)
         if trainer.step == spec.n_steps:
             predictive = trainer.predict()
             if is_leader:
@@ -153,8 +153,7 @@ def _train(spec, world, resume):
         writer.set_progress(trainer.step)
         if resuming.is_finished(spec.store):  # seen by the last rank
             checkpoints.clear()
-    waited_s = sum(record.waited_s for record in records)
-    return _result(world, spec, trainer.step, records[-1].elapsed_s, waited_s, first_step)
+    return _result(world, spec, trainer.step, elapsed_s, waited_s, first_step)
 
 
 def _result(world, spec, steps, elapsed_s, waited_s, first_step):
@@ -197,19 +196,25 @@ def _go_back(trainer, writer, checkpoints, world):
 
 
 def _write_history(trainer, writer, milestones, checkpoints):
-    """Train to the end or to the step where a stop was asked for; rows go to the store block by block."""
-    settings, records, n_written = trainer.settings, [], 0
-    first_row = trainer.step // settings.record_every
+    """Train to the end or to the step where a stop was asked for; rows go to the store block by block.
+
+    Returns how long that took, and how long this rank waited for others, in seconds.
+    """
+    settings, waited_s = trainer.settings, 0.0
+    next_row = trainer.step // settings.record_every
+    block = []  # and no more: small things kept from many steps would leave the heap in pieces
     for record in trainer.iterate():
-        records.append(record)
+        block.append(record)
+        waited_s += record.waited_s
         if writer.wants_snapshot(record.step):
             parameters, events = samples.snapshot(trainer)
             writer.write_snapshot(record.step, parameters=parameters, events=events)
         is_last = record.step == trainer.n_steps
-        if len(records) - n_written < settings.rows_per_block and not is_last:
+        if len(block) < settings.rows_per_block and not is_last:
             continue
-        writer.write_rows(first_row + n_written, _rows(records[n_written:]))
-        n_written = len(records)
+        writer.write_rows(next_row, _rows(block))
+        next_row += len(block)
+        block.clear()
         if is_last:
             break
         stops, saves = milestones.reached(record.step)
@@ -219,7 +224,7 @@ def _write_history(trainer, writer, milestones, checkpoints):
             _save(trainer, checkpoints)
         if stops:
             break
-    return records
+    return record.elapsed_s, waited_s
 
 
 def _save(trainer, checkpoints):

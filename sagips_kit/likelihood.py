@@ -12,6 +12,7 @@ import torch
 
 from .information import Information
 
+_MOST = 2000  # parameters, whose information is a matrix of all pairs
 _EDGE = 1e-6  # the fit stays this far (in units of the range) inside the parameter bounds
 
 
@@ -52,6 +53,8 @@ def fit_likelihood(problem, events, n_starts=3, seed=0):
 
     Raises
     ------
+    ValueError
+        For more than 2000 parameters, whose information matrix would fill the memory.
     RuntimeError
         If no start converged.
 
@@ -60,6 +63,12 @@ def fit_likelihood(problem, events, n_starts=3, seed=0):
     UserWarning
         Names the directions that events and constraints do not determine.
     """
+    n_parameters = len(problem.parameters)
+    if n_parameters > _MOST:
+        raise ValueError(
+            f"{type(problem).__name__} has {n_parameters} parameters: a likelihood fit takes at most {_MOST}, because "
+            "of the matrix of all pairs of them. Train without this reference: RunSpec(..., reference=False)."
+        )
     statistic = problem.statistic(torch.as_tensor(events, dtype=torch.float64))
 
     def loss(t):
@@ -68,7 +77,6 @@ def fit_likelihood(problem, events, n_starts=3, seed=0):
         return (penalty - problem.log_likelihood(theta, statistic)) / n_events
 
     n_events = len(events)
-    n_parameters = len(problem.parameters)
     starts = np.random.default_rng(seed).uniform(0.2, 0.8, (n_starts, n_parameters))
     starts[0] = 0.5
     ends = [_descend(loss, start) for start in starts]

@@ -140,7 +140,8 @@ class Settings:
         Weight of the problem's constraints, relative to the one they have in the likelihood; it grows to this from a
         thousandth during the first fifth of the run.
     axes_every : int
-        Steps between two looks at the Fisher information, which turns the generator's axes; 0 leaves them alone.
+        Steps between two looks at the Fisher information, which turns the generator's axes to natural ones; 0 leaves
+        that out, and so do more than 1000 parameters.
     damping : float
         Information per event below which a direction is not stretched further; it is approached from 1 during the
         first fifth of the run.

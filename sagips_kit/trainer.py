@@ -25,6 +25,7 @@ from .world import World
 
 _BETAS = (0.9, 0.999)
 _N_INFORMATION = 512  # events that estimate the information
+_MOST_TURNED = 1000  # parameters, of which natural axes are matrices of all pairs
 _CLOCK = ("step", "_waited_s", "_elapsed_s", "_staleness")
 
 
@@ -186,7 +187,8 @@ class Trainer:
         problem, settings, device = self.problem, self.settings, self.world.device
         image = problem.image_of_parameters() if settings.generator == "convolution" else None
         sizes = settings.latent_dim, settings.generator_widths, len(problem.parameters)
-        self.generator = Generator(*sizes, self._random["generator"], image).to(device)
+        self._has_axes = settings.axes_every > 0 and len(problem.parameters) <= _MOST_TURNED
+        self.generator = Generator(*sizes, self._random["generator"], image, self._has_axes).to(device)
         self.discriminator = Discriminator(
             len(self.features), settings.discriminator_widths, self._random["discriminator"], settings.precision
         ).to(device)
@@ -202,7 +204,7 @@ class Trainer:
     def _train_step(self):
         settings = self.settings
         self._set_rates()
-        if settings.axes_every and self.step % settings.axes_every == 0 and self._done < 1 - settings.averaging:
+        if self._has_axes and self.step % settings.axes_every == 0 and self._done < 1 - settings.averaging:
             self._turn_axes()
         theta = self.problem.scale(self.generator(self._latent()))
         self.theta = theta.detach()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sagips_kit import Image, Settings, Trainer, check_problem, fisher_information, fit_likelihood
+from sagips_kit.state import flattened
 
 SMALL = Image(n_pixels=4, n_observed=20_000)
 
@@ -52,6 +53,21 @@ def test_features_hold_most_of_the_information_of_the_likelihood():
 def test_an_image_needs_two_pixels():
     with pytest.raises(ValueError, match="n_pixels = 1: should be at least 2"):
         Image(n_pixels=1)
+
+
+def test_nothing_of_a_large_image_is_a_matrix_of_all_pixels():
+    problem, settings = Image(n_pixels=45, n_observed=2000), Settings(generator="convolution", n_events=64)
+    trainer = Trainer(problem, settings, problem.observed(None, np.random.default_rng(0)), n_steps=2)
+    theta = trainer.run().theta
+    assert theta.shape == (4, 45 * 45) and np.isfinite(theta).all()
+    state = flattened(trainer.state_dict()).values()
+    assert max(tensor.numel() for tensor in state) < (45 * 45) ** 2 / 10
+
+
+def test_a_large_image_has_no_likelihood_fit():
+    problem = Image(n_pixels=45)
+    with pytest.raises(ValueError, match=r"2025 parameters: .* at most 2000, .*reference=False"):
+        fit_likelihood(problem, problem.observed(100, np.random.default_rng(0)))
 
 
 @pytest.mark.slow

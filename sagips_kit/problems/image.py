@@ -4,6 +4,7 @@ Nothing but the events says what it looks like, and every one of them moves smoo
 """
 
 import functools
+import math
 
 import torch
 
@@ -12,7 +13,9 @@ from ..problem import Problem
 from ..settings import Count, value
 
 _RANGE = 3.0  # of the logarithm, to both sides of that of a uniform density
-_N_BETWEEN = 8  # points of the sampler's grid for each pixel, between which it makes flat steps
+_N_BETWEEN = 8  # points of the sampler's grid for each pixel, between which it makes flat steps,
+_N_GRID = 400  # but not many more than these along a side
+_N_HATS = 24  # features along a side: with more pixels than that, the discriminator's perceptron tells them apart
 _NORM_ERROR = 1e-3  # relative: the scale of the image is a convention, events do not tell it
 
 
@@ -24,7 +27,7 @@ class Image(Problem):
     ----------
     n_pixels : int
         Along each side; `pixel_i_j` is the logarithm of the density at x = i / (n_pixels - 1), y = j / (n_pixels - 1).
-        Training uses matrices of all pixels by all pixels, which some tens of pixels along a side make large.
+        Above 44, there is no likelihood fit: `RunSpec(..., reference=False)`.
     n_observed : int
         Size of the observed sample.
     """
@@ -67,8 +70,8 @@ class Image(Problem):
         return self.simulate(torch.tensor(self.truth, dtype=noise.dtype), noise).numpy()
 
     def features(self, events):
-        # The weights of the pixels around an event; their sum is 1, so the last one tells nothing.
-        hats = _hats(events, self.n_pixels)
+        # The weights of the points of a grid around an event; their sum is 1, so the last one tells nothing.
+        hats = _hats(events, min(self.n_pixels, _N_HATS))
         return (hats[..., 0, :, None] * hats[..., 1, None, :]).flatten(-2)[..., :-1]
 
     def constraints(self, theta, statistic):
@@ -80,7 +83,8 @@ class Image(Problem):
 
 def _pipeline(n_pixels):
     # Not kept: tensors made inside a transform (vmap, grad) must not outlive it.
-    grid = torch.linspace(0, 1, _N_BETWEEN * (n_pixels - 1) + 1, dtype=torch.float64)
+    n_between = min(_N_BETWEEN, math.ceil(_N_GRID / n_pixels))
+    grid = torch.linspace(0, 1, n_between * (n_pixels - 1) + 1, dtype=torch.float64)
 
     def theory(theta, x, y):
         return _hats(x[:, 0], n_pixels) @ theta.view(n_pixels, n_pixels).exp() @ _hats(y[0], n_pixels).mT
