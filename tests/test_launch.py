@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -74,6 +75,21 @@ def test_store_holds_what_the_trainer_makes(spec):
     wanted = {"rank": 0, "replica": 0, "steps": 103, "waited_s": 0.0, "device": "cpu"}
     assert result == result | wanted
     assert result["elapsed_s"] == history["elapsed_s"].values[0, -1]
+
+
+def test_a_long_run_keeps_no_more_records_than_a_block_has(spec, monkeypatch):
+    """Else memory grows with the steps: small things from many of them leave the heap in pieces."""
+    made, alive = [], []
+
+    def iterate(self, original=Trainer.iterate):
+        for record in original(self):
+            made.append(weakref.ref(record))
+            alive.append(sum(reference() is not None for reference in made))
+            yield record
+
+    monkeypatch.setattr(Trainer, "iterate", iterate)
+    run(change(spec, n_steps=300), World.alone("cpu"))
+    assert len(made) == 60 and max(alive) <= SMALL.rows_per_block + 2
 
 
 def test_store_holds_the_reference_and_the_spec(spec):
