@@ -36,8 +36,8 @@ def generator_loss(loss, scores: Tensor, weights: Tensor, trust: Tensor | float 
     "likelihood" without trust is linear in the scores; with the best discriminator it is the Kullback-Leibler
     divergence of the generated density from the observed one, whose minimum is the maximum-likelihood estimate to first
     order only: a discriminator also learns the fluctuations of a finite sample, and their squares move the minimum.
-    With full trust, (member, 1) or a number, each event counts by the density ratio exp(score) as well.  Then the
-    gradient is that of the likelihood, and nothing is moved.
+    With full trust, (member, 1) or a number, each event counts by the density ratio exp(score) as well.  Then, with a
+    discriminator that has learned by the same trust, the gradient is that of the likelihood, and nothing is moved.
     """
     if loss == "least squares":
         return weights * (scores.sigmoid() - 1).square()
@@ -47,7 +47,15 @@ def generator_loss(loss, scores: Tensor, weights: Tensor, trust: Tensor | float 
     return -weights * ratio * scores
 
 
-def learn_observed(discriminator, features: Tensor, loss) -> Tensor:
+def ratio_trust(discriminator) -> Tensor:
+    """How far its density ratio is believed, from 0 to 1: (member, 1).
+
+    That depends on the scores of the events that were generated last: those of densities that differ much say little.
+    """
+    return torch.exp(-discriminator.spread / (2 * _CLOSE**2))[:, None]
+
+
+def learn_observed(discriminator, features: Tensor, loss, trust: Tensor) -> Tensor:
     """Add to the discriminator's gradients what observed events, features (member, event, feature), tell it.
 
     Returns
@@ -59,16 +67,13 @@ def learn_observed(discriminator, features: Tensor, loss) -> Tensor:
     for piece in _pieces(features, discriminator):
         scores = discriminator(piece)
         values, slopes = _slopes(lambda scores: real_loss(loss, scores), scores)
-        scores.backward(slopes / features.shape[1])
+        scores.backward(slopes * _emphasis(loss, scores, trust) / features.shape[1])
         means.append(values.sum(-1))
     return sum(means) / features.shape[1]
 
 
-def learn_generated(discriminator, features: Tensor, loss, weights: Tensor):
+def learn_generated(discriminator, features: Tensor, loss, weights: Tensor, trust: Tensor):
     """Add to the discriminator's gradients what generated events tell it, and find where they should move.
-
-    How far a density ratio is trusted depends on the scores of the events before: those of densities that differ much
-    say little of it.
 
     Parameters
     ----------
@@ -85,7 +90,6 @@ def learn_generated(discriminator, features: Tensor, loss, weights: Tensor):
         Their part of the discriminator's loss, and the generator's loss.
     """
     n_events, pulls, means = features.shape[1], [], []
-    trust = torch.exp(-discriminator.spread / (2 * _CLOSE**2))[:, None]
     for piece, weight in zip(_pieces(features, discriminator), _pieces(weights, discriminator), strict=True):
         piece.requires_grad_()
         scores = discriminator(piece)
@@ -93,7 +97,7 @@ def learn_generated(discriminator, features: Tensor, loss, weights: Tensor):
         values_generator, slopes_generator = _slopes(
             lambda scores, weight=weight: generator_loss(loss, scores, weight, trust), scores
         )
-        slopes = slopes.clamp(min=_LEAST_SLOPE)
+        slopes = (slopes * _emphasis(loss, scores, trust)).clamp(min=_LEAST_SLOPE)
         scores.backward(slopes / n_events)
         # The way back is linear in the slope of each event.
         pulls.append(piece.grad * (slopes_generator / slopes)[..., None])
@@ -102,6 +106,19 @@ def learn_generated(discriminator, features: Tensor, loss, weights: Tensor):
     # A bad event, which the guard deals with, should not be remembered.
     discriminator.spread.copy_(spread.nan_to_num(nan=math.inf, posinf=math.inf))
     return torch.cat(pulls, dim=1), *losses
+
+
+def _emphasis(loss, scores, trust):
+    """How much an event counts in the discriminator's step.
+
+    The logistic loss makes what is learned of the observed events, their mean weighted by a falling function of the
+    scores, agree with the same of the generated ones.  For the likelihood it should be their plain mean: otherwise
+    scores that follow the fluctuations of a finite sample make events count less that are over-represented by chance.
+    With full trust observed events pull by 1/2, generated ones push by exp(score) / 2, whose balance is that.
+    """
+    if loss != "likelihood":
+        return 1.0
+    return (trust * (softplus(scores.detach()) - math.log(2))).exp().clamp(max=_LARGEST_RATIO)
 
 
 def _slopes(function, scores):

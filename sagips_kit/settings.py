@@ -133,8 +133,8 @@ class Settings:
     final_rate : float
         Last learning rate in units of the first.
     loss : {"likelihood", "logistic", "least squares"}
-        Adversarial loss: a logistic discriminator with the generator's loss linear in its scores, and each event
-        weighted by the density ratio that these tell once they are small; the usual non-saturating logistic loss; or
+        Adversarial loss: a logistic discriminator with the generator's loss linear in its scores, where both count
+        events by the density ratio that these tell once they are small; the usual non-saturating logistic loss; or
         least squares on sigmoid outputs as in the paper.
     constraint_weight : float
         Weight of the problem's constraints, relative to the one they have in the likelihood; it grows to this from a

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from . import schedule, state
-from .adversary import CURVATURE, learn_generated, learn_observed
+from .adversary import CURVATURE, learn_generated, learn_observed, ratio_trust
 from .data import Resampling, Supply, check_events, in_batch_order, prior_shifts
 from .exchange import Independent
 from .features import WhiteFeatures, weights_of_categories
@@ -208,8 +208,9 @@ class Trainer:
             self._turn_axes()
         theta = self.problem.scale(self.generator(self._latent()))
         self.theta = theta.detach()
-        loss_generated, loss_generator = self._start_exchange(theta)
-        loss_observed = self._update_discriminator()
+        trust = ratio_trust(self.discriminator)
+        loss_generated, loss_generator = self._start_exchange(theta, trust)
+        loss_observed = self._update_discriminator(trust)
         self._update_generator()
         self.step += 1
         return self.theta.mean(1), (loss_observed + loss_generated, loss_generator)
@@ -242,14 +243,14 @@ class Trainer:
         n_sets = self.settings.n_sets
         return self._simulate(theta, self._noise("noise", n_sets, self.settings.n_events // n_sets)).flatten(1, 2)
 
-    def _start_exchange(self, theta):
+    def _start_exchange(self, theta, trust):
         """Ask the discriminator, as it is, for the generator's gradient, and send that on its way."""
         settings = self.settings
         events = self._generate(theta)
         features = self.features(events)
         weights = self._category_weights[self.problem.category(events.detach())]
         self._optimisers[self.discriminator].zero_grad()
-        pull, *losses = learn_generated(self.discriminator, features.detach(), settings.loss, weights)
+        pull, *losses = learn_generated(self.discriminator, features.detach(), settings.loss, weights, trust)
         weight = schedule.constraint_weight(self._done, settings) * CURVATURE[settings.loss]
         constraints = weight * self._constraints(theta)
         parameters = list(self.generator.parameters())
@@ -261,11 +262,11 @@ class Trainer:
         self._channel.start(self._guard.screen_(self._flat.pack()), self.step)
         return losses
 
-    def _update_discriminator(self):
+    def _update_discriminator(self, trust):
         """The rest of the discriminator's step, which needs nothing from the exchange and takes it further."""
         batch = self._batches.draw().to(self.world.device)
         self._channel.poll()
-        loss = learn_observed(self.discriminator, self.features(batch), self.settings.loss)
+        loss = learn_observed(self.discriminator, self.features(batch), self.settings.loss, trust)
         self._channel.poll()
         self._optimisers[self.discriminator].step()
         return loss

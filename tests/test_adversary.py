@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from sagips_kit import adversary
-from sagips_kit.adversary import CURVATURE, generated_loss, generator_loss, learn_generated, learn_observed, real_loss
+from sagips_kit.adversary import (
+    CURVATURE,
+    generated_loss,
+    generator_loss,
+    learn_generated,
+    learn_observed,
+    ratio_trust,
+    real_loss,
+)
 from sagips_kit.gan import Discriminator
 
 LOSSES = ("likelihood", "logistic", "least squares")
@@ -55,7 +63,7 @@ def test_the_density_ratio_is_trusted_by_the_scores_before(pieces):
     scores, ones = discriminator(features), torch.ones(2, 150)
     for before, trust in [(100.0, 0.0), (0.0, 1.0), (0.5, np.exp(-1.0))]:
         discriminator.spread.fill_(before)
-        _, _, loss = learn_generated(discriminator, features, "likelihood", ones)
+        _, _, loss = learn_generated(discriminator, features, "likelihood", ones, ratio_trust(discriminator))
         torch.testing.assert_close(loss, generator_loss("likelihood", scores, ones, trust).mean(1))
         torch.testing.assert_close(discriminator.spread, scores.square().mean(1))
 
@@ -70,26 +78,38 @@ def make_discriminator():
     discriminator = Discriminator(5, (8, 7), randoms).double()
     with torch.no_grad():
         for parameter in discriminator.parameters():
-            parameter.normal_()
+            parameter.normal_(std=0.3)  # scores below the bound on their ratios
     return discriminator
 
 
-@every_loss
-def test_passes_give_the_gradients_of_the_whole_losses(loss, pieces):
+def whole_losses(loss, trust, observed, generated):
+    """The discriminator's loss of scores (member, event), written down whole."""
+    if loss == "likelihood" and trust == 1:
+        return -observed.mean(1) / 2 + generated.exp().mean(1) / 2
+    return real_loss(loss, observed).mean(1) + generated_loss(loss, generated).mean(1)
+
+
+@pytest.mark.parametrize(("loss", "trust"), [*((loss, 0.0) for loss in LOSSES), ("likelihood", 1.0)])
+def test_passes_give_the_gradients_of_the_whole_losses(loss, trust, pieces):
     torch.manual_seed(1)
     discriminator = make_discriminator()
     observed, generated = torch.randn(2, 2, 150, 5, dtype=torch.float64)
     weights = torch.rand(2, 150, dtype=torch.float64)
-    pull, loss_generated, loss_generator = learn_generated(discriminator, generated, loss, weights)
-    loss_observed = learn_observed(discriminator, observed, loss)
+    trusts = torch.full((2, 1), trust)
+    pull, loss_generated, loss_generator = learn_generated(discriminator, generated, loss, weights, trusts)
+    loss_observed = learn_observed(discriminator, observed, loss, trusts)
 
     generated.requires_grad_()
-    of_both = real_loss(loss, discriminator(observed)).mean(1) + generated_loss(loss, discriminator(generated)).mean(1)
-    of_generator = generator_loss(loss, discriminator(generated), weights).mean(1)
-    torch.testing.assert_close(loss_generated + loss_observed, of_both)
+    scores = discriminator(observed), discriminator(generated)
+    of_both = whole_losses(loss, trust, *scores)
+    of_generator = generator_loss(loss, scores[1], weights, trust).mean(1)
+    # What is told of the discriminator is its logistic loss, whatever it learns by.
+    torch.testing.assert_close(loss_generated + loss_observed, whole_losses(loss, 0.0, *scores))
     torch.testing.assert_close(loss_generator, of_generator)
     parameters = list(discriminator.parameters())
-    for parameter, gradient in zip(parameters, torch.autograd.grad(of_both.sum(), parameters), strict=True):
+    for parameter, gradient in zip(
+        parameters, torch.autograd.grad(of_both.sum(), parameters, retain_graph=True), strict=True
+    ):
         torch.testing.assert_close(parameter.grad, gradient)
     (long_way,) = torch.autograd.grad(of_generator.sum(), generated)
     torch.testing.assert_close(pull, long_way)
@@ -97,13 +117,15 @@ def test_passes_give_the_gradients_of_the_whole_losses(loss, pieces):
 
 @every_loss
 @pytest.mark.parametrize("score", [-200.0, 200.0])
-def test_a_discriminator_that_is_certain_leaves_finite_gradients(loss, score):
+@pytest.mark.parametrize("trust", [0.0, 1.0])
+def test_a_discriminator_that_is_certain_leaves_finite_gradients(loss, score, trust):
     discriminator = make_discriminator().float()
     with torch.no_grad():
         discriminator.network.biases[-1].fill_(score)
     features, weights = 0.01 * torch.randn(2, 20, 5), torch.ones(2, 20)
-    pull, *losses = learn_generated(discriminator, features, loss, weights)
-    losses.append(learn_observed(discriminator, features, loss))
+    trusts = torch.full((2, 1), trust)
+    pull, *losses = learn_generated(discriminator, features, loss, weights, trusts)
+    losses.append(learn_observed(discriminator, features, loss, trusts))
     everything = [pull, *losses, *(parameter.grad for parameter in discriminator.parameters())]
     assert all(tensor.isfinite().all() for tensor in everything)
     if loss == "likelihood" or (loss == "logistic" and score < 0):
