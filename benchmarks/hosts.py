@@ -30,7 +30,6 @@ import torch
 from scaling import N_WEIGHTS, measure_alone, measure_mode, store_in, summary, take_step, usual_modes
 from simulate import Compute
 
-from sagips_kit.exchange import Chain, Every, Leaders, Ring, Within
 from sagips_kit.world import World
 
 HERE = Path(__file__).parent
@@ -140,10 +139,10 @@ def measure_rates(world, options):
 
 def modes_to_cut(size, period):
     """The modes whose link is cut: name -> Exchange."""
-    inner = Within(Ring(mailbox="one-sided"), size=size)
+    modes = usual_modes(size, period)
     return {
-        "outer two-sided": usual_modes(size, period)["grouped, one-sided"],
-        "outer one-sided": Chain(inner, Every(period, Leaders(Ring(mailbox="one-sided"), size=size))),
+        "outer two-sided": modes["grouped, one-sided"],
+        "outer one-sided": modes["grouped, one-sided throughout"],
     }
 
 

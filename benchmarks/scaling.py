@@ -44,9 +44,11 @@ HERE = Path(__file__).parent
 def usual_modes(size, period):
     """The modes to compare, with groups of `size` and an outer exchange in every `period`-th step: name -> Exchange."""
     outer = Every(period, Leaders(Ring(payload="weights"), size=size))
+    one_sided = Within(Ring(mailbox="one-sided"), size=size)
     return {
         "independent": Independent(),
-        "grouped, one-sided": Chain(Within(Ring(mailbox="one-sided"), size=size), outer),
+        "grouped, one-sided": Chain(one_sided, outer),
+        "grouped, one-sided throughout": Chain(one_sided, Every(period, Leaders(Ring(mailbox="one-sided"), size=size))),
         "grouped": Chain(Within(Ring(), size=size), outer),
         "one-sided ring": Ring(mailbox="one-sided"),
         "ring": Ring(),
