@@ -73,6 +73,9 @@ class Costs:
         A message without its bytes, host time included.
     buffer_s : float
         A whole buffer through the network.
+    looks : int
+        At the exchange, that a message needs to get through: two if its sender asks the receiver first, as MPI does
+        where messages are large.
     """
 
     node: int = 4
@@ -80,6 +83,7 @@ class Costs:
     slots_s: tuple[float, float] = (0.0, 0.0)
     message_s: float = 0.0
     buffer_s: float = 0.0
+    looks: int = 2
 
     def meeting(self, n):
         return self.meeting_s[0] + self.meeting_s[1] * n
@@ -239,20 +243,22 @@ class Simulation:
             return arrival.done + self.costs.slots(n)
         if not self._share_memory(arrival.done):
             return self._together(exchange, arrival, self.costs.ring)
-        # Who has seen that all have brought their buffers adds up its share; all need all shares.
-        brought = arrival.begun.max(-1, keepdims=True)
-        added = self._noticed(brought, arrival).max(-1, keepdims=True)
-        return np.maximum(arrival.done, added) + self.costs.meeting(n)
+        # Who has seen that all have brought their buffers adds up its share; all need all shares.  Each of the three
+        # parts, the last of which is to take the mean along, moves about as many bytes.
+        part_s = self.costs.meeting(n) / 3
+        brought = (arrival.begun + part_s).max(-1, keepdims=True)
+        added = (self._noticed(brought, arrival) + part_s).max(-1, keepdims=True)
+        return np.maximum(arrival.done, added) + part_s
 
     def _together(self, exchange, arrival, messages):
-        """Messages that depend on each other: each look takes them one further, and at last they are waited for."""
+        """Messages that depend on each other: looks take them further, one by one, and at last they are waited for."""
         n = arrival.done.shape[-1]
         if n == 1 or not exchange.carries(arrival.payload, arrival.step):
             return arrival.done
         n_messages, message_s = messages(n)
         first, last = arrival.begun.max(-1, keepdims=True), arrival.done.max(-1, keepdims=True)
         gap_s = (arrival.done - arrival.begun).mean(-1, keepdims=True) / self.compute.n_polls
-        each_s = np.maximum(gap_s, message_s)
+        each_s = np.maximum(self.costs.looks * gap_s, message_s)
         window_s = np.maximum(last - first, 0.0)
         n_hidden = np.divide(window_s, each_s, out=np.zeros_like(each_s), where=each_s > 0)
         n_hidden = np.floor(n_hidden + 1e-6)  # differences of large times are rounded

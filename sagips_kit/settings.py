@@ -127,9 +127,10 @@ class Settings:
     precision : {"full", "bfloat16"}
         Of the products in the discriminator's perceptron, where wide networks spend their time.
     generator_rate, discriminator_rate : float
-        Learning rates of the two Adam optimisers at the first step; a half cosine takes them down to `final_rate`.
-        Generators that move faster than their discriminators learn circle the answer: with many parameters, such as
-        the pixels of an image, take a smaller one for the generators, 1e-4.
+        Learning rates of the two Adam optimisers at the first step; a half cosine takes them down to `final_rate`, and
+        generators keep two fifths of theirs after the exploration.  Generators that move faster than their
+        discriminators learn circle the answer: with many parameters, such as the pixels of an image, take a smaller
+        one for the generators, 1e-4.
     final_rate : float
         Last learning rate in units of the first.
     loss : {"likelihood", "logistic", "least squares"}
@@ -146,7 +147,7 @@ class Settings:
         Information per event below which a direction is not stretched further; it is approached from 1 during the
         first fifth of the run.
     exploration : float
-        Fraction of the run during which the generator's spread shrinks to a point.
+        Fraction of the run during which the generator's spread shrinks to a point, and its rate is the full one.
     averaging : float
         Fraction of the run, at its end, over which the generator's output is averaged.
     n_draws : int

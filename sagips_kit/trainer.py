@@ -221,10 +221,10 @@ class Trainer:
         return self.step / self.n_steps
 
     def _set_rates(self):
-        factor = schedule.rate_factor(self._done, self.settings)
-        for network, rate in self._rates.items():
+        factors = {self.generator: schedule.generator_factor, self.discriminator: schedule.rate_factor}
+        for network, factor in factors.items():
             for group in self._optimisers[network].param_groups:
-                group["lr"] = rate * factor
+                group["lr"] = self._rates[network] * factor(self._done, self.settings)
 
     def _latent(self):
         settings = self.settings

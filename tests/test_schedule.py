@@ -13,6 +13,7 @@ SETTINGS = Settings(final_rate=0.1, damping=1e-4, constraint_weight=2.0, explora
     ("changing", "first", "last", "from_when"),
     [
         (schedule.rate_factor, 1.0, 0.1, 1.0),
+        (schedule.generator_factor, 1.0, 0.04, 1.0),
         (schedule.latent_spread, 0.3, 0.0, 0.25),
         (schedule.damping, 1.0, 1e-4, 0.2),
         (schedule.constraint_weight, 2e-3, 2.0, 0.2),
