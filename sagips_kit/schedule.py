@@ -7,7 +7,6 @@ _RAMP = 0.2  # fraction of the run in which damping and constraints come to thei
 # Constraints begin with this part of their weight: with all of it they would take the generator to wherever they can be
 # met first, which may be far from the parameters that the events tell.
 _FIRST_CONSTRAINTS = 1e-3
-_SETTLED = 0.4  # of their rate is what generators keep after the exploration
 
 
 def rate_factor(done, settings):
@@ -16,11 +15,8 @@ def rate_factor(done, settings):
 
 
 def generator_factor(done, settings):
-    """The same for generators, which are to find the answer fast, and then to move slower than discriminators learn.
-
-    At their first rate they overshoot the answer where events tell little of a direction, and come back slowly.
-    """
-    return rate_factor(done, settings) * (1.0 if done < settings.exploration else _SETTLED)
+    """The same for generators, which keep only a part of their rate after the exploration."""
+    return rate_factor(done, settings) * (1.0 if done < settings.exploration else settings.settled_rate)
 
 
 def latent_spread(done, settings):

@@ -127,10 +127,13 @@ class Settings:
     precision : {"full", "bfloat16"}
         Of the products in the discriminator's perceptron, where wide networks spend their time.
     generator_rate, discriminator_rate : float
-        Learning rates of the two Adam optimisers at the first step; a half cosine takes them down to `final_rate`, and
-        generators keep two fifths of theirs after the exploration.  Generators that move faster than their
-        discriminators learn circle the answer: with many parameters, such as the pixels of an image, take a smaller
-        one for the generators, 1e-4.
+        Learning rates of the two Adam optimisers at the first step; a half cosine takes them down to `final_rate`.
+        Generators that move faster than their discriminators learn circle the answer: with many parameters, such as
+        the pixels of an image, take a smaller one for the generators, 1e-4.
+    settled_rate : float
+        The generators' rate after the exploration, in units of the one they would have without this.  They should get
+        near the answer fast, but where events tell little of a direction they overshoot it, and the discriminators
+        bring them back the sooner the slower they move.  In very short runs, 1 takes them further.
     final_rate : float
         Last learning rate in units of the first.
     loss : {"likelihood", "logistic", "least squares"}
@@ -180,6 +183,7 @@ class Settings:
     precision: Literal["full", "bfloat16"] = "full"
     generator_rate: Positive = 3e-4
     discriminator_rate: Positive = 4e-3
+    settled_rate: Annotated[float, Field(gt=0, le=1)] = 0.4
     final_rate: Fraction = 0.02
     loss: Literal["likelihood", "logistic", "least squares"] = "likelihood"
     constraint_weight: NonNegative = 1.0

@@ -92,6 +92,7 @@ QUICK = Settings(
     discriminator_widths=(8,),
     generator_rate=3e-3,
     discriminator_rate=6e-2,
+    settled_rate=1.0,
     averaging=0.5,
     n_draws=5,
     bootstrap=False,

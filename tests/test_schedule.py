@@ -6,7 +6,7 @@ import pytest
 
 from sagips_kit import Settings, schedule
 
-SETTINGS = Settings(final_rate=0.1, damping=1e-4, constraint_weight=2.0, exploration=0.25)
+SETTINGS = Settings(settled_rate=0.4, final_rate=0.1, damping=1e-4, constraint_weight=2.0, exploration=0.25)
 
 
 @pytest.mark.parametrize(
