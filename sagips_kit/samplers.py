@@ -6,6 +6,8 @@ For problems to use in `simulate`; nothing here knows parameters or networks.
 import torch
 from torch import Tensor
 
+_LEAST = 1e-7  # fraction below an event: where the density fades away, less has no digits to be differentiated
+
 
 def cumulative(density: Tensor, grid: Tensor) -> Tensor:
     """Cumulative integral by trapezoids: density (..., grid) at the points grid (grid,) -> (..., grid), from zero.
@@ -41,7 +43,7 @@ def inverse_cdf(density: Tensor, grid: Tensor, noise: Tensor) -> Tensor:
     Figurnov, Mohamed and Mnih, Implicit Reparameterization Gradients, arXiv 1805.08498.
     """
     integral = cumulative(density, grid)
-    target = noise * integral[..., -1:]
+    target = noise.clamp(min=_LEAST) * integral[..., -1:]
     right = torch.searchsorted(integral.detach(), target.detach(), right=True).clamp(1, grid.numel() - 1)
     low, high = integral.gather(-1, right - 1), integral.gather(-1, right)
     return grid[right - 1] + (target - low) / (high - low) * (grid[right] - grid[right - 1])

@@ -6,6 +6,7 @@ owns memory, files or messages is a resource and lives elsewhere.
 
 import difflib
 import functools
+import reprlib
 from dataclasses import MISSING, fields
 from typing import Annotated, Literal
 
@@ -99,8 +100,14 @@ def _explain(cls, error):
             lines.append(detail["msg"].removeprefix("Value error, "))
         else:
             wanted = detail["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
-            lines.append(f"{name} = {detail['input']!r}: {wanted}.")
+            if detail["type"] == "tuple_type":
+                wanted = f"should be a tuple, such as {_as_tuple(detail['input'])!r}"
+            lines.append(f"{name} = {reprlib.repr(detail['input'])}: {wanted}.")
     return f"{cls.__name__}: " + " ".join(lines)
+
+
+def _as_tuple(given):
+    return tuple(given) if isinstance(given, list) else (given,)
 
 
 @value
