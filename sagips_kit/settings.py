@@ -6,6 +6,7 @@ owns memory, files or messages is a resource and lives elsewhere.
 
 import difflib
 import functools
+import inspect
 import reprlib
 from dataclasses import MISSING, fields
 from typing import Annotated, Literal
@@ -52,7 +53,24 @@ def value(cls=None, *, positional=()):
     cls.__init__ = __init__
     cls.__repr__ = _repr
     cls._positional = positional
+    cls.__signature__ = _signature(cls)
     return cls
+
+
+def _signature(cls):
+    """What help and notebooks show: names and defaults, without pydantic's types."""
+    named = [name.removeprefix("*") for name in cls._positional]
+    parameters = []
+    for field in sorted(fields(cls), key=lambda field: [*named, field.name].index(field.name)):
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if field.name in named else inspect.Parameter.KEYWORD_ONLY
+        if f"*{field.name}" in cls._positional:
+            parameters.append(inspect.Parameter(field.name, inspect.Parameter.VAR_POSITIONAL))
+            continue
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+        parameters.append(inspect.Parameter(field.name, kind, default=default))
+    return inspect.Signature(parameters)
 
 
 def _name(args, positional):
