@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from .samplers import cumulative, inverse_cdf
+from .samplers import cumulative, inverse_cdf, inverse_cdf_between
 
 _OPEN = 8.0  # deviations beyond the grid to which measured values without limits are looked up
 _WITHOUT = "A simulator of events that has no density needs no pipeline: write `simulate` in the class of the problem."
@@ -81,12 +81,12 @@ class Plane(Separate):
 
     def sample(self, density, noise):
         x, y = self.grids_like(noise)
-        first = inverse_cdf(cumulative(density, y)[:, -1], x, noise[0])
+        rows = cumulative(density, y)
+        first = inverse_cdf(rows[:, -1], x, noise[0])
         # Linear between the grid's points in x: at their lines nothing jumps.
         left, part = _cell(x, first)
         part = part.clamp(_EDGE, 1 - _EDGE)  # on a line where the density is zero, the one beside it tells the rest
-        rows = (1 - part[:, None]) * density[left] + part[:, None] * density[left + 1]
-        return [first, inverse_cdf(rows, y, noise[1][:, None])[:, 0]]
+        return [first, inverse_cdf_between(rows, y, left, part, noise[1])]
 
     def weigh(self, density, factors):
         return density * factors[0][:, None] * factors[1]

@@ -156,6 +156,10 @@ def test_a_simulator_without_derivatives_is_told_so_once_and_what_to_do(kind):
     assert re.search(r"\n  skipped batches, device, .*not tried before", repr(report), re.DOTALL)
 
 
+def test_a_class_of_ones_own_shows_its_name():
+    assert repr(Decay()) == "Decay()"
+
+
 class NoNoise(Decay):
     noise_dim = property()
 
