@@ -169,6 +169,6 @@ def _even_shares(categories, n_categories):
 
 def _whitening(features):
     """Matrix that takes features (event, feature) to uncorrelated ones of variance 1, (feature, feature)."""
-    covariance = torch.cov(features.T)
+    covariance = torch.cov(features.T).reshape(features.shape[1], -1)  # of a single feature it is a number
     covariance = covariance + _JITTER * torch.diag(covariance.diag()) + 1e-12 * torch.eye(len(covariance))
     return torch.linalg.inv(torch.linalg.cholesky(covariance)).T

@@ -7,6 +7,7 @@ import torch
 
 from . import resume as resuming
 from . import samples, store, template
+from .check import require
 from .checkpoint import Checkpoints
 from .data import check_events
 from .likelihood import fit_likelihood
@@ -32,7 +33,7 @@ def prepare(spec, n_ranks, resume=False):
     Raises
     ------
     ValueError, FileNotFoundError
-        If the observed events cannot be used, or the run to resume is another one.
+        If the problem cannot be trained, the observed events cannot be used, or the run to resume is another one.
     FileExistsError
         If the store holds a run already.
     OSError
@@ -47,6 +48,7 @@ def prepare(spec, n_ranks, resume=False):
     problem, settings = spec.problem, spec.settings
     events, source = observed_events(spec)
     events = check_events(problem, events)
+    require(problem, events)
     n_replicas = spec.exchange.n_replicas(n_ranks)
     layout = RunLayout(
         n_ranks=n_ranks,

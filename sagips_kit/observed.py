@@ -98,6 +98,8 @@ class Observed:
             raise ValueError(
                 f"`{self.path}` has {len(events)} events in the selection{weighted}; {n_events} were asked for."
             )
+        if not len(events):
+            raise ValueError(f"`{self.path}` has no event, or none within = {self.within}, in the file's own units.")
         if self.weights and n_events is None and len(events) < _FEW * sample.n_seen:
             warnings.warn(
                 f"`{self.path}`: {len(events)} of {sample.n_seen} events are taken, since the largest weight in "

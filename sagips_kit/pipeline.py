@@ -11,11 +11,13 @@ import math
 
 import torch
 
-from .samplers import cumulative, inverse_cdf
+from .samplers import cumulative, inverse_cdf, inverse_cdf_between
 
-_OPEN = 8.0  # deviations at which a normal distribution without limits is cut off
+_OPEN = 8.0  # deviations beyond the grid to which measured values without limits are looked up
 _WITHOUT = "A simulator of events that has no density needs no pipeline: write `simulate` in the class of the problem."
+_ORDER = "should be Pipeline(theory, Separate(...) or Plane(...), Smear(...) or None, Select(...) or None)."
 _EDGE = 1e-6  # away from 0 and 1, where the inverse of the normal distribution is infinite
+_LEAST = 1e-30  # probability, 11 deviations away, below which it is not inverted
 
 
 class Separate:
@@ -79,11 +81,12 @@ class Plane(Separate):
 
     def sample(self, density, noise):
         x, y = self.grids_like(noise)
-        first = inverse_cdf(cumulative(density, y)[:, -1], x, noise[0])
+        rows = cumulative(density, y)
+        first = inverse_cdf(rows[:, -1], x, noise[0])
         # Linear between the grid's points in x: at their lines nothing jumps.
         left, part = _cell(x, first)
-        rows = (1 - part[:, None]) * density[left] + part[:, None] * density[left + 1]
-        return [first, inverse_cdf(rows, y, noise[1][:, None])[:, 0]]
+        part = part.clamp(_EDGE, 1 - _EDGE)  # on a line where the density is zero, the one beside it tells the rest
+        return [first, inverse_cdf_between(rows, y, left, part, noise[1])]
 
     def weigh(self, density, factors):
         return density * factors[0][:, None] * factors[1]
@@ -139,6 +142,11 @@ class Select:
 
     def __init__(self, *windows):
         for window in windows:
+            if not (isinstance(window, (tuple, list)) and len(window) == 2):
+                raise ValueError(
+                    f"Select: {window!r} is no window: should be (lower, upper) for each observable, as in "
+                    "Select((2.0, 9.0)), with None where there is no limit."
+                )
             low, high = window
             if low is not None and high is not None and not low < high:
                 raise ValueError(f"Select: window = {window!r}: the lower limit should be below the upper one.")
@@ -173,6 +181,9 @@ class Pipeline:
     def __init__(self, theory, sampler, smear=None, select=None):
         if not callable(theory):
             raise ValueError(f"theory = {theory!r}: should be a function (theta, *grids) -> density. {_WITHOUT}")
+        for given, kinds in [(sampler, Separate), (smear, Smear | None), (select, Select | None)]:
+            if not isinstance(given, kinds):
+                raise ValueError(f"a {type(given).__name__} is not in its place: {_ORDER}")
         n = len(sampler.grids)
         for name, given in [("Smear", smear and smear.sigmas), ("Select", select and select.windows)]:
             if given is not None and len(given) != n:
@@ -182,9 +193,15 @@ class Pipeline:
         self.theory, self.sampler, self.smear = theory, sampler, smear
         self._windows = select.windows if select is not None else ((None, None),) * n
         self.noise_dim = n if smear is None else 2 * n
+        self._check_windows()
 
     def simulate(self, theta, noise):
         """Measured and selected events, (parameter,), (event, noise_dim) -> (event, observable)."""
+        if noise.shape[-1] != self.noise_dim:
+            raise ValueError(
+                f"noise of {noise.shape[-1]} columns: this Pipeline needs {self.noise_dim}. Write in the class of the "
+                "problem: noise_dim = <your pipeline>.noise_dim."
+            )
         noise = noise.T.contiguous()
         true = self.sampler.sample(self._accepted(theta), noise[: len(self.sampler.grids)])
         if self.smear is not None:
@@ -216,26 +233,33 @@ class Pipeline:
             return density
         factors = []
         for k, grid in enumerate(self.sampler.grids_like(theta)):
-            low, high = self._limits(k, grid, self.smear.at(k, grid))
-            factors.append(torch.special.ndtr(high) - torch.special.ndtr(low))
+            _, below, above = _tails(*self._limits(k, grid, self.smear.at(k, grid)))
+            factors.append(above - below)
         return self.sampler.weigh(density, factors)
+
+    def _check_windows(self):
+        """Raise ValueError for a window that no event of the grid can get into."""
+        for k, (grid, window) in enumerate(zip(self.sampler.grids, self._windows, strict=True)):
+            if self.smear is not None:
+                _, below, above = _tails(*self._limits(k, grid, self.smear.at(k, grid)))
+                if not (above > below).any():
+                    raise ValueError(f"Select: window = {window}: the grid goes from {grid[0]:g} to {grid[-1]:g}.")
 
     def _limits(self, k, true, sigma):
         """The window of observable k in deviations from the true values."""
         low, high = self._windows[k]
-        lower = torch.full_like(true, -_OPEN) if low is None else (low - true) / sigma
-        upper = torch.full_like(true, _OPEN) if high is None else (high - true) / sigma
+        lower = torch.full_like(true, -torch.inf) if low is None else (low - true) / sigma
+        upper = torch.full_like(true, torch.inf) if high is None else (high - true) / sigma
         return lower, upper
 
     def _measured(self, k, true, u):
         """Normal around the true values, inside the window."""
         sigma = self.smear.at(k, true)
-        low, high = self._limits(k, true, sigma)
-        # In the lower tail, where the distribution function has all its digits.
-        sign = torch.where(low + high > 0, -1.0, 1.0)
-        low, high = torch.where(sign > 0, low, -high), torch.where(sign > 0, high, -low)
-        below, above = torch.special.ndtr(low), torch.special.ndtr(high)
-        pull = torch.special.ndtri(below + (above - below) * u.clamp(_EDGE, 1 - _EDGE))
+        sign, below, above = _tails(*self._limits(k, true, sigma))
+        # The fraction u lies below the event in either tail, so none jumps when it comes to the other one.
+        u = torch.where(sign > 0, u, 1 - u).clamp(_EDGE, 1 - _EDGE)
+        probability = below + (above - below) * u
+        pull = torch.special.ndtri(probability.clamp(min=_LEAST))
         # Rounding must not carry an event out of the window.
         measured = true + sigma * sign * pull
         return measured if self._windows[k] == (None, None) else measured.clamp(*self._windows[k])
@@ -254,6 +278,17 @@ class Pipeline:
         widths = torch.nn.functional.pad(grid.diff(), (1, 1))
         normal = torch.exp(-0.5 * ((points[:, None] - grid) / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
         return normal * (widths[1:] + widths[:-1]) / 2
+
+
+def _tails(low, high):
+    """The part of a normal distribution between limits: sign, and probabilities below both in the lower tail.
+
+    There they have all their digits.  Limits of the upper tail are reflected, which the sign -1 undoes.
+    """
+    sign = torch.where(low + high > 0, -1.0, 1.0)
+    low, high = torch.where(sign > 0, low, -high), torch.where(sign > 0, high, -low)
+    # torch.special.ndtr would be 1 + erf, which rounds the tail away.
+    return sign, *(0.5 * torch.special.erfc(limit * -math.sqrt(0.5)) for limit in (low, high))
 
 
 def _checked_grid(grid):

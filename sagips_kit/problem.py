@@ -54,6 +54,10 @@ class Problem(ABC):
     published: dict[str, tuple[float, float]] = {}
     priors: dict[str, tuple[float, float]] = {}
 
+    def __repr__(self):
+        # Without the place in memory, which is another one on each rank.
+        return f"{type(self).__name__}({'...' if vars(self) else ''})"
+
     @abstractmethod
     def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Events of one parameter vector: pure, and differentiable in `theta`.

@@ -6,6 +6,8 @@ owns memory, files or messages is a resource and lives elsewhere.
 
 import difflib
 import functools
+import inspect
+import reprlib
 from dataclasses import MISSING, fields
 from typing import Annotated, Literal
 
@@ -51,7 +53,24 @@ def value(cls=None, *, positional=()):
     cls.__init__ = __init__
     cls.__repr__ = _repr
     cls._positional = positional
+    cls.__signature__ = _signature(cls)
     return cls
+
+
+def _signature(cls):
+    """What help and notebooks show: names and defaults, without pydantic's types."""
+    named = [name.removeprefix("*") for name in cls._positional]
+    parameters = []
+    for field in sorted(fields(cls), key=lambda field: [*named, field.name].index(field.name)):
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if field.name in named else inspect.Parameter.KEYWORD_ONLY
+        if f"*{field.name}" in cls._positional:
+            parameters.append(inspect.Parameter(field.name, inspect.Parameter.VAR_POSITIONAL))
+            continue
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+        parameters.append(inspect.Parameter(field.name, kind, default=default))
+    return inspect.Signature(parameters)
 
 
 def _name(args, positional):
@@ -99,8 +118,14 @@ def _explain(cls, error):
             lines.append(detail["msg"].removeprefix("Value error, "))
         else:
             wanted = detail["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
-            lines.append(f"{name} = {detail['input']!r}: {wanted}.")
+            if detail["type"] == "tuple_type":
+                wanted = f"should be a tuple, such as {_as_tuple(detail['input'])!r}"
+            lines.append(f"{name} = {reprlib.repr(detail['input'])}: {wanted}.")
     return f"{cls.__name__}: " + " ".join(lines)
+
+
+def _as_tuple(given):
+    return tuple(given) if isinstance(given, list) else (given,)
 
 
 @value

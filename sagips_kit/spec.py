@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, InstanceOf
+from pydantic import BeforeValidator, Field, InstanceOf
 
 from . import exchange, problems
 from .exchange import Exchange, Independent
@@ -16,6 +16,15 @@ from .schema import SPEC_KEY
 from .settings import Count, NonNegative, Settings, value
 
 _FAMILIES = {"problem": (Problem, problems), "exchange": (Exchange, exchange)}
+
+
+def _no_array(events):
+    if isinstance(events, (list, tuple)) or hasattr(events, "__array__"):
+        raise ValueError(
+            "should be a file: np.save('events.npy', events), then events='events.npy'. Or let the problem's "
+            "`observed` return them"
+        )
+    return events
 
 
 @value
@@ -51,7 +60,7 @@ class RunSpec:
     exchange: InstanceOf[Exchange] = dataclasses.field(default_factory=Independent)
     n_steps: Count = 2000
     seed: Annotated[int, Field(ge=0)] = 0
-    events: InstanceOf[Observed] | str | None = None
+    events: Annotated[InstanceOf[Observed] | str | None, BeforeValidator(_no_array)] = None
     n_observed: Count | None = None
     reference: bool = True
     overwrite: bool = False

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gaussian import Gaussian
 
-from sagips_kit import DayaBay, Problem, Proxy, check_problem
+from sagips_kit import DayaBay, Observed, Problem, Proxy, RunSpec, check_problem, prepare
 from sagips_kit.check.report import NOTE
 
 TABLE = torch.linspace(-1, 1, 201)
@@ -127,6 +127,61 @@ def test_a_fault_is_found_where_it_is(kind):
     found = {finding.check: finding.text for finding in report.to_mend}
     assert check in found, report
     assert re.search(text, found[check])
+
+
+class BlackBox(Decay):
+    """A program of its own, which knows no derivatives."""
+
+    def simulate(self, theta, noise):
+        lifetime, signal = theta.numpy()
+        return super().simulate(torch.tensor([lifetime, signal]), noise)
+
+
+class Detached(Decay):
+    def simulate(self, theta, noise):
+        return super().simulate(theta.detach(), noise)
+
+
+class Float(Decay):
+    def simulate(self, theta, noise):
+        return super().simulate([float(theta[0]), float(theta[1])], noise)
+
+
+@pytest.mark.parametrize("kind", [BlackBox, Detached, Float])
+def test_a_simulator_without_derivatives_is_told_so_once_and_what_to_do(kind):
+    report = check_problem(kind())
+    assert [finding.check for finding in report.to_mend] == ["derivative"]
+    text = report.to_mend[0].text
+    assert "has no derivative" in text and "fill histograms by it" in text and "Use tensor.detach()" not in text
+    assert re.search(r"\n  skipped batches, device, .*not tried before", repr(report), re.DOTALL)
+
+
+def test_a_class_of_ones_own_shows_its_name():
+    assert repr(Decay()) == "Decay()"
+
+
+class NoNoise(Decay):
+    noise_dim = property()
+
+
+@pytest.mark.parametrize(
+    ("problem", "text"),
+    [
+        (BlackBox(), r"BlackBox cannot be trained: `lifetime, signal = theta.numpy\(\)` raised .* no derivative"),
+        (WrongShape(), "cannot be trained: simulate gives events of shape"),
+        (NoNoise(), "cannot be trained: noise_dim: missing. A class needs parameters, lower"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_any_engine_is_touched(problem, text, tmp_path):
+    with pytest.raises(ValueError, match=text):
+        prepare(RunSpec(problem=problem, store=str(tmp_path / "run.zarr")), n_ranks=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("given", ["events.npy", Observed("events.npy")], ids=["name", "file"])
+def test_a_file_in_the_place_of_events_is_told_how_to_read_it(given):
+    with pytest.raises(TypeError, match=r"Type Observed\(.*'events.npy'\).read\(problem\)"):
+        check_problem(Decay(), given)
 
 
 class SameHiddenNumbers(Decay):

@@ -1,14 +1,21 @@
 """Whitened features: even for all categories, and the Fisher information they carry."""
 
 import numpy as np
+import pytest
 import torch
 from gaussian import Gaussian
 
-from sagips_kit import DayaBay
+from sagips_kit import DayaBay, Problem
 from sagips_kit.features import WhiteFeatures
 from sagips_kit.gan import stratified_noise, to_unit
 
 CPU = torch.device("cpu")
+
+
+class OneFeature(Gaussian):
+    """The discriminator sees x alone, as in the smallest problem of one's own."""
+
+    features = Problem.features
 
 
 def test_features_of_the_observed_events_are_white():
@@ -16,6 +23,14 @@ def test_features_of_the_observed_events_are_white():
     white = WhiteFeatures(Gaussian(), events, torch.ones(1), CPU)(events).double()
     torch.testing.assert_close(white.mean(0), torch.zeros_like(white[0]), rtol=0, atol=1e-4)
     torch.testing.assert_close(torch.cov(white.T), torch.eye(white.shape[1]).double(), rtol=0, atol=2e-3)
+
+
+def test_a_single_feature_is_whitened_too(rng):
+    problem = OneFeature()
+    events = torch.tensor(problem.observed(5000, rng), dtype=torch.float32)
+    white = WhiteFeatures(problem, events, torch.ones(1), CPU)(events)
+    assert white.shape == (5000, 1)
+    assert white.mean().item() == pytest.approx(0, abs=1e-4) and white.std().item() == pytest.approx(1, abs=1e-3)
 
 
 def test_categories_count_alike_however_many_events_they_have():

@@ -200,6 +200,19 @@ def test_few_events_left_by_weights_are_told(tmp_path, rng):
         file.read(Proxy(), 900)
 
 
+def test_a_selection_that_leaves_nothing_is_told(tmp_path, columns):
+    write_npy(tmp_path / "events.npy", columns)
+    with pytest.raises(ValueError, match=r"none within = {'quality': \(7.0, None\)}, in the file's own units"):
+        Observed(str(tmp_path / "events.npy"), within={"quality": (7, None)}).read(Proxy())
+
+
+def test_an_array_in_the_place_of_a_file_is_told_where_it_belongs(columns):
+    with pytest.raises(ValueError, match=r"should be a file: np.save\('events.npy', events\)"):
+        RunSpec(problem=Proxy(), store="run.zarr", events=np.ones((5, 2)))
+    with pytest.raises(ValueError, match=r"columns = 'x1': should be a tuple, such as \('x1',\)"):
+        Observed("events.npy", columns="x1")
+
+
 @pytest.mark.parametrize(
     ("weight", "message"),
     [(-0.5, "column w, row 400, is negative: no number of events is"), (np.nan, "column w, row 400, is empty, NaN")],

@@ -119,6 +119,33 @@ def test_far_from_the_window_nothing_breaks(dtype):
     assert torch.func.jacrev(pipeline.simulate)(theta, noise).isfinite().all()
 
 
+def fading(theta, x, y):
+    """Zero along the lower ends of both axes."""
+    return (x + 5) * (y + 5) * torch.exp(-theta[0] * (x + 5) - theta[1] * (y + 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("noise", [0.0, 0.5, 1 - 2**-24])
+def test_grids_may_go_on_far_outside_of_the_window(dtype, noise):
+    """What can never be selected has no digits left in float32, and no event comes from there."""
+    wide = Pipeline(fading, Plane(AXIS, AXIS), Smear(0.1, lambda y: 0.05 + 0.01 * y.abs()), Select((-2, 3), (1, None)))
+    rows = torch.tensor([[noise, 0.5, 0.5, 0.5]], dtype=dtype)
+    rows = torch.cat([rows, rows.roll(1, -1), rows.roll(2, -1), rows.roll(3, -1), torch.full_like(rows, noise)])
+    events, pull = torch.func.vjp(lambda theta: wide.simulate(theta, rows), THETA.to(dtype))
+    assert (events[:, 0] >= -2).all() and (events[:, 0] <= 3).all() and (events[:, 1] >= 1).all()
+    assert events.isfinite().all() and pull(torch.ones_like(events))[0].isfinite().all()
+    assert (wide._accepted(THETA.to(dtype)) >= 0).all()
+
+
+def test_events_move_on_where_the_window_is_left_in_the_middle():
+    """Both tails of the window give the same fraction of noise the same event."""
+    narrow = Pipeline(peak, Separate(GRID), Smear(SIGMA), Select((0.5, 1.5)))
+    theta, noise = torch.tensor([1.0, 0.5], dtype=torch.float64), torch.tensor([[0.5, 0.9]], dtype=torch.float64)
+    middle = (theta[0] + torch.linspace(-1e-3, 1e-3, 20))[:, None]
+    events = torch.cat([narrow.simulate(torch.stack([one[0], theta[1]]), noise) for one in middle])
+    assert events.diff(dim=0).abs().max() < 1e-3
+
+
 class Resonance(Problem):
     """A whole problem of one's own."""
 
@@ -149,6 +176,10 @@ def test_a_problem_made_of_it_keeps_its_contract():
         (lambda: Pipeline(peak, Separate(GRID), Smear(0.1, 0.2)), "Smear is for 2 observables, and the sampler for 1"),
         (lambda: Smear(0.0), "sigma = 0.0: should be above 0"),
         (lambda: Select((2, 1)), "the lower limit should be below the upper one"),
+        (lambda: Select(2.0, 9.0), r"2.0 is no window: should be \(lower, upper\)"),
+        (lambda: Pipeline(peak, Separate(GRID), Smear(0.1), Select((20, 30))), "the grid goes from -6 to 10"),
+        (lambda: Pipeline(peak, Separate(GRID), Select((0, 1))), "a Select is not in its place: should be Pipeline"),
+        (lambda: CUT.simulate(THETA, torch.rand(5, 1)), "noise of 1 columns: this Pipeline needs 2"),
         (lambda: Separate(torch.tensor([1.0, 1.0])), "2 rising numbers"),
         (
             lambda: Pipeline(lambda theta, x: theta[0], Separate(GRID)).efficiency(THETA),

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 from test_analysis import make_run, make_timed
 
-from sagips_kit import plot
+from sagips_kit import analysis, plot
 from sagips_kit.runs import open_runs
 
 plt.switch_backend("Agg")
@@ -171,6 +171,20 @@ def test_losses_timeline_and_staleness():
 def test_many_generators_are_a_band():
     ax = plot.convergence(make_fitted_run(2, n_chains=100))
     assert texts(ax.get_legend())[0] == "90 % of the generators" and len(ax.lines) == 2
+
+
+@pytest.mark.parametrize("draw", [plot.posterior, plot.evolution])
+def test_one_parameter_goes_by_its_name(run, draw):
+    first = run.attrs["parameters"][0]
+    assert np.size(draw(run, first)) == 1
+    with pytest.raises(ValueError, match="The run has no parameter mass. Allowed"):
+        draw(run, "mass")
+
+
+def test_the_path_of_a_run_is_no_run():
+    for function in (plot.report, plot.posterior, analysis.summary, analysis.estimate):
+        with pytest.raises(TypeError, match=r"'runs/a.zarr' is not an opened run. Type open_run\('runs/a.zarr'\)"):
+            function("runs/a.zarr")
 
 
 @pytest.fixture(scope="module")

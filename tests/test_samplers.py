@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sagips_kit.samplers import cumulative, inverse_cdf
+from sagips_kit.samplers import cumulative, inverse_cdf, inverse_cdf_between
 
 GRID = torch.linspace(0.5, 3.0, 400, dtype=torch.float64)
 
@@ -70,3 +70,25 @@ def test_rows_and_vmap_give_the_same():
     rows = inverse_cdf(torch.stack([exponential(rate) for rate in rates]), GRID, noise)
     mapped = torch.vmap(lambda rate, u: inverse_cdf(exponential(rate), GRID, u))(rates, noise)
     torch.testing.assert_close(rows, mapped)
+
+
+@pytest.mark.parametrize("n", [2, 9, 16, 17])
+def test_between_rows_it_is_the_same_as_of_each_interpolated_density(n):
+    random = torch.Generator().manual_seed(3)
+    table = torch.rand(5, n, generator=random, dtype=torch.float64)
+    table[0, n // 2 :] = 0  # a stretch where events may not be
+    grid = torch.rand(n, generator=random, dtype=torch.float64).cumsum(0)
+    left = torch.randint(4, (300,), generator=random)
+    part, noise = (0.01 + 0.98 * torch.rand(300, generator=random, dtype=torch.float64) for _ in range(2))
+
+    def one_by_one(table, part):
+        density = (1 - part)[:, None] * table[left] + part[:, None] * table[left + 1]
+        return inverse_cdf(density, grid, noise[:, None])[:, 0]
+
+    def between(table, part):
+        return inverse_cdf_between(cumulative(table, grid), grid, left, part, noise)
+
+    torch.testing.assert_close(between(table, part), one_by_one(table, part))
+    for slope in (0, 1):
+        wanted = torch.func.jacrev(one_by_one, slope)(table, part)
+        torch.testing.assert_close(torch.func.jacrev(between, slope)(table, part), wanted)

@@ -1,13 +1,14 @@
 """Values check themselves when they are made, and say in one line what is wrong and what is allowed."""
 
 import dataclasses
+import inspect
 import pickle
 import subprocess
 import sys
 
 import pytest
 
-from sagips_kit import DayaBay, Independent, Proxy, Ring, Settings
+from sagips_kit import Chain, DayaBay, Every, Independent, Proxy, Ring, RunSpec, Settings
 from sagips_kit.settings import value
 
 COUNTS = [field.name for field in dataclasses.fields(Settings) if type(field.default) is int]
@@ -116,3 +117,11 @@ def test_a_value_defined_in_a_notebook_travels_by_value():
         kind(n=0)
     with pytest.raises(dataclasses.FrozenInstanceError):
         own.n = 5
+
+
+def test_help_shows_names_and_defaults():
+    shown = str(inspect.signature(Settings))
+    assert shown.startswith("(*, n_members=4, n_sets=4") and "generator_widths=(64, 64)" in shown
+    assert str(inspect.signature(Every)) == "(period, part, *, otherwise=Independent())"
+    assert str(inspect.signature(Chain)) == "(*parts)"
+    assert str(inspect.signature(RunSpec)).startswith("(*, problem, store, settings=Settings(), ")

@@ -42,3 +42,7 @@ __all__ = [
     "warnings_of",
     "written",
 ]
+
+
+def __dir__():
+    return __all__

@@ -1,6 +1,7 @@
 """One run or several side by side, and the chains of a run that are there."""
 
 import functools
+from pathlib import PurePath
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 
 def each_run(runs):
     """The runs of a tree by their labels, {None: run} for a single one: dict of DataTree."""
+    _check_opened(runs)
     if schema.ALONG_KEY not in runs.attrs:
         return {None: runs}
     labels = runs[runs.attrs[schema.ALONG_KEY]].values.tolist()
@@ -21,10 +23,18 @@ def each_run(runs):
 
 def single_run(run, name, instead=None):
     """Raise ValueError, in the name of a function, if several runs were given instead of one."""
+    _check_opened(run)
     if schema.ALONG_KEY in run.attrs:
         child = next(iter(run.children))
         text = f"{name} takes a single run, and these are {len(run.children)}. Take one, such as runs[{child!r}]"
         raise ValueError(f"{text}, or type {instead}." if instead else f"{text}.")
+
+
+def _check_opened(run):
+    """Raise TypeError for the path of a run, or anything else that is none."""
+    if not isinstance(run, xr.DataTree):
+        how = repr(str(run)) if isinstance(run, (str, PurePath)) else "path"
+        raise TypeError(f"{run!r} is not an opened run. Type open_run({how}).")
 
 
 def for_each_run(function):
@@ -32,6 +42,7 @@ def for_each_run(function):
 
     @functools.wraps(function)
     def function_of_runs(run, *args, **options):
+        _check_opened(run)
         if schema.ALONG_KEY not in run.attrs:
             return function(run, *args, **options)
         dim, results = run.attrs[schema.ALONG_KEY], []

@@ -1,6 +1,7 @@
-"""Names, shapes, batches and devices: what can be said without looking at the numbers."""
+"""Names, shapes, derivatives, batches and devices: what can be said without looking at the numbers."""
 
 import math
+import warnings
 
 import torch
 
@@ -10,11 +11,21 @@ from ..schema import check_names
 from .report import mend, place
 
 _N = 5  # events; a number that no observable has by chance
+_WITHOUT = (
+    "The kit learns by this derivative and cannot do without. Write the formulas with torch, without .numpy(), "
+    ".item(), float() and .detach(). If your simulator is a program of its own, fill histograms by it for many "
+    "parameters, and let a Pipeline draw events of a density that interpolates them: README.md, 'A simulator without "
+    "derivatives'."
+)
 
 
 def names(case):
     """Names are unique, and whatever refers to them uses them."""
     problem = case.problem
+    wanted = ("parameters", "lower", "upper", "observables", "noise_dim")
+    if missing := [name for name in wanted if not hasattr(problem, name)]:
+        yield mend(f"{', '.join(missing)}: missing. A class needs {', '.join(wanted)}.")
+        return
     for kind in ("parameters", "observables"):
         given = getattr(problem, kind)
         if not (isinstance(given, tuple) and given and all(isinstance(name, str) for name in given)):
@@ -64,7 +75,8 @@ def shapes(case):
             yield mend(
                 f"simulate gives events of shape {tuple(events.shape)} for {n_events} rows of noise: should be "
                 f"({n_events}, {n_columns}), a column for each of {', '.join(problem.observables)}. For instance "
-                "torch.stack([x, y], dim=-1)."
+                "torch.stack([x, y], dim=-1). Each row should make an event: a selection is a factor of the density, "
+                "as Select is in a Pipeline."
             )
             return
     try:
@@ -97,6 +109,22 @@ def _shapes_of_the_rest(case, events):
         value = problem.log_likelihood(theta, case.statistic)
         if value.ndim:
             yield mend(f"log_likelihood gives {tuple(value.shape)}: should be a scalar. Add .sum().")
+
+
+def derivative(case):
+    """Events have a derivative with respect to the parameters."""
+    theta = case.middle.requires_grad_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # float(theta[0]) warns; the text below says more
+        try:
+            is_there = case.problem.simulate(theta, case.noise(_N)).requires_grad
+        except Exception as error:
+            # Its first sentence: the second would be torch's advice to detach().
+            what = " ".join(str(error).split()).split(". ")[0]
+            yield mend(f"{place(error)}{type(error).__name__}: {what}. So simulate has no derivative. {_WITHOUT}")
+            return
+    if not is_there:
+        yield mend(f"simulate has no derivative: its events do not know the parameters they are made of. {_WITHOUT}")
 
 
 def has_likelihood(problem):

@@ -51,9 +51,13 @@ class Report:
     def __repr__(self):
         n = len(self.to_mend)
         lines = [f"{self.problem}: " + ("keeps its contract" if self.is_ok else f"{n} to mend")]
-        for finding in self.findings:
+        rest = [finding.check for finding in self.findings if finding.verdict == SKIPPED]
+        for finding in self.findings[: len(self.findings) - len(rest)]:
             head = f"  {finding.verdict:8}{finding.check:13}"
             lines += textwrap.wrap(finding.text, _WIDTH, initial_indent=head, subsequent_indent=" " * len(head))
+        if rest:
+            text = f"{', '.join(rest)}: not tried before the above is mended"
+            lines += textwrap.wrap(text, _WIDTH, initial_indent=f"  {SKIPPED} ", subsequent_indent=" " * 10)
         return "\n".join(lines)
 
 

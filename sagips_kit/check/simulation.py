@@ -42,7 +42,7 @@ def reproducible(case):
             seed(_UNLIKELY)
         before = _random_states()
         events = case.problem.simulate(theta, rows)
-        if not torch.equal(case.problem.simulate(theta, rows), events):
+        if not _same(case.problem.simulate(theta, rows), events):
             yield mend(
                 "the same parameters and noise give different events: there is randomness in simulate. Take it from "
                 "`noise`, whose noise_dim columns are uniform."
@@ -151,8 +151,9 @@ def _wrong_slopes(case, theta, rows):
             yield (
                 f"the derivative with respect to {name} (mean of feature {worst}, over the range of {name}, in "
                 f"deviations) is {own[worst]:.3g} by autograd and {by_steps[worst]:.3g} by finite differences. Look "
-                "for a step without a derivative on the way from theta to the events: rounding, comparison, selection, "
-                "counts, detach() or a new tensor made of theta."
+                "for a step without a derivative on the way from theta to the events: rounding, comparison, a choice "
+                "between kinds of events, counts, detach() or a new tensor made of theta. Choices and selections are "
+                "smooth as a density that a Pipeline samples, the sum of its kinds; no density may be negative."
             )
         tiny = 1e-5 * step / _STEP
         ends = [case.problem.constraints(theta + sign * tiny, case.statistic) for sign in (1, -1)]

@@ -30,3 +30,7 @@ __all__ = [
     "staleness",
     "timeline",
 ]
+
+
+def __dir__():
+    return __all__

@@ -5,7 +5,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from .. import analysis, schema
-from .base import ENSEMBLE, REFERENCE, TRUTH, draw_bands, label, new_axes
+from .base import ENSEMBLE, REFERENCE, TRUTH, chosen, draw_bands, label, new_axes
 
 _N_COLUMNS = 3
 
@@ -17,7 +17,7 @@ def evolution(run, parameters=None, figure=None):
     ----------
     run : DataTree
         May still be running.
-    parameters : sequence of str or None
+    parameters : str, sequence of str or None
         Which to show; None takes the first six.
     figure : Figure or None
 
@@ -32,10 +32,7 @@ def evolution(run, parameters=None, figure=None):
     """
     analysis.single_run(run, "plot.evolution", "plot.comparison(runs)")
     values = analysis.evolution(run)["quantiles"]
-    known = list(values[schema.PARAMETER].values)
-    names = known[:6] if parameters is None else list(parameters)
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"The run has no parameter {', '.join(unknown)}. Allowed: {', '.join(known)}.")
+    names = chosen(parameters, list(values[schema.PARAMETER].values), 6)
     n_columns = min(len(names), _N_COLUMNS)
     n_rows = -(-len(names) // n_columns)
     figure = figure or plt.figure(figsize=(0.6 + 3.6 * n_columns, 0.9 + 2.1 * n_rows), layout="constrained")

@@ -14,6 +14,20 @@ def new_axes(width, height):
     return plt.figure(figsize=(width, height), layout="constrained").add_subplot()
 
 
+def chosen(parameters, known, n_shown):
+    """Names of the parameters to show, list of str: one by its name, several, or the first `n_shown` for None.
+
+    Raises
+    ------
+    ValueError
+        For one that is not among the `known`.
+    """
+    names = [parameters] if isinstance(parameters, str) else list(known[:n_shown] if parameters is None else parameters)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"The run has no parameter {', '.join(map(str, unknown))}. Allowed: {', '.join(known)}.")
+    return names
+
+
 def unit_of(run, name):
     """Unit of a parameter or observable; empty if it has none."""
     group = schema.POSTERIOR if name in run[schema.POSTERIOR] else schema.OBSERVED

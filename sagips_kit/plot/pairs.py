@@ -7,7 +7,7 @@ from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from .. import analysis, schema
-from .base import ENSEMBLE, REFERENCE, TRUTH, label
+from .base import ENSEMBLE, REFERENCE, TRUTH, chosen, label
 
 _N_SHOWN = 6  # parameters in a pair plot that stays legible
 _N_POINTS = 5000  # draws in one of its panels, at most
@@ -19,7 +19,7 @@ def posterior(run, parameters=None, figure=None):
     Parameters
     ----------
     run : DataTree
-    parameters : sequence of str or None
+    parameters : str, sequence of str or None
         Which to show; None takes the first six.
     figure : Figure or None
 
@@ -36,9 +36,7 @@ def posterior(run, parameters=None, figure=None):
     analysis.single_run(run, "plot.posterior", "plot.comparison(runs)")
     values = analysis.estimate(run)
     known = list(values[schema.PARAMETER].values)
-    names = known[:_N_SHOWN] if parameters is None else list(parameters)
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"The run has no parameter {', '.join(unknown)}. Allowed: {', '.join(known)}.")
+    names = chosen(parameters, known, _N_SHOWN)
     chains = analysis.written(run, schema.POSTERIOR)[names]
     values, n = values.sel(parameter=names), len(names)
     covariance = run[schema.REFERENCE]["covariance"].sel(parameter=names, parameter_2=names).values

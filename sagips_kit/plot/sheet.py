@@ -83,6 +83,7 @@ def report(run, figure=None):
     run : DataTree
         May still be running.
     figure : Figure or None
+        None makes one of the right size; `plt.gcf().savefig(...)` keeps it.
 
     Returns
     -------
