@@ -34,10 +34,16 @@ class Guard:
 
     def screen_(self, gradient):
         """Replace, in place, members' rows of `gradient` (member, weight) that are not finite by zeros; returns it."""
-        # Both infinity and NaN survive a sum.
-        is_bad = ~gradient.sum(1, keepdim=True).isfinite()
+        # Adam keeps squares: one that is infinite would hold a weight where it is for ever.
+        is_bad = ~gradient.norm(dim=1, keepdim=True).square().isfinite()
         self._rejected += is_bad[:, 0]
         return gradient.masked_fill_(is_bad, 0.0)
+
+    def keep_(self, weights, own):
+        """Put `own` (member, weight) back, in place, where `weights` from other ranks are not finite; returns them."""
+        is_bad = ~weights.isfinite()
+        self._rejected += is_bad.any(1)
+        return weights.copy_(torch.where(is_bad, own, weights))
 
     def look(self):
         """Act upon what was found since the last look.
@@ -52,7 +58,7 @@ class Guard:
         RuntimeError
             If it comes to nothing, time and again.
         """
-        sums = torch.stack([weight.detach().flatten(1).sum(1) for weight in self._weights]).sum(0)
+        sums = torch.stack([tensor.flatten(1).sum(1) for tensor in self._tensors()]).sum(0)
         is_bad = ~sums.isfinite() | (self._rejected > 0)
         # A discriminator that went bad in the last step has not spoilt a gradient yet.
         n_rejected = int(torch.maximum(self._rejected, is_bad.long()).sum())

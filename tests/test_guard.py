@@ -1,6 +1,7 @@
 """Numbers that are not finite: they reach nobody else, are counted, and end the run if they do not end themselves."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from gaussian import QUICK, Gaussian, Poisoned
 from mpi_launcher import mpiexec
 
 from sagips_kit import Ring, RunSpec, Trainer, live, open_run
+from sagips_kit.exchange.base import Mixed
+from sagips_kit.exchange.mean import MeanChannel
 from sagips_kit.gan import Generator
 
 SMALL = dataclasses.replace(
@@ -72,7 +75,9 @@ def damage(trainer, step, number, member=1):
 
 
 @pytest.mark.filterwarnings("ignore:Rank 0, step")
-@pytest.mark.parametrize(("number", "is_noticed"), [(np.nan, True), (-np.inf, True), (1e30, False), (-7.0, False)])
+@pytest.mark.parametrize(
+    ("number", "is_noticed"), [(np.nan, True), (-np.inf, True), (1e30, True), (1e9, False), (-7.0, False)]
+)
 def test_a_message_that_was_damaged_costs_a_step(number, is_noticed):
     """A wrong number that is finite cannot be told from a right one; Adam keeps the step that is made of it small."""
     whole, trainer = make_trainer(400), make_trainer(400)
@@ -85,6 +90,36 @@ def test_a_message_that_was_damaged_costs_a_step(number, is_noticed):
     np.testing.assert_allclose(records[-1].theta, undisturbed[-1].theta, atol=0.1)
 
 
+@pytest.mark.filterwarnings("ignore:Rank 0, step")
+def test_no_weight_is_held_for_ever_by_a_square_that_is_infinite():
+    """As a bit that is flipped on the way makes it: Adam would keep it, and the weight would never move again."""
+    trainer = make_trainer()
+    damage(trainer, 12, 3e35)
+    trainer.run()
+    assert all(moment.isfinite().all() for moment in moments(trainer))
+
+
+@pytest.mark.filterwarnings("ignore:Rank 0, step")
+def test_the_same_for_discriminators():
+    trainer = make_trainer()
+    update = trainer._update_discriminator
+
+    def damaged():
+        if trainer.step == 12:
+            next(trainer.discriminator.parameters()).grad[1] = 3e35  # what is learned of observed events is added
+        return update()
+
+    trainer._update_discriminator = damaged
+    rejected = [record.rejected for record in trainer.iterate()]
+    assert sum(rejected) == rejected[2] > 0
+    assert all(moment.isfinite().all() for moment in moments(trainer))
+
+
+def moments(trainer):
+    """What the optimisers keep of all weights."""
+    return [item for one in trainer._optimisers.values() for items in one.state.values() for item in items.values()]
+
+
 def test_discriminators_go_back_to_the_last_record():
     trainer = make_trainer()
     trainer.run(10)
@@ -94,6 +129,37 @@ def test_discriminators_go_back_to_the_last_record():
         trainer.run(5)
     for weight, before in zip(trainer.discriminator.parameters(), good, strict=True):
         assert torch.equal(weight[1], before[1]) and not torch.equal(weight[0], before[0])
+
+
+TWO = SimpleNamespace(size=2, device_buffers=False, device=torch.device("cpu"))
+
+
+class Gives(MeanChannel):
+    """As if another rank had given the same."""
+
+    def mean(self, flat, step):
+        yield from ()
+        return Mixed(received=1)
+
+
+@pytest.mark.filterwarnings("ignore:Rank 0, step")
+@pytest.mark.parametrize("payload", ["gradient", "weights", "updates"])
+@pytest.mark.parametrize("step", [0, 12])
+def test_what_comes_for_weights_is_looked_at_too(payload, step):
+    whole, trainer = make_trainer(), make_trainer()
+    for one in (whole, trainer):
+        one._channel = Gives(Ring(payload=payload), TWO, one._flat.buffer)
+    mix = trainer._channel.mean
+
+    def damaged(flat, now):
+        flat[5] = np.nan if now == step else flat[5]
+        return (yield from mix(flat, now))
+
+    trainer._channel.mean = damaged
+    records, undisturbed = list(trainer.iterate()), list(whole.iterate())
+    assert sum(record.rejected for record in records) == 1
+    assert all(weight.isfinite().all() for weight in trainer.generator.parameters())
+    np.testing.assert_allclose(records[-1].theta, undisturbed[-1].theta, atol=0.1)
 
 
 @pytest.mark.filterwarnings("ignore:Rank 0, step")

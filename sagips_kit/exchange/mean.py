@@ -90,14 +90,19 @@ class MeanChannel(Channel):
 
     def _mean_update(self, flat, step):
         if self._start is None:  # the first outer step has no start in common yet, and makes one
+            own = flat.clone()
             mixed = yield from self.mean(flat, step)
-            self._start, self._velocity = flat.clone(), torch.zeros_like(flat)
+            self._start, self._velocity = torch.where(flat.isfinite(), flat, own), torch.zeros_like(flat)
             return mixed
         momentum, rate = self.exchange.momentum, self.exchange.outer_rate
         flat -= self._start
         mixed = yield from self.mean(flat, step)
+        # What is not finite is told to the trainer, and not kept: it would stay.
+        is_bad = ~flat.isfinite()
+        flat[is_bad] = 0.0
         self._velocity *= momentum
         self._velocity += flat
         self._start += rate * (flat + momentum * self._velocity)
         flat[:] = self._start
+        flat[is_bad] = torch.nan
         return mixed

@@ -164,6 +164,7 @@ class _SlotsChannel(Channel):
             if self._restored:
                 yield from self._take_up(step)
         self.world.look_for_failures()
+        before = own.copy()
         self._slots.publish(self._moved(own), step)
         self._slots.look()
         origins = []
@@ -174,7 +175,8 @@ class _SlotsChannel(Channel):
                 origins.append(origin)
         steps = self._slots.mean(origins, own)
         if self._position is not None:
-            np.copyto(self._mean, own)
+            # What is not finite is told to the trainer, which goes on with its own, and is not kept: it would stay.
+            np.copyto(self._mean, np.where(np.isfinite(own), own, before))
         if host is not flat:
             flat.copy_(host)
         return Mixed(received=len(origins) - 1, staleness=max(0, step - min(steps)))
