@@ -39,20 +39,21 @@ def fuzz(name, n_inputs, report):
 
 
 def entry(report):
-    """What the report says of its only test: dict."""
+    """What the report says of its only test, with all its parameters: dict."""
     tree = ElementTree.parse(report)
-    case = next(tree.iter("testcase"))
+    cases = list(tree.iter("testcase"))
     properties = (item for item in tree.iter("property") if item.get("name").startswith(_STATISTICS))
     statistics = "".join(base64.b64decode(item.get("value")).decode() for item in properties)
     # Inputs that had to be thrown away before the test saw them are invalid, and do not count.
     counts = [list(map(int, numbers)) for numbers in re.findall(r"(\d+) passing[^,]*, (\d+) failing", statistics)]
-    failure = case.find("failure")
+    # A fixture that fails is an error.
+    failures = [found for case in cases for kind in ("failure", "error") for found in case.iter(kind)]
     return {
-        "entry": case.get("name").removeprefix("test_").replace("_", " "),
+        "entry": cases[0].get("name").partition("[")[0].removeprefix("test_").replace("_", " "),
         "inputs": sum(map(sum, counts)),
         "failing": sum(failing for _, failing in counts),
-        "seconds": round(float(case.get("time")), 1),
-        "outcome": PROMISED if failure is None else failure.get("message")[:300],
+        "seconds": round(sum(float(case.get("time")) for case in cases), 1),
+        "outcome": failures[0].get("message")[:300] if failures else PROMISED,
     }
 
 

@@ -17,10 +17,10 @@ def main(arguments=None):
         if rest:
             options.settings = _settings(rest)
         return options.command(options) or 0
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError, MemoryError, ArithmeticError) as error:
         # A rank that ends because of another one stays silent: the other one tells why.
         if type(error).__name__ != "PeerError" or error.rank is None:
-            print(f"sagips: {error}", file=sys.stderr, flush=True)
+            print(f"sagips: {str(error) or type(error).__name__}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print("sagips: interrupted; what is in the store stays there.", file=sys.stderr)

@@ -4,6 +4,7 @@ All it knows comes from the store, so it works from any notebook that can read t
 for the run.
 """
 
+import html
 import io
 import threading
 
@@ -93,7 +94,7 @@ class Dashboard:
                 goes_on = self.refresh()
             except (ValueError, OSError) as error:
                 # A store may be away for a moment, and the view shall outlive that.
-                self._facts.value = f"<b>The store cannot be read:</b> {error}"
+                self._facts.value = f"<b>The store cannot be read:</b> {html.escape(str(error))}"
 
     def _words(self, progress, total):
         state = "finished" if progress.is_finished else "failed" if self._failed() else "running"
@@ -107,7 +108,7 @@ class Dashboard:
             words += f"; {rate:.3g} steps/s, about {(total - progress.step) / rate:.0f} s left"
         if self._pace is not None:
             words += f"; {float(self._pace['waiting']):.1%} of the time spent waiting"
-        return f"{words}. {self._asked}"
+        return f"{words}. {html.escape(self._asked)}"
 
     def _draw(self, run):
         figure = Figure(figsize=(11, 3.6), layout="constrained")

@@ -3,6 +3,8 @@
 import contextlib
 import importlib.metadata
 import json
+import secrets
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +63,8 @@ def to_netcdf(run, path):
     path = _new(path)
     _require("h5netcdf")
     groups = {node.path: _plain(node.to_dataset(inherit=False)) for node in run.subtree}
-    xr.DataTree.from_dict(groups).to_netcdf(path, engine="h5netcdf")
+    with _whole(path) as partial:  # values are read only now, and may turn out to be damaged
+        xr.DataTree.from_dict(groups).to_netcdf(partial, engine="h5netcdf")
     return path
 
 
@@ -87,9 +90,10 @@ def to_csv(run, folder):
         tables["estimates"] = analysis.summary(run)
         tables["posterior"] = analysis.written(run, schema.POSTERIOR).to_dataframe()
     folder = _new(folder)
-    folder.mkdir(parents=True)
-    for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv")
+    with _whole(folder) as partial:
+        partial.mkdir(parents=True)
+        for name, table in tables.items():
+            table.to_csv(partial / f"{name}.csv")
     return sorted(folder.iterdir())
 
 
@@ -122,7 +126,8 @@ def to_trace(run, path, n_rows=1000):
         name = {"name": f"rank {rank} on {host}"}
         events.append({"ph": "M", "name": "process_name", "pid": rank, "args": name})
         events += _slices(history.isel({schema.RANK: rank}), rank, n_rows)
-    path.write_text(json.dumps({"displayTimeUnit": "ms", "traceEvents": events}), encoding="utf-8")
+    with _whole(path) as partial:
+        partial.write_text(json.dumps({"displayTimeUnit": "ms", "traceEvents": events}), encoding="utf-8")
     return path
 
 
@@ -175,6 +180,18 @@ def _new(path):
     if path.exists():
         raise FileExistsError(f"`{path}` exists already and is not overwritten. Delete it, or choose another name.")
     return path
+
+
+@contextlib.contextmanager
+def _whole(path):
+    """Yield a hidden name beside `path`; the file or folder there becomes `path` in the end, or is removed."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+        raise
 
 
 def _require(package):

@@ -172,6 +172,13 @@ class Files:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+        # The name, too, is safe only now; some file systems do that by themselves, and refuse to be asked.
+        with contextlib.suppress(OSError):
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def remove(self, name):
         """Remove a file, if it is there."""

@@ -189,7 +189,7 @@ class RunLayout:
     Raises
     ------
     ValueError
-        For a size that is not a positive integer, or more replicas than ranks.
+        For a size that is not a positive integer, more replicas than ranks, or too many steps or rows.
     """
 
     n_ranks: int
@@ -210,6 +210,8 @@ class RunLayout:
                 raise ValueError(f"RunLayout: {name} = {size!r}: should be an integer, 1 or more.")
         if self.n_replicas > self.n_ranks:
             raise ValueError(f"RunLayout: n_replicas = {self.n_replicas}: should be at most n_ranks = {self.n_ranks}.")
+        if self.n_steps >= 10**12 or self.n_steps // self.record_every > 10**7:  # names of checkpoints have 12 digits
+            raise ValueError(f"n_steps = {self.n_steps}: should be below 10^12, with 10^7 rows at most (record_every).")
 
     @property
     def n_chains(self):

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -97,6 +98,9 @@ class RunSpec:
     @classmethod
     def from_dict(cls, given):
         """Make a spec of JSON values.
+
+        A problem that is not the kit's own is named with its module, which is imported: so a spec, and a store's, is
+        to be trusted like the modules on Python's path.
 
         Raises
         ------
@@ -193,10 +197,16 @@ def _kind(family, name):
         raise ValueError(
             f"Unknown {family} {name!r}. Allowed: {', '.join(_ready(family))}, or one of your own as 'module:Class'."
         )
+    if place.partition(".")[0] in sys.stdlib_module_names:  # some do things when they are imported
+        raise ValueError(f"{family} {name!r} is not a {base.__name__}: {place} belongs to Python itself.")
     try:
         kind = getattr(importlib.import_module(place), kind_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{family} {name!r} cannot be imported: {error}. {_advice(place, kind_name)}") from None
+    except Exception as error:
+        # The module's own, of any type; its traceback shows where.
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{family} {name!r} cannot be imported: {what}. {_advice(place, kind_name)}") from error
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise ValueError(f"{family} {name!r} is not a {base.__name__}.")
     return kind

@@ -49,7 +49,8 @@ def _numpy(path, table, choose, ranges=_all_rows):
 
 
 def _numpy_archive(path, table, choose):
-    with np.load(path, allow_pickle=False) as archive:
+    # Opened here: of a damaged one numpy leaves the file open.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         yield from _slices(_members(archive, archive.files, table), choose)
 
 

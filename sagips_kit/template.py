@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import secrets
 import shutil
 import socket
 import subprocess
@@ -253,7 +254,9 @@ def _write_template(store, problem, layout, given):
 @contextlib.contextmanager
 def _replacing(path):
     """Yield a hidden folder beside `path` that takes its place at the end; an old run there goes only then."""
-    partial, old = (path.parent / f".{path.name}.{word}-{os.getpid()}" for word in ("partial", "old"))
+    # In containers all processes have the same few numbers, one that was killed here included.
+    once = f"{os.getpid()}-{secrets.token_hex(4)}"
+    partial, old = (path.parent / f".{path.name}.{word}-{once}" for word in ("partial", "old"))
     try:
         partial.mkdir(parents=True)
         yield partial

@@ -279,11 +279,9 @@ class Trainer:
         self._optimisers[self.generator].step()
         if self._channel.wants_weights(self.step):
             own = self._weights.pack().clone()
-            outer = self._channel.mix_weights_(self._weights.buffer, self.step)
-            if outer.received:
-                self._guard.keep_(self._weights.buffer, own)
+            mixed = mixed.then(self._channel.mix_weights_(self._weights.buffer, self.step))
+            self._guard.keep_(self._weights.buffer, own)
             self._weights.unpack()
-            mixed = mixed.then(outer)
         self._waited_s += mixed.waited_s
         self._staleness = mixed.staleness
 

@@ -106,3 +106,14 @@ def test_a_run_shows_itself(path, show):
 def test_a_run_without_rows_or_reference_has_a_view_too(tmp_path, show):
     make_run(make_theta(), tmp_path / "b.zarr", n_steps=0, reference=None)
     assert "step 0 of 1 000" in parts(show(tmp_path / "b.zarr", interval=60))[2].value
+
+
+def test_what_a_store_says_is_shown_as_text(path, show):
+    """A hostile one could else run a script in the notebook of who looks at it."""
+
+    def stop():
+        raise ValueError("<img src=x onerror=alert(1)>")
+
+    dashboard = show(path, stop=stop)
+    dashboard.stop()
+    assert "&lt;img" in parts(dashboard)[2].value and "<img" not in parts(dashboard)[2].value

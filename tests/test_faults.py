@@ -1,7 +1,9 @@
 """The matrix of faults: none makes a run hang, none loses a row that was stored, and every run comes to its end."""
 
+import itertools
+
 import pytest
-from faults import CELLS, CHANGING, FAULTS, attempt, make_spec, play
+from faults import CELLS, CHANGING, EXCHANGE, EXCLUDED, FAULTS, KINDS, WRITING, attempt, make_spec, play
 from mpi_launcher import Nest
 
 QUICK = {("exception", "during the exchange", 2), ("SIGKILL", "checkpoint", 2), ("full disk", "store write", 2)}
@@ -31,6 +33,13 @@ def undisturbed(tmp_path_factory, nest):
         return stores[n_ranks]
 
     return store
+
+
+def test_every_cell_is_there_or_left_out_for_a_reason():
+    there = {(kind, where) for kind, where, _ in CELLS}
+    assert not there & EXCLUDED.keys() and all(EXCLUDED.values())
+    assert there | EXCLUDED.keys() == set(itertools.product(KINDS, EXCHANGE + WRITING))
+    assert {n_ranks for *_, n_ranks in CELLS} == {2, 4}
 
 
 @pytest.mark.mpi

@@ -5,10 +5,13 @@
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import io
 import json
+import operator
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -19,9 +22,11 @@ import torch
 from gaussian import QUICK, Gaussian
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_guard import TWO, Gives
 
-from sagips_kit import RunSpec, Trainer, World, open_run, prepare, run
+from sagips_kit import Observed, Ring, RunSpec, Trainer, World, analysis, export, list_runs, open_run, prepare, run
 from sagips_kit.checkpoint import FOLDER, Checkpoints
+from sagips_kit.exchange.base import Mixed
 from sagips_kit.live import snapshot
 from sagips_kit.slots import RemoteSlots, slot_bytes
 from sagips_kit.state import flattened
@@ -36,6 +41,26 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
+
+
+# What the types and fields of a spec may be: numbers of any size, and names that mean something.
+_NAMES = [
+    "Proxy",
+    "Ring",
+    ".a:B",
+    "..:x",
+    "this:x",
+    "os:path",
+    "torch:nn",
+    "gaussian:Gaussian",
+    "sagips_kit.__main__:a",
+]
+EXTREME = [-1, 0, 1, 3, 1000, 10**15, 2**63, 10**400]
+FIELDS = (
+    JSON | st.sampled_from(_NAMES) | st.sampled_from(EXTREME) | st.fixed_dictionaries({"type": st.sampled_from(_NAMES)})
+)
+# What does not ask for so much memory that the machine begins to give it.
+METADATA = FIELDS.filter(lambda new: not isinstance(new, int) or not 10**6 < new < 10**14)
 
 
 @st.composite
@@ -81,7 +106,7 @@ VALID = json.loads(SPEC.to_json())
 
 
 @fuzz
-@given(where=st.sampled_from(list(paths_in(VALID))), new=JSON)
+@given(where=st.sampled_from(list(paths_in(VALID))), new=FIELDS)
 def test_specs_are_made_or_refused(where, new):
     try:
         spec = RunSpec.from_dict(edited(VALID, where, new))
@@ -89,6 +114,21 @@ def test_specs_are_made_or_refused(where, new):
         assert str(error)
     else:
         assert RunSpec.from_dict(json.loads(spec.to_json())) == spec
+
+
+_NUMBERS = [path for path in paths_in(VALID) if type(functools.reduce(operator.getitem, path, VALID)) is int]
+
+
+@fuzz
+@given(where=st.sampled_from(_NUMBERS), new=st.sampled_from(EXTREME) | st.integers(-9, 5000))
+def test_valid_specs_of_any_size_are_prepared_or_refused(tmp_path_factory, where, new):
+    folder = tmp_path_factory.mktemp("sizes")
+    try:
+        spec = RunSpec.from_dict(edited(VALID, where, new))
+        prepare(dataclasses.replace(spec, store=str(folder / "a.zarr")), 1)
+    except (*NAMED, MemoryError) as error:
+        assert str(error) and not list(folder.iterdir())
+    shutil.rmtree(folder)
 
 
 @fuzz
@@ -116,6 +156,47 @@ def test_files_of_events_are_taken_or_refused(tmp_path_factory, edit, shape, kin
         prepare(spec, 1)
     except NAMED as error:
         assert str(error) and store.exists() == had_one  # nothing half-written
+
+
+COLUMNS = {"x": np.linspace(-1.0, 2.0, 50), "w": np.ones(50)}
+
+
+def write_table(path):
+    """A valid file of two columns, in the format that the path's ending says."""
+    if path.suffix == ".csv":
+        np.savetxt(path, np.stack([*COLUMNS.values()], 1), delimiter=",", header="x,w", comments="")
+    elif path.suffix == ".npz":
+        np.savez(path, **COLUMNS)
+    elif path.suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table(COLUMNS), path)
+    elif path.suffix == ".h5":
+        with pytest.importorskip("h5py").File(path, "w") as file:
+            for name, column in COLUMNS.items():
+                file[name] = column
+    else:
+        with pytest.importorskip("uproot").recreate(path) as file:
+            file["events"] = COLUMNS
+
+
+@pytest.fixture(scope="module", params=[".csv", ".npz", ".parquet", ".h5", ".root"])
+def table(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tables") / f"events{request.param}"
+    write_table(path)
+    return path, path.read_bytes()
+
+
+@fuzz
+@given(edit=edits())
+def test_tables_of_events_are_read_or_refused(table, edit):
+    path, data = table
+    path.write_bytes(edit(data))
+    try:
+        events = Observed(str(path), within={"w": (0, 2)}).read(Gaussian())
+    except NAMED as error:
+        assert str(path) in str(error)
+    else:
+        assert events.shape[1:] == (1,) and np.isfinite(events).all()
 
 
 class Bytes(bytes):
@@ -199,23 +280,87 @@ def finished(tmp_path_factory):
     return store, sorted(path for path in store.rglob("*") if path.is_file())
 
 
+# All that reads a store: gets its path, and one where exports may go
+LOOKS = {
+    "open": lambda store, out: open_run(store).load(),
+    "progress": lambda store, out: snapshot(store).line(),
+    "list": lambda store, out: list_runs(store.parent),
+    "describe": lambda store, out: analysis.describe(open_run(store)),
+    "summary": lambda store, out: analysis.summary(open_run(store)),
+    "resume": lambda store, out: prepare(dataclasses.replace(SPEC, store=str(store)), 1, resume=True),
+    "spec": lambda store, out: RunSpec.from_run(open_run(store)),
+    "csv": lambda store, out: export.to_csv(open_run(store), out),
+    "trace": lambda store, out: export.to_trace(open_run(store), out),
+    "netcdf": lambda store, out: export.to_netcdf(open_run(store), out),
+}
+looks = st.sampled_from(sorted(LOOKS))
+
+
+def look_at(store, look, folder):
+    """Look, and see that what fails leaves nothing behind."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            LOOKS[look](store, folder / "out")
+        except NAMED as error:
+            assert str(error) and not list(folder.iterdir())
+    shutil.rmtree(folder)
+
+
 @fuzz
-@given(index=st.integers(0, 999), edit=edits() | st.none())
-def test_damaged_stores_open_or_are_refused(finished, index, edit):
+@given(index=st.integers(0, 999), edit=edits() | st.none(), look=looks)
+def test_damaged_stores_open_or_are_refused(finished, tmp_path_factory, index, edit, look):
     store, files = finished
     file = files[index % len(files)]
     content = file.read_bytes()
     try:
         file.unlink() if edit is None else file.write_bytes(edit(content))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for look in (lambda: open_run(store).load(), lambda: snapshot(store).line()):
-                try:
-                    look()
-                except NAMED as error:
-                    assert str(error)
+        look_at(store, look, tmp_path_factory.mktemp("out"))
     finally:
         file.write_bytes(content)
+
+
+@fuzz
+@given(index=st.integers(0, 999), place=st.integers(0, 9999), new=METADATA, look=looks)
+def test_stores_of_wrong_metadata_open_or_are_refused(finished, tmp_path_factory, index, place, new, look):
+    """What is JSON still, and says something else."""
+    store, files = finished
+    texts = [file for file in files if file.name == "zarr.json"]
+    file = store / "zarr.json" if index % 3 == 0 else texts[index % len(texts)]
+    content = file.read_text()
+    tree = json.loads(content)
+    places = list(paths_in(tree))
+    try:
+        file.write_text(json.dumps(edited(tree, places[place % len(places)], new)))
+        look_at(store, look, tmp_path_factory.mktemp("out"))
+    finally:
+        file.write_text(content)
+
+
+@fuzz
+@given(
+    payload=st.sampled_from(["gradient", "weights", "updates"]),
+    step=st.integers(0, 9),
+    at=st.integers(0, 999),
+    bits=st.integers(0, 2**32 - 1),
+)
+def test_messages_of_wrong_numbers_leave_no_weight_that_is_not_finite(payload, step, at, bits):
+    """Any float32 in the mean that comes: neither a generator nor its optimiser keeps what it cannot get rid of."""
+    trainer = make_trainer()
+    trainer._channel = channel = Gives(Ring(payload=payload), TWO, trainer._flat.buffer)
+
+    def mean(flat, now):
+        if now == step:
+            flat.numpy().view(np.uint32)[at % len(flat)] = bits
+        yield from ()
+        return Mixed(received=1)
+
+    channel.mean = mean
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.run(15)
+    moments = [item for items in trainer._optimisers[trainer.generator].state.values() for item in items.values()]
+    assert all(tensor.isfinite().all() for tensor in [*trainer.generator.parameters(), *moments])
 
 
 N_ITEMS = 21

@@ -123,6 +123,9 @@ def test_wrong_values_are_refused(name, given):
         (changed(problem={"type": "nowhere:Gauss"}), "'nowhere:Gauss' cannot be imported: No module named 'nowhere'"),
         (changed(problem={"type": "gaussian:Gauss"}), "cannot be imported: module 'gaussian' has no attribute 'Gauss'"),
         (changed(problem={"type": ":Gauss"}), "cannot be imported: Empty module name"),
+        (changed(problem={"type": ".a:Gauss"}), "cannot be imported: TypeError: the 'package' argument is required"),
+        (changed(problem={"type": "this:Gauss"}), "'this:Gauss' is not a Problem: this belongs to Python itself"),
+        (changed(problem={"type": "sagips_kit.__main__:A"}), "module 'sagips_kit.__main__' has no attribute 'A'"),
         (changed(problem={"type": "gaussian:exact_fit"}), "problem 'gaussian:exact_fit' is not a Problem"),
         (changed(exchange={"type": "gaussian:Gaussian"}), "exchange 'gaussian:Gaussian' is not a Exchange|an Exchange"),
         (
@@ -141,6 +144,12 @@ def test_mistakes_in_json_are_told_in_one_line(given, message):
 
 def test_an_abstract_class_is_refused():
     refuse("abstract", changed(problem={"type": "sagips_kit.problem:Problem"}), TypeError)
+
+
+def test_a_module_that_cannot_be_imported_is_told_with_its_own_error(tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("x = 1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    refuse("cannot be imported: ZeroDivisionError: division by zero", changed(problem={"type": "broken_module:A"}))
 
 
 def test_missing_file_names_the_line_to_type(tmp_path):

@@ -448,6 +448,15 @@ def test_an_old_run_survives_a_failing_exchange_of_folders(make, path, monkeypat
     assert read_progress(path).steps[0] == 30
 
 
+def test_what_a_killed_process_left_is_not_in_the_way(make, path):
+    """Of the same number, as in containers."""
+    for word in ("partial", "old"):
+        (path.parent / f".a.zarr.{word}-{os.getpid()}" / "history").mkdir(parents=True)
+    make()
+    make(overwrite=True)
+    assert read_progress(path).steps[0] == 0
+
+
 def test_a_writer_without_disk_tells_what_is_safe(make, path):
     make()
     writer = RunWriter(path, 2)
