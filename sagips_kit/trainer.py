@@ -221,10 +221,9 @@ class Trainer:
         return self.step / self.n_steps
 
     def _set_rates(self):
-        factors = {self.generator: schedule.generator_factor, self.discriminator: schedule.rate_factor}
-        for network, factor in factors.items():
-            for group in self._optimisers[network].param_groups:
-                group["lr"] = self._rates[network] * factor(self._done, self.settings)
+        for network, rate in self._rates.items():
+            factor = schedule.generator_factor if network is self.generator else schedule.rate_factor
+            self._optimisers[network].param_groups[0]["lr"] = rate * factor(self._done, self.settings)
 
     def _latent(self):
         settings = self.settings
