@@ -104,10 +104,10 @@ def test_the_same_for_discriminators():
     trainer = make_trainer()
     update = trainer._update_discriminator
 
-    def damaged():
+    def damaged(trust):
         if trainer.step == 12:
             next(trainer.discriminator.parameters()).grad[1] = 3e35  # what is learned of observed events is added
-        return update()
+        return update(trust)
 
     trainer._update_discriminator = damaged
     rejected = [record.rejected for record in trainer.iterate()]
