@@ -1,6 +1,6 @@
 """Modes of exchange on several hosts with slow links between them, and with a link that is cut for a while.
 
-    sudo .venv/bin/python benchmarks/hosts.py         # Linux, as root; about 5 minutes; benchmarks/results/hosts.json
+    sudo .venv/bin/python benchmarks/hosts.py         # Linux, as root; benchmarks/results/hosts.json
 
 Each host is a network namespace of this machine, joined to the others by a bridge: MPICH takes them for computers of
 their own and sends by TCP, and ranks of one host share memory.  Links are slowed by `tc`: to a rate by a token bucket,

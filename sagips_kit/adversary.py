@@ -58,6 +58,11 @@ def ratio_trust(discriminator) -> Tensor:
 def learn_observed(discriminator, features: Tensor, loss, trust: Tensor) -> Tensor:
     """Add to the discriminator's gradients what observed events, features (member, event, feature), tell it.
 
+    Parameters
+    ----------
+    trust : Tensor (member, 1)
+        In the density ratio; the same as for the generated events of the step.
+
     Returns
     -------
     Tensor (member,)

@@ -164,7 +164,6 @@ class _SlotsChannel(Channel):
             if self._restored:
                 yield from self._take_up(step)
         self.world.look_for_failures()
-        before = own.copy()
         self._slots.publish(self._moved(own), step)
         self._slots.look()
         origins = []
@@ -176,7 +175,7 @@ class _SlotsChannel(Channel):
         steps = self._slots.mean(origins, own)
         if self._position is not None:
             # What is not finite is told to the trainer, which goes on with its own, and is not kept: it would stay.
-            np.copyto(self._mean, np.where(np.isfinite(own), own, before))
+            np.copyto(self._mean, own, where=np.isfinite(own))
         if host is not flat:
             flat.copy_(host)
         return Mixed(received=len(origins) - 1, staleness=max(0, step - min(steps)))
@@ -216,6 +215,7 @@ class _SlotsChannel(Channel):
         if self._position is None:
             return own
         self._position += own - self._mean
+        np.copyto(self._mean, own)  # until there is a newer mean
         return self._position
 
     def _is_counted(self, origin, step):
