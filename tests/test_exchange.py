@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from modes import MODES, numbers, rounding
 from mpi_launcher import APART, TESTS, mpiexec
+from test_slots import Memory
 
-from sagips_kit.exchange import Exchange
+from sagips_kit.exchange import Chain, Every, Exchange, Leaders, Ring, Within
 from sagips_kit.topology import groups
 from sagips_kit.world import PeerError, World
 
@@ -181,7 +182,7 @@ class ThreadWorld:
         mine = next((part for part in parts if self.rank in part), None)
         if mine is not None:
             ranks = tuple(self.ranks[rank] for rank in mine)
-            return ThreadWorld(mine.index(self.rank), ranks, self.boxes, self._random)
+            return type(self)(mine.index(self.rank), ranks, self.boxes, self._random)
 
     def close(self):
         pass
@@ -194,12 +195,36 @@ class ThreadWorld:
         return 0.0
 
 
-def play_in_threads(size, seed, rank_loop):
+class SharingWorld(ThreadWorld):
+    """With memory that all of its ranks see."""
+
+    def is_one_node(self):
+        return True
+
+    def share(self, n_bytes):
+        box = self.boxes[self.ranks, n_bytes]
+        with box.mutex:  # one for all
+            if not box.queue:
+                box.queue.append(Memory(self.size, n_bytes))
+        return box.queue[0]
+
+    def look_for_failures(self):
+        pass
+
+    def wait(self, requests, why, timeout_s=None):
+        if not callable(requests):
+            return super().wait(requests, why)
+        while not requests():
+            time.sleep(self._random.choice([0, 1e-4, 1e-3]))
+        return 0.0
+
+
+def play_in_threads(size, seed, rank_loop, kind=ThreadWorld):
     """Run `rank_loop(world)` for all ranks at once; their results, list."""
     random, boxes, results = np.random.default_rng(seed), defaultdict(queue.Queue), [None] * size
 
     def one(rank, random):
-        results[rank] = rank_loop(ThreadWorld(rank, tuple(range(size)), boxes, random))
+        results[rank] = rank_loop(kind(rank, tuple(range(size)), boxes, random))
 
     threads = [threading.Thread(target=one, args=args) for args in enumerate(random.spawn(size))]
     for thread in threads:
@@ -236,6 +261,40 @@ def test_modes_in_random_interleavings(name, size, n_weights, seed):
         for k, play in enumerate(plays):
             for rank, expected in enumerate(play(given, step)):
                 torch.testing.assert_close(results[rank][step][k], expected, rtol=rounding(name) or 1e-15, atol=0)
+
+
+@pytest.mark.parametrize("outer", [Ring(payload="weights"), Ring(mailbox="one-sided")], ids=str)
+@settings(max_examples=15)
+@given(seed=st.integers(0, 99))
+def test_groups_of_ranks_out_of_step_lose_no_update(outer, seed):
+    size, period, n_steps = 4, 3, 12
+    exchange = Chain(Within(Ring(mailbox="one-sided"), size=2), Every(period, Leaders(outer, size=2)))
+    updates = np.random.default_rng(seed).normal(size=(size, n_steps, 2, 5))
+    together = threading.Barrier(size)
+
+    def rank_loop(world):
+        weights = torch.zeros(2, 5, dtype=torch.float64)
+        channel = exchange.open(world, weights)
+        for step in range(n_steps):
+            time.sleep(1e-3 * world.rank)  # who is late has heard of more than a leader in time
+            weights += torch.as_tensor(updates[world.rank, step])
+            channel.mix_weights_(weights, step)
+        for step in range(n_steps, n_steps + 2 * period):  # nothing new: all should end at one place
+            together.wait(timeout=30)
+            channel.mix_weights_(weights, step)
+        together.wait(timeout=30)
+        return weights
+
+    expected = torch.as_tensor(updates.sum(1).mean(0))
+    for weights in play_in_threads(size, seed, rank_loop, SharingWorld):
+        torch.testing.assert_close(weights, expected, rtol=0, atol=1e-12)
+
+
+def test_leaders_hand_down_their_result_where_the_group_is_of_one_mind():
+    leaders = Every(3, Leaders(Ring(payload="weights"), size=2))
+    for inner in (Ring(), Ring(mailbox="one-sided", payload="gradient")):
+        assert leaders.after(Within(inner, size=2)) == leaders
+    assert leaders.after(Every(2, Within(Ring(mailbox="one-sided"), size=2))).part.as_change
 
 
 def test_exchange_is_abstract():

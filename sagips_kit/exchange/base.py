@@ -51,6 +51,14 @@ class Exchange(ABC):
         """Whether `payload`, "gradient" or "weights", travels in `step`."""
         return payload == "gradient"
 
+    def has_positions(self):
+        """Whether each rank moves a position of its own, and knows the mean of all only as far as it has heard."""
+        return False
+
+    def after(self, earlier):
+        """This exchange as it is opened next to `earlier`, whose results it mixes."""
+        return self
+
     def replica(self, rank, size):
         """The replica that `rank` belongs to: ranks of one replica hold the same generators."""
         replicas = self.replicas(size)

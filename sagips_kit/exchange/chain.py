@@ -1,5 +1,7 @@
 """Several exchanges one after the other, in every step."""
 
+from dataclasses import replace
+
 from pydantic import InstanceOf
 
 from ..settings import value
@@ -25,6 +27,12 @@ class Chain(Exchange):
                 "needs parts, for instance Chain(Within(Ring()), Every(1000, Leaders(Ring(payload='weights'))))."
             )
 
+    def has_positions(self):
+        return any(part.has_positions() for part in self.parts)
+
+    def after(self, earlier):
+        return replace(self, parts=tuple(part.after(earlier) for part in self.parts))
+
     def open(self, world, like):
         return _ChainChannel(self, world, like)
 
@@ -38,7 +46,11 @@ class Chain(Exchange):
 class _ChainChannel(Channel):
     def __init__(self, exchange, world, like):
         super().__init__(exchange, world, like)
-        self._links = [part.open(world, like) for part in exchange.parts]
+        self._links = []
+        for k, part in enumerate(exchange.parts):
+            for earlier in exchange.parts[:k]:
+                part = part.after(earlier)
+            self._links.append(part.open(world, like))
 
     def mixing(self, flat, step, payload):
         mixed = Mixed()

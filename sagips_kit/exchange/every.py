@@ -1,5 +1,7 @@
 """An exchange every so many steps, and perhaps another in all other steps."""
 
+from dataclasses import replace
+
 from pydantic import InstanceOf
 
 from ..settings import Count, value
@@ -24,6 +26,12 @@ class Every(Exchange):
     period: Count
     part: InstanceOf[Exchange]
     otherwise: InstanceOf[Exchange] = Independent()
+
+    def has_positions(self):
+        return self.part.has_positions() or self.otherwise.has_positions()
+
+    def after(self, earlier):
+        return replace(self, part=self.part.after(earlier), otherwise=self.otherwise.after(earlier))
 
     def open(self, world, like):
         return _EveryChannel(self, world, like)

@@ -1,5 +1,7 @@
 """An exchange among leaders, one for each group of ranks, whose result is handed to the whole group."""
 
+from dataclasses import replace
+
 from pydantic import InstanceOf
 
 from ..settings import Count, value
@@ -18,11 +20,21 @@ class Leaders(Exchange):
         Consecutive ranks in a group, the last of which may have fewer; None makes each node a group.
     hand_down : bool
         Hand the result to the whole group.  False is the paper's rule, where it stays with the leader.
+    as_change : bool
+        Hand down what the leaders' exchange changed, for all to add to what they have.  A chain sees to it where it is
+        needed: ranks of a one-sided group know updates that their leader has not heard of, which its result would undo.
     """
 
     part: InstanceOf[Exchange]
     size: Count | None = None
     hand_down: bool = True
+    as_change: bool = False
+
+    def has_positions(self):
+        return self.part.has_positions()
+
+    def after(self, earlier):
+        return replace(self, as_change=self.as_change or earlier.has_positions())
 
     def open(self, world, like):
         return _LeadersChannel(self, world, like)
@@ -56,12 +68,18 @@ class _LeadersChannel(Channel):
     def mixing(self, flat, step, payload):
         if not self.exchange.carries(payload, step):
             return Mixed()
-        mixed = Mixed()
+        mixed, hands_down = Mixed(), self.exchange.hand_down and self._group.size > 1
+        own = flat.clone() if hands_down and self.exchange.as_change else None
         if self._outer:
             mixed = yield from self._outer.mixing(flat, step, payload)
-        if self.exchange.hand_down and self._group.size > 1:
-            handed = self._group.comm.Ibcast(self.message(flat))
-            yield [handed], f"{self._group.name(0)}, the leader of this group, in step {step}"
+        if hands_down:
+            handed = flat if own is None else flat - own
+            yield (
+                [self._group.comm.Ibcast(self.message(handed))],
+                f"{self._group.name(0)}, the leader of this group, in step {step}",
+            )
+            if own is not None and not self._outer:
+                flat += handed
             mixed = Mixed(self._n_groups - 1, mixed.staleness)
         return mixed
 

@@ -81,6 +81,9 @@ class Ring(Mean):
     def carried(self):
         return self.payload or ("gradient" if self.mailbox == "two-sided" else "updates")
 
+    def has_positions(self):
+        return self.mailbox == "one-sided" and self.carried == "updates"
+
     def open(self, world, like):
         if self.mailbox == "one-sided":
             return _SlotsChannel(self, world, like)
@@ -187,7 +190,7 @@ class _SlotsChannel(Channel):
         kind = Slots if is_one_node else RemoteSlots
         self._slots = kind(self._memory, world.rank, world.size, own.size, own.dtype)
         self._seen = [(0, time.perf_counter())] * world.size
-        if self.exchange.carried == "updates":
+        if self.exchange.has_positions():
             # All begin with the same weights, so that it does not matter that these hold the first update already.
             self._position, self._mean = own.copy(), own.copy()
 

@@ -1,5 +1,7 @@
 """An exchange inside each group of ranks: a node, or so many consecutive ranks."""
 
+from dataclasses import replace
+
 from pydantic import InstanceOf
 
 from ..settings import Count, value
@@ -20,6 +22,12 @@ class Within(Exchange):
 
     part: InstanceOf[Exchange]
     size: Count | None = None
+
+    def has_positions(self):
+        return self.part.has_positions()
+
+    def after(self, earlier):
+        return replace(self, part=self.part.after(earlier))
 
     def open(self, world, like):
         return _WithinChannel(self, world, like)
