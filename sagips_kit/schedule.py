@@ -9,6 +9,12 @@ _RAMP = 0.2  # fraction of the run in which damping and constraints come to thei
 _FIRST_CONSTRAINTS = 1e-3
 
 
+def first_rates(n_steps, settings):
+    """Learning rates of generators and discriminators at the first step of a run of `n_steps`."""
+    part = math.sqrt(min(1.0, settings.full_rate_steps / n_steps))
+    return part * settings.generator_rate, part * settings.discriminator_rate
+
+
 def rate_factor(done, settings):
     """Learning rates in units of the first ones: half a cosine, from 1 to `final_rate`."""
     return settings.final_rate + (1 - settings.final_rate) * _half_cosine(done)

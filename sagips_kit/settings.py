@@ -155,6 +155,9 @@ class Settings:
         Learning rates of the two Adam optimisers at the first step; a half cosine takes them down to `final_rate`.
         Generators that move faster than their discriminators learn circle the answer: with many parameters, such as
         the pixels of an image, take a smaller one for the generators, 1e-4.
+    full_rate_steps : int
+        Longest run that takes these rates; a longer one takes them smaller by the root of the ratio of the lengths.  At
+        the full rates discriminators get worse after some thousand steps, and members wander about the answer.
     settled_rate : float
         The generators' rate after the exploration, in units of the one they would have without this.  They should get
         near the answer fast, but where events tell little of a direction they overshoot it, and the discriminators
@@ -208,6 +211,7 @@ class Settings:
     precision: Literal["full", "bfloat16"] = "full"
     generator_rate: Positive = 3e-4
     discriminator_rate: Positive = 4e-3
+    full_rate_steps: Count = 2000
     settled_rate: Annotated[float, Field(gt=0, le=1)] = 0.4
     final_rate: Fraction = 0.02
     loss: Literal["likelihood", "logistic", "least squares"] = "likelihood"

@@ -195,10 +195,10 @@ class Trainer:
         self._flat = FlatGradient(self.generator.parameters(), settings.n_members)
         # With the axes: weights mean something only along their own.
         self._weights = FlatWeights([*self.generator.parameters(), *self.generator.buffers()], settings.n_members)
-        self._rates = {self.generator: settings.generator_rate, self.discriminator: settings.discriminator_rate}
+        rates = schedule.first_rates(self.n_steps, settings)
+        self._rates = dict(zip((self.generator, self.discriminator), rates, strict=True))
         self._optimisers = {
-            network: torch.optim.Adam(network.parameters(), rate, _BETAS, foreach=True)
-            for network, rate in self._rates.items()
+            network: torch.optim.Adam(network.parameters(), betas=_BETAS, foreach=True) for network in self._rates
         }
 
     def _train_step(self):

@@ -9,6 +9,12 @@ from sagips_kit import Settings, schedule
 SETTINGS = Settings(settled_rate=0.4, final_rate=0.1, damping=1e-4, constraint_weight=2.0, exploration=0.25)
 
 
+def test_long_runs_take_smaller_rates():
+    settings = Settings(generator_rate=3e-4, discriminator_rate=4e-3, full_rate_steps=1000)
+    assert schedule.first_rates(10, settings) == schedule.first_rates(1000, settings) == (3e-4, 4e-3)
+    assert schedule.first_rates(16_000, settings) == pytest.approx((7.5e-5, 1e-3))
+
+
 @pytest.mark.parametrize(
     ("changing", "first", "last", "from_when"),
     [
