@@ -169,10 +169,14 @@ def _plain(dataset):
     data = dataset.assign({name: text for name, text in texts.items() if name in dataset.data_vars})
     data = data.assign_coords({name: text for name, text in texts.items() if name in dataset.coords})
     data = data.drop_encoding()
-    data.attrs = {
-        key: item if isinstance(item, str | int | float) else json.dumps(item) for key, item in data.attrs.items()
-    }
+    for described in (data, *data.variables.values()):
+        described.attrs = {key: _plain_attribute(item) for key, item in described.attrs.items()}
     return data
+
+
+def _plain_attribute(item):
+    is_number = isinstance(item, float) or (isinstance(item, int) and abs(item) < 2**63)
+    return item if is_number or isinstance(item, str) else json.dumps(item)
 
 
 def _new(path):

@@ -96,6 +96,8 @@ def open_group(path, mode):
             f"`{path}` has the schema {version}, but this sagips_kit reads up to {schema.SCHEMA_VERSION}. "
             "Type: pip install -U sagips_kit."
         )
+    with damage_explained(path):
+        schema.check_attributes("", root.attrs)
     return root
 
 

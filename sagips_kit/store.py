@@ -260,10 +260,14 @@ def _opened(path):
     # The listing of a folder has no order of its own.
     names = schema.variables(root.attrs[schema.PARAMETERS_KEY], root.attrs[schema.OBSERVABLES_KEY])
     for group, variables in names.items():
-        for name in variables:
+        for name, dims in variables.items():
             if group not in tree or name not in tree[group]:
                 raise missing(path, f"{group}/{name}")
-    groups = {group: tree[group].to_dataset()[variables] for group, variables in names.items()}
+            if tree[group][name].dims != dims:
+                raise ValueError(f"{group}/{name} has the dimensions {tree[group][name].dims}: should be {dims}")
+    for group in (schema.POSTERIOR, schema.CONTROL):
+        schema.check_attributes(group, tree[group].attrs)
+    groups = {group: tree[group].to_dataset()[list(variables)] for group, variables in names.items()}
     history = groups[schema.HISTORY]
     # Progress is read now, rows later: they can only have become more.
     valid = {
