@@ -33,6 +33,7 @@ MODES = {
     "grouped": Chain(_INNER, Every(PERIOD, Leaders(Ring(payload="weights"), size=GROUP))),
     "grouped, outer momentum": Chain(_INNER, Every(PERIOD, Leaders(Ring(payload="updates"), size=GROUP))),
     "one-sided, grouped": Chain(_ONE_SIDED, Every(PERIOD, Leaders(Ring(payload="weights"), size=GROUP))),
+    "one-sided throughout": Chain(_ONE_SIDED, Every(PERIOD, Leaders(Ring(mailbox="one-sided"), size=GROUP))),
     "the paper's outer rule": Every(PERIOD, Leaders(Ring(), size=GROUP, hand_down=False), otherwise=_INNER),
     "grouped ensemble": _INNER,
     "ensemble": Independent(),

@@ -503,6 +503,37 @@ def test_a_missing_variable_is_named(make, path, name):
                 action(path)
 
 
+@pytest.mark.parametrize(
+    ("where", "key", "value", "text"),
+    [
+        ("zarr.json", "created_at", None, "attribute created_at = None: should be a str"),
+        ("zarr.json", "observables", [], "attribute observables = .*: should be names"),
+        ("zarr.json", "parameters", [1, 2], "attribute parameters = .*: should be names"),
+        ("zarr.json", "spec", "[]", "attribute spec = .*: should hold a JSON object"),
+        ("zarr.json", "layout", {"n_ranks": 0}, "missing .* required .* arguments"),
+        ("posterior/zarr.json", "uncertainty", 3, "attribute uncertainty = 3: should be a str"),
+        ("control/zarr.json", "resumed", [{"at": "noon", "from_step": 5}], "KeyError: 'reached'"),
+        ("control/zarr.json", "resumed", [dict.fromkeys(schema.RESUMED, "noon")], "should have at, from_step, reached"),
+    ],
+)
+def test_a_store_of_wrong_attributes_is_damaged(make, path, where, key, value, text):
+    file = make() / where
+    tree = json.loads(file.read_text())
+    tree["attributes"][key] = value
+    file.write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match=f"{path}` is damaged: .*{text}"):
+        open_run(path)
+
+
+def test_a_variable_of_other_dimensions_is_damage(make, path):
+    file = make() / "observed_data" / "hall" / "zarr.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"dimension_names": ["neutrino"]}))
+    with pytest.raises(
+        ValueError, match=r"observed_data/hall has the dimensions \('neutrino',\): should be \('event',\)"
+    ):
+        open_run(path)
+
+
 def test_a_half_created_run_says_so(make, monkeypatch):
     where = MemoryStore()
     with monkeypatch.context() as patch, pytest.raises(OSError, match="Cannot create the run .*Delete what is there"):
