@@ -40,11 +40,12 @@ MESSAGE_S, BYTES_PER_S, N_BYTES = 1e-4, 1e10, 4 * 51_206
 def measured_costs(n, mode, results, step_s, cores):
     """Costs of this mode's exchanges among `n` ranks of one node, as seen without compute in between."""
     bare, idle_s = results[mode]["bare"], results["independent"]["bare"]["usual"]["wall_s"]
+    if mode == "synchronous":
+        # All ranks leave at one moment, so that what they do besides shares the cores as it does without compute.
+        return Costs(node=n, buffer_s=bare["usual"]["wall_s"] / 2)
     # What a step without exchange takes when there is no compute, all ranks at once, is not the exchange's.
     usual_s = max(0.0, bare["usual"]["wall_s"] - idle_s)
     outer_s = max(0.0, bare["outer"]["wall_s"] - bare["usual"]["wall_s"])
-    if mode == "synchronous":
-        return Costs(node=n, buffer_s=usual_s / 2)
     if "one-sided" in mode:
         return Costs(
             node=n, slots_s=(on_shared_cores(bare["usual"]["cpu_s"], n, step_s, cores), 0.0), meeting_s=(outer_s, 0.0)

@@ -1,10 +1,12 @@
 """Where a run lies: a folder, a URL or a zarr Store, and what is wrong if there is no run, or half of one.
 
-What a run holds and how it is written and read does not belong here.
+How a run is written and read does not belong here.
 """
 
 import contextlib
+import json
 import os
+import reprlib
 from pathlib import Path
 
 import zarr
@@ -13,6 +15,24 @@ from zarr.storage import FsspecStore, LocalStore
 
 from . import schema
 
+_ROOT = ""
+# What all runs have as attributes of their groups, and of which types
+_ATTRIBUTES = {
+    _ROOT: {
+        schema.PARAMETERS_KEY: list,
+        schema.OBSERVABLES_KEY: list,
+        schema.LAYOUT_KEY: dict,
+        schema.VERSIONS_KEY: dict,
+        schema.PROBLEM_KEY: str,
+        schema.SPEC_KEY: str,
+        schema.MODE_KEY: str,
+        schema.CREATED_KEY: str,
+        schema.HOSTNAME_KEY: str,
+        schema.REVISION_KEY: str,
+    },
+    schema.POSTERIOR: {schema.UNCERTAINTY_KEY: str},
+}
+_RESUMED = {"at": str, "from_step": int, "reached": int}
 _START = "Start one with session.submit(spec) or `sagips run`"
 
 
@@ -97,7 +117,7 @@ def open_group(path, mode):
             "Type: pip install -U sagips_kit."
         )
     with damage_explained(path):
-        schema.check_attributes("", root.attrs)
+        _check_attributes(_ROOT, root.attrs)
     return root
 
 
@@ -107,6 +127,38 @@ def array_of(path, root, group, name):
         return root[group][name]
     except KeyError:
         raise missing(path, f"{group}/{name}") from None
+
+
+def check_contents(path, tree, names):
+    """Raise a ValueError if a DataTree of the store at `path` lacks some of these variables of each group.
+
+    Or if their dimensions are others, or the attributes of the groups.
+    """
+    for group, variables in names.items():
+        for name, dims in variables.items():
+            if group not in tree or name not in tree[group]:
+                raise missing(path, f"{group}/{name}")
+            if tree[group][name].dims != dims:
+                raise ValueError(f"{group}/{name} has the dimensions {tree[group][name].dims}: should be {dims}")
+        _check_attributes(group, tree[group].attrs)
+
+
+def _check_attributes(group, attributes):
+    for key, kind in _ATTRIBUTES.get(group, {}).items():
+        if not isinstance(attributes.get(key), kind):
+            raise ValueError(f"attribute {key} = {reprlib.repr(attributes.get(key))}: should be a {kind.__name__}")
+    if group == _ROOT:
+        for key in (schema.PARAMETERS_KEY, schema.OBSERVABLES_KEY):
+            names = attributes[key]
+            if not names or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"attribute {key} = {reprlib.repr(names)}: should be names")
+        text = attributes[schema.SPEC_KEY]
+        if not isinstance(json.loads(text), dict):
+            raise ValueError(f"attribute {schema.SPEC_KEY} = {reprlib.repr(text)}: should hold a JSON object")
+        schema.RunLayout(**attributes[schema.LAYOUT_KEY])
+    for note in attributes.get(schema.RESUMED_KEY, []):
+        if not all(isinstance(note[key], kind) for key, kind in _RESUMED.items()):
+            raise ValueError(f"note of a resumption {reprlib.repr(note)}: should have {', '.join(_RESUMED)}")
 
 
 def missing(path, name):

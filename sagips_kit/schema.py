@@ -4,9 +4,7 @@ A run is one tree of groups; the groups that ArviZ knows bear ArviZ's names.  Th
 spell every name by importing it from here.  Nothing here reads or writes.
 """
 
-import json
 import math
-import reprlib
 from dataclasses import asdict, dataclass
 
 SCHEMA_VERSION = 3
@@ -152,9 +150,8 @@ CREATED_KEY = "created_at"
 HOSTNAME_KEY = "hostname"
 REVISION_KEY = "git_revision"
 
-# Attribute of the control group, a list: when a run was resumed, from which step, and how far it had been
+# Attribute of the control group: when a run was resumed, from which step, and how far it had been
 RESUMED_KEY = "resumed"
-RESUMED = {"at": str, "from_step": int, "reached": int}
 
 # Attributes of the posterior
 LIBRARY = "sagips_kit"
@@ -165,33 +162,6 @@ UNCERTAINTY_KEY = "uncertainty"
 # Attributes of the observed events and of several runs side by side
 SOURCE_KEY = "source"
 ALONG_KEY = "along"
-
-
-# What all runs have as attributes of their groups, and of which types
-ATTRIBUTES = {
-    "": {PARAMETERS_KEY: list, OBSERVABLES_KEY: list, LAYOUT_KEY: dict, VERSIONS_KEY: dict}
-    | dict.fromkeys((PROBLEM_KEY, SPEC_KEY, MODE_KEY, CREATED_KEY, HOSTNAME_KEY, REVISION_KEY), str),
-    POSTERIOR: {UNCERTAINTY_KEY: str},
-    CONTROL: {},
-}
-
-
-def check_attributes(group, attributes):
-    """Raise a ValueError if the attributes of a group, "" for the root, are not those of a run."""
-    for key, kind in ATTRIBUTES[group].items():
-        if not isinstance(attributes.get(key), kind):
-            raise ValueError(f"attribute {key} = {reprlib.repr(attributes.get(key))}: should be a {kind.__name__}")
-    if not group:
-        for key in (PARAMETERS_KEY, OBSERVABLES_KEY):
-            names = attributes[key]
-            if not names or not all(isinstance(name, str) for name in names):
-                raise ValueError(f"attribute {key} = {reprlib.repr(names)}: should be names")
-        if not isinstance(json.loads(attributes[SPEC_KEY]), dict):
-            raise ValueError(f"attribute {SPEC_KEY} = {reprlib.repr(attributes[SPEC_KEY])}: should hold a JSON object")
-        RunLayout(**attributes[LAYOUT_KEY])
-    for note in attributes.get(RESUMED_KEY, []):
-        if not all(isinstance(note[key], kind) for key, kind in RESUMED.items()):
-            raise ValueError(f"note of a resumption {reprlib.repr(note)}: should have {', '.join(RESUMED)}")
 
 
 @dataclass(frozen=True, kw_only=True)

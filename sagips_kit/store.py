@@ -17,7 +17,7 @@ from xarray.core import indexing
 from zarr.abc.store import Store
 
 from . import schema
-from .place import array_of, damage_explained, explained, is_url, local_path, missing, open_group, spaced
+from .place import array_of, check_contents, damage_explained, explained, is_url, local_path, open_group, spaced
 
 
 class RunWriter:
@@ -259,14 +259,7 @@ def _opened(path):
     tree = xr.open_datatree(root.store, engine="zarr", consolidated=False, zarr_format=3, decode_times=False)
     # The listing of a folder has no order of its own.
     names = schema.variables(root.attrs[schema.PARAMETERS_KEY], root.attrs[schema.OBSERVABLES_KEY])
-    for group, variables in names.items():
-        for name, dims in variables.items():
-            if group not in tree or name not in tree[group]:
-                raise missing(path, f"{group}/{name}")
-            if tree[group][name].dims != dims:
-                raise ValueError(f"{group}/{name} has the dimensions {tree[group][name].dims}: should be {dims}")
-    for group in (schema.POSTERIOR, schema.CONTROL):
-        schema.check_attributes(group, tree[group].attrs)
+    check_contents(path, tree, names)
     groups = {group: tree[group].to_dataset()[list(variables)] for group, variables in names.items()}
     history = groups[schema.HISTORY]
     # Progress is read now, rows later: they can only have become more.
