@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-NUMBER, SCRIPT = r"(?P<number>[\d .]+?)(?P<percent> %)?", r"`(?P<script>\w+)\.py`"
+NUMBER, SCRIPT = r"(?P<number>-?[\d .]+?)(?P<percent> %)?", r"`(?P<script>\w+)\.py`"
 ROW = re.compile(rf"\| (?P<what>[^|]+) \| {NUMBER} \| {SCRIPT} \| (?P<entry>[^|]+) \|")
 
 
