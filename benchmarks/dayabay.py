@@ -1,7 +1,7 @@
 """The intervals of a finished ensemble beside likelihood fits of the same resamples: what the GANs add to the method.
 
-    (cd notebooks && papermill 01_dayabay.ipynb runs/dayabay.ipynb)
-    python benchmarks/dayabay.py notebooks/runs/dayabay.zarr    # 3 minutes; writes benchmarks/results/dayabay.json
+    make demo                                                 # runs notebooks/01_dayabay.ipynb, among others
+    python benchmarks/dayabay.py notebooks/runs/dayabay.zarr  # 3 minutes; writes benchmarks/results/dayabay.json
 
 Each chain has learned from a resample of the events of its own, and from priors that were moved.  A binned likelihood
 fit of the same resample and priors is its own reference: eight chains alone would know a deviation to 27 % only.

@@ -21,8 +21,8 @@ class Leaders(Exchange):
     hand_down : bool
         Hand the result to the whole group.  False is the paper's rule, where it stays with the leader.
     as_change : bool
-        Hand down what the leaders' exchange changed, for all to add to what they have.  A chain sees to it where it is
-        needed: ranks of a one-sided group know updates that their leader has not heard of, which its result would undo.
+        Hand down by how much weights change, for all to add to their own.  A chain sees to it where it is needed: ranks
+        of a one-sided group know updates that their leader has not heard of, which its result would undo.
     """
 
     part: InstanceOf[Exchange]
@@ -69,7 +69,7 @@ class _LeadersChannel(Channel):
         if not self.exchange.carries(payload, step):
             return Mixed()
         mixed, hands_down = Mixed(), self.exchange.hand_down and self._group.size > 1
-        own = flat.clone() if hands_down and self.exchange.as_change else None
+        own = flat.clone() if hands_down and self.exchange.as_change and payload == "weights" else None
         if self._outer:
             mixed = yield from self._outer.mixing(flat, step, payload)
         if hands_down:
