@@ -63,8 +63,16 @@ def to_netcdf(run, path):
     path = _new(path)
     _require("h5netcdf")
     groups = {node.path: _plain(node.to_dataset(inherit=False)) for node in run.subtree}
-    with _whole(path) as partial:  # values are read only now, and may turn out to be damaged
-        xr.DataTree.from_dict(groups).to_netcdf(partial, engine="h5netcdf")
+    with _whole(path) as partial:
+        try:
+            xr.DataTree.from_dict(groups).to_netcdf(partial, engine="h5netcdf")
+        except (ValueError, OSError):  # values are read only now, and may turn out to be damaged
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"netCDF cannot hold this run ({type(error).__name__}: {error}). Look for unusual names or attributes "
+                "in its store, or keep that instead: it opens with xarray, too."
+            ) from error
     return path
 
 
@@ -175,7 +183,7 @@ def _plain(dataset):
 
 
 def _plain_attribute(item):
-    is_number = isinstance(item, float) or (isinstance(item, int) and abs(item) < 2**63)
+    is_number = isinstance(item, float) or (type(item) is int and abs(item) < 2**63)
     return item if is_number or isinstance(item, str) else json.dumps(item)
 
 
