@@ -5,6 +5,7 @@ Some formats give any rows that are asked for, others only all of them from the 
 What the columns mean, which rows are wanted and what is wrong with them does not belong here.
 """
 
+import contextlib
 import warnings
 from pathlib import Path
 
@@ -105,9 +106,35 @@ def _root(path, table, choose, ranges=_all_rows):
             name.partition(";")[0] for name, kind in file.classnames().items() if kind in ("TTree", "ROOT::RNTuple")
         ]
         tree = file[_only(table, sorted(set(trees)))]
+        _check_descriptions(tree)
         wanted = list(choose(tuple(tree.keys())))
         for start, stop in ranges(tree.num_entries):
             yield start, tree.arrays(wanted, entry_start=start, entry_stop=stop, library="np")
+
+
+def _check_descriptions(ntuple):
+    """Compare the checksums of what describes an RNTuple; uproot does so only after it has believed all counts in it.
+
+    A damaged count makes it ask for more memory than the machine has.
+    """
+    if not hasattr(type(ntuple), "page_list_envelopes"):  # an older kind of tree, without checksums
+        return
+    with contextlib.suppress(AttributeError):  # of another uproot, which has other names for these
+        ntuple._prepare_header_chunk()
+        _check_sum(ntuple._header_chunk)
+        ntuple._prepare_footer_chunk()
+        _check_sum(ntuple._footer_chunk)
+        for group in ntuple.footer.cluster_group_records:
+            link = group.page_list_link
+            _check_sum(ntuple.read_locator(link.locator, link.env_uncomp_size)[0])
+
+
+def _check_sum(chunk):
+    import xxhash
+
+    data = bytes(chunk.raw_data)
+    if int.from_bytes(data[-8:], "little") != xxhash.xxh3_64_intdigest(data[:-8]):
+        raise ValueError("a checksum does not agree")
 
 
 FORMATS = {
