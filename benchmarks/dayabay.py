@@ -21,20 +21,25 @@ from sagips_kit.data import Resampling, in_batch_order, prior_shifts
 HERE = Path(__file__).parent
 
 
+def with_priors_moved(problem, shift):
+    """The same problem, whose priors are moved up by `shift` (prior,), in their deviations."""
+
+    class Moved(type(problem)):
+        def residuals(self, theta, statistic):
+            return super().residuals(theta, statistic, shift)
+
+    return Moved(**vars(problem))
+
+
 def fits_of_the_resamples(spec, events, n_chains):
     """The likelihood fit of what each chain has learned from: ndarray (chain, parameter)."""
-    problem, kind = spec.problem, type(spec.problem)
+    problem, bootstrap = spec.problem, spec.settings.bootstrap
     events, _ = in_batch_order(problem, events, spec.settings.n_events)
-    resamples = Resampling(range(n_chains), n_chains, spec.seed, spec.settings.bootstrap).indices(len(events))
+    resamples = Resampling(range(n_chains), n_chains, spec.seed, bootstrap).indices(len(events))
     fits = []
     for chain, chosen in enumerate(resamples):
-        shift = torch.as_tensor(prior_shifts(len(problem.priors), chain, n_chains, spec.seed))
-
-        class Moved(kind):
-            def residuals(self, theta, statistic, _=0.0, shift=shift * spec.settings.bootstrap):
-                return super().residuals(theta, statistic, shift)
-
-        fits.append(fit_likelihood(Moved(**vars(problem)), events[chosen].numpy(), n_starts=1).theta)
+        shift = torch.as_tensor(prior_shifts(len(problem.priors), chain, n_chains, spec.seed)) * bootstrap
+        fits.append(fit_likelihood(with_priors_moved(problem, shift), events[chosen].numpy(), n_starts=1).theta)
         print(f"chain {chain}: fitted", flush=True)
     return np.array(fits)
 

@@ -183,8 +183,8 @@ def _plain(dataset):
 
 
 def _plain_attribute(item):
-    is_number = isinstance(item, float) or (type(item) is int and abs(item) < 2**63)
-    return item if is_number or isinstance(item, str) else json.dumps(item)
+    is_known = isinstance(item, str | float | np.number | np.ndarray) or (type(item) is int and abs(item) < 2**63)
+    return item if is_known else json.dumps(item)
 
 
 def _new(path):

@@ -130,9 +130,9 @@ def array_of(path, root, group, name):
 
 
 def check_contents(path, tree, names):
-    """Raise a ValueError if a DataTree of the store at `path` lacks some of these variables of each group.
+    """Raise a ValueError unless the DataTree of the store at `path` is that of a run.
 
-    Or if their dimensions are others, or the attributes of the groups.
+    It has the variables `names`, group -> name -> dimensions, with these dimensions, and its groups their attributes.
     """
     for group, variables in names.items():
         for name, dims in variables.items():

@@ -119,7 +119,7 @@ def _check_descriptions(ntuple):
     """
     if not hasattr(type(ntuple), "page_list_envelopes"):  # an older kind of tree, without checksums
         return
-    with contextlib.suppress(AttributeError):  # of another uproot, which has other names for these
+    with contextlib.suppress(AttributeError, ImportError):  # of another uproot, which has other names, or no xxhash
         ntuple._prepare_header_chunk()
         _check_sum(ntuple._header_chunk)
         ntuple._prepare_footer_chunk()

@@ -66,6 +66,17 @@ def write_root(path, columns):
         file["day1"].extend(columns)
 
 
+def write_damaged_ntuple(path, columns):
+    """An RNTuple with one wrong bit in its footer, which counts what is in the file."""
+    with uproot.recreate(path) as file:
+        file["day1"] = columns
+    with uproot.open(path) as file:
+        footer = file["day1"].member("fSeekFooter")
+    content = bytearray(path.read_bytes())
+    content[footer + 20] ^= 1
+    path.write_bytes(content)
+
+
 FORMATS = {
     "a.npy": (write_npy, None),
     "a.npz": (lambda path, columns: np.savez(path, **columns), None),
@@ -249,6 +260,7 @@ BAD = {
     "no.h5": (rows("x"), "no.h5` cannot be read"),
     "no.npz": (rows("x"), "no.npz` cannot be read"),
     "trees.root": (write_root, "trees.root` cannot be read: table = None: the file holds day1, other"),
+    "ntuple.root": (write_damaged_ntuple, "ntuple.root` cannot be read: .*a checksum does not agree"),
     "three.npy": (
         lambda path, _: np.save(path, np.zeros((5, 3))),
         r"has 3 columns without names, and Proxy needs 2: x1, x2. Choose them: Observed\(..., columns=\('0', '1'\)\)",

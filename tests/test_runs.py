@@ -163,6 +163,21 @@ def test_netcdf_opens_with_xarray_alone(folder, tmp_path):
         export.to_netcdf(run, path)
 
 
+def test_netcdf_takes_attributes_of_any_kind_and_names_what_it_cannot(folder, tmp_path):
+    pytest.importorskip("h5netcdf")
+    run = open_run(folder / "under way.zarr")
+    run["history"]["theta"].attrs |= {"limit": np.float32(0.5), "weights": np.arange(3), "seen": True, "huge": 10**40}
+    path = export.to_netcdf(run, tmp_path / "a.nc")
+    with xr.open_datatree(path, engine="h5netcdf", decode_times=False) as copy:
+        attributes = copy["history"]["theta"].attrs
+    assert attributes["limit"] == 0.5 and attributes["weights"].tolist() == [0, 1, 2]
+    assert attributes["seen"] == "true" and int(attributes["huge"]) == 10**40
+    run.attrs[""] = "nobody"
+    with pytest.raises(ValueError, match=r"netCDF cannot hold this run .*unusual names"):
+        export.to_netcdf(run, tmp_path / "b.nc")
+    assert not list(tmp_path.glob("*b.nc*"))
+
+
 def test_tables_hold_estimates_draws_and_convergence(folder, tmp_path):
     run = open_run(folder / "ring.zarr")
     assert [path.name for path in export.to_csv(run, tmp_path / "a")] == [
