@@ -173,6 +173,7 @@ def _add_reading_commands(commands):
 
 
 def _run(options):
+    from .analysis.base import counted
     from .launch import run
     from .spec import RunSpec
     from .world import World
@@ -191,7 +192,8 @@ def _run(options):
     if world.rank == 0:
         how = f" from step {result['first_step']} on" if 0 < result["first_step"] < spec.n_steps else ""
         how = ", finished already" if result["first_step"] == spec.n_steps else how
-        print(f"{result['steps']} steps on {world.size} ranks in {result['elapsed_s']:.0f} s{how}: {spec.store}")
+        ranks = counted(world.size, "rank")
+        print(f"{result['steps']} steps on {ranks} in {result['elapsed_s']:.0f} s{how}: {spec.store}")
         if result["steps"] < spec.n_steps:
             print(f"Stopped before step {spec.n_steps}. The same command with --resume goes on.")
         _print_summary(spec.store)

@@ -96,7 +96,7 @@ def fisher_information(problem, theta, events, n_simulated=20_000, seed=0):
     UserWarning
         Names the directions that events and constraints do not determine.
     """
-    information, _ = _information_and_score(problem, theta, events, n_simulated, seed)
+    information, _ = information_and_score(problem, theta, events, n_simulated, seed)
     information.warn(type(problem).__name__)
     return information
 
@@ -119,13 +119,11 @@ def floor_step(problem, theta, events, n_simulated=100_000, seed=0):
         Below about 0.3 nothing is left to gain; NaN for parameters that events and constraints do not determine.
         Far from the solution, where a step is many units long, it is no more than that: far.
     """
-    information, score = _information_and_score(problem, theta, events, n_simulated, seed)
-    # Undetermined parameters are NaN in the deviation alone: the others have their step all the same.
-    covariance = np.nan_to_num(information.covariance / np.outer(information.width, information.width))
-    return covariance @ score * information.width / information.deviation
+    information, score = information_and_score(problem, theta, events, n_simulated, seed)
+    return information.step(score)
 
 
-def _information_and_score(problem, theta, events, n_simulated, seed):
+def information_and_score(problem, theta, events, n_simulated, seed):
     """Information, and the slope (parameter,) of what it is the curvature of, both in units of the ranges."""
     events = torch.as_tensor(np.asarray(events, dtype=np.float64))
     width = np.subtract(problem.upper, problem.lower)

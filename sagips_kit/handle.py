@@ -127,7 +127,10 @@ class RunHandle:
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._is_over():
             if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"{self.path} goes on after {timeout} s. Call .wait() again, or .stop() to end it.")
+                progress, how = self.progress(), "Call .wait() again, or .stop() to end it."
+                if progress.stop_step < progress.n_steps:
+                    how = f"It will stop at step {progress.stop_step}, {progress.step} are made: call .wait() again."
+                raise TimeoutError(f"{self.path} goes on after {timeout} s. {how}")
             time.sleep(POLL_S)
         self._await_failed()
         if self._failed():

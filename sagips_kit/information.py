@@ -55,6 +55,14 @@ class Information:
         """The statistical floor of each parameter, (parameter,); NaN where nothing determines it."""
         return np.sqrt(np.diag(self.covariance))
 
+    def step(self, score):
+        """Newton's step along a slope (parameter,) in units of the ranges, in deviations: (parameter,).
+
+        NaN for the parameters that nothing determines; the others have their step all the same.
+        """
+        covariance = np.nan_to_num(self.covariance / np.outer(self.width, self.width))
+        return covariance @ score * self.width / self.deviation
+
     def describe_undetermined(self):
         """The directions that are not determined in words, or "" if all are."""
         lines = []

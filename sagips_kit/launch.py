@@ -16,6 +16,7 @@ from .observed import Observed
 from .problem import Problem
 from .schema import HISTORY, OBSERVED, PROGRESS, ROWS, RunLayout
 from .signals import Signals
+from .spec import require_spec
 from .trainer import Trainer
 from .world import World
 
@@ -39,6 +40,7 @@ def prepare(spec, n_ranks, resume=False):
     OSError
         If the store cannot be written; nothing half-written is left.
     """
+    require_spec(spec)
     if resume and spec.overwrite:
         raise ValueError("resume goes on with a run and overwrite deletes it: give one of the two.")
     if resume and resuming.is_begun(spec.store):
@@ -75,6 +77,7 @@ def prepare(spec, n_ranks, resume=False):
         uncertainty="bootstrap ensemble" if settings.bootstrap and layout.n_chains > 1 else "none: no resampling",
         overwrite=spec.overwrite,
     )
+    resuming.remember(spec)
 
 
 def run_rank(spec, world=None, resume=False):
@@ -123,7 +126,7 @@ def _train(spec, world, resume):
         return _result(world, spec, *_ended(spec.store, world.rank), first_step=spec.n_steps)
     is_leader = all(spec.exchange.replica(rank, world.size) != _replica(spec, world) for rank in range(world.rank))
     # The events of the store, not new ones: what is analysed is what was trained on.
-    observed = store.open_run(spec.store)[OBSERVED]
+    observed = _opened(spec)[OBSERVED]
     events = np.stack([observed[name].values for name in spec.problem.observables], axis=-1)
     trainer = Trainer(
         spec.problem,
@@ -156,6 +159,16 @@ def _train(spec, world, resume):
         if resuming.is_finished(spec.store):  # seen by the last rank
             checkpoints.clear()
     return _result(world, spec, trainer.step, elapsed_s, waited_s, first_step)
+
+
+def _opened(spec):
+    try:
+        return store.open_run(spec.store)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"There is no run at `{spec.store}`, and run_rank trains one that prepare(spec, n_ranks) has made. Type "
+            "sagips_kit.run(spec), which does both."
+        ) from None
 
 
 def _result(world, spec, steps, elapsed_s, waited_s, first_step):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from .settings import value
 from .tables import ANYWHERE, FORMATS, blocks
@@ -18,6 +18,15 @@ _SAMPLING, _STREAMING = 103, 104  # set these random streams apart from others o
 _N_STRETCHES = 1024  # places all over a file that the rows of a window come from
 _FEW = 0.1  # fraction of weighted events below which it is told how few are taken
 _Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _a_range(given):
+    if not (isinstance(given, tuple) and len(given) == 2):
+        raise ValueError("should be (low, high), where None leaves an end open")
+    return given
+
+
+_Range = Annotated[tuple[_Number | None, _Number | None], BeforeValidator(_a_range)]
 
 
 @value(positional=("path",))
@@ -53,7 +62,7 @@ class Observed:
     path: Annotated[str, Field(min_length=1)]
     columns: tuple[str, ...] | None = None
     table: str | None = None
-    within: dict[str, tuple[_Number | None, _Number | None]] = field(default_factory=dict)
+    within: dict[str, _Range] = field(default_factory=dict)
     scale: dict[str, _Number] = field(default_factory=dict)
     weights: str | None = None
     stream: bool = False
@@ -139,11 +148,11 @@ class Observed:
         try:
             for first_row, block in blocks(path, self.table, lambda names: self._needed(names, problem), ranges):
                 yield self._selected(block, self._observables(tuple(block), problem), first_row)
-        except (FileNotFoundError, ModuleNotFoundError, _Explained):
+        except (FileNotFoundError, ModuleNotFoundError, EventFileError):
             raise
         except Exception as error:
             # Each reader has exceptions of its own for a file that is not what its name says.
-            raise ValueError(f"`{path}` cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from None
+            raise EventFileError(f"`{path}` cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from None
 
     def _needed(self, names, problem):
         """The columns to read, of those that there are."""
@@ -151,10 +160,12 @@ class Observed:
         others = (*self.within, *([self.weights] if self.weights else []))
         for name in (*observables, *others, *self.scale):
             if name not in names:
-                raise _Explained(
-                    f"`{self.path}` has no column {name!r}. It has: {', '.join(names)}. {type(problem).__name__} "
-                    f"observes {', '.join(problem.observables)}; name their columns: Observed(..., columns=(...))."
-                )
+                why = f"{type(problem).__name__} observes {', '.join(problem.observables)}; name their columns: "
+                why += "Observed(..., columns=(...))"
+                if name not in observables:
+                    field = "within" if name in self.within else "weights" if name == self.weights else "scale"
+                    why = f"{field} = {getattr(self, field)!r} names it"
+                raise EventFileError(f"`{self.path}` has no column {name!r}. It has: {', '.join(names)}. {why}.")
         return tuple(dict.fromkeys((*observables, *others)))
 
     def _observables(self, names, problem):
@@ -163,13 +174,13 @@ class Observed:
         if self.columns is None:
             have_names = names != tuple(map(str, range(len(names))))
             if not have_names and len(names) != n:
-                raise _Explained(
+                raise EventFileError(
                     f"`{self.path}` has {len(names)} columns without names, and {type(problem).__name__} needs {n}: "
                     f"{', '.join(problem.observables)}. Choose them: Observed(..., columns={names[:n]})."
                 )
             return problem.observables if have_names else names
         if len(self.columns) != n:
-            raise _Explained(
+            raise EventFileError(
                 f"columns = {self.columns}: should be {n} names, one for each of {', '.join(problem.observables)}."
             )
         return self.columns
@@ -185,7 +196,7 @@ class Observed:
         for name in (*columns, *([self.weights] if self.weights else [])):
             is_bad = is_wanted & ~np.isfinite(numbers[name])
             if is_bad.any():
-                raise self._complaint(name, first_row + int(is_bad.argmax()), "is empty, NaN or infinite", is_bad.sum())
+                raise self._not_finite(name, numbers[name], is_bad, first_row)
         weights = numbers[self.weights][is_wanted] if self.weights else np.ones(is_wanted.sum())
         if (weights < 0).any():
             row = first_row + int(np.flatnonzero(is_wanted)[(weights < 0).argmax()])
@@ -203,15 +214,22 @@ class Observed:
                 raise self._complaint(name, first_row + row, f"holds {entry!r}, which is not a number") from None
         return np.array([float(entry) for entry in column])
 
-    def _complaint(self, name, row, what, n_such=1):
+    def _not_finite(self, name, numbers, is_bad, first_row):
+        # A range, even one without ends, holds no NaN; an infinite number lies in one that is open.
+        ends = (None, None) if np.isnan(numbers[is_bad]).all() else (-1e30, 1e30)
+        advice = f" Drop such rows with within={self.within | {name: ends}}, or in the file."
+        return self._complaint(
+            name, first_row + int(is_bad.argmax()), "is empty, NaN or infinite", is_bad.sum(), advice
+        )
+
+    def _complaint(self, name, row, what, n_such=1, advice=""):
         line = f" (line {row + 2})" if self.path.lower().endswith(".csv") else ""
         more = f", the first of {n_such} such rows" if n_such > 1 else ""
-        advice = " Drop such rows with within={...}, or in the file." if "NaN" in what else ""
-        return _Explained(f"`{self.path}`: column {name}, row {row}{line}, {what}{more}.{advice}")
+        return EventFileError(f"`{self.path}`: column {name}, row {row}{line}, {what}{more}.{advice}")
 
 
-class _Explained(ValueError):
-    """An error whose text is complete."""
+class EventFileError(ValueError):
+    """A file of observed events that cannot be used: the text names file, column and row."""
 
 
 def _stretches(n_all, number, n_rows, seed):

@@ -11,103 +11,12 @@ import math
 
 import torch
 
-from .samplers import cumulative, inverse_cdf, inverse_cdf_between
+from .samplers import EDGE, WITHOUT, Separate
 
 _OPEN = 8.0  # deviations beyond the grid to which measured values without limits are looked up
-_WITHOUT = "A simulator of events that has no density needs no pipeline: write `simulate` in the class of the problem."
 _ORDER = "should be Pipeline(theory, Separate(...) or Plane(...), Smear(...) or None, Select(...) or None)."
-_EDGE = 1e-6  # away from 0 and 1, where the inverse of the normal distribution is infinite
+_PER_SIGMA, _MOST_POINTS = 20, 8  # points of measured values: for each deviation, and for each point of the grid
 _LEAST = 1e-30  # probability, 11 deviations away, below which it is not inverted
-
-
-class Separate:
-    """Sampler of independent observables, each by its own density on its own grid.
-
-    Parameters
-    ----------
-    *grids : Tensor (grid,)
-        Rising, one for each observable.
-    """
-
-    def __init__(self, *grids):
-        self.grids = tuple(_checked_grid(grid) for grid in grids)
-
-    def sample(self, density, noise):
-        """True values (observable, event) of densities ((grid,), ...) by noise (observable, event)."""
-        grids = self.grids_like(noise)
-        return [inverse_cdf(*each) for each in zip(density, grids, noise, strict=True)]
-
-    def weigh(self, density, factors):
-        """The densities times ((grid,), ...), a factor for each observable."""
-        return [one * factor for one, factor in zip(density, factors, strict=True)]
-
-    def integral(self, density):
-        """One for each observable, and their product for all: a scalar."""
-        grids = self.grids_like(density[0])
-        return math.prod(cumulative(*each)[-1] for each in zip(density, grids, strict=True))
-
-    def convolve(self, density, responses):
-        """Densities of measured values, by ((measured, grid), ...)."""
-        return [matrix @ one for matrix, one in zip(responses, density, strict=True)]
-
-    def log_at(self, density, points, events):
-        """Logarithms of the densities, given at points ((measured,), ...), at the events: (event,)."""
-        values = [_between(*each) for each in zip(density, points, events.T, strict=True)]
-        return torch.stack(values).log().sum(0)
-
-    def density(self, theory, theta):
-        """What the theory says at the grids' points."""
-        found = theory(theta, *self.grids_like(theta))
-        found = [found] if isinstance(found, torch.Tensor) else found
-        _check_shapes(theory, [tuple(one.shape) for one in found], [tuple(grid.shape) for grid in self.grids])
-        return found
-
-    def grids_like(self, tensor):
-        """The grids in the type and on the device of a tensor."""
-        return [grid.to(tensor) for grid in self.grids]
-
-
-class Plane(Separate):
-    """Sampler of two observables that depend on each other: the first by its own distribution, then the second.
-
-    Parameters
-    ----------
-    x, y : Tensor (grid,)
-        Rising; the theory gets x as a column, (x, 1), and y as a row, (1, y), and returns the density (x, y).
-    """
-
-    def __init__(self, x, y):
-        super().__init__(x, y)
-
-    def sample(self, density, noise):
-        x, y = self.grids_like(noise)
-        rows = cumulative(density, y)
-        first = inverse_cdf(rows[:, -1], x, noise[0])
-        # Linear between the grid's points in x: at their lines nothing jumps.
-        left, part = _cell(x, first)
-        part = part.clamp(_EDGE, 1 - _EDGE)  # on a line where the density is zero, the one beside it tells the rest
-        return [first, inverse_cdf_between(rows, y, left, part, noise[1])]
-
-    def weigh(self, density, factors):
-        return density * factors[0][:, None] * factors[1]
-
-    def integral(self, density):
-        x, y = self.grids_like(density)
-        return cumulative(cumulative(density, y)[:, -1], x)[-1]
-
-    def convolve(self, density, responses):
-        return responses[0] @ density @ responses[1].T
-
-    def log_at(self, density, points, events):
-        (i, in_x), (j, in_y) = (_cell(*each) for each in zip(points, events.T, strict=True))
-        left, right = (density[i, k] * (1 - in_x) + density[i + 1, k] * in_x for k in (j, j + 1))
-        return (left * (1 - in_y) + right * in_y).log()
-
-    def density(self, theory, theta):
-        x, y = self.grids_like(theta)
-        found = theory(theta, x[:, None], y[None, :])
-        _check_shapes(theory, [tuple(found.shape)], [(len(x), len(y))])
-        return found
 
 
 class Smear:
@@ -180,7 +89,7 @@ class Pipeline:
 
     def __init__(self, theory, sampler, smear=None, select=None):
         if not callable(theory):
-            raise ValueError(f"theory = {theory!r}: should be a function (theta, *grids) -> density. {_WITHOUT}")
+            raise ValueError(f"theory = {theory!r}: should be a function (theta, *grids) -> density. {WITHOUT}")
         for given, kinds in [(sampler, Separate), (smear, Smear | None), (select, Select | None)]:
             if not isinstance(given, kinds):
                 raise ValueError(f"a {type(given).__name__} is not in its place: {_ORDER}")
@@ -257,7 +166,7 @@ class Pipeline:
         sigma = self.smear.at(k, true)
         sign, below, above = _tails(*self._limits(k, true, sigma))
         # The fraction u lies below the event in either tail, so none jumps when it comes to the other one.
-        u = torch.where(sign > 0, u, 1 - u).clamp(_EDGE, 1 - _EDGE)
+        u = torch.where(sign > 0, u, 1 - u).clamp(EDGE, 1 - EDGE)
         probability = below + (above - below) * u
         pull = torch.special.ndtri(probability.clamp(min=_LEAST))
         # Rounding must not carry an event out of the window.
@@ -265,11 +174,17 @@ class Pipeline:
         return measured if self._windows[k] == (None, None) else measured.clamp(*self._windows[k])
 
     def _points(self, k, grid):
-        """Where the density of measured values is computed: as many points as the grid has, over the window."""
+        """Where the density of measured values is computed, over the window: no coarser than the grid.
+
+        Between them it is interpolated, so they lie close in comparison with the errors of measurement.
+        """
         low, high = self._windows[k]
-        low = grid[0] - _OPEN * self.smear.at(k, grid)[0] if low is None else torch.as_tensor(low).to(grid)
-        high = grid[-1] + _OPEN * self.smear.at(k, grid)[-1] if high is None else torch.as_tensor(high).to(grid)
-        return low + (high - low) * torch.linspace(0, 1, len(grid)).to(grid)
+        sigma = self.smear.at(k, grid)
+        low = grid[0] - _OPEN * sigma[0] if low is None else torch.as_tensor(low).to(grid)
+        high = grid[-1] + _OPEN * sigma[-1] if high is None else torch.as_tensor(high).to(grid)
+        wanted = math.ceil(_PER_SIGMA * float((high - low) / sigma.min()))
+        n = max(len(grid), min(wanted, _MOST_POINTS * len(grid)))
+        return low + (high - low) * torch.linspace(0, 1, n).to(grid)
 
     def _response(self, k, points):
         """Density of measured values at points for each true one, times the width of its cell: (measured, grid)."""
@@ -289,29 +204,3 @@ def _tails(low, high):
     low, high = torch.where(sign > 0, low, -high), torch.where(sign > 0, high, -low)
     # torch.special.ndtr would be 1 + erf, which rounds the tail away.
     return sign, *(0.5 * torch.special.erfc(limit * -math.sqrt(0.5)) for limit in (low, high))
-
-
-def _checked_grid(grid):
-    grid = torch.as_tensor(grid, dtype=torch.float64)
-    if grid.ndim != 1 or len(grid) < 2 or not (grid.diff() > 0).all():
-        raise ValueError(f"A grid of shape {tuple(grid.shape)}: should be (grid,) of at least 2 rising numbers.")
-    return grid
-
-
-def _check_shapes(theory, given, wanted):
-    if given != wanted:
-        name = getattr(theory, "__name__", type(theory).__name__)
-        text = f"{name} returns densities of shapes {given}: should be {wanted}"
-        raise ValueError(f"{text}, the density at every point of the grids. {_WITHOUT}")
-
-
-def _between(values, points, x):
-    """Linear interpolation."""
-    left, part = _cell(points, x)
-    return (1 - part) * values[left] + part * values[left + 1]
-
-
-def _cell(points, x):
-    """Between which points x is, as the index of the left one, and at which fraction of the way."""
-    left = torch.searchsorted(points, x.detach().contiguous(), right=True).clamp(1, len(points) - 1) - 1
-    return left, (x - points[left]) / (points[left + 1] - points[left])

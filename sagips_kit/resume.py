@@ -3,9 +3,15 @@
 import datetime
 import json
 
+import numpy as np
+import torch
+
 from . import place, schema, store
 from .milestones import Control
 
+_N_POINTS, _N_EVENTS = 2, 4  # parameter vectors, and events of each, by which the code of a problem is known again
+_GOLDEN = (5**0.5 - 1) / 2
+_SAME = 1e-6  # relative and absolute: what machines and versions of torch may differ by
 # What may be different when a run goes on: where it lies, and how it is kept safe.
 _FREE = ("store", "overwrite", "checkpoint_s", "reference")
 
@@ -25,6 +31,34 @@ def is_finished(path):
     return progress.step == progress.n_steps
 
 
+def remember(spec):
+    """Let the store of a new run keep what the problem's code gives, by which it is known again."""
+    place.open_group(spec.store, "r+")[schema.CONTROL].attrs[schema.PROBE_KEY] = _probe(spec.problem)
+
+
+def _probe(problem):
+    """Simulated events of fixed numbers, a function of their features, and the priors: list of finite float.
+
+    The same to many digits on any machine.
+    """
+    n = len(problem.parameters)
+    numbers = []
+    for k in range(_N_POINTS):
+        t = 0.2 + 0.6 * _spread(n, k)
+        noise = _spread(_N_EVENTS * problem.noise_dim, k).view(_N_EVENTS, -1)
+        events = problem.simulate(problem.scale(t), noise)
+        features = problem.features(events)
+        weights = _spread(features.shape[-1], k).to(features)
+        numbers += [*events.flatten().tolist(), *(features @ weights).tolist()]
+    numbers += [float(number) for name in sorted(problem.priors) for number in problem.priors[name]]
+    return np.nan_to_num(numbers).tolist()
+
+
+def _spread(n, start):
+    """Numbers between 0 and 1 that look irregular, (n,)."""
+    return (_GOLDEN * torch.arange(1 + start, 1 + start + n, dtype=torch.float64)).frac()
+
+
 def reopen(spec, n_ranks):
     """Make a run that has ended ready to go on; called once, before any rank starts.
 
@@ -33,12 +67,16 @@ def reopen(spec, n_ranks):
     ValueError
         If it is another run than that of `spec` on `n_ranks` ranks; the text shows the differences.
     """
-    attributes = place.open_group(spec.store, "r").attrs
+    root = place.open_group(spec.store, "r")
+    attributes = root.attrs
     begun = json.loads(attributes[schema.SPEC_KEY])
     differences, wider = _differences(_without_free(begun), _without_free(spec.to_dict())), ""
     if (n_begun := attributes[schema.LAYOUT_KEY]["n_ranks"]) != n_ranks:
         differences.insert(0, f"ranks: {n_begun} in the store, {n_ranks} now")
         wider = "A wider ensemble is another run, too: its resamples are balanced over all its chains. "
+    if not _is_same_code(root[schema.CONTROL].attrs.get(schema.PROBE_KEY), spec.problem):
+        name = type(spec.problem).__name__
+        differences.append(f"problem: the code of {name} gives other events, features or priors than when it was begun")
     if differences:
         raise ValueError(
             f"`{spec.store}` cannot go on, it is the store of another run. {'; '.join(differences)}. {wider}Start "
@@ -71,6 +109,15 @@ def note(path, step, reached):
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     notes = control.attrs.get(schema.RESUMED_KEY, [])
     control.attrs[schema.RESUMED_KEY] = [*notes, {"at": now, "from_step": step, "reached": reached}]
+
+
+def _is_same_code(begun, problem):
+    if not begun:  # stores of before there were probes
+        return True
+    try:
+        return np.allclose(begun, _probe(problem), rtol=_SAME, atol=_SAME)
+    except (TypeError, ValueError):  # other numbers of observables, for instance
+        return False
 
 
 def _without_free(fields):

@@ -150,16 +150,16 @@ CREATED_KEY = "created_at"
 HOSTNAME_KEY = "hostname"
 REVISION_KEY = "git_revision"
 
-# Attribute of the control group: when a run was resumed, from which step, and how far it had been
+# Attributes of the control group: what the problem's code gives; when and from where a run was resumed
+PROBE_KEY = "probe"
 RESUMED_KEY = "resumed"
 
 # Attributes of the posterior
-LIBRARY = "sagips_kit"
 LIBRARY_KEY = "inference_library"
 LIBRARY_VERSION_KEY = "inference_library_version"
 UNCERTAINTY_KEY = "uncertainty"
 
-# Attributes of the observed events and of several runs side by side
+# Attributes of observed events, and of several runs
 SOURCE_KEY = "source"
 ALONG_KEY = "along"
 

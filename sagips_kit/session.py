@@ -72,7 +72,7 @@ class Session:
                 if state.phase == "ended" or time.monotonic() > deadline:
                     raise RuntimeError(self._missing_engines(n, waited, state))
             time.sleep(POLL_S)
-        line.end(f"{profile}: {n} engines after {time.monotonic() - started:.0f} s")
+        line.end(f"{profile}: {n} of {self.n} engines after {time.monotonic() - started:.0f} s")
         return deadline or time.monotonic() + timeout
 
     def _still_queued(self, state, waited):
@@ -101,7 +101,7 @@ class Session:
             )
         if busy := self._busy():
             raise RuntimeError(
-                f"The engines {listed(busy)} are busy with a run. Wait for it, or end it with its handle's stop(); a "
+                f"Busy with a run: engines {listed(busy)}. Wait for it, or end it with its handle's stop(); a "
                 "run submitted from another notebook is found by session.attach(path)."
             )
 

@@ -9,7 +9,7 @@ import functools
 import inspect
 import reprlib
 from dataclasses import MISSING, fields
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_origin
 
 import pydantic
 from pydantic import Field
@@ -105,7 +105,7 @@ def _explain(cls, error):
     allowed = [field.name for field in fields(cls)]
     lines = []
     for detail in error.errors():
-        name = str(detail["loc"][0]) if detail["loc"] else ""
+        name = _place(cls, detail["loc"])
         if detail["type"] == "unexpected_positional_argument":
             lines.append(f"{detail['input']!r} has no name. Give fields by name: {', '.join(allowed)}.")
         elif detail["type"] == "unexpected_keyword_argument":
@@ -122,6 +122,16 @@ def _explain(cls, error):
                 wanted = f"should be a tuple, such as {_as_tuple(detail['input'])!r}"
             lines.append(f"{name} = {reprlib.repr(detail['input'])}: {wanted}.")
     return f"{cls.__name__}: " + " ".join(lines)
+
+
+def _place(cls, loc):
+    """The field that an error is about, and where in it: name, name[0] or name['key']; "" if it is about several."""
+    if not loc:
+        return ""
+    kind = next((field.type for field in fields(cls) if field.name == loc[0]), None)
+    # Other words that follow are the kinds that were tried, where a field may have several.
+    keys = loc[1:2] if get_origin(kind) is dict else [key for key in loc[1:] if isinstance(key, int)]
+    return str(loc[0]) + "".join(f"[{key!r}]" for key in keys)
 
 
 def _as_tuple(given):

@@ -1,6 +1,7 @@
 """The run a user asks for, as one value: it is written in a notebook cell or a JSON file and travels to every rank."""
 
 import dataclasses
+import difflib
 import importlib
 import json
 import sys
@@ -19,13 +20,32 @@ from .settings import Count, NonNegative, Settings, value
 _FAMILIES = {"problem": (Problem, problems), "exchange": (Exchange, exchange)}
 
 
-def _no_array(events):
+def _a_file(events):
     if isinstance(events, (list, tuple)) or hasattr(events, "__array__"):
         raise ValueError(
             "should be a file: np.save('events.npy', events), then events='events.npy'. Or let the problem's "
             "`observed` return them"
         )
+    if not isinstance(events, (str, Observed, type(None))):
+        raise ValueError("should be the name of a file as a text, or Observed('events.npy', ...)")
     return events
+
+
+def _object_of(family):
+    """A check that says what to type in the place of a class or a name."""
+
+    def check(given):
+        base, _ = _FAMILIES[family]
+        if isinstance(given, base):
+            return given
+        ready = {name.lower(): name for name in _ready(family)}
+        close = difflib.get_close_matches(str(given).lower(), ready, n=1)
+        guess = ready[close[0] if close else min(ready)]
+        if isinstance(given, type) and issubclass(given, base):
+            guess = given.__name__
+        raise ValueError(f"should be an object, such as {guess}()")
+
+    return BeforeValidator(check)
 
 
 @value
@@ -55,13 +75,13 @@ class RunSpec:
         Seconds between two checkpoints, from which a run that was killed can go on; 0 writes none but at a stop.
     """
 
-    problem: InstanceOf[Problem]
+    problem: Annotated[InstanceOf[Problem], _object_of("problem")]
     store: Annotated[str, Field(min_length=1)]
     settings: Settings = dataclasses.field(default_factory=Settings)
-    exchange: InstanceOf[Exchange] = dataclasses.field(default_factory=Independent)
+    exchange: Annotated[InstanceOf[Exchange], _object_of("exchange")] = dataclasses.field(default_factory=Independent)
     n_steps: Count = 2000
     seed: Annotated[int, Field(ge=0)] = 0
-    events: Annotated[InstanceOf[Observed] | str | None, BeforeValidator(_no_array)] = None
+    events: Annotated[InstanceOf[Observed] | str | None, BeforeValidator(_a_file)] = None
     n_observed: Count | None = None
     reference: bool = True
     overwrite: bool = False
@@ -142,6 +162,13 @@ class RunSpec:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"`{path}` is not JSON: {error}.") from None
         return cls.from_dict(given)
+
+
+def require_spec(given):
+    """Raise TypeError for what is no RunSpec, with the line that makes one of it."""
+    if not isinstance(given, RunSpec):
+        how = {str: f"from_file({given!r})", dict: "from_dict(...)"}.get(type(given), "from_file(path)")
+        raise TypeError(f"{given!r} is not a RunSpec. Type RunSpec.{how}, or RunSpec(problem=..., store=...).")
 
 
 def _described(value, family):

@@ -164,8 +164,8 @@ def _axes(problem, layout, uncertainty):
     }
     attributes = {
         schema.CREATED_KEY: _now(),
-        schema.LIBRARY_KEY: schema.LIBRARY,
-        schema.LIBRARY_VERSION_KEY: _version(schema.LIBRARY),
+        schema.LIBRARY_KEY: "sagips_kit",
+        schema.LIBRARY_VERSION_KEY: _version("sagips_kit"),
         schema.UNCERTAINTY_KEY: uncertainty,
     }
     groups = {
@@ -280,10 +280,11 @@ def check_free(path, overwrite=False):
     except ValueError as error:
         raise FileExistsError(f"{error} It is not overwritten; choose another path.") from None
     if not overwrite:
-        done = f"a finished run ({spaced(progress.step)} steps)"
+        done, go_on = f"a finished run ({spaced(progress.step)} steps)", ""
         if progress.step < progress.n_steps:
             done = f"an unfinished run (at step {spaced(progress.step)} of {spaced(progress.n_steps)})"
+            go_on = " go on with it by resume=True (`sagips run --resume`),"
         raise FileExistsError(
-            f"`{path}` already holds {done}. Open it with open_run(...), go on with it by resume=True "
-            "(`sagips run --resume`), or replace it by overwrite=True (`--overwrite`)."
+            f"`{path}` already holds {done}. Open it with open_run(...),{go_on} or replace it by overwrite=True "
+            "(`--overwrite`)."
         )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .exchange import AllReduce, Chain, Every, Exchange, Hypercube, Independent, Leaders, Ring, Within
+from .spec import require_spec
 from .topology import groups
 from .trainer import Trainer
 from .world import World
@@ -117,6 +118,7 @@ def tune_run(spec, world=None, seconds=2.0):
     world : World or None
         None takes all ranks of this MPI world.
     """
+    require_spec(spec)
     world = world or World.here()
     try:
         n_weights, step_s = _measure_step(spec, world)

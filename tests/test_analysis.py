@@ -357,7 +357,7 @@ def test_facts_tell_what_a_run_is(tmp_path):
     with RunWriter(tmp_path / "a.zarr", 1) as writer:
         writer.write_facts(host="nid7", device="cuda:0", library="MPICH 4.3.0")
     environment = analysis.environment(open_run(tmp_path / "a.zarr"))
-    assert environment["host"] == "3 ranks: unknown, 1 ranks: nid7"
+    assert environment["host"] == "3 ranks: unknown, 1 rank: nid7"
     assert {"git revision", "created", "python", "zarr", *schema.FACTS} <= set(environment.index)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gaussian import Gaussian
 
-from sagips_kit import DayaBay, Observed, Problem, Proxy, RunSpec, check_problem, prepare
+from sagips_kit import DayaBay, Observed, Pipeline, Problem, Proxy, RunSpec, Separate, check_problem, prepare
 from sagips_kit.check.report import NOTE
 
 TABLE = torch.linspace(-1, 1, 201)
@@ -215,7 +215,35 @@ class Branching(Decay):
         return super().simulate(theta, noise) if theta[0] > 0 else noise
 
 
+def normal(theta, x):
+    return torch.exp(-0.5 * ((x - theta[0]) / theta[1]) ** 2)
+
+
+class Peak(Gaussian):
+    """The same by a pipeline, whose grid has a point for each deviation."""
+
+    grid = torch.arange(-8, 8.001, 1.0, dtype=torch.float64)
+    theory = staticmethod(normal)
+
+    def simulate(self, theta, noise):
+        return Pipeline(self.theory, Separate(self.grid)).simulate(theta, noise)
+
+    def log_likelihood(self, theta, statistic):
+        return Pipeline(self.theory, Separate(self.grid)).log_likelihood(theta, statistic)
+
+
+class FinePeak(Peak):
+    grid = torch.arange(-8, 8.001, 0.02, dtype=torch.float64)
+
+
+class Table(Peak):
+    """Knows its density at its points alone."""
+
+    theory = staticmethod(lambda theta, x: normal(theta, Peak.grid))
+
+
 OTHERS = {
+    Peak: ("grids", r"too coarse for \d+ events: with grids twice as fine .* would move, mu by .* Give them \d+ times"),
     SameHiddenNumbers: ("noise", "events depend on other rows than their own"),
     GlobalStream: ("reproducible", "draws from a global random stream"),
     WrongLikelihood: ("likelihood", r"wants to move mu by \+0\.0.*standard deviations"),
@@ -231,6 +259,14 @@ def test_further_faults_are_found(kind):
     check, text = OTHERS[kind]
     found = {finding.check: finding.text for finding in check_problem(kind()).to_mend}
     assert re.search(text, found[check])
+
+
+def test_grids_are_judged_by_the_number_of_events():
+    found = {type(problem): check_problem(problem) for problem in (Peak(n_observed=20), FinePeak(), Table())}
+    assert found[Peak].is_ok and found[FinePeak].is_ok
+    # Between the points of a table is a straight line, as the likelihood has it; but events are drawn flat in cells.
+    (text,) = [finding.text for finding in found[Table].to_mend]
+    assert "with grids twice as fine the answer would move" in text
 
 
 class Folded(Gaussian):
@@ -250,6 +286,22 @@ def test_information_that_features_lose_is_worth_a_note():
     report = check_problem(PoorFeatures())
     (found,) = [finding for finding in report.findings if finding.check == "likelihood"]
     assert report.is_ok and found.verdict == NOTE and "know sigma to" in found.text
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "text"),
+    [
+        ("priors", {"lifetime": (1.0, 0.0)}, r"^priors\['lifetime'\] = \(1.0, 0.0\): should be \(value, deviation\)"),
+        ("priors", {"lifetime": 1.0}, r"^priors\['lifetime'\] = 1.0: should be"),
+        ("published", {"signal": ("a", 1)}, r"^published\['signal'\] = \('a', 1\): should be"),
+        ("truth", {"lifetime": 1.0}, r"^truth = \{'lifetime': 1.0\}: should be 2 finite numbers"),
+        ("truth", (1.0, None), r"^truth = \(1.0, None\): should be 2 finite numbers"),
+        ("truth", (5.0, 0.6), r"^lifetime: truth = 5.0 should be above 0.5 and below 3.0"),
+    ],
+)
+def test_numbers_that_describe_a_problem_are_checked(name, given, text):
+    (found,) = check_problem(type("Described", (Decay,), {name: given})()).to_mend
+    assert found.check == "names" and re.search(text, found.text)
 
 
 @pytest.mark.parametrize("given", [Decay, "Proxy", None])

@@ -46,7 +46,7 @@ def test_run_trains_and_prints_the_estimates(capsys, path, spec):
     status, out, err = sagips(capsys, "run", path)
     assert (status, err) == (0, "")
     first, *table = out.splitlines()
-    assert first.startswith("20 steps on 1 ranks in ") and first.endswith(spec.store)
+    assert first.startswith("20 steps on 1 rank in ") and first.endswith(spec.store)
     assert [line.split()[0] for line in table[-2:]] == ["mu", "sigma"]
     assert read_progress(spec.store).is_finished
 
@@ -171,7 +171,7 @@ def test_python_m_sagips_kit_is_the_command(path, spec, tmp_path):
         return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment())
 
     done = call(path)
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("20 steps on 1 ranks")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("20 steps on 1 rank")
     assert np.isfinite(open_run(spec.store)["posterior"]["mu"]).all()
     done = call(tmp_path / "none.json")
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("sagips: There is no spec")
@@ -190,8 +190,8 @@ def test_run_resumes_and_says_so(capsys, path, spec):
     run_rank(spec, World.alone("cpu"))
     status, out, err = sagips(capsys, "run", path, "--resume")
     assert (status, err) == (0, "")
-    assert out.startswith("20 steps on 1 ranks in ") and f" s from step 10 on: {spec.store}\n" in out
-    assert "resumed   1 times, last from step 10 at 20" in sagips(capsys, "info", spec.store)[1]
+    assert out.startswith("20 steps on 1 rank in ") and f" s from step 10 on: {spec.store}\n" in out
+    assert "resumed   1 time, last from step 10 at 20" in sagips(capsys, "info", spec.store)[1]
     status, out, err = sagips(capsys, "run", path, "--resume")
     assert (status, err) == (0, "") and f" s, finished already: {spec.store}\n" in out and "sigma" in out
 

@@ -244,7 +244,10 @@ BAD = {
         rows("x1,x2", "1,2", "3,high"),
         "text.csv`: column x2, row 1 .line 3., holds 'high', which is not a n",
     ),
-    "empty.csv": (rows("x1,x2", "1,2", "3,"), "empty.csv`: column x2, row 1 .line 3., is empty, NaN or infinite"),
+    "empty.csv": (
+        rows("x1,x2", "1,2", "3,"),
+        r"column x2, row 1 .line 3., is empty, NaN or infinite. Drop .*{'x2': \(None, None\)}",
+    ),
     "blank.csv": (rows("x1,x2", "1,2", "", "3,4"), "blank.csv`: column x1, row 1 .line 3., is empty"),
     "ragged.csv": (rows("x1,x2", "1,2", "3,4,5"), "ragged.csv` cannot be read: .*Expected 2 fields in line 3, saw 3"),
     "long.csv": (rows("x1,x2", "1,2,3", "3,4,5"), "Length of header or names does not match length of data"),
@@ -253,7 +256,7 @@ BAD = {
     "late.csv": (rows("x1,x2", *["1,2"] * 700, "nan,1"), "column x1, row 700 .line 702., is empty"),
     "many.csv": (
         rows("x1,x2", "1,2", "nan,1", "inf,1"),
-        "row 1 .line 3., is .* the first of 2 such rows. Drop such rows",
+        r"row 1 .line 3., is .* the first of 2 such rows. Drop such rows with within={'x1': \(-1e\+30, 1e\+30\)}",
     ),
     "no.parquet": (rows("PAR1"), "no.parquet` cannot be read"),
     "no.root": (rows("root"), "no.root` cannot be read"),
@@ -309,8 +312,9 @@ def test_jagged_columns_are_no_numbers(tmp_path):
     [
         ({"path": "events.txt"}, r"path = 'events.txt': should be a file that ends in .npy, .npz, .csv"),
         ({"within": {"x1": (2.0, 1.0)}}, r"within = {'x1': \(2.0, 1.0\)}: the first end should be below"),
-        ({"within": {"x1": 3}}, "within"),
-        ({"scale": {"x1": "keV"}}, "scale"),
+        ({"within": {"x1": 3}}, r"within\['x1'\] = 3: should be \(low, high\), where None leaves an end open"),
+        ({"within": {"x1": (3,)}}, r"within\['x1'\] = \(3,\): should be \(low, high\)"),
+        ({"scale": {"x1": "keV"}}, r"scale\['x1'\] = 'keV': should be a valid number"),
         ({"column": "x"}, r"Did you mean columns\?"),
         (
             {"stream": True},
@@ -321,6 +325,20 @@ def test_jagged_columns_are_no_numbers(tmp_path):
 def test_mistakes_are_told_when_it_is_made(given, message):
     with pytest.raises(ValueError, match=message):
         Observed(**({"path": "a.csv"} | given))
+
+
+def test_rows_are_dropped_as_the_message_says(tmp_path):
+    rows("x1,x2", "1,2", ",3", "nan,4", "5,6")(tmp_path / "a.csv", None)
+    file = Observed(str(tmp_path / "a.csv"), within={"x1": (None, None)})
+    np.testing.assert_array_equal(file.read(Proxy()), [[1, 2], [5, 6]])
+
+
+def test_a_column_that_is_not_there_is_told_by_whom_it_is_wanted(tmp_path):
+    rows("x1,x2", "1,2")(tmp_path / "a.csv", None)
+    with pytest.raises(ValueError, match=r"has no column 'q'. It has: x1, x2. within = {'q': \(0.0, 1.0\)} names it"):
+        Observed(str(tmp_path / "a.csv"), within={"q": (0.0, 1.0)}).read(Proxy())
+    with pytest.raises(ValueError, match=r"has no column 'w'. It has: x1, x2. weights = 'w' names it"):
+        Observed(str(tmp_path / "a.csv"), weights="w").read(Proxy())
 
 
 def test_more_events_than_there_are(tmp_path):

@@ -168,6 +168,30 @@ def test_losses_timeline_and_staleness():
         plot.timeline(make_fitted_run(3, n_steps=0))
 
 
+def test_a_single_rank_has_a_line_of_its_own():
+    ax = plot.timeline(make_timed([[0, 4, 0, 0]], [[1, 5, 9, 10]]))
+    (mesh,) = ax.collections
+    assert mesh.get_datalim(ax.transData).intervaly.tolist() == [-0.5, 0.5]
+
+
+def test_the_distance_has_numbers_at_its_axis_however_far_it_goes():
+    ax = plot.convergence(make_fitted_run(2))
+    ax.set_ylim(0.4, 1.7)
+    ax.figure.canvas.draw()
+    shown = {label.get_text() for label in ax.get_yticklabels(which="both")}
+    assert {"0.5", "1"} <= shown
+
+
+def test_densities_can_be_logarithmic_and_ratios_beyond_the_axis_are_marked(run):
+    axes = plot.events(run, "energy", log=True)
+    assert axes[0, 0].get_yscale() == "log" and axes[0, 0].get_ylim()[0] > 0
+    low, high = axes[1, 0].get_ylim()
+    n_marks = {line.get_marker(): len(line.get_xdata()) for line in axes[1, 0].lines}
+    shown = np.ma.getdata(axes[1, 0].containers[0].lines[0].get_ydata())
+    assert (n_marks["^"], n_marks["v"]) == ((shown > high).sum(), (shown < low).sum())
+    assert n_marks["^"] + n_marks["v"] > 0
+
+
 def test_many_generators_are_a_band():
     ax = plot.convergence(make_fitted_run(2, n_chains=100))
     assert texts(ax.get_legend())[0] == "90 % of the generators" and len(ax.lines) == 2
@@ -234,6 +258,7 @@ def test_report_holds_all_pictures(run):
 def test_report_tells_what_there_is_not_yet():
     axes = plot.report(make_fitted_run(3, n_steps=0))
     (text,) = axes["posterior"].texts
+    assert axes["posterior"].figure.bbox.height < axes["losses"].figure.bbox.height / 2
     assert "No chain has been written" in text.get_text().replace("\n", " ")
 
 

@@ -252,6 +252,24 @@ def test_another_run_is_refused_with_the_difference(spec, changes, text):
     assert read_progress(spec.store).step == 20
 
 
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("simulate", lambda self, theta, noise: theta[0] + theta[1] * (noise - 0.5)),
+        ("features", lambda self, events: events**2),
+        ("priors", {"mu": (0.4, 0.1)}),
+    ],
+)
+def test_a_problem_whose_code_was_changed_is_refused(spec, monkeypatch, name, code):
+    stop_at(spec, 20)
+    monkeypatch.setattr(Gaussian, name, code)
+    with pytest.raises(ValueError, match="problem: the code of Gaussian gives other events, features or priors than"):
+        alone(spec, resume=True)
+    monkeypatch.undo()
+    alone(spec, resume=True)
+    assert read_progress(spec.store).is_finished
+
+
 def test_another_number_of_ranks_is_refused(spec):
     prepare(spec, n_ranks=2)
     with pytest.raises(ValueError, match=r"ranks: 2 in the store, 1 now\. A wider ensemble is another run"):

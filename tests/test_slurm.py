@@ -270,7 +270,7 @@ def test_two_clusters_from_one_folder_at_once_and_a_run_outlives_its_notebook(re
         # Now nobody owns them: as after a restart of the kernel.
         with cluster.connect("slurm", N) as found:
             assert "joined" in found.preview() and len(jobs()) == 1
-            with pytest.raises(RuntimeError, match=r"are busy with a run.*session.attach\(path\)"):
+            with pytest.raises(RuntimeError, match=r"Busy with a run.*session.attach\(path\)"):
                 found.submit(long_run("c.zarr"))
             with pytest.raises(FileNotFoundError, match="There is no run at `c.zarr`"):
                 found.attach("c.zarr")

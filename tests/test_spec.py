@@ -8,13 +8,14 @@ import pytest
 from gaussian import Gaussian
 
 from sagips_kit import AllReduce, DayaBay, Independent, Problem, Proxy, Ring, RunSpec, Settings
+from sagips_kit.spec import require_spec
 
 SPEC = RunSpec(problem=Proxy(), store="runs/a.zarr")
 WRONG = {
     "problem": [None, "Proxy", Proxy],
     "store": [None, "", 3],
     "settings": [None, {"n_members": 3}],
-    "exchange": [None, "Ring", Ring],
+    "exchange": [None, "Ring", Ring, 5],
     "n_steps": [0, 1.5, "10", None, True],
     "seed": [-1, 0.5, "0", None],
     "events": [3, b"a.npy"],
@@ -76,6 +77,30 @@ def test_names_of_ready_and_own_classes_in_json():
 def test_an_own_class_need_not_be_a_dataclass():
     spec = RunSpec.from_dict(changed(problem={"type": "test_spec:Plain"}))
     assert type(spec.problem).__name__ == "Plain" and spec.to_dict()["problem"] == {"type": f"{__name__}:Plain"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"exchange": "ring"}, r"exchange = 'ring': should be an object, such as Ring\(\)"),
+        ({"exchange": Ring}, r"exchange = .*: should be an object, such as Ring\(\)"),
+        ({"problem": Proxy}, r"problem = .*: should be an object, such as Proxy\(\)"),
+        ({"problem": "proxi"}, r"problem = 'proxi': should be an object, such as Proxy\(\)"),
+        ({"events": 3}, "events = 3: should be the name of a file as a text, or Observed"),
+    ],
+)
+def test_what_stands_in_the_place_of_an_object_is_told_what_to_type(changes, text):
+    with pytest.raises(ValueError, match=text):
+        dataclasses.replace(SPEC, **changes)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [("a.json", r"'a.json' is not a RunSpec. Type RunSpec.from_file\('a.json'\)"), ({}, r"Type RunSpec.from_dict\(")],
+)
+def test_what_is_no_spec_is_told_how_to_make_one(given, text):
+    with pytest.raises(TypeError, match=text):
+        require_spec(given)
 
 
 def test_file_round_trip(tmp_path):

@@ -8,10 +8,10 @@ below which no method can tell parameters apart.
 
 from . import calibration
 from .adversaries import discriminator, evolution
-from .base import each_run, single_run, written
+from .base import each_run, single_run, state, written
 from .estimates import coverage, distance_to_mle, estimate, estimate_of, residuals, summary
 from .events import densities, observed_and_generated, snapshots
-from .facts import describe, environment, fact, spec, state
+from .facts import describe, environment, fact, spec
 from .history import convergence, losses, pace, staleness, timeline, warnings_of
 
 __all__ = [

@@ -67,6 +67,19 @@ def _joined(results, labels):
     return xr.concat(results, labels, data_vars="all", join="outer", **options)
 
 
+def state(run):
+    """Whether a run is finished, stopped early on request, or neither yet: "finished", "stopped" or "unfinished"."""
+    step = int(run[schema.HISTORY][schema.PROGRESS].min())
+    if step >= run.attrs[schema.LAYOUT_KEY]["n_steps"]:
+        return "finished"
+    return "stopped" if step >= int(run[schema.CONTROL][schema.STOP_STEP]) else "unfinished"
+
+
+def counted(number, name):
+    """A number of things: "1 rank", "12 ranks"."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
 def written(run, group):
     """The chains of `group` that have been written, in memory.
 
@@ -88,6 +101,11 @@ def written(run, group):
     chains = run[group].to_dataset().load().dropna(schema.CHAIN, how="all")
     if not chains.sizes[schema.CHAIN]:
         step, n_steps = int(run[schema.HISTORY][schema.PROGRESS].min()), run.attrs[schema.LAYOUT_KEY]["n_steps"]
+        if state(run) == "stopped":
+            raise ValueError(
+                f"No chain has been written: the run was stopped at step {step} of {n_steps}. Go on with it by "
+                "resume=True, or look at convergence(run)."
+            )
         raise ValueError(
             f"No chain has been written yet: the run is at step {step} of {n_steps}. Look at convergence(run) "
             "until it ends, then open the run again."

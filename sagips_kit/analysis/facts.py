@@ -6,21 +6,13 @@ from collections import Counter
 import pandas as pd
 
 from .. import schema
-from .base import for_each_run, single_run
+from .base import counted, for_each_run, single_run, state
 
 
 def spec(run):
     """The spec of a run as JSON values; `RunSpec.from_run(run)` makes a RunSpec of it."""
     single_run(run, "spec")
     return json.loads(run.attrs[schema.SPEC_KEY])
-
-
-def state(run):
-    """Whether a run is finished, stopped early on request, or neither yet: "finished", "stopped" or "unfinished"."""
-    step = int(run[schema.HISTORY][schema.PROGRESS].min())
-    if step >= run.attrs[schema.LAYOUT_KEY]["n_steps"]:
-        return "finished"
-    return "stopped" if step >= int(run[schema.CONTROL][schema.STOP_STEP]) else "unfinished"
 
 
 def fact(run, name):
@@ -63,7 +55,9 @@ def environment(run):
     rows["git revision"] = run.attrs[schema.REVISION_KEY] or "none"
     for name in schema.FACTS:
         counts = Counter(str(text) or "unknown" for text in run[schema.ENVIRONMENT][name].values)
-        rows[name] = ", ".join(f"{n} ranks: {text}" if len(counts) > 1 else text for text, n in counts.items())
+        rows[name] = ", ".join(
+            f"{counted(n, 'rank')}: {text}" if len(counts) > 1 else text for text, n in counts.items()
+        )
     return pd.Series(rows | run.attrs[schema.VERSIONS_KEY], name="environment")
 
 
@@ -89,9 +83,9 @@ def describe(run):
     rows = {
         "problem": f"{facts[schema.PROBLEM_KEY]}: {', '.join(facts[schema.PARAMETERS_KEY])}",
         "events": f"{events}; from {source}" if source else events,
-        "ranks": f"{layout['n_ranks']}, {layout['n_members']} members each",
+        "ranks": f"{layout['n_ranks']}, {counted(layout['n_members'], 'member')} each",
         "mode": facts[schema.MODE_KEY] or "unknown",
-        "chains": f"{layout['n_replicas'] * layout['n_members']} independent generators",
+        "chains": counted(layout["n_replicas"] * layout["n_members"], "independent generator"),
         "progress": f"step {progress.min()} of {layout['n_steps']}, {state(run)}",
         "resumed": _resumed(run[schema.CONTROL].attrs.get(schema.RESUMED_KEY, [])),
         "created": f"{facts[schema.CREATED_KEY]} on {facts[schema.HOSTNAME_KEY]}",
@@ -105,5 +99,5 @@ def _resumed(notes):
     """In words, from what a store tells of resumptions; empty if there were none."""
     if not notes:
         return ""
-    last = notes[-1]
-    return f"{len(notes)} times, last from step {last['from_step']} at {last['at']}, having reached {last['reached']}"
+    last, times = notes[-1], counted(len(notes), "time")
+    return f"{times}, last from step {last['from_step']} at {last['at']}, having reached {last['reached']}"

@@ -5,7 +5,7 @@ Meant for problems of users' own, before anything is trained; nothing here train
 
 from ..observed import Observed
 from ..problem import Problem
-from .answer import likelihood, observed, parameters, speed
+from .answer import grids, likelihood, observed, parameters, speed
 from .case import Case
 from .contract import batches, derivative, device, names, shapes
 from .report import OK, Report, findings, skipped
@@ -22,6 +22,7 @@ _REST = {
     "gradient": gradient,
     "observed": observed,
     "likelihood": likelihood,
+    "grids": grids,
     "parameters": parameters,
     "speed": speed,
 }

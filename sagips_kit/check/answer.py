@@ -8,9 +8,10 @@ import numpy as np
 import scipy.stats
 import torch
 
-from ..features import fisher_information
+from ..features import fisher_information, information_and_score
 from ..gan import Discriminator
 from ..information import Information
+from ..samplers import finer_grids
 from ..settings import Settings
 from .contract import has_likelihood
 from .report import mend, note
@@ -21,6 +22,7 @@ _OUTSIDE = 0.01  # fraction of observed events that may lie where no simulated o
 _SLOW = 20.0  # times the networks' own time, from where on the simulation should be looked at
 _LOST = 1.5  # deviation by the features, relative to that by the likelihood
 _N_WAVES = 8
+_COARSE, _FINE = 0.3, 0.1  # deviations: by which grids may move the answer, and at which new ones aim
 _SEEN = 1e-9  # information, relative to the best known parameter's
 
 
@@ -63,7 +65,7 @@ def likelihood(case):
         return
     statistic = problem.statistic(problem.simulate(theta, _uniform(case, _N_EVENTS)))
     score = torch.func.grad(problem.log_likelihood)(theta, statistic) * case.width
-    matrix = -torch.func.hessian(problem.log_likelihood)(theta, statistic) * torch.outer(case.width, case.width)
+    matrix, pulls = _curvature(case, statistic)
     if not (score.isfinite().all() and matrix.isfinite().all()):
         yield mend("log_likelihood of events simulated at the same parameters, or its derivative, is not finite.")
         return
@@ -79,12 +81,19 @@ def likelihood(case):
             f"move {moves}, which is {abs(distance) ** 0.5:.0f} standard deviations."
         )
         return
-    yield from _lost_information(case, statistic, matrix)
+    yield from _lost_information(case, matrix + pulls)
 
 
-def _lost_information(case, statistic, matrix):
-    pulls = torch.func.jacrev(lambda theta: case.problem.residuals(theta, statistic))(case.middle) * case.width
-    whole = Information(case.problem.parameters, case.width.numpy(), (matrix + pulls.T @ pulls).numpy())
+def _curvature(case, statistic):
+    """Information in the likelihood and in the constraints, in units of the ranges: (parameter, parameter) each."""
+    problem, theta, width = case.problem, case.middle, case.width
+    matrix = -torch.func.hessian(problem.log_likelihood)(theta, statistic) * torch.outer(width, width)
+    pulls = torch.func.jacrev(lambda theta: problem.residuals(theta, statistic))(theta) * width
+    return matrix, pulls.T @ pulls
+
+
+def _lost_information(case, matrix):
+    whole = Information(case.problem.parameters, case.width.numpy(), matrix.numpy())
     events = case.problem.simulate(case.middle, _uniform(case, _N_EVENTS))
     seen = _information(case.problem, case, events.numpy())
     ratio = seen.deviation / whole.deviation
@@ -101,6 +110,40 @@ def _information(problem, case, events):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it is told in the report
         return fisher_information(problem, case.middle, events)
+
+
+def grids(case):
+    """Grids of a Pipeline, if there is one, are fine enough for so many events."""
+    problem, theta, rows = case.problem, case.middle, _uniform(case, _N_EVENTS)
+    with finer_grids():
+        events = problem.simulate(theta, rows)
+    if torch.equal(events, problem.simulate(theta, rows)):
+        return
+    per_event = len(case.events) / _N_EVENTS
+
+    def by_features():
+        return information_and_score(problem, theta, events, _N_EVENTS, 0)[1]
+
+    found = {"the answer": (_information(problem, case, case.events), by_features)}
+    if has_likelihood(problem):
+        statistic = problem.statistic(events)
+        matrix, pulls = _curvature(case, statistic)
+        information = Information(problem.parameters, case.width.numpy(), (per_event * matrix + pulls).numpy())
+        slope = torch.func.grad(problem.log_likelihood)
+        found["the likelihood fit"] = information, lambda: (slope(theta, statistic) * case.width).numpy()
+    for what, (information, score) in found.items():
+        with finer_grids():
+            finer = score()
+        moves = np.nan_to_num(information.step(per_event * (finer - score())))
+        worst = abs(moves).max()
+        if worst > _COARSE:
+            n_times = math.ceil((4 / 3 * worst / _FINE) ** 0.5)  # errors fall as the squares of the spacings
+            times = f"{n_times} times as many points"
+            listed = ", ".join(f"{name} by {one:+.2f}" for name, one in zip(problem.parameters, moves, strict=True))
+            yield mend(
+                f"the grids are too coarse for {len(case.events)} events: with grids twice as fine {what} would move "
+                f"in standard deviations, {listed}. Give them {times}, at least where the density bends."
+            )
 
 
 def parameters(case):
@@ -161,7 +204,7 @@ def speed(case):
     def networks():
         torch.autograd.grad(discriminator(features).sum(), list(discriminator.parameters()))
 
-    own, reference = _seconds(simulation), _seconds(networks)
+    own, reference = _seconds(simulation, networks)
     if own > _SLOW * reference:
         yield mend(
             f"simulating and differentiating takes {1e6 * own / settings.n_events:.3g} microseconds per event, "
@@ -170,12 +213,19 @@ def speed(case):
         )
 
 
-def _seconds(function):
-    """The shortest of some runs, which other processes disturb least."""
+def _seconds(*functions):
+    """CPU time of one thread for each, whatever else the machine does: the least of some runs, in turns."""
+    n_threads, times = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        while len(times) < 6 and sum(map(sum, times)) < 2:
+            times.append([_cpu_time(function) for function in functions])
+    finally:
+        torch.set_num_threads(n_threads)
+    return np.min(times[1:] or times, axis=0)  # the first one opens memory
+
+
+def _cpu_time(function):
+    start = time.thread_time()
     function()
-    times = []
-    while len(times) < 5 and sum(times) < 2:
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return time.thread_time() - start

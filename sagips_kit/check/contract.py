@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from numbers import Real
 
 import torch
 
@@ -47,19 +48,37 @@ def names(case):
     ]:
         for name in sorted(set(getattr(problem, kind)) - allowed):
             yield mend(f"{kind} has {name!r}, which is not there. Allowed: {', '.join(sorted(allowed))}.")
+    for kind in ("published", "priors"):
+        for name, given in getattr(problem, kind).items():
+            if not (_are_numbers(given, 2) and given[1] > 0):
+                yield mend(
+                    f"{kind}[{name!r}] = {given!r}: should be (value, deviation), the deviation above 0, for instance "
+                    "(1.0, 0.1)."
+                )
+    yield from _ranges(problem, n)
+    if not (isinstance(problem.noise_dim, int) and problem.noise_dim > 0):
+        yield mend(f"noise_dim = {problem.noise_dim!r}: should be 1 or more, the uniform numbers of an event.")
+
+
+def _ranges(problem, n):
     for kind in ("lower", "upper", *(("truth",) if problem.truth is not None else ())):
         given = getattr(problem, kind)
-        if len(given) != n or not all(math.isfinite(number) for number in given):
+        if not _are_numbers(given, n):
             yield mend(f"{kind} = {given}: should be {n} finite numbers, one for each of {problem.parameters}.")
             return
-    truth = problem.truth or [(low + high) / 2 for low, high in zip(problem.lower, problem.upper, strict=True)]
+    truth = problem.truth if problem.truth is not None else [None] * n
     for name, low, true, high in zip(problem.parameters, problem.lower, truth, problem.upper, strict=True):
         if not low < high:
             yield mend(f"{name}: lower = {low} should be below upper = {high}.")
-        elif not low < true < high:
+        elif true is not None and not low < true < high:
             yield mend(f"{name}: truth = {true} should be above {low} and below {high}, where it is sought.")
-    if not (isinstance(problem.noise_dim, int) and problem.noise_dim > 0):
-        yield mend(f"noise_dim = {problem.noise_dim!r}: should be 1 or more, the uniform numbers of an event.")
+
+
+def _are_numbers(given, n):
+    """Whether these are n finite numbers in a row."""
+    given = given.tolist() if hasattr(given, "tolist") else given
+    is_row = isinstance(given, tuple | list) and len(given) == n
+    return is_row and all(isinstance(number, Real) and math.isfinite(number) for number in given)
 
 
 def shapes(case):

@@ -44,7 +44,7 @@ def comparison(runs, against="step", ax=None):
         ax.plot(x, path["distance"], lw=1.8, markevery=0.1, ms=5, label=str(label), **style)
     draw_floor(ax)
     unit = "step" if against == "step" else "time since the start [s]"
-    ax.set(yscale="log", xlabel=unit, ylabel="RMS distance to the MLE [floor units]", xlim=(0, None))
+    ax.set(xlabel=unit, ylabel="RMS distance to the MLE [floor units]", xlim=(0, None))
     lowest = min(float(path["distance"].min()) for path in paths.values())
     ax.set_ylim(bottom=min(0.5, 0.7 * lowest))
     ax.legend(frameon=False, title=dim, fontsize="small")

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from .. import analysis, schema
+from ..analysis.base import counted
 from .adversaries import discriminator, evolution
 from .answer import estimates, pulls
 from .pairs import posterior
@@ -16,7 +17,7 @@ from .steps import convergence, losses, staleness, timeline
 
 _N_CATEGORIES = 12  # an observable with so few values sorts the events
 _N_OBSERVABLES = 4  # pictures of events in a report
-_FULL, _HALF = 12.0, 6.0  # widths, inches
+_FULL, _HALF, _TOLD = 12.0, 6.0, 1.0  # widths, and the height of a text, inches
 
 
 @dataclass(frozen=True)
@@ -51,22 +52,28 @@ def pictures(run):
     def on_figure(draw, *args):
         return lambda figure: draw(run, *args, figure=figure)
 
+    # Of what is known at the end there is but a line of text before.
+    is_over = analysis.state(run) == "finished"
+
+    def at_the_end(height):
+        return height if is_over else _TOLD
+
     found = [
         Picture("convergence", "Distance to the maximum-likelihood estimate", on_axes(convergence), _HALF, 3.8),
         Picture("losses", "Losses of the two networks", on_axes(losses), _HALF, 3.8),
-        Picture("estimates", "Estimates and their deviations", on_axes(estimates), _HALF, rows_height),
-        Picture("pulls", "Pulls: residuals in their deviations", on_axes(pulls), _HALF, rows_height),
+        Picture("estimates", "Estimates and their deviations", on_axes(estimates), _HALF, at_the_end(rows_height)),
+        Picture("pulls", "Pulls: residuals in their deviations", on_axes(pulls), _HALF, at_the_end(rows_height)),
     ]
     names, by = _observables(run)
     for name in names:
         width = _HALF if by is None else _FULL
         caption = f"Observed and generated events: {name}"
-        found.append(Picture(f"events-{name}", caption, on_figure(events, name, by), width, 4.2))
+        found.append(Picture(f"events-{name}", caption, on_figure(events, name, by), width, at_the_end(4.2)))
         found.append(Picture(f"densities-{name}", f"{caption}, on the way", on_figure(densities, name, by), width, 4.2))
     n_shown = min(n_parameters, 6)
     way_height = 1 + 2 * -(-n_shown // 3)
     found += [
-        Picture("posterior", "Posterior", on_figure(posterior), _FULL, 1.0 + 1.6 * n_shown),
+        Picture("posterior", "Posterior", on_figure(posterior), _FULL, at_the_end(1.0 + 1.6 * n_shown)),
         Picture("evolution", "Generated parameters on the way", on_figure(evolution), _FULL, way_height),
         Picture("timeline", "Where the time went", on_axes(timeline), _HALF, 3.6),
         Picture("staleness", "Age of the messages used", on_axes(staleness), _HALF, 3.6),
@@ -135,6 +142,6 @@ def _observables(run):
 
 
 def _title(run):
-    facts = [run.attrs[schema.PROBLEM_KEY], analysis.fact(run, "mode"), f"{analysis.fact(run, 'ranks')} ranks"]
+    facts = [run.attrs[schema.PROBLEM_KEY], analysis.fact(run, "mode"), counted(analysis.fact(run, "ranks"), "rank")]
     step = int(run[schema.HISTORY][schema.PROGRESS].min())
     return ", ".join([*filter(None, facts), f"step {step} of {run.attrs[schema.LAYOUT_KEY]['n_steps']}"])

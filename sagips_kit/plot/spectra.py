@@ -10,7 +10,7 @@ _N_STEPS = 4  # densities that can be told apart in one picture
 _SHADES, _LINES = ("0.72", "0.55", "0.35", ENSEMBLE), (":", "-.", "--", "-")
 
 
-def events(run, observable, by=None, bins=50, figure=None):
+def events(run, observable, by=None, bins=50, log=False, figure=None):
     """Observed and generated events of one observable, and their ratio below.
 
     The bands hold 68 % and 95 % of the chains; with fewer than 40 of these the outer one is their range.
@@ -22,16 +22,20 @@ def events(run, observable, by=None, bins=50, figure=None):
     by : str or None
         A categorical observable: one picture for each of its values.
     bins : int or ndarray (edge,)
+    log : bool
+        A logarithmic axis for the densities, which shows the tails.
     figure : Figure or None
 
     Returns
     -------
     ndarray of Axes (2, picture)
-        Densities in the first row, ratios to the median of the chains in the second.
+        Densities in the first row, ratios to the median of the chains in the second; triangles stand for ratios that
+        are beyond the axis.
     """
     analysis.single_run(run, "plot.events", "plot.comparison(runs)")
     histograms = analysis.observed_and_generated(run, observable, bins, by)
     axes, parts = _panels(run, histograms, observable, by, figure)
+    low, high = _ratio_limits(histograms)
     for part, (top, bottom) in zip(parts, axes.T, strict=True):
         quantiles = part["generated_quantiles"]
         draw_bands(top, quantiles, "the chains", edges=_edges(part))
@@ -40,9 +44,18 @@ def events(run, observable, by=None, bins=50, figure=None):
         middle = middle.where(middle > 0)  # an empty bin has no ratio
         draw_bands(bottom, quantiles / middle, "the chains", edges=_edges(part))
         _draw_observed(bottom, part, middle)
-    axes[0, 0].set_ylim(bottom=0)
+        ratio = part["observed"] / middle
+        for is_beyond, height, mark in [(ratio > high, 0.95, "^"), (ratio < low, 0.05, "v")]:
+            x = part["bin"][is_beyond]
+            style = {"color": REFERENCE, "ms": 4, "transform": bottom.get_xaxis_transform()}
+            bottom.plot(x, np.full(len(x), height), mark, **style)
+    if log:
+        positive = histograms["observed"].where(histograms["observed"] > 0)
+        axes[0, 0].set(yscale="log", ylim=(0.5 * float(positive.min()), None))
+    else:
+        axes[0, 0].set_ylim(bottom=0)
     axes[1, 0].set_ylabel("observed /\ngenerated")
-    axes[1, 0].set_ylim(_ratio_limits(histograms))
+    axes[1, 0].set_ylim(low, high)
     axes[0, -1].legend(frameon=False, fontsize="small")
     return axes
 

@@ -1,7 +1,7 @@
 """What happened on the way: convergence, losses, waiting and staleness."""
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from .. import analysis, schema
 from .base import ENSEMBLE, FAINT, REFERENCE, TRUTH, new_axes
@@ -30,9 +30,11 @@ def convergence(run, ax=None):
     """
     analysis.single_run(run, "plot.convergence", "plot.comparison(runs)")
     path = analysis.convergence(run, _N_POINTS)
+    if not path.sizes[schema.STEP]:
+        raise ValueError("There is no distance to draw: the run has no rows yet. Open it again later.")
     if path["distance_each"].isnull().all():
         raise ValueError(
-            "There is no distance to draw: the run has no likelihood reference or no rows yet. Type "
+            "There is no distance to draw: the run has no likelihood reference. Type "
             'analysis.convergence(run).theta.plot(x="step", hue="parameter") to see the parameters themselves.'
         )
     ax = ax or new_axes(6.4, 4.0)
@@ -45,7 +47,7 @@ def convergence(run, ax=None):
         ax.fill_between(steps, low, high, color=FAINT, lw=0, label="90 % of the generators")
     ax.plot(steps, path["distance"], color=ENSEMBLE, lw=2.4, label="mean of all generators")
     draw_floor(ax)
-    ax.set(yscale="log", xlabel="step", ylabel="RMS distance to the MLE [floor units]")
+    ax.set(xlabel="step", ylabel="RMS distance to the MLE [floor units]")
     ax.set_xlim(0, steps.max())
     # The band reaches down as far as there is anything to see.
     ax.set_ylim(bottom=min(0.5, 0.7 * float(np.nanmin([path["distance"].min(), each.min()]))))
@@ -54,7 +56,11 @@ def convergence(run, ax=None):
 
 
 def draw_floor(ax):
-    """The band in which no method can tell parameters apart."""
+    """The band in which no method can tell parameters apart, on an axis that is logarithmic from here on."""
+    ax.set_yscale("log")
+    # Few decades have few powers of ten.
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.axhspan(1e-9, 1, color="0.9", lw=0, zorder=0, label="statistical floor")
     ax.axhline(1, color=REFERENCE, ls="--", lw=1.2)
 
@@ -112,9 +118,10 @@ def timeline(run, ax=None):
     n_ranks = times.sizes[schema.RANK]
     ax = ax or new_axes(6.4, np.clip(1.6 + 0.15 * n_ranks, 2.4, 6))
     most = float(np.clip(times["waiting"].max(), 0.1, 1))
-    image = ax.pcolormesh(
-        times["time"], times[schema.RANK], times["waiting"], cmap="Greys", vmin=0, vmax=most, rasterized=True
-    )
+    middles = times["time"].values
+    # Edges, since the middle of a single rank does not tell how high it is.
+    edges = 2 * middles[0] * np.arange(len(middles) + 1), np.arange(n_ranks + 1) - 0.5
+    image = ax.pcolormesh(*edges, times["waiting"], cmap="Greys", vmin=0, vmax=most, rasterized=True)
     ax.set_facecolor("#cfe3f3")  # where a rank has no rows
     ax.figure.colorbar(image, ax=ax, label="share of time spent waiting", pad=0.02)
     share = float(times["waited_s"].sum() / (times["waited_s"] + times["compute_s"]).sum())

@@ -8,8 +8,9 @@ import math
 
 import torch
 
-from ..pipeline import Pipeline, Plane
+from ..pipeline import Pipeline
 from ..problem import Problem
+from ..samplers import Plane
 from ..settings import Count, value
 
 _RANGE = 3.0  # of the logarithm, to both sides of that of a uniform density
