@@ -187,7 +187,7 @@ def test_densities_can_be_logarithmic_and_ratios_beyond_the_axis_are_marked(run)
     assert axes[0, 0].get_yscale() == "log" and axes[0, 0].get_ylim()[0] > 0
     low, high = axes[1, 0].get_ylim()
     n_marks = {line.get_marker(): len(line.get_xdata()) for line in axes[1, 0].lines}
-    shown = np.ma.getdata(axes[1, 0].containers[0].lines[0].get_ydata())
+    shown = np.nan_to_num(np.array(axes[1, 0].containers[0].lines[0].get_ydata(), float), nan=1.0)
     assert (n_marks["^"], n_marks["v"]) == ((shown > high).sum(), (shown < low).sum())
     assert n_marks["^"] + n_marks["v"] > 0
 
