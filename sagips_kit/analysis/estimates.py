@@ -123,7 +123,8 @@ def residuals(run):
         floor_units : difference / floor.
         pull : difference / its deviation.  That of the estimate for the truth, that of both for published values, and
             the floor for the maximum-likelihood fit of the same events.
-        Each is NaN where a reference, "truth", "mle" or "published", is not known.
+        Each is NaN where a reference, "truth", "mle" or "published", is not known.  Distances to the fit of the same
+        events are `residuals(run)["floor_units"].sel(reference="mle")`.
 
     Raises
     ------
