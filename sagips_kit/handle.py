@@ -86,7 +86,7 @@ class RunHandle:
         Parameters
         ----------
         until : int or None
-            Return as soon as all ranks have written so many steps; they write `record_every * rows_per_block` at a time.
+            Return as soon as all ranks have written so many steps, `record_every * rows_per_block` at a time.
         interval : float
             Seconds between two looks at the store.
 
