@@ -126,7 +126,7 @@ def timeline(run, ax=None):
     ax.figure.colorbar(image, ax=ax, label="share of time spent waiting", pad=0.02)
     share = float(times["waited_s"].sum() / (times["waited_s"] + times["compute_s"]).sum())
     ax.set_title(f"{share:.1%} of all time was spent waiting (blue: not training)", fontsize="medium", loc="left")
-    ax.yaxis.set_major_locator(MaxNLocator(8, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     ax.set(xlabel="time since the start [s]", ylabel="rank", ylim=(n_ranks - 0.5, -0.5))
     return ax
 
