@@ -172,7 +172,7 @@ def test_a_single_rank_has_a_line_of_its_own():
     ax = plot.timeline(make_timed([[0, 4, 0, 0]], [[1, 5, 9, 10]]))
     (mesh,) = ax.collections
     assert mesh.get_datalim(ax.transData).intervaly.tolist() == [-0.5, 0.5]
-    assert ax.get_yticks().tolist() == [0]
+    assert [tick for tick in ax.get_yticks() if abs(tick) <= 0.5] == [0]
 
 
 def test_the_distance_has_numbers_at_its_axis_however_far_it_goes():
