@@ -251,7 +251,7 @@ def test_submit_prepares_here_and_runs_there(engines, monkeypatch, tmp_path):
 def test_busy_engines_are_refused_before_the_store_is_made(engines, start):
     run = start(lambda rank, path: time.sleep(2))
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="engines 0, 1 are busy"):
+        with pytest.raises(RuntimeError, match="Busy with a run: engines 0, 1"):
             engines.submit(None)
         time.sleep(0.5)
         engines._results.clear()  # as for a notebook that has joined: only the controller knows of the run
@@ -367,7 +367,7 @@ def test_watch_ends_with_a_full_bar(train, capsys):
 def test_a_run_of_another_notebook_is_attached(engines, train, capsys):
     path = train().path
     found = engines.attach(path)
-    with pytest.raises(RuntimeError, match=r"engines 0, 1 are busy .*session.attach\(path\)"):
+    with pytest.raises(RuntimeError, match=r"Busy with a run: engines 0, 1. .*session.attach\(path\)"):
         engines.submit(None)
     found.watch(until=20)
     assert "running" in repr(found)
