@@ -84,6 +84,11 @@ def _engines_of(pid):
     return [child for child in children if child.status() != psutil.STATUS_ZOMBIE and _is_cluster(child)]
 
 
+def _runs(pid):
+    """Whether a process is there, which one that has ended is not, though nobody has asked how."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
 def _is_cluster(process):
     try:
         return any("ipyparallel" in word or "mpiexec" in word for word in process.cmdline())
@@ -438,7 +443,7 @@ def test_close_ends_engines_that_are_inside_mpi(ipython_dir, tmp_path):
         began = time.monotonic()
     assert time.monotonic() - began < 15
     assert _engines_of(os.getpid()) == before
-    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+    assert not any(map(_runs, pids))
 
 
 def test_process_never_starts_mpi_and_leaves_no_engines_at_exit(ipython_dir):
@@ -450,7 +455,7 @@ def test_process_never_starts_mpi_and_leaves_no_engines_at_exit(ipython_dir):
     has_mpi, *pids = ended.stdout.split()
     assert has_mpi == "False"
     assert len(pids) == 2
-    assert not any(psutil.pid_exists(int(pid)) for pid in pids)
+    assert not any(_runs(int(pid)) for pid in pids)
     assert ended.stderr.strip().endswith("s")
 
 
