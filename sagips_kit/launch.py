@@ -33,6 +33,8 @@ def prepare(spec, n_ranks, resume=False):
 
     Raises
     ------
+    TypeError
+        If `spec` is no RunSpec, but for instance a file's name.
     ValueError, FileNotFoundError
         If the problem cannot be trained, the observed events cannot be used, or the run to resume is another one.
     FileExistsError
