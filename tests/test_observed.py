@@ -246,7 +246,7 @@ BAD = {
     ),
     "empty.csv": (
         rows("x1,x2", "1,2", "3,"),
-        r"column x2, row 1 .line 3., is empty, NaN or infinite. Drop .*{'x2': \(None, None\)}",
+        r"empty.csv`: column x2, row 1 .line 3., is empty, NaN or infinite. Drop .*{'x2': \(None, None\)}",
     ),
     "blank.csv": (rows("x1,x2", "1,2", "", "3,4"), "blank.csv`: column x1, row 1 .line 3., is empty"),
     "ragged.csv": (rows("x1,x2", "1,2", "3,4,5"), "ragged.csv` cannot be read: .*Expected 2 fields in line 3, saw 3"),
