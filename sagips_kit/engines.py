@@ -19,6 +19,7 @@ from .jobs import JobState, JobWatch
 from .profiles import CONFIG, KINDS
 
 _POLL_S = 5.0  # between two questions to a scheduler
+_FINALIZE_S = 0.5  # for idle engines to take leave of MPI
 _ALLOCATIONS = ("PBS_JOBID", "SLURM_JOB_ID")  # set where this process runs inside a job
 _counter = itertools.count()
 
@@ -101,17 +102,25 @@ class Started:
         """What mpiexec and the engines have printed."""
         return self.cluster.engine_set.get_output() if self.cluster.engine_set else ""
 
-    def close(self, patience_s, is_kept=False):
+    def close(self, client, patience_s, is_busy, is_kept):
         """End engines and controller, by force where they do not end by themselves: an engine may be inside MPI.
 
         Parameters
         ----------
+        client : ipyparallel.Client or None
+            Of `open`, None where that failed; closed here.
         patience_s : int
             Seconds until force is used.
+        is_busy : bool
+            Whether the engines are in the middle of a run.
         is_kept : bool
             Let them go on, also when this process ends.
         """
         self.cluster.shutdown_atexit = False
+        if client is not None:
+            if not is_busy:
+                _finalize(client)
+            client.close()
         if is_kept:
             return
         processes = self._processes()
@@ -202,8 +211,24 @@ class Joined:
         file = Path(self._engines.get("output_file", ""))
         return file.read_text(errors="replace") if file.is_file() else ""
 
-    def close(self, patience_s, is_kept=False):
-        """Nothing: whoever started the engines ends them."""
+    def close(self, client, patience_s, is_busy, is_kept):
+        """End the connection alone: whoever started the engines ends them."""
+        if client is not None:
+            client.close()
+
+
+def _finalize(client):
+    """Let idle engines take leave of MPI, which leaves its shared memory behind where it is ended by force."""
+    from ipyparallel.error import NoEnginesRegistered
+
+    with contextlib.suppress(NoEnginesRegistered):
+        client[:].apply_async(_end_mpi).wait(_FINALIZE_S)
+
+
+def _end_mpi():
+    from mpi4py import MPI
+
+    MPI.Finalize()
 
 
 @contextlib.contextmanager

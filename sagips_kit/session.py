@@ -241,11 +241,9 @@ class Session:
         patience_s : int
             Seconds for engines of this machine to end by themselves; a run may write its checkpoint meanwhile.
         """
-        is_kept = keep_run and not all(result.ready() for result in self._results)
+        is_busy = not all(result.ready() for result in self._results)
         client, self._client = self._client, None
-        if client is not None:
-            client.close()
-        self._engines.close(patience_s, is_kept)
+        self._engines.close(client, patience_s, is_busy, is_kept=keep_run and is_busy)
 
     def __enter__(self):
         return self

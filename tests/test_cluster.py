@@ -459,6 +459,15 @@ def test_process_never_starts_mpi_and_leaves_no_engines_at_exit(ipython_dir):
     assert ended.stderr.strip().endswith("s")
 
 
+def test_idle_engines_leave_no_shared_memory_behind(ipython_dir):
+    mine = cluster.connect("local", N)
+    maps = [psutil.Process(fact["pid"]).memory_maps() for fact in mine._facts]
+    shared = {file.path for files in maps for file in files if file.path.startswith("/dev/shm/mpich")}
+    mine.close(patience_s=0)
+    assert shared
+    assert not any(map(os.path.exists, shared))
+
+
 def test_joins_engines_started_in_a_terminal(ipython_dir):
     profiles.install_profile("local")
     command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=local", "--n=3"]
