@@ -44,7 +44,7 @@ def test_batched_events_stay_in_the_window_and_halls(problem):
     assert events[..., 0].min() >= 0.9 and events[..., 0].max() <= 7.5
     assert torch.equal(events[..., 1], (3 * noise[..., 0]).floor())
     features = problem.features(events)
-    assert features.shape == (3, 600, 45) and features.dtype == torch.float32
+    assert features.shape == (3, 600, 49) and features.dtype == torch.float32
     assert features.abs().max() <= 1 + 1e-5
 
 
@@ -128,6 +128,18 @@ def test_fit_is_near_the_publication(period, n_knots, tolerance, nuisances):
 
 
 @torch_jit
+@torch_jit
+@pytest.mark.parametrize("n_knots", [14, 20])
+def test_features_keep_nearly_all_information(n_knots):
+    pytest.importorskip("dayabay_data_official")
+    problem = DayaBay(n_knots=n_knots)
+    events = problem.observed(500_000, np.random.default_rng(3))
+    fit = fit_likelihood(problem, events, n_starts=1)
+    seen = fisher_information(problem, fit.theta, events, n_simulated=100_000).deviation / fit.deviation
+    assert seen.max() < 1.05
+    assert seen[:2].max() < 1.02
+
+
 def test_nuisances_widen_the_errors_and_are_known_no_worse_than_published(problem):
     events = problem.observed(None, np.random.default_rng(0))
     fit, statistical = (fit_likelihood(one, events, n_starts=1) for one in (problem, DayaBay(nuisances=False)))

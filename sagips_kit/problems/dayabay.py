@@ -16,8 +16,8 @@ from ..problem import Problem
 from ..settings import Count, value
 
 # Harmonics beyond the knots, and for the difference of the near halls: they keep all linear information on the mixing,
-# and all but a few per cent on the rest.
-_N_MORE, _N_NEAR = 2, 8
+# and all but 3 % on the rest, of 14 or 20 knots (with two harmonics less, 8 %, the last knots one against the other).
+_N_MORE, _N_NEAR = 4, 8
 _KNOTS, _PIVOT = (2.0, 8.0), 4.0  # MeV, of the antineutrino
 _DM2_MID, _DM2_HALF, _DM2_ORDER = 2.5e-3, 0.6e-3, 10  # eV^2; error of the Taylor series below 1e-6
 _PERIODS = ("6AD", "8AD", "7AD")
