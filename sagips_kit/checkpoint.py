@@ -2,7 +2,7 @@
 
 A file's name holds its step, its rank and the first half of its SHA-256, so a damaged file is known as one; no pickle
 is involved.  Files lie below the node of an array, where readers of zarr do not look.  A checkpoint counts if all ranks
-have one of the same step, and older ones are removed only then.
+have one of the same step, and older ones are removed only then; replicas that are through wait for nobody.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from . import schema
-from .place import Files
+from .place import Files, explained
 from .state import flattened, nested
 
 FOLDER = f"{schema.CONTROL}/{schema.CHECKPOINT_STEP}"
@@ -27,11 +27,14 @@ class Checkpoints:
     ----------
     path : path or URL
         The store of the run.
-    rank, n_ranks : int
+    rank, n_steps : int
+    replicas : sequence of int
+        The replica of each rank.
     """
 
-    def __init__(self, path, rank, n_ranks):
-        self._files, self.rank, self.n_ranks = Files(path, FOLDER), rank, n_ranks
+    def __init__(self, path, rank, n_steps, replicas):
+        self._files, self.path, self.rank = Files(path, FOLDER), path, rank
+        self.n_steps, self.replicas = n_steps, tuple(replicas)
 
     def write(self, step, state):
         """Write `state`, nested dicts of tensors; a file is there as a whole or not at all.
@@ -44,13 +47,36 @@ class Checkpoints:
         names = self._names()
         data = safetensors.torch.save(flattened(state))
         self._files.write(f"{step:012d}-{self.rank:06d}-{_digest(data)}.safetensors", data)
-        common = set.intersection(*({step for step, of in names if of == rank} for rank in range(self.n_ranks)))
+        steps = [{step for step, of in names if of == rank} for rank in range(len(self.replicas))]
+        newest = self.agreed(steps)[self.rank]
         for (old, rank), name in names.items():
-            if rank == self.rank and old < max(common, default=0):
+            if rank == self.rank and old < newest:
                 self._files.remove(name)
 
+    def agreed(self, steps):
+        """The step of the checkpoint that each rank can go on from: list of int, 0 where there is none.
+
+        All ranks of a replica go on from the same step.  Replicas know nothing of each other, so one that is through
+        stays so, and the others go on from a step of their own.
+
+        Parameters
+        ----------
+        steps : sequence of set of int
+            Steps of which each rank has a checkpoint.
+        """
+        left = {of for each, of in zip(steps, self.replicas, strict=True) if self.n_steps not in each}
+        common = [each for each, of in zip(steps, self.replicas, strict=True) if of in left]
+        newest = max(set.intersection(*common), default=0) if common else 0
+        return [newest if of in left else self.n_steps for of in self.replicas]
+
     def steps(self):
-        """Steps of which this rank has a whole checkpoint: set of int; warns of damaged ones."""
+        """Steps of which this rank has a whole checkpoint: set of int; warns of damaged ones.
+
+        Raises
+        ------
+        OSError
+            If a checkpoint cannot be read now, which says nothing about it.
+        """
         return {step for step, rank in self._names() if rank == self.rank and self._is_whole(step)}
 
     def read(self, step):
@@ -60,16 +86,20 @@ class Checkpoints:
         ------
         ValueError
             If there is none, or it is damaged.
+        OSError
+            If it cannot be read now.
         """
         name = self._names().get((step, self.rank))
         if name is None:
             raise ValueError(f"Rank {self.rank} has no checkpoint of step {step}.")
-        try:
+        advice = "Nothing was changed. Type the same line again when the files can be read."
+        with explained(f"Rank {self.rank} cannot read its checkpoint {name}", advice):
             data = self._files.read(name)
+        try:
             if _NAME.fullmatch(name)[3] != _digest(data):
                 raise ValueError("its checksum is another one")
             return nested(safetensors.torch.load(data))
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (ValueError, KeyError, SafetensorError) as error:
             raise ValueError(f"The checkpoint {name} is damaged: {error}.") from None
 
     def forget_after(self, step):

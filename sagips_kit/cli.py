@@ -175,7 +175,9 @@ def _add_reading_commands(commands):
 def _run(options):
     from .analysis.base import counted
     from .launch import run
+    from .signals import Signals
     from .spec import RunSpec
+    from .store import read_progress
     from .world import World
 
     world = World.here()
@@ -186,15 +188,16 @@ def _run(options):
             _check_here(spec.store)
         changes = {"store": options.store, "overwrite": options.overwrite or None}
         spec = dataclasses.replace(spec, **{name: change for name, change in changes.items() if change is not None})
-    result = run(spec, world, options.resume)
-    # Ranks that exchange nothing may end hours apart.
-    world.barrier("the other ranks to finish", math.inf)
+    with Signals():  # those that end this rank would end the others, which may need time for their checkpoints
+        result = run(spec, world, options.resume)
+        # Ranks that exchange nothing may end hours apart.
+        world.barrier("the other ranks to finish", math.inf)
     if world.rank == 0:
         how = f" from step {result['first_step']} on" if 0 < result["first_step"] < spec.n_steps else ""
         how = ", finished already" if result["first_step"] == spec.n_steps else how
         ranks = counted(world.size, "rank")
         print(f"{result['steps']} steps on {ranks} in {result['elapsed_s']:.0f} s{how}: {spec.store}")
-        if result["steps"] < spec.n_steps:
+        if read_progress(spec.store).step < spec.n_steps:
             print(f"Stopped before step {spec.n_steps}. The same command with --resume goes on.")
         _print_summary(spec.store)
 

@@ -169,7 +169,7 @@ class RunHandle:
 
     def _was_ended(self):
         progress = self.progress()
-        return progress.step < progress.n_steps and Control(self.path)[schema.ASKED] == 1
+        return progress.step < progress.n_steps and Control(self.path)[schema.ASKED] == schema.BY_SIGNAL
 
     def _ended(self):
         progress = self.progress()

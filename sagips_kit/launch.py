@@ -11,8 +11,9 @@ from .check import require
 from .checkpoint import Checkpoints
 from .data import check_events
 from .likelihood import fit_likelihood
-from .milestones import Milestones
+from .milestones import Control, Milestones
 from .observed import Observed
+from .place import sync_rows
 from .problem import Problem
 from .schema import HISTORY, OBSERVED, PROGRESS, ROWS, RunLayout
 from .signals import Signals
@@ -124,7 +125,9 @@ def run(spec, world=None, resume=False):
 
 
 def _train(spec, world, resume):
+    checkpoints = Checkpoints(spec.store, world.rank, spec.n_steps, spec.exchange.replicas(world.size))
     if resume and resuming.is_finished(spec.store):
+        checkpoints.clear()  # left by a kill at the very end
         return _result(world, spec, *_ended(spec.store, world.rank), first_step=spec.n_steps)
     is_leader = all(spec.exchange.replica(rank, world.size) != _replica(spec, world) for rank in range(world.rank))
     # The events of the store, not new ones: what is analysed is what was trained on.
@@ -140,17 +143,22 @@ def _train(spec, world, resume):
         exchange=spec.exchange,
         windows=_windows(spec),
     )
-    checkpoints = Checkpoints(spec.store, world.rank, world.size)
     writer = store.RunWriter(spec.store, world.rank, _replica(spec, world) if is_leader else None)
-    with trainer, writer, Signals() as signals:
+    control = Control(spec.store)
+    owner = world.from_rank_0(control.take, "rank 0 to begin")
+    # Who is through waits for the others in `trainer`, and a signal that ends it there would end them all.
+    with Signals() as signals, trainer, writer:
         if resume:
             _go_back(trainer, writer, checkpoints, world)
         first_step = trainer.step
         writer.write_facts(host=world.hostname, device=_device_name(world.device), library=_library(world))
         block_steps = spec.settings.record_every * spec.settings.rows_per_block
-        milestones = Milestones(spec.store, world.rank, block_steps, spec.n_steps, spec.checkpoint_s, signals)
+        milestones = Milestones(control, owner, world.rank, block_steps, spec.n_steps, spec.checkpoint_s, signals)
         elapsed_s, waited_s = _write_history(trainer, writer, milestones, checkpoints)
+        milestones.check_owner()
         if trainer.step == spec.n_steps:
+            if spec.exchange.n_replicas(world.size) > 1:
+                _save(trainer, checkpoints)  # others may take much longer, and be resumed without this rank
             predictive = trainer.predict()
             if is_leader:
                 writer.write_chains(trainer.draws, predictive)
@@ -200,16 +208,16 @@ def _ended(path, rank):
 def _go_back(trainer, writer, checkpoints, world):
     """Take up the newest checkpoint that all ranks have.  Collective."""
     reached = int(store.read_progress(writer.path).steps.max())
-    step = resuming.agreed_step(checkpoints.steps(), world)
-    if step:
+    steps = resuming.agreed_steps(checkpoints, world)
+    if step := steps[world.rank]:
         trainer.load_state_dict(checkpoints.read(step))
         if trainer.step != step:
             raise ValueError(f"The checkpoint of step {step} is damaged: it says that it is of step {trainer.step}.")
-    # Rows beyond are not valid any more, since they will be written again.
-    writer.set_progress(step)
-    checkpoints.forget_after(step)
+    if step < trainer.n_steps:  # else only the chains may be missing
+        writer.set_progress(step)  # rows beyond will be written again
+        checkpoints.forget_after(step)
     if world.rank == 0 and reached:
-        resuming.note(writer.path, step, reached)
+        resuming.note(writer.path, min(steps), reached)
 
 
 def _write_history(trainer, writer, milestones, checkpoints):
@@ -217,18 +225,19 @@ def _write_history(trainer, writer, milestones, checkpoints):
 
     Returns how long that took, and how long this rank waited for others, in seconds.
     """
-    settings, waited_s = trainer.settings, 0.0
-    next_row = trainer.step // settings.record_every
-    block = []  # and no more: small things kept from many steps would leave the heap in pieces
+    settings, waited_s, elapsed_s = trainer.settings, 0.0, 0.0
+    # No more than a block: small things kept from many steps would leave the heap in pieces.
+    next_row, block = trainer.step // settings.record_every, []
     for record in trainer.iterate():
         block.append(record)
-        waited_s += record.waited_s
+        waited_s, elapsed_s = waited_s + record.waited_s, record.elapsed_s
         if writer.wants_snapshot(record.step):
             parameters, events = samples.snapshot(trainer)
             writer.write_snapshot(record.step, parameters=parameters, events=events)
         is_last = record.step == trainer.n_steps
         if len(block) < settings.rows_per_block and not is_last:
             continue
+        milestones.check_owner()
         writer.write_rows(next_row, _rows(block))
         next_row += len(block)
         block.clear()
@@ -241,7 +250,7 @@ def _write_history(trainer, writer, milestones, checkpoints):
             _save(trainer, checkpoints)
         if stops:
             break
-    return record.elapsed_s, waited_s
+    return elapsed_s, waited_s
 
 
 def _save(trainer, checkpoints):
@@ -254,6 +263,7 @@ def _save(trainer, checkpoints):
         )
         return
     try:
+        sync_rows(checkpoints.path, checkpoints.rank)
         checkpoints.write(trainer.step, trainer.state_dict())
     except OSError as error:
         warnings.warn(

@@ -25,6 +25,8 @@ class Snapshot:
         Steps that every rank, and the fastest rank, have completed.
     n_steps : int
         Where the run ends.
+    n_planned : int
+        Where it would end if it had not been asked to stop.
     elapsed_s : float
         Since the run started, in seconds.
     rate : float
@@ -45,6 +47,7 @@ class Snapshot:
     step: int
     last_step: int
     n_steps: int
+    n_planned: int
     elapsed_s: float = 0.0
     rate: float = math.nan
     moved: float = math.nan
@@ -58,6 +61,8 @@ class Snapshot:
         from tqdm import tqdm
 
         words = [f"ranks {self.step}...{self.last_step}"]
+        if self.n_steps < self.n_planned:
+            words.insert(0, f"asked to stop there, before {self.n_planned}")
         if not math.isnan(self.moved):
             words.append(f"moved {self.moved:.2g} {self.moved_unit}")
         if not math.isnan(self.waited):
@@ -88,7 +93,7 @@ def _snapshot(path):
     progress = store.read_progress(path)
     layout = schema.RunLayout(**root.attrs[schema.LAYOUT_KEY])
     end = min(progress.n_steps, progress.stop_step)
-    now = Snapshot(progress.step, int(progress.steps.max()), end)
+    now = Snapshot(progress.step, int(progress.steps.max()), end, progress.n_steps)
     row = int(np.searchsorted(layout.steps, progress.step, side="right")) - 1
     if row < 1:
         return now
@@ -102,6 +107,7 @@ def _snapshot(path):
         now.step,
         now.last_step,
         end,
+        progress.n_steps,
         elapsed_s=float(np.nan_to_num(elapsed[:, -1]).max()),
         rate=(layout.steps[row] - layout.steps[back]) / float(duration.max()),
         moved=moved,

@@ -4,6 +4,7 @@ How a run is written and read does not belong here.
 """
 
 import contextlib
+import glob
 import json
 import os
 import reprlib
@@ -62,6 +63,36 @@ def located(path, read_only=False):
         raise ModuleNotFoundError(f"{error} `{path}` is a URL that fsspec opens with that package.") from None
     except ValueError as error:
         raise ValueError(f"`{path}` is not a URL that fsspec knows: {error}.") from None
+
+
+def the_match(path):
+    """The one path that a path with wildcards stands for."""
+    if isinstance(path, Store) or is_url(path) or not glob.has_magic(str(path)) or local_path(path).exists():
+        return path
+    found = sorted(glob.glob(str(Path(path).expanduser())))
+    if len(found) > 1:
+        raise ValueError(f"`{path}` matches {len(found)} paths: {', '.join(found)}. Type open_runs({str(path)!r}).")
+    return found[0] if found else path
+
+
+def sync_rows(path, rank):
+    """Make what a rank has written to the history safe from a loss of power; elsewhere than in a folder, it is."""
+    store = located(path)
+    if not isinstance(store, LocalStore):
+        return
+    for first in (store.root / schema.HISTORY).glob(f"*/c/{rank}"):
+        for each in [first, *first.rglob("*"), first.parent]:
+            _sync(each)
+
+
+def _sync(path):
+    # Some file systems do it by themselves, and refuse to be asked for folders.
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextlib.contextmanager

@@ -88,19 +88,13 @@ def reopen(spec, n_ranks):
         Control(spec.store).reset()
 
 
-def agreed_step(steps, world):
-    """The newest step of which all ranks have a checkpoint; 0 if there is none.  Collective.
-
-    Parameters
-    ----------
-    steps : set of int
-        Steps of which this rank has one.
-    world : World
-    """
+def agreed_steps(checkpoints, world):
+    """The step of the checkpoint that each rank goes on from: list of int, 0 where there is none.  Collective."""
+    steps = checkpoints.steps()
     if world.comm is None:
-        return max(steps, default=0)
+        return checkpoints.agreed([steps])
     world.barrier("all ranks to look at their checkpoints")
-    return max(set.intersection(*world.comm.allgather(steps)), default=0)
+    return checkpoints.agreed(world.comm.allgather(steps))
 
 
 def note(path, step, reached):

@@ -70,9 +70,8 @@ def scores(trainer, predictive):
     chosen = _equal_shares(problem.category(trainer.observed), problem.n_categories, n)
     observed = trainer.observed[chosen].expand(len(predicted), -1, -1)
     with torch.no_grad():
-        each = [
-            trainer.discriminator(trainer.features(events.to(trainer.theta.device))) for events in (predicted, observed)
-        ]
+        device = trainer.world.device
+        each = [trainer.discriminator(trainer.features(events.to(device))) for events in (predicted, observed)]
     generated, observed = (one.cpu().numpy() for one in each)
     return generated, observed
 

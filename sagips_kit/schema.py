@@ -52,6 +52,7 @@ PROGRESS = "progress"
 STOP_STEP = "stop_step"
 CHECKPOINT_STEP = "checkpoint_step"
 ASKED = "asked_to_end"
+BY_SIGNAL, BY_USER = 1, 2
 NO_STOP = 2**63 - 1
 
 # What the generators proposed on the way, and what their discriminators say in the end
@@ -102,7 +103,7 @@ LONG_NAMES = {
     PROGRESS: "steps completed; rows beyond are not valid",
     STOP_STEP: "step at which the ranks shall stop",
     CHECKPOINT_STEP: "step at which the ranks shall write the next checkpoint, or have written the last one",
-    ASKED: "1 if a rank was asked by a signal, or by the end of its time, to end",
+    ASKED: "1 if a rank was asked by a signal, or by the end of its time, to end; 2 if a user asked",
     "mle": "maximum-likelihood estimate",
     "deviation": "standard deviation of the maximum-likelihood estimate",
     "covariance": "covariance of the maximum-likelihood estimate: inverse of the observed Fisher information",
@@ -150,15 +151,14 @@ CREATED_KEY = "created_at"
 HOSTNAME_KEY = "hostname"
 REVISION_KEY = "git_revision"
 
-# Attributes of the control group: what the problem's code gives; when and from where a run was resumed
+# Attributes of the control group: what the problem's code gives; from where a run was resumed; who writes it now
 PROBE_KEY = "probe"
 RESUMED_KEY = "resumed"
-
+OWNER_KEY = "owner"
 # Attributes of the posterior
 LIBRARY_KEY = "inference_library"
 LIBRARY_VERSION_KEY = "inference_library_version"
 UNCERTAINTY_KEY = "uncertainty"
-
 # Attributes of observed events, and of several runs
 SOURCE_KEY = "source"
 ALONG_KEY = "along"

@@ -9,7 +9,8 @@ import time
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # Seconds since 1970; job scripts of the kit set the first, Slurm the second.
 _ENDS = ("SAGIPS_ENDS_AT", "SLURM_JOB_END_TIME")
-_MARGIN_S, _MARGIN = 120.0, 0.1  # before that end: so long, or this part of the time that a run has when it starts
+# Before that end: so long, or this part of the time that a run has when it starts; but what ending takes at least.
+_MARGIN_S, _MARGIN = 120.0, 0.1
 
 
 class Signals:
@@ -27,7 +28,8 @@ class Signals:
         # The clock on the wall may be set while the run goes on: it is looked at once.
         left_s = ends_at - time.time()
         # Who still runs after the end has got more time.
-        self._late_at = time.monotonic() + left_s - min(_MARGIN_S, _MARGIN * left_s) if left_s > 0 else math.inf
+        self._ends_at = time.monotonic() + left_s if left_s > 0 else math.inf
+        self._margin_s = min(_MARGIN_S, _MARGIN * left_s)
 
     def __enter__(self):
         # Handlers belong to the main thread; a run in another one is asked to end through its store alone.
@@ -43,10 +45,9 @@ class Signals:
     def _note(self, number, frame):
         self._has_come = True
 
-    @property
-    def ask_to_end(self):
-        """Whether a signal has come, or little is left of the time."""
-        return self._has_come or time.monotonic() > self._late_at
+    def ask_to_end(self, takes_s=0.0):
+        """Whether a signal has come, or little is left of the time for an end that takes `takes_s` seconds."""
+        return self._has_come or time.monotonic() > self._ends_at - max(self._margin_s, takes_s)
 
 
 def _seconds(name):

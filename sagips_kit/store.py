@@ -6,9 +6,7 @@ A rank's `progress` is written after its rows and is what makes them valid; read
 can be opened at any time while it is written.  Nothing here knows networks, MPI or plots.
 """
 
-import glob
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -17,7 +15,7 @@ from xarray.core import indexing
 from zarr.abc.store import Store
 
 from . import schema
-from .place import array_of, check_contents, damage_explained, explained, is_url, local_path, open_group, spaced
+from .place import array_of, check_contents, damage_explained, explained, open_group, spaced, the_match
 
 
 class RunWriter:
@@ -205,22 +203,34 @@ def read_progress(path):
 
 
 def request_stop(path, step):
-    """Ask the ranks of a run to stop at `step`, which none of them has reached; None withdraws the request."""
+    """Ask the ranks of a run to stop at `step`, which none of them has reached; None withdraws the request.
+
+    Raises
+    ------
+    ValueError
+        If not all ranks would stop at the same step: `step` is behind one of them, or some have stopped already.
+    """
+    progress = read_progress(path)
     # A step behind some rank would stop the others while it waits for their messages.
-    reached = int(read_progress(path).steps.max())
+    reached = int(progress.steps.max())
     if step is not None and step <= reached:
         raise ValueError(f"step = {step}: a rank has reached {reached} already, and all have to stop at the same step.")
-    stop_step = array_of(path, open_group(path, "r+"), schema.CONTROL, schema.STOP_STEP)
-    with explained(f"Cannot write to `{path}`", "The request to stop was not made."):
-        stop_step[()] = schema.NO_STOP if step is None else step
+    if reached >= progress.stop_step > progress.step:
+        raise ValueError(f"step = {step}: ranks have stopped at {progress.stop_step} already, the others follow.")
+    _ask(path, schema.STOP_STEP, schema.NO_STOP if step is None else step)
 
 
 def stop_soon(path):
-    """Ask the ranks of a run to end cleanly, all at the same step."""
-    layout = open_group(path, "r").attrs[schema.LAYOUT_KEY]
-    # A rank looks at the request once a block, so two blocks ahead of the fastest is ahead of everybody.
-    ahead = 2 * layout["rows_per_block"] * layout["record_every"]
-    request_stop(path, int(read_progress(path).steps.max()) + ahead)
+    """Ask the ranks of a run to end cleanly, all at the same step, which one of them chooses."""
+    if read_progress(path).stop_step == schema.NO_STOP:
+        _ask(path, schema.ASKED, schema.BY_USER)
+
+
+def _ask(path, name, number):
+    array = array_of(path, open_group(path, "r+"), schema.CONTROL, name)
+    with explained(f"Cannot write to `{path}`", "The request to stop was not made."):
+        # A signal that came first stays known.
+        array[()] = number if name != schema.ASKED else int(array[()]) or number
 
 
 def open_run(path):
@@ -247,7 +257,7 @@ def open_run(path):
     ValueError
         If it is not a run, an incomplete or a damaged one, or one of another version.
     """
-    path = _the_match(path)
+    path = the_match(path)
     with damage_explained(path):
         return _opened(path)
 
@@ -285,16 +295,6 @@ def _lazily(path, array, group, is_valid=None):
     is_valid = None if is_valid is None else is_valid.variable
     source = _Read(path, f"{group}/{array.name}", array.variable, is_valid)
     return array.dims, indexing.LazilyIndexedArray(source), array.attrs
-
-
-def _the_match(path):
-    """The one path that a path with wildcards stands for."""
-    if isinstance(path, Store) or is_url(path) or not glob.has_magic(str(path)) or local_path(path).exists():
-        return path
-    found = sorted(glob.glob(str(Path(path).expanduser())))
-    if len(found) > 1:
-        raise ValueError(f"`{path}` matches {len(found)} paths: {', '.join(found)}. Type open_runs({str(path)!r}).")
-    return found[0] if found else path
 
 
 class _Read(BackendArray):

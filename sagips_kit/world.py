@@ -251,6 +251,14 @@ class World:
         if self.rank == 0:
             self.barrier(why, math.inf)
 
+    def from_rank_0(self, make, why):
+        """What `make()` returns on rank 0, which the others wait for.  Collective."""
+        made = None
+        with self.rank_0_first(why):
+            if self.rank == 0:
+                made = make()
+        return made if self.comm is None else self.comm.bcast(made)
+
     def announce_failure(self, error):
         """Tell all other ranks that this one failed, so that none waits for it in vain."""
         # Who stops because of a rank that failed adds no notice: all have that rank's own.

@@ -197,7 +197,7 @@ def test_run_resumes_and_says_so(capsys, path, spec):
 
 
 def test_run_that_is_stopped_says_how_to_go_on(capsys, path, spec, monkeypatch):
-    monkeypatch.setattr("sagips_kit.signals.Signals.ask_to_end", True)
+    monkeypatch.setattr("sagips_kit.signals.Signals.ask_to_end", lambda self, takes_s: True)
     path.write_text(dataclasses.replace(spec, n_steps=100_000).to_json())
     status, out, err = sagips(capsys, "run", path)
     assert (status, err) == (0, "")

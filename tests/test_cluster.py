@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from sagips_kit import cluster, handle, profiles, schema, store, template
-from sagips_kit.milestones import Control
+from sagips_kit.milestones import Control, Milestones
+from sagips_kit.signals import Signals
 
 ROOT = Path(__file__).parents[1]
 N = 2
@@ -330,11 +331,12 @@ def train(start):
     """A run that writes its progress; defined here, as only nested functions travel by value from a test module."""
 
     def train(rank, path):
+        milestones = Milestones(Control(path), "", rank, 10, 400, 0, Signals())
         with store.RunWriter(path, rank) as writer:
             for step in range(10, 401, 10):
                 time.sleep(0.1)
                 writer.set_progress(step)
-                if step >= store.read_progress(path).stop_step:
+                if step < 400 and milestones.reached(step)[0]:
                     break
         return step
 

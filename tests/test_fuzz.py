@@ -232,7 +232,7 @@ def read_and_load(store, data):
     (folder / f"{20:012d}-{0:06d}-{digest}.safetensors").write_bytes(data)
     trainer = make_trainer()
     try:
-        trainer.load_state_dict(Checkpoints(store, 0, 1).read(20))
+        trainer.load_state_dict(Checkpoints(store, 0, 20, (0,)).read(20))
     except ValueError as error:
         assert str(error)
 

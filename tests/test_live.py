@@ -64,7 +64,8 @@ def test_without_a_reference_the_range_is_the_unit(tmp_path):
 def test_a_run_that_was_asked_to_stop_ends_there(tmp_path):
     path = train(tmp_path / "a.zarr", (50, 50))
     store.request_stop(path, 60)
-    assert live.snapshot(path).n_steps == 60
+    now = live.snapshot(path)
+    assert now.n_steps == 60 and "asked to stop there, before 100" in now.line()
 
 
 @pytest.mark.parametrize("steps", [(0, 0), (0, 20), (5, 5)])

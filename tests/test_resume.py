@@ -1,7 +1,9 @@
 """A run that ends early goes on where it was, with the same bits; and says so when it cannot."""
 
+import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -10,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import zarr
 from gaussian import QUICK, Gaussian, exact_fit
 from mpi_launcher import TESTS, Nest, command, environment, mpiexec
 
@@ -28,10 +31,13 @@ from sagips_kit import (
     request_stop,
     run,
     run_rank,
+    schema,
 )
 from sagips_kit.checkpoint import FOLDER, Checkpoints
-from sagips_kit.milestones import Milestones
+from sagips_kit.milestones import Control, Milestones
+from sagips_kit.signals import Signals
 from sagips_kit.state import flattened, nested
+from sagips_kit.store import RunWriter
 from sagips_kit.world import World
 
 SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, record_every=5, rows_per_block=4)
@@ -159,7 +165,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(spec, damage):
     stop_at(spec, 60)
     older = files(spec.store)
     request_stop(spec.store, None)
-    checkpoints = Checkpoints(spec.store, 0, 1)
+    checkpoints = Checkpoints(spec.store, 0, 203, (0,))
     trainer = Trainer(Gaussian(), SMALL, EVENTS, n_steps=203)
     trainer.run(120)
     checkpoints.write(120, trainer.state_dict())
@@ -173,7 +179,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(spec, damage):
 
 def test_the_last_two_checkpoints_are_kept(spec):
     prepare(spec, n_ranks=2)
-    mine, other = (Checkpoints(spec.store, rank, 2) for rank in range(2))
+    mine, other = (Checkpoints(spec.store, rank, 203, (0, 0)) for rank in range(2))
     state = {"a": {"b": torch.arange(3.0)}, "n": torch.tensor(7)}
     for step in (20, 40, 60):
         mine.write(step, state)
@@ -188,10 +194,159 @@ def test_the_last_two_checkpoints_are_kept(spec):
     open_run(spec.store).load()  # nobody who reads the store stumbles over them
 
 
+def test_replicas_that_are_through_wait_for_nobody(spec):
+    prepare(spec, n_ranks=2)
+    apart, together = (Checkpoints(spec.store, 1, 203, replicas) for replicas in ((0, 1), (0, 0)))
+    for steps, agreed, shared in [
+        ([{40, 203}, {40, 60}], [203, 60], [40, 40]),
+        ([{203}, {203}], [203, 203], [203, 203]),
+        ([{203}, set()], [203, 0], [0, 0]),
+        ([{40}, {60}], [0, 0], [0, 0]),
+    ]:
+        assert apart.agreed(steps) == agreed
+        assert together.agreed(steps) == shared
+    state = {"a": torch.arange(3.0)}
+    Checkpoints(spec.store, 0, 203, (0, 1)).write(203, state)
+    for step in (20, 40):
+        apart.write(step, state)
+    assert apart.steps() == {20, 40}
+    apart.write(60, state)
+    assert apart.steps() == {40, 60}
+
+
+def test_rows_are_safe_before_the_checkpoint_that_relies_on_them(spec, monkeypatch):
+    synced, sync = set(), place._sync
+
+    def note(path):
+        synced.add(str(path.relative_to(spec.store)))
+        sync(path)
+
+    def write(self, step, state):
+        assert {"history/theta/c/0/0/0/0", "history/loss_generator/c/0/0/0", "history/progress/c/0"} <= synced
+        synced.add("all")
+
+    monkeypatch.setattr(place, "_sync", note)
+    monkeypatch.setattr(Checkpoints, "write", write)
+    stop_at(spec, 60)
+    assert "all" in synced
+
+
+def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_not_given_up(spec, tmp_path, monkeypatch):
+    whole = change(spec, store=str(tmp_path / "whole.zarr"))
+    alone(whole)
+    stop_at(spec, 60)
+    before = files(spec.store)
+
+    def refuse(self, name):
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place.Files, "read", refuse)
+        with pytest.raises(OSError, match="cannot read its checkpoint 000000000060-.*Stale.* Nothing was changed"):
+            alone(spec, resume=True)
+    assert files(spec.store) == before and read_progress(spec.store).step == 60
+    assert alone(spec, resume=True)["first_step"] == 60
+    assert_same_bits(spec.store, whole.store)
+
+
+@contextlib.contextmanager
+def after_step(step, act):
+    """A patch of a trained run: `act` is done once rank 0 has declared the rows up to `step` valid."""
+    set_progress = RunWriter.set_progress
+
+    def set_and_act(self, reached):
+        set_progress(self, reached)
+        if reached == step:
+            act()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunWriter, "set_progress", set_and_act)
+        yield
+
+
+@pytest.mark.parametrize("how", ["resumed", "overwritten", "deleted"])
+def test_a_run_that_another_process_has_taken_is_left_to_it(spec, tmp_path, monkeypatch, how):
+    other = change(spec, seed=1, overwrite=True)
+    take = {
+        "resumed": lambda: Control(spec.store).take(),
+        "overwritten": lambda: prepare(other, n_ranks=1),
+        "deleted": lambda: shutil.rmtree(spec.store),
+    }[how]
+    monkeypatch.setattr("sagips_kit.milestones._PAUSES_S", (0.0,))
+    prepare(spec, n_ranks=1)
+    with after_step(100, take), pytest.raises(RuntimeError, match="Another process has resumed or overwr"):
+        run_rank(spec, World.alone("cpu"))
+    if how == "deleted":
+        return
+    assert read_progress(spec.store).step == (100 if how == "resumed" else 0)
+    spec = spec if how == "resumed" else change(other, overwrite=False)
+    whole = change(spec, store=str(tmp_path / "whole.zarr"))
+    alone(whole)
+    assert alone(spec, resume=True)["first_step"] == 0
+    assert_same_bits(spec.store, whole.store)
+
+
+def test_a_file_system_that_refuses_once_does_not_end_the_run(spec, monkeypatch):
+    refusals, read = [], zarr.Array.__getitem__
+
+    def refuse(self, where):
+        if self.path == "control/stop_step" and len(refusals) < 2:
+            refusals.append(self.path)
+            raise OSError(116, "Stale file handle")
+        return read(self, where)
+
+    monkeypatch.setattr("sagips_kit.milestones._PAUSES_S", (0.0, 0.0))
+    prepare(spec, n_ranks=1)
+    monkeypatch.setattr(zarr.Array, "__getitem__", refuse)
+    assert run_rank(spec, World.alone("cpu"))["steps"] == 203
+    assert len(refusals) == 2
+
+
+class Quiet:
+    """Signals of which none comes."""
+
+    takes_s = ()
+
+    def ask_to_end(self, takes_s):
+        self.takes_s = (*self.takes_s, takes_s)
+        return False
+
+
+def test_the_lowest_rank_that_is_not_through_plans(spec):
+    prepare(spec, n_ranks=3)
+    control = Control(spec.store)
+    ranks = [Milestones(control, "", rank, 20, 203, 0, Quiet()) for rank in range(3)]
+    writers = [RunWriter(spec.store, rank) for rank in range(3)]
+    control[schema.ASKED] = schema.BY_USER
+    for rank in (1, 2):
+        assert ranks[rank].reached(20) == (False, False)
+    assert control[schema.STOP_STEP] == schema.NO_STOP
+    writers[0].set_progress(203)
+    time.sleep(0.5)  # blocks of about so long
+    ranks[2].reached(40)
+    assert control[schema.STOP_STEP] == schema.NO_STOP
+    ranks[1].reached(40)
+    assert 40 < control[schema.STOP_STEP] < 203
+    assert read_progress(spec.store).stop_step == control[schema.STOP_STEP]
+
+
+def test_the_end_of_the_time_leaves_time_for_the_blocks_on_the_way(spec, monkeypatch):
+    monkeypatch.setenv("SAGIPS_ENDS_AT", str(time.time() + 1000))
+    signals = Signals()
+    assert not signals.ask_to_end(0.0) and not signals.ask_to_end(900.0)
+    assert signals.ask_to_end(1100.0)
+    prepare(spec, n_ranks=1)
+    quiet = Quiet()
+    milestones = Milestones(Control(spec.store), "", 0, 20, 203, 0, quiet)
+    time.sleep(0.2)
+    milestones.reached(20)
+    assert quiet.takes_s[0] > 0.6  # two blocks ahead, and the one under way
+
+
 def test_a_checkpoint_is_safe_with_its_name(spec, monkeypatch):
     """Before older ones are removed: a loss of power leaves some."""
     prepare(spec, 1)
-    checkpoints, synced, fsync = Checkpoints(spec.store, 0, 1), [], os.fsync
+    checkpoints, synced, fsync = Checkpoints(spec.store, 0, 203, (0,)), [], os.fsync
 
     def note(descriptor):
         synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), len(files(spec.store))))
@@ -363,6 +518,30 @@ def under_mpi(spec, n_ranks, nest, timeout=120):
     done = mpiexec(n_ranks, *nest.stub, "-m", "sagips_kit", "run", file_of(spec), "--resume", timeout=timeout)
     assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+@pytest.mark.mpi
+def test_what_a_slow_rank_has_done_is_kept_when_rank_0_is_through(spec, tmp_path, nest):
+    spec = change(spec, n_steps=403)
+    whole = change(spec, store=str(tmp_path / "whole.zarr"))
+    under_mpi(whole, 2, nest)
+    arguments = command(2, TESTS / "mpi" / "uneven.py", file_of(spec), "--resume")  # mpiexec hands the signal on
+    with subprocess.Popen(
+        arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        while not place.local_path(spec.store).exists() or read_progress(spec.store).steps[0] < 403:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert "Stopped before step 403" in output
+    fast, slow = read_progress(spec.store).steps
+    assert fast == 403 and 0 < slow < 403
+    assert [file.name[:19] for file in files(spec.store)] == [f"{slow:012d}-000001", "000000000403-000000"]
+    under_mpi(spec, 2, nest)
+    assert_same_bits(spec.store, whole.store)
+    [note] = open_run(spec.store)["control"].attrs["resumed"]
+    assert note["from_step"] == slow
 
 
 def steps_done(spec):

@@ -76,7 +76,7 @@ def test_a_pickle_in_the_place_of_a_checkpoint_is_not_read(spec, tmp_path):
     name = f"{20:012d}-{0:06d}-{hashlib.sha256(data).hexdigest()[:32]}.safetensors"
     (Path(spec.store) / FOLDER / name).write_bytes(data)
     with pytest.raises(ValueError, match="is damaged"):
-        Checkpoints(spec.store, 0, 1).read(20)
+        Checkpoints(spec.store, 0, 20, (0,)).read(20)
     assert not (tmp_path / "touched").exists()
 
 

@@ -576,7 +576,19 @@ def test_a_run_can_be_asked_to_stop(make, path):
     request_stop(path, None)
     assert not read_progress(path).is_finished
     stop_soon(path)
-    assert read_progress(path).stop_step == 40 + 2 * 4 * 10
+    # Which step it will be, one of the ranks says.
+    assert Control(path)[schema.ASKED] == schema.BY_USER and read_progress(path).stop_step == schema.NO_STOP
+
+
+def test_no_rank_stops_later_than_others(make, path):
+    make()
+    request_stop(path, 40)
+    stop_soon(path)
+    assert read_progress(path).stop_step == 40 and not Control(path)[schema.ASKED]
+    RunWriter(path, 0).set_progress(40)
+    for step in (80, None):
+        with pytest.raises(ValueError, match="ranks have stopped at 40 already"):
+            request_stop(path, step)
 
 
 @pytest.mark.parametrize(
