@@ -6,11 +6,13 @@ How a run is written and read does not belong here.
 import contextlib
 import json
 import os
+import re
 import reprlib
 from pathlib import Path
 
 import zarr
 from zarr.abc.store import Store
+from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
 from . import schema
@@ -33,6 +35,8 @@ _ATTRIBUTES = {
     schema.POSTERIOR: {schema.UNCERTAINTY_KEY: str},
 }
 _RESUMED = {"at": str, "from_step": int, "reached": int}
+# Both are fsspec's names of the files of this machine.
+_FILE_URL = re.compile(r"^(file|local)://", re.IGNORECASE)
 _START = "Start one with session.submit(spec) or `sagips run`"
 
 
@@ -40,13 +44,18 @@ def is_url(path):
     return "://" in str(path)
 
 
+def is_on_disk(path):
+    """Whether it is a path, or a URL of a file of this machine."""
+    return not is_url(path) or _FILE_URL.match(str(path)) is not None
+
+
 def local_path(path):
-    return Path(str(path).removeprefix("file://")).expanduser().resolve()
+    return Path(_FILE_URL.sub("", str(path))).expanduser().resolve()
 
 
 def absolute(path):
     """A path that stays the same when the process changes its folder; a URL as it is."""
-    return path if is_url(path) else Path(path).absolute()
+    return path if is_url(path) else Path(path).expanduser().absolute()
 
 
 def located(path, read_only=False):
@@ -54,7 +63,7 @@ def located(path, read_only=False):
     if isinstance(path, Store):
         return path
     # Files have a store of their own, which replaces chunks atomically.
-    if not is_url(path) or str(path).startswith("file://"):
+    if is_on_disk(path):
         return LocalStore(local_path(path), read_only=read_only)
     try:
         return FsspecStore.from_url(str(path), read_only=read_only)
@@ -62,6 +71,14 @@ def located(path, read_only=False):
         raise ModuleNotFoundError(f"{error} `{path}` is a URL that fsspec opens with that package.") from None
     except ValueError as error:
         raise ValueError(f"`{path}` is not a URL that fsspec knows: {error}.") from None
+
+
+def is_empty(path):
+    """Whether nothing at all lies at a path or URL, or in a zarr Store; an empty folder is nothing."""
+    store = located(path)
+    if isinstance(store, FsspecStore):
+        store.fs.invalidate_cache()
+    return sync(store.is_empty(""))
 
 
 @contextlib.contextmanager
@@ -189,7 +206,7 @@ class Files:
         if isinstance(path, Store):
             raise ValueError(f"{path!r} holds arrays only. Give the run's path or URL.")
         self._fs = None
-        if is_url(path) and not str(path).startswith("file://"):
+        if not is_on_disk(path):
             import fsspec
 
             self._fs, root = fsspec.url_to_fs(str(path))

@@ -24,7 +24,7 @@ from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore
 
 from . import schema
-from .place import explained, is_url, local_path, located, spaced
+from .place import explained, is_empty, is_on_disk, local_path, located, spaced
 from .store import read_progress
 
 # Rows of float32 shrink to two thirds with it, those of float64 to 60 %; without shuffled bits it is nine tenths.
@@ -83,10 +83,10 @@ def create_run(
         If names or shapes do not fit together.
     """
     given = _given(problem, layout, spec, events, reference, mode, source, uncertainty)
-    check_free(path, overwrite)
-    if isinstance(path, Store) or (is_url(path) and not isinstance(located(path), LocalStore)):
+    replaces = check_free(path, overwrite)
+    if isinstance(path, Store) or not is_on_disk(path):
         with explained(f"Cannot create the run `{path}`", "Delete what is there before you try again."):
-            _write_template(located(path), problem, layout, given)
+            _write_template(located(path), problem, layout, given, replaces)
         return
     path = local_path(path)
     advice = "Nothing half-written was left behind. Choose a path in a folder that you may write to and that has space."
@@ -231,9 +231,11 @@ def _git_revision():
         return ""
 
 
-def _write_template(store, problem, layout, given):
+def _write_template(store, problem, layout, given, replaces=False):
+    # The mode "w" deletes whatever lies there, "w-" refuses to write if anything does.
+    mode = "w" if replaces else "w-"
     # Consolidated metadata would be a second copy, which zarr 3 does not specify.
-    xr.DataTree.from_dict(given).to_zarr(store, mode="w", consolidated=False, zarr_format=3)
+    xr.DataTree.from_dict(given).to_zarr(store, mode=mode, consolidated=False, zarr_format=3)
     root = zarr.open_group(store, mode="r+", use_consolidated=False)
     for group, arrays in schema.empty_arrays(layout, problem.parameters, problem.observables).items():
         for name, array in arrays.items():
@@ -272,11 +274,16 @@ def _replacing(path):
 
 
 def check_free(path, overwrite=False):
-    """Raise FileExistsError if `path` holds anything that must not be replaced."""
+    """Whether there is a run at `path`, to be replaced; raises FileExistsError if anything is there that must stay."""
+    located(path)  # or an error that says what is wrong with a URL
     try:
         progress = read_progress(path)
     except FileNotFoundError:
-        return
+        if is_empty(path):
+            return False
+        raise FileExistsError(
+            f"`{path}` holds files but no run of sagips_kit. They are not overwritten; choose another path."
+        ) from None
     except ValueError as error:
         raise FileExistsError(f"{error} It is not overwritten; choose another path.") from None
     if not overwrite:
@@ -288,3 +295,4 @@ def check_free(path, overwrite=False):
             f"`{path}` already holds {done}. Open it with open_run(...),{go_on} or replace it by overwrite=True "
             "(`--overwrite`)."
         )
+    return True

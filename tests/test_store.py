@@ -9,6 +9,7 @@ import os
 import shutil
 from types import SimpleNamespace
 
+import fsspec
 import numpy as np
 import pytest
 import xarray as xr
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import LocalStore, MemoryStore
 
-from sagips_kit import schema, template
+from sagips_kit import place, schema, template
 from sagips_kit.milestones import Control
 from sagips_kit.schema import RunLayout
 from sagips_kit.store import RunWriter, open_run, read_progress, request_stop, stop_soon
@@ -404,6 +405,75 @@ def test_what_is_not_a_run_is_never_overwritten(make, path, kind):
     with pytest.raises(FileExistsError, match="not a run of sagips_kit"):
         make(overwrite=True)
     assert sorted(path.parent.rglob("*")) == before
+
+
+@pytest.fixture(params=["memory", "local", "LOCAL", "file", "File", "simplecache"])
+def foreign(request, tmp_path):
+    """A URL behind which somebody's files lie, and what lists them."""
+    folder = f"{tmp_path}/project"
+    urls = {"memory": "memory://bucket/project", "simplecache": f"simplecache::file://{folder}"}
+    url = urls.get(request.param, f"{request.param}://{folder}")
+    files = fsspec.filesystem("memory" if request.param == "memory" else "file")
+    where = "/bucket/project" if request.param == "memory" else folder
+    files.makedirs(f"{where}/raw")
+    files.pipe({f"{where}/thesis.tex": b"x", f"{where}/raw/events.npy": b"y"})
+    yield url, lambda: sorted(files.find(where))
+    files.rm(where, recursive=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_behind_a_url_are_never_deleted(make, foreign, overwrite):
+    url, listing = foreign
+    before = listing()
+    assert len(before) == 2
+    with pytest.raises(FileExistsError, match="no run of sagips_kit|not a run of sagips_kit"):
+        make(url, overwrite=overwrite)
+    assert listing() == before
+
+
+def test_files_that_come_to_a_url_meanwhile_are_not_deleted(make, monkeypatch):
+    files, write = fsspec.filesystem("memory"), template._write_template
+
+    def come(*args):
+        files.pipe("/bucket/late/thesis.tex", b"x")
+        write(*args)
+
+    monkeypatch.setattr(template, "_write_template", come)
+    with pytest.raises(OSError, match="Cannot create the run `memory://bucket/late`: .*already contains data"):
+        make("memory://bucket/late")
+    assert files.find("/bucket/late") == ["/bucket/late/thesis.tex"]
+
+
+def test_a_run_behind_a_url_is_replaced_if_asked_for(make):
+    url = "memory://bucket/again.zarr"
+    make(url)
+    RunWriter(url, 0).set_progress(30)
+    with pytest.raises(FileExistsError, match="already holds an unfinished run"):
+        make(url)
+    make(url, overwrite=True)
+    assert read_progress(url).steps[0] == 0
+
+
+def test_a_zarr_store_with_arrays_of_others_is_not_cleared(make):
+    store = MemoryStore()
+    zarr.create_array(store, name="a/b", data=np.arange(3))
+    for key in [key for key in store._store_dict if key in ("zarr.json", "a/zarr.json")]:
+        del store._store_dict[key]
+    before = sorted(store._store_dict)
+    with pytest.raises(FileExistsError, match="holds files but no run"):
+        make(store)
+    assert before and sorted(store._store_dict) == before
+
+
+@pytest.mark.parametrize("scheme", ["file", "local", "LOCAL"])
+def test_urls_of_files_are_the_files(make, path, scheme):
+    url = f"{scheme}://{path}"
+    make(url)
+    assert isinstance(place.located(url), LocalStore) and place.local_path(url) == path
+    assert read_progress(path).n_steps == 105
+    place.Files(url, "control").write("a", b"1")
+    assert (path / "control" / "a").read_bytes() == b"1"
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
 
 
 def test_nothing_is_left_where_one_cannot_write(make, tmp_path):
