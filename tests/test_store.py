@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import fsspec
@@ -713,3 +714,12 @@ def test_a_reader_beside_writers_sees_whole_rows(make, path):
 def test_the_git_revision_may_be_missing(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert template._git_revision() == ""
+
+
+def test_a_path_from_home_stays_the_same(monkeypatch, tmp_path):
+    """A handle looks where the store was made."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir("/")
+    assert place.absolute("~/runs/a.zarr") == place.local_path("~/runs/a.zarr") == tmp_path / "runs" / "a.zarr"
+    assert place.absolute("a.zarr") == Path("/a.zarr")
+    assert place.absolute("memory://~/a.zarr") == "memory://~/a.zarr"
