@@ -4,10 +4,14 @@ How a run is written and read does not belong here.
 """
 
 import contextlib
+import glob
 import json
 import os
 import re
 import reprlib
+import secrets
+import shlex
+import shutil
 from pathlib import Path
 
 import zarr
@@ -110,6 +114,7 @@ def open_group(path, mode):
     store = located(path, read_only=mode == "r")
     is_local = isinstance(store, LocalStore)
     if is_local and not store.root.exists():
+        _check_not_moved(path, store.root)
         others = ", ".join(sorted(other.name for other in store.root.parent.glob("*.zarr")))
         hint = f"That folder holds {others}." if others else f"{_START}, or check the folder."
         raise FileNotFoundError(f"There is no run at `{path}`. {hint}")
@@ -136,6 +141,36 @@ def open_group(path, mode):
     with damage_explained(path):
         _check_attributes(_ROOT, root.attrs)
     return root
+
+
+@contextlib.contextmanager
+def beside(path):
+    """Yield a hidden folder beside `path`; what has not been moved from it is gone at the end."""
+    # In containers all processes have the same few numbers, one that was killed here included.
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def old_prefix(path):
+    """How the name begins that the run at `path` has while another one takes its place."""
+    return f".{path.name}.old-"
+
+
+def _check_not_moved(path, root):
+    """Raise ValueError if a run that was being replaced is still there under its other name."""
+    found = root.parent.glob(f"{glob.escape(old_prefix(root))}*")
+    # The root is the first file of a replaced run to be removed: who has one is whole.
+    whole = [run for run in sorted(found) if (run / "zarr.json").exists()]
+    if whole:
+        old = shlex.quote(str(whole[-1]))
+        raise ValueError(
+            f"`{path}` is missing: the process that was replacing that run was killed, and the run is still whole. To "
+            f"have it back, type: mv {old} {shlex.quote(str(root))}; if it is not needed: rm -r {old}."
+        )
 
 
 def array_of(path, root, group, name):

@@ -6,9 +6,9 @@ is in `store`; what the arrays are called is in `schema`.
 
 import contextlib
 import datetime
+import errno
 import importlib.metadata
 import json
-import os
 import platform
 import secrets
 import shutil
@@ -24,7 +24,7 @@ from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore
 
 from . import schema
-from .place import explained, is_empty, is_on_disk, local_path, located, spaced
+from .place import beside, explained, is_empty, is_on_disk, local_path, located, old_prefix, spaced
 from .store import read_progress
 
 # Rows of float32 shrink to two thirds with it, those of float64 to 60 %; without shuffled bits it is nine tenths.
@@ -90,8 +90,12 @@ def create_run(
         return
     path = local_path(path)
     advice = "Nothing half-written was left behind. Choose a path in a folder that you may write to and that has space."
-    with explained(f"Cannot create the run `{path}`", advice), _replacing(path) as partial:
+    with explained(f"Cannot create the run `{path}`", advice), beside(path) as partial:
         _write_template(LocalStore(partial), problem, layout, given)
+        if _take_place(partial, path, overwrite):
+            return
+    check_free(path, overwrite)
+    raise FileExistsError(f"`{path}` was made by another process in this moment. Choose another path, or try again.")
 
 
 def _given(problem, layout, spec, events, reference, mode, source, uncertainty):
@@ -253,24 +257,31 @@ def _write_template(store, problem, layout, given, replaces=False):
     root.attrs[schema.VERSION_KEY] = schema.SCHEMA_VERSION
 
 
-@contextlib.contextmanager
-def _replacing(path):
-    """Yield a hidden folder beside `path` that takes its place at the end; an old run there goes only then."""
-    # In containers all processes have the same few numbers, one that was killed here included.
-    once = f"{os.getpid()}-{secrets.token_hex(4)}"
-    partial, old = (path.parent / f".{path.name}.{word}-{once}" for word in ("partial", "old"))
+def _take_place(partial, path, overwrite):
+    """Rename `partial` to `path`, whose old run goes only then; False if what is there now must stay."""
+    old, is_claimed = path.with_name(f"{old_prefix(path)}{secrets.token_hex(8)}"), False
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        if path.exists():
-            path.rename(old)  # no rename replaces a folder that is not empty
+        # Not what was there when the template was begun.
+        if check_free(path, overwrite):
+            path.rename(old)
+        else:
+            path.mkdir()  # of several processes one can; a rename would replace an empty folder of another one
+            is_claimed = True
         partial.rename(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        if old.exists():
-            old.rename(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            if is_claimed:
+                path.rmdir()
+            elif old.exists():
+                old.rename(path)
+        if isinstance(error, FileExistsError) or getattr(error, "errno", None) == errno.ENOTEMPTY:
+            return False
         raise
+    # The root first: what still has one is whole, and found by `place` if this process is killed.
+    with contextlib.suppress(OSError):
+        (old / "zarr.json").unlink(missing_ok=True)
     shutil.rmtree(old, ignore_errors=True)
+    return True
 
 
 def check_free(path, overwrite=False):

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -526,6 +527,132 @@ def test_what_a_killed_process_left_is_not_in_the_way(make, path):
     make()
     make(overwrite=True)
     assert read_progress(path).steps[0] == 0
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """What is to happen while a template is written."""
+
+    def set_up(happen):
+        write = template._write_template
+
+        def slowly(*args):
+            monkeypatch.setattr(template, "_write_template", write)
+            happen()
+            write(*args)
+
+        monkeypatch.setattr(template, "_write_template", slowly)
+
+    return set_up
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["file", "empty folder", "folder", "run"])
+def test_what_comes_while_a_run_is_created_stays(make, path, meanwhile, kind, overwrite):
+    def come():
+        if kind == "run":
+            make(uncertainty="of another process")
+        elif kind == "file":
+            path.write_text("precious")
+        else:
+            path.mkdir()
+        if kind == "folder":
+            (path / "thesis.tex").write_text("precious")
+
+    meanwhile(come)
+    if kind == "run" and overwrite:
+        make(overwrite=True)
+        assert open_run(path)["posterior"].attrs["uncertainty"] == "bootstrap ensemble"
+        assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
+        return
+    text = r"already holds an unfinished run \(at step 0 of 105\)" if kind == "run" else "is not a run of sagips_kit"
+    with pytest.raises(FileExistsError, match=text):
+        make(overwrite=overwrite)
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
+    if kind == "run":
+        assert open_run(path)["posterior"].attrs["uncertainty"] == "of another process"
+    elif kind == "folder":
+        assert (path / "thesis.tex").read_text() == "precious"
+    elif kind == "file":
+        assert path.read_text() == "precious"
+
+
+def create_at_once(path, number, barrier, results):
+    """Another process: a run of so many events, as soon as all are ready."""
+    barrier.wait()
+    try:
+        create_run(path, make_problem(), LAYOUT, spec=SPEC, events=np.ones((number, 2)))
+        results.put(number)
+    except FileExistsError as error:
+        results.put(str(error))
+
+
+def test_one_of_several_that_create_a_run_wins(path):
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(3), context.Queue()
+    creators = [context.Process(target=create_at_once, args=(path, n, barrier, results)) for n in (5, 6, 7)]
+    for creator in creators:
+        creator.start()
+    told = [results.get(timeout=60) for _ in creators]
+    for creator in creators:
+        creator.join()
+    (winner,) = (number for number in told if isinstance(number, int))
+    assert open_run(path)["observed_data"].sizes["event"] == winner
+    assert all(str(path) in text for text in told if text != winner)
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
+
+
+def test_a_folder_that_another_one_fills_before_the_rename_stays(make, path, monkeypatch):
+    rename = type(path).rename
+
+    def fill(self, target):
+        if ".partial-" in self.name:
+            (target / "thesis.tex").write_text("precious")
+        return rename(self, target)
+
+    monkeypatch.setattr(type(path), "rename", fill)
+    with pytest.raises(FileExistsError, match="is not a run of sagips_kit"):
+        make()
+    assert [file.name for file in path.parent.rglob("*")] == ["a.zarr", "thesis.tex"]
+
+
+def replace_and_die(path):
+    """Another process: it is killed when the old run has left and the new one has not come."""
+    rename = type(path).rename
+    type(path).rename = lambda self, target: os._exit(9) if ".partial-" in self.name else rename(self, target)
+    create_run(path, make_problem(), LAYOUT, spec=SPEC, events=np.ones((5, 2)), overwrite=True)
+
+
+def test_a_run_that_was_being_replaced_is_found_again(make, path):
+    make()
+    RunWriter(path, 0).set_progress(30)
+    process = multiprocessing.get_context("spawn").Process(target=replace_and_die, args=(path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 9 and not path.exists()
+    (old,) = path.parent.glob(".a.zarr.old-*")
+    line = f"mv {old} {path}"
+    for action in (open_run, read_progress):
+        with pytest.raises(ValueError, match=f"a.zarr` is missing: .* still whole. To have it back, type: {line}; if"):
+            action(path)
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match=line):
+            make(overwrite=overwrite)
+    subprocess.run(line.split(), check=True)
+    assert read_progress(path).steps[0] == 30
+
+
+def test_what_is_left_of_a_replaced_run_is_no_run(make, path, monkeypatch):
+    """Its process was killed while it removed that."""
+    make()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *args, **options: None)
+        make(overwrite=True)
+    assert list(path.parent.glob(".a.zarr.old-*"))
+    shutil.rmtree(path)
+    with pytest.raises(FileNotFoundError, match="There is no run at"):
+        open_run(path)
+    make()
 
 
 def test_a_writer_without_disk_tells_what_is_safe(make, path):
