@@ -77,9 +77,9 @@ def prepare(spec, n_ranks, resume=False):
         mode=repr(spec.exchange),
         source=source,
         uncertainty="bootstrap ensemble" if settings.bootstrap and layout.n_chains > 1 else "none: no resampling",
+        marks=resuming.marks(spec),
         overwrite=spec.overwrite,
     )
-    resuming.remember(spec)
 
 
 def run_rank(spec, world=None, resume=False):

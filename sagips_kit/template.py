@@ -44,6 +44,7 @@ def create_run(
     mode="",
     source="",
     uncertainty="bootstrap ensemble",
+    marks=None,
     overwrite=False,
 ):
     """Write the complete, empty template of a run.
@@ -70,6 +71,8 @@ def create_run(
         Where the observed events come from.
     uncertainty : str
         What the spread of the posterior means.
+    marks : dict or None
+        By what `resume` knows the run again: attributes of the control group.
     overwrite : bool
         Replace a run at `path` once the new template is complete.  What is not a run is never replaced.
 
@@ -82,13 +85,16 @@ def create_run(
     ValueError
         If names or shapes do not fit together.
     """
-    given = _given(problem, layout, spec, events, reference, mode, source, uncertainty)
+    given = _given(problem, layout, spec, events, reference, mode, source, uncertainty, marks)
     replaces = check_free(path, overwrite)
     if isinstance(path, Store) or not is_on_disk(path):
         with explained(f"Cannot create the run `{path}`", "Delete what is there before you try again."):
             _write_template(located(path), problem, layout, given, replaces)
-        return
-    path = local_path(path)
+    else:
+        _create_folder(local_path(path), problem, layout, given, overwrite)
+
+
+def _create_folder(path, problem, layout, given, overwrite):
     advice = "Nothing half-written was left behind. Choose a path in a folder that you may write to and that has space."
     with explained(f"Cannot create the run `{path}`", advice), beside(path) as partial:
         _write_template(LocalStore(partial), problem, layout, given)
@@ -98,7 +104,7 @@ def create_run(
     raise FileExistsError(f"`{path}` was made by another process in this moment. Choose another path, or try again.")
 
 
-def _given(problem, layout, spec, events, reference, mode, source, uncertainty):
+def _given(problem, layout, spec, events, reference, mode, source, uncertainty, marks):
     """All that is known before the run, group by group."""
     schema.check_names(tuple(problem.parameters), tuple(problem.observables))
     return {
@@ -106,7 +112,7 @@ def _given(problem, layout, spec, events, reference, mode, source, uncertainty):
         **_axes(problem, layout, uncertainty),
         schema.OBSERVED: _observed(problem, np.asarray(events, float), source),
         schema.REFERENCE: _references(problem, reference or {}),
-        schema.CONTROL: xr.Dataset(),
+        schema.CONTROL: xr.Dataset(attrs=marks),
     }
 
 

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import zarr
 from gaussian import QUICK, Gaussian, exact_fit
 from mpi_launcher import TESTS, Nest, command, environment, mpiexec
 
@@ -26,6 +27,7 @@ from sagips_kit import (
     prepare,
     read_progress,
     request_stop,
+    resume,
     run,
     run_rank,
 )
@@ -268,6 +270,24 @@ def test_a_problem_whose_code_was_changed_is_refused(spec, monkeypatch, name, co
     monkeypatch.undo()
     alone(spec, resume=True)
     assert read_progress(spec.store).is_finished
+
+
+def test_a_store_without_marks_is_never_left(spec, tmp_path, monkeypatch):
+    """It would be in the way, and any code could go on with it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "_probe", lambda problem: os.read(-1, 1))
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            prepare(spec, 1)
+    assert not list(tmp_path.iterdir())
+    seen, rename = [], type(tmp_path).rename
+
+    def look(self, target):
+        seen.append(zarr.open_group(self, mode="r")["control"].attrs["probe"])
+        return rename(self, target)
+
+    monkeypatch.setattr(type(tmp_path), "rename", look)
+    prepare(spec, 1)
+    assert len(seen) == 1 and len(seen[0]) > 10
 
 
 def test_another_number_of_ranks_is_refused(spec):
