@@ -19,6 +19,7 @@ from sagips_kit import (
     Every,
     Exponential,
     Independent,
+    Observed,
     Ring,
     RunSpec,
     Trainer,
@@ -288,6 +289,54 @@ def test_a_store_without_marks_is_never_left(spec, tmp_path, monkeypatch):
     monkeypatch.setattr(type(tmp_path), "rename", look)
     prepare(spec, 1)
     assert len(seen) == 1 and len(seen[0]) > 10
+
+
+@pytest.fixture
+def streamed(spec, tmp_path):
+    np.save(tmp_path / "events.npy", np.random.default_rng(0).normal(size=(20_000, 1)))
+    events = Observed(str(tmp_path / "events.npy"), stream=True)
+    return change(spec, events=events, n_observed=1000)
+
+
+def halved(events):
+    return events[:10_000]
+
+
+def partly_replaced(events):
+    return np.concatenate([events[:16_000], events[16_000:] + 1.0])
+
+
+@pytest.mark.parametrize(
+    ("replaced", "text"),
+    [
+        (halved, "it has 10000 rows now, and had 20000"),
+        (partly_replaced, "other numbers are in its 20000 rows"),
+    ],
+)
+def test_a_streamed_file_that_was_replaced_is_refused(streamed, replaced, text):
+    stop_at(streamed, 100)
+    events = np.load(streamed.events.path)
+    np.save(streamed.events.path, replaced(events))
+    with pytest.raises(
+        ValueError,
+        match=rf"another run\. events: `.*events.npy` was changed since the run was begun: {text}\. Start it as",
+    ):
+        alone(streamed, resume=True)
+    assert read_progress(streamed.store).step == 100
+    np.save(streamed.events.path, events)
+    assert alone(streamed, resume=True)["first_step"] == 100
+    os.remove(streamed.events.path)
+    assert alone(streamed, resume=True)["steps"] == 203, "a finished run is left as it is"
+
+
+def test_a_streamed_run_of_before_there_were_digests_goes_on(streamed):
+    stop_at(streamed, 100)
+    control = zarr.open_group(streamed.store, mode="r+")["control"]
+    attributes = dict(control.attrs)
+    del attributes["events_file"]
+    control.attrs.put(attributes)
+    np.save(streamed.events.path, np.load(streamed.events.path)[::-1])
+    assert alone(streamed, resume=True)["first_step"] == 100
 
 
 def test_another_number_of_ranks_is_refused(spec):
