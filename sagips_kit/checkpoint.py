@@ -13,7 +13,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from . import schema
-from .place import Files, explained
+from .files import Files
+from .place import explained
 from .state import flattened, nested
 
 FOLDER = f"{schema.CONTROL}/{schema.CHECKPOINT_STEP}"

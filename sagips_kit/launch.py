@@ -10,10 +10,10 @@ from . import samples, store, template
 from .check import require
 from .checkpoint import Checkpoints
 from .data import check_events
+from .files import sync_rows
 from .likelihood import fit_likelihood
 from .milestones import Control, Milestones
 from .observed import Observed
-from .place import sync_rows
 from .problem import Problem
 from .schema import HISTORY, OBSERVED, PROGRESS, ROWS, RunLayout
 from .signals import Signals
@@ -78,9 +78,9 @@ def prepare(spec, n_ranks, resume=False):
         mode=repr(spec.exchange),
         source=source,
         uncertainty="bootstrap ensemble" if settings.bootstrap and layout.n_chains > 1 else "none: no resampling",
+        marks=resuming.marks(spec),
         overwrite=spec.overwrite,
     )
-    resuming.remember(spec)
 
 
 def run_rank(spec, world=None, resume=False):

@@ -3,6 +3,7 @@
 A value that travels with the run; how each format is read is in `tables`.
 """
 
+import hashlib
 import warnings
 from dataclasses import field
 from pathlib import Path
@@ -16,6 +17,7 @@ from .tables import ANYWHERE, FORMATS, blocks
 
 _SAMPLING, _STREAMING = 103, 104  # set these random streams apart from others of the same seed
 _N_STRETCHES = 1024  # places all over a file that the rows of a window come from
+_N_KNOWN = 256  # rows by which a file is known again
 _FEW = 0.1  # fraction of weighted events below which it is told how few are taken
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -141,6 +143,26 @@ class Observed:
         for rows, weights in self._blocks(problem, lambda n_all: _stretches(n_all, number, n_rows, seed)):
             sample.add(rows, weights)
         return sample.events(len(problem.observables))
+
+    def digest(self, problem):
+        """What a file that can be streamed is known again by: the number of its rows, and a digest of some of them.
+
+        They are from all over the file, so it is also known when it was replaced in parts.
+
+        Returns
+        -------
+        dict
+            "rows" and "sha256", as JSON values.
+        """
+        sizes, digest = [], hashlib.sha256()
+
+        def single_rows(n_all):
+            sizes.append(n_all)
+            return [(row, row + 1) for row in sorted({(n_all - 1) * k // (_N_KNOWN - 1) for k in range(_N_KNOWN)})]
+
+        for rows, weights in self._blocks(problem, single_rows):
+            digest.update(np.column_stack([rows, weights]).astype("<f8").tobytes())
+        return {"rows": sizes[0], "sha256": digest.hexdigest()}
 
     def _blocks(self, problem, ranges=None):
         """Yield the wanted rows, (event, observable), and their weights (event,), block by block."""

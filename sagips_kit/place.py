@@ -7,11 +7,16 @@ import contextlib
 import glob
 import json
 import os
+import re
 import reprlib
+import secrets
+import shlex
+import shutil
 from pathlib import Path
 
 import zarr
 from zarr.abc.store import Store
+from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
 from . import schema
@@ -34,6 +39,8 @@ _ATTRIBUTES = {
     schema.POSTERIOR: {schema.UNCERTAINTY_KEY: str},
 }
 _RESUMED = {"at": str, "from_step": int, "reached": int}
+# Both are fsspec's names of the files of this machine.
+_FILE_URL = re.compile(r"^(file|local)://", re.IGNORECASE)
 _START = "Start one with session.submit(spec) or `sagips run`"
 
 
@@ -41,13 +48,18 @@ def is_url(path):
     return "://" in str(path)
 
 
+def is_on_disk(path):
+    """Whether it is a path, or a URL of a file of this machine."""
+    return not is_url(path) or _FILE_URL.match(str(path)) is not None
+
+
 def local_path(path):
-    return Path(str(path).removeprefix("file://")).expanduser().resolve()
+    return Path(_FILE_URL.sub("", str(path))).expanduser().resolve()
 
 
 def absolute(path):
     """A path that stays the same when the process changes its folder; a URL as it is."""
-    return path if is_url(path) else Path(path).absolute()
+    return path if is_url(path) else Path(path).expanduser().absolute()
 
 
 def located(path, read_only=False):
@@ -55,7 +67,7 @@ def located(path, read_only=False):
     if isinstance(path, Store):
         return path
     # Files have a store of their own, which replaces chunks atomically.
-    if not is_url(path) or str(path).startswith("file://"):
+    if is_on_disk(path):
         return LocalStore(local_path(path), read_only=read_only)
     try:
         return FsspecStore.from_url(str(path), read_only=read_only)
@@ -75,24 +87,12 @@ def the_match(path):
     return found[0] if found else path
 
 
-def sync_rows(path, rank):
-    """Make what a rank has written to the history safe from a loss of power; elsewhere than in a folder, it is."""
+def is_empty(path):
+    """Whether nothing at all lies at a path or URL, or in a zarr Store; an empty folder is nothing."""
     store = located(path)
-    if not isinstance(store, LocalStore):
-        return
-    for first in (store.root / schema.HISTORY).glob(f"*/c/{rank}"):
-        for each in [first, *first.rglob("*"), first.parent]:
-            _sync(each)
-
-
-def _sync(path):
-    # Some file systems do it by themselves, and refuse to be asked for folders.
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    if isinstance(store, FsspecStore):
+        store.fs.invalidate_cache()
+    return sync(store.is_empty(""))
 
 
 @contextlib.contextmanager
@@ -124,6 +124,7 @@ def open_group(path, mode):
     store = located(path, read_only=mode == "r")
     is_local = isinstance(store, LocalStore)
     if is_local and not store.root.exists():
+        _check_not_moved(path, store.root)
         others = ", ".join(sorted(other.name for other in store.root.parent.glob("*.zarr")))
         hint = f"That folder holds {others}." if others else f"{_START}, or check the folder."
         raise FileNotFoundError(f"There is no run at `{path}`. {hint}")
@@ -150,6 +151,36 @@ def open_group(path, mode):
     with damage_explained(path):
         _check_attributes(_ROOT, root.attrs)
     return root
+
+
+@contextlib.contextmanager
+def beside(path):
+    """Yield a hidden folder beside `path`; what has not been moved from it is gone at the end."""
+    # In containers all processes have the same few numbers, one that was killed here included.
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def old_prefix(path):
+    """How the name begins that the run at `path` has while another one takes its place."""
+    return f".{path.name}.old-"
+
+
+def _check_not_moved(path, root):
+    """Raise ValueError if a run that was being replaced is still there under its other name."""
+    found = root.parent.glob(f"{glob.escape(old_prefix(root))}*")
+    # The root is the first file of a replaced run to be removed: who has one is whole.
+    whole = [run for run in sorted(found) if (run / "zarr.json").exists()]
+    if whole:
+        old = shlex.quote(str(whole[-1]))
+        raise ValueError(
+            f"`{path}` is missing: the process that was replacing that run was killed, and the run is still whole. To "
+            f"have it back, type: mv {old} {shlex.quote(str(root))}; if it is not needed: rm -r {old}."
+        )
 
 
 def array_of(path, root, group, name):
@@ -198,87 +229,6 @@ def missing(path, name):
         f"sagips_kit wrote it. Copy it again; what is there opens with xarray.open_datatree({str(path)!r}, "
         'engine="zarr", consolidated=False).'
     )
-
-
-class Files:
-    """Files that lie with the arrays of a run, each written as a whole.
-
-    Parameters
-    ----------
-    path : path or URL
-        Of the run.
-    folder : str
-        Inside the run.
-
-    Raises
-    ------
-    ValueError
-        If the run is in the memory of this process, without a name by which another one would find it.
-    """
-
-    def __init__(self, path, folder):
-        if isinstance(path, Store):
-            raise ValueError(f"{path!r} holds arrays only. Give the run's path or URL.")
-        self._fs = None
-        if is_url(path) and not str(path).startswith("file://"):
-            import fsspec
-
-            self._fs, root = fsspec.url_to_fs(str(path))
-            self._folder = f"{root.rstrip('/')}/{folder}"
-        else:
-            self._folder = local_path(path) / folder
-
-    def names(self):
-        """Names of all files: list of str."""
-        if self._fs is None:
-            return [file.name for file in self._folder.iterdir()] if self._folder.is_dir() else []
-        self._fs.invalidate_cache()
-        found = self._fs.ls(self._folder, detail=False) if self._fs.exists(self._folder) else []
-        return [str(file).rpartition("/")[2] for file in found]
-
-    def read(self, name):
-        """The bytes of a file."""
-        if self._fs is None:
-            return (self._folder / name).read_bytes()
-        return self._fs.cat_file(f"{self._folder}/{name}")
-
-    def write(self, name, data):
-        """Write a file: when this returns it is there, and safe from a loss of power; before, there is none."""
-        if self._fs is not None:
-            self._fs.pipe_file(f"{self._folder}/{name}", data)  # object stores show whole objects only
-            return
-        partial = self._folder / f"{name}.partial"
-        try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self._folder / name)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        # The name, too, is safe only now; some file systems do that by themselves, and refuse to be asked.
-        with contextlib.suppress(OSError):
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-
-    def remove(self, name):
-        """Remove a file, if it is there."""
-        if self._fs is None:
-            (self._folder / name).unlink(missing_ok=True)
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                self._fs.rm_file(f"{self._folder}/{name}")
-
-
-def remove_partial_files(path):
-    """Remove what writers that were killed have left unfinished; only while nobody writes."""
-    store = located(path)
-    for file in store.root.rglob("*.partial") if isinstance(store, LocalStore) else ():
-        file.unlink(missing_ok=True)
 
 
 def spaced(number):

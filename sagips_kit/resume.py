@@ -6,7 +6,7 @@ import json
 import numpy as np
 import torch
 
-from . import place, schema, store
+from . import files, place, schema, store
 from .milestones import Control
 
 _N_POINTS, _N_EVENTS = 2, 4  # parameter vectors, and events of each, by which the code of a problem is known again
@@ -31,9 +31,11 @@ def is_finished(path):
     return progress.step == progress.n_steps
 
 
-def remember(spec):
-    """Let the store of a new run keep what the problem's code gives, by which it is known again."""
-    place.open_group(spec.store, "r+")[schema.CONTROL].attrs[schema.PROBE_KEY] = _probe(spec.problem)
+def marks(spec):
+    """What a new run is known again by: dict of attributes of its store, as JSON values."""
+    marks = {schema.PROBE_KEY: _probe(spec.problem)}
+    # Other events are in the store itself.
+    return marks | ({schema.FILE_KEY: spec.events.digest(spec.problem)} if spec.streams else {})
 
 
 def _probe(problem):
@@ -77,6 +79,8 @@ def reopen(spec, n_ranks):
     if not _is_same_code(root[schema.CONTROL].attrs.get(schema.PROBE_KEY), spec.problem):
         name = type(spec.problem).__name__
         differences.append(f"problem: the code of {name} gives other events, features or priors than when it was begun")
+    if spec.streams and not differences and not is_finished(spec.store):
+        differences = _changes_of_file(root[schema.CONTROL].attrs.get(schema.FILE_KEY), spec)
     if differences:
         raise ValueError(
             f"`{spec.store}` cannot go on, it is the store of another run. {'; '.join(differences)}. {wider}Start "
@@ -84,7 +88,7 @@ def reopen(spec, n_ranks):
             "overwrite=True instead of resume=True."
         )
     if not is_finished(spec.store):
-        place.remove_partial_files(spec.store)
+        files.remove_partial_files(spec.store)
         Control(spec.store).reset()
 
 
@@ -112,6 +116,20 @@ def _is_same_code(begun, problem):
         return np.allclose(begun, _probe(problem), rtol=_SAME, atol=_SAME)
     except (TypeError, ValueError):  # other numbers of observables, for instance
         return False
+
+
+def _changes_of_file(begun, spec):
+    """What is different in a file of events that ranks read themselves: list of texts."""
+    if not isinstance(begun, dict):  # stores of before there were digests
+        return []
+    now = spec.events.digest(spec.problem)
+    if now == begun:
+        return []
+    n_begun = begun.get("rows")
+    what = f"it has {now['rows']} rows now, and had {n_begun}"
+    if now["rows"] == n_begun:
+        what = f"other numbers are in its {n_begun} rows"
+    return [f"events: `{spec.events.path}` was changed since the run was begun: {what}"]
 
 
 def _without_free(fields):

@@ -151,8 +151,9 @@ CREATED_KEY = "created_at"
 HOSTNAME_KEY = "hostname"
 REVISION_KEY = "git_revision"
 
-# Attributes of the control group: what the problem's code gives; from where a run was resumed; who writes it now
+# Attributes of the control group: what code and streamed file give; from where a run was resumed; who writes it
 PROBE_KEY = "probe"
+FILE_KEY = "events_file"
 RESUMED_KEY = "resumed"
 OWNER_KEY = "owner"
 # Attributes of the posterior
@@ -269,12 +270,11 @@ def empty_arrays(layout, parameters, observables):
 
     # Networks compute in single precision: more digits of their output would be noise.
     history = {name: array(dims, "float64" if name in _EXACT else "float32") for name, dims in ROWS.items()}
-    history[PROGRESS] = array((RANK,), "int64", 0)
     taken, scored = {STEP: len(layout.snapshot_steps)}, {EVENT: layout.n_scores}
     return {
         POSTERIOR: {name: array((CHAIN, DRAW)) for name in parameters},
         PREDICTIVE: {name: array((CHAIN, DRAW, EVENT), "float32") for name in observables},
-        HISTORY: history,
+        HISTORY: history | {PROGRESS: array((RANK,), "int64", 0)},
         # All snapshots of a replica in one file, written again with each of them: they are few and small.
         SNAPSHOTS: {name: array(dims, "float32", **taken) for name, dims in TAKEN.items()},
         SCORES: {name: array(dims, "float32", **scored) for name, dims in SCORED.items()},

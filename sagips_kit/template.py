@@ -6,9 +6,9 @@ is in `store`; what the arrays are called is in `schema`.
 
 import contextlib
 import datetime
+import errno
 import importlib.metadata
 import json
-import os
 import platform
 import secrets
 import shutil
@@ -24,7 +24,7 @@ from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore
 
 from . import schema
-from .place import explained, is_url, local_path, located, spaced
+from .place import beside, explained, is_empty, is_on_disk, local_path, located, old_prefix, spaced
 from .store import read_progress
 
 # Rows of float32 shrink to two thirds with it, those of float64 to 60 %; without shuffled bits it is nine tenths.
@@ -44,6 +44,7 @@ def create_run(
     mode="",
     source="",
     uncertainty="bootstrap ensemble",
+    marks=None,
     overwrite=False,
 ):
     """Write the complete, empty template of a run.
@@ -70,6 +71,8 @@ def create_run(
         Where the observed events come from.
     uncertainty : str
         What the spread of the posterior means.
+    marks : dict or None
+        By what `resume` knows the run again: attributes of the control group.
     overwrite : bool
         Replace a run at `path` once the new template is complete.  What is not a run is never replaced.
 
@@ -82,19 +85,26 @@ def create_run(
     ValueError
         If names or shapes do not fit together.
     """
-    given = _given(problem, layout, spec, events, reference, mode, source, uncertainty)
-    check_free(path, overwrite)
-    if isinstance(path, Store) or (is_url(path) and not isinstance(located(path), LocalStore)):
+    given = _given(problem, layout, spec, events, reference, mode, source, uncertainty, marks)
+    replaces = check_free(path, overwrite)
+    if isinstance(path, Store) or not is_on_disk(path):
         with explained(f"Cannot create the run `{path}`", "Delete what is there before you try again."):
-            _write_template(located(path), problem, layout, given)
-        return
-    path = local_path(path)
+            _write_template(located(path), problem, layout, given, replaces)
+    else:
+        _create_folder(local_path(path), problem, layout, given, overwrite)
+
+
+def _create_folder(path, problem, layout, given, overwrite):
     advice = "Nothing half-written was left behind. Choose a path in a folder that you may write to and that has space."
-    with explained(f"Cannot create the run `{path}`", advice), _replacing(path) as partial:
+    with explained(f"Cannot create the run `{path}`", advice), beside(path) as partial:
         _write_template(LocalStore(partial), problem, layout, given)
+        if _take_place(partial, path, overwrite):
+            return
+    check_free(path, overwrite)
+    raise FileExistsError(f"`{path}` was made by another process in this moment. Choose another path, or try again.")
 
 
-def _given(problem, layout, spec, events, reference, mode, source, uncertainty):
+def _given(problem, layout, spec, events, reference, mode, source, uncertainty, marks):
     """All that is known before the run, group by group."""
     schema.check_names(tuple(problem.parameters), tuple(problem.observables))
     return {
@@ -102,7 +112,7 @@ def _given(problem, layout, spec, events, reference, mode, source, uncertainty):
         **_axes(problem, layout, uncertainty),
         schema.OBSERVED: _observed(problem, np.asarray(events, float), source),
         schema.REFERENCE: _references(problem, reference or {}),
-        schema.CONTROL: xr.Dataset(),
+        schema.CONTROL: xr.Dataset(attrs=marks),
     }
 
 
@@ -231,9 +241,11 @@ def _git_revision():
         return ""
 
 
-def _write_template(store, problem, layout, given):
+def _write_template(store, problem, layout, given, replaces=False):
+    # The mode "w" deletes whatever lies there, "w-" refuses to write if anything does.
+    mode = "w" if replaces else "w-"
     # Consolidated metadata would be a second copy, which zarr 3 does not specify.
-    xr.DataTree.from_dict(given).to_zarr(store, mode="w", consolidated=False, zarr_format=3)
+    xr.DataTree.from_dict(given).to_zarr(store, mode=mode, consolidated=False, zarr_format=3)
     root = zarr.open_group(store, mode="r+", use_consolidated=False)
     for group, arrays in schema.empty_arrays(layout, problem.parameters, problem.observables).items():
         for name, array in arrays.items():
@@ -251,32 +263,44 @@ def _write_template(store, problem, layout, given):
     root.attrs[schema.VERSION_KEY] = schema.SCHEMA_VERSION
 
 
-@contextlib.contextmanager
-def _replacing(path):
-    """Yield a hidden folder beside `path` that takes its place at the end; an old run there goes only then."""
-    # In containers all processes have the same few numbers, one that was killed here included.
-    once = f"{os.getpid()}-{secrets.token_hex(4)}"
-    partial, old = (path.parent / f".{path.name}.{word}-{once}" for word in ("partial", "old"))
+def _take_place(partial, path, overwrite):
+    """Rename `partial` to `path`, whose old run goes only then; False if what is there now must stay."""
+    old, is_claimed = path.with_name(f"{old_prefix(path)}{secrets.token_hex(8)}"), False
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        if path.exists():
-            path.rename(old)  # no rename replaces a folder that is not empty
+        # Not what was there when the template was begun.
+        if check_free(path, overwrite):
+            path.rename(old)
+        else:
+            path.mkdir()  # of several processes one can; a rename would replace an empty folder of another one
+            is_claimed = True
         partial.rename(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        if old.exists():
-            old.rename(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            if is_claimed:
+                path.rmdir()
+            elif old.exists():
+                old.rename(path)
+        if isinstance(error, FileExistsError) or getattr(error, "errno", None) == errno.ENOTEMPTY:
+            return False
         raise
+    # The root first: what still has one is whole, and found by `place` if this process is killed.
+    with contextlib.suppress(OSError):
+        (old / "zarr.json").unlink(missing_ok=True)
     shutil.rmtree(old, ignore_errors=True)
+    return True
 
 
 def check_free(path, overwrite=False):
-    """Raise FileExistsError if `path` holds anything that must not be replaced."""
+    """Whether there is a run at `path`, to be replaced; raises FileExistsError if anything is there that must stay."""
+    located(path)  # or an error that says what is wrong with a URL
     try:
         progress = read_progress(path)
     except FileNotFoundError:
-        return
+        if is_empty(path):
+            return False
+        raise FileExistsError(
+            f"`{path}` holds files but no run of sagips_kit. They are not overwritten; choose another path."
+        ) from None
     except ValueError as error:
         raise FileExistsError(f"{error} It is not overwritten; choose another path.") from None
     if not overwrite:
@@ -288,3 +312,4 @@ def check_free(path, overwrite=False):
             f"`{path}` already holds {done}. Open it with open_run(...),{go_on} or replace it by overwrite=True "
             "(`--overwrite`)."
         )
+    return True

@@ -55,7 +55,7 @@ FLOORS = {
         "exchange",
         "problems",
         "store",
-        "checkpoint",
+        "files",
         "likelihood",
         "features",
         "samples",

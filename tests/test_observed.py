@@ -179,6 +179,21 @@ def test_windows_cover_a_sorted_file_once_and_each_looks_like_the_whole(tmp_path
     assert len(np.intersect1d(windows[0][:, 1], windows[5][:, 1])) < n_rows / 2, "the next turn is another one"
 
 
+@pytest.mark.parametrize("name", [name for name in FORMATS if name.removeprefix("a") in tables.ANYWHERE])
+def test_a_file_is_known_again_by_its_digest(tmp_path, rng, name):
+    write, table = FORMATS[name]
+    numbers = {"x1": rng.random(1000), "x2": rng.random(1000), "w": rng.random(1000)}
+    others = numbers | {"w": np.where(np.arange(1000) < 900, numbers["w"], 0.5)}
+    digests = []
+    for folder, columns in (("a", numbers), ("b", numbers), ("c", others)):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / name, columns)
+        file = Observed(str(tmp_path / folder / name), table=table, weights="w", stream=True)
+        digests.append(file.digest(Proxy()))
+    assert digests[0] == digests[1] == json.loads(json.dumps(digests[0]))
+    assert digests[0]["rows"] == digests[2]["rows"] == 1000 and digests[0] != digests[2]
+
+
 def test_a_window_takes_the_selected_events_of_its_rows(tmp_path, rng):
     np.save(tmp_path / "a.npy", rng.random((N, 2)))
     file = Observed(str(tmp_path / "a.npy"), within={"0": (0.5, None)}, scale={"1": 10.0}, stream=True)

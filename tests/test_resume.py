@@ -21,14 +21,17 @@ from sagips_kit import (
     Every,
     Exponential,
     Independent,
+    Observed,
     Ring,
     RunSpec,
     Trainer,
+    files,
     open_run,
     place,
     prepare,
     read_progress,
     request_stop,
+    resume,
     run,
     run_rank,
     schema,
@@ -83,7 +86,7 @@ def stop_at(spec, step, n_ranks=1, nest=None):
         assert done.returncode == 0, done.stdout
 
 
-def files(path):
+def files_of(path):
     return sorted((place.local_path(path) / FOLDER).glob("*.safetensors"))
 
 
@@ -138,7 +141,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(spec, tmp_path, stop):
     assert_same_bits(spec.store, whole.store)
     [note] = open_run(spec.store)["control"].attrs["resumed"]
     assert (note["from_step"], note["reached"]) == (stop, stop)
-    assert files(spec.store) == []  # a finished run needs none
+    assert files_of(spec.store) == []  # a finished run needs none
     assert (np.diff(open_run(spec.store)["history"]["elapsed_s"]) > 0).all()
 
 
@@ -154,7 +157,7 @@ def test_a_run_without_a_checkpoint_starts_again(spec, tmp_path):
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     alone(whole)
     stop_at(spec, 60)
-    for file in files(spec.store):
+    for file in files_of(spec.store):
         file.unlink()
     assert alone(spec, resume=True)["first_step"] == 0
     assert_same_bits(spec.store, whole.store)
@@ -163,13 +166,13 @@ def test_a_run_without_a_checkpoint_starts_again(spec, tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "pickle"])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(spec, damage):
     stop_at(spec, 60)
-    older = files(spec.store)
+    older = files_of(spec.store)
     request_stop(spec.store, None)
     checkpoints = Checkpoints(spec.store, 0, 203, (0,))
     trainer = Trainer(Gaussian(), SMALL, EVENTS, n_steps=203)
     trainer.run(120)
     checkpoints.write(120, trainer.state_dict())
-    [newer] = set(files(spec.store)) - set(older)
+    [newer] = set(files_of(spec.store)) - set(older)
     data = newer.read_bytes()
     spoilt = {"cut": data[:-7], "flip": data[:999] + bytes([data[999] ^ 1]) + data[1000:], "empty": b"", "pickle": b"."}
     newer.write_bytes(spoilt[damage])
@@ -215,7 +218,7 @@ def test_replicas_that_are_through_wait_for_nobody(spec):
 
 
 def test_rows_are_safe_before_the_checkpoint_that_relies_on_them(spec, monkeypatch):
-    synced, sync = set(), place._sync
+    synced, sync = set(), files._sync
 
     def note(path):
         synced.add(str(path.relative_to(spec.store)))
@@ -225,7 +228,7 @@ def test_rows_are_safe_before_the_checkpoint_that_relies_on_them(spec, monkeypat
         assert {"history/theta/c/0/0/0/0", "history/loss_generator/c/0/0/0", "history/progress/c/0"} <= synced
         synced.add("all")
 
-    monkeypatch.setattr(place, "_sync", note)
+    monkeypatch.setattr(files, "_sync", note)
     monkeypatch.setattr(Checkpoints, "write", write)
     stop_at(spec, 60)
     assert "all" in synced
@@ -235,16 +238,16 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_not_given_up(spec, tmp
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     alone(whole)
     stop_at(spec, 60)
-    before = files(spec.store)
+    before = files_of(spec.store)
 
     def refuse(self, name):
         raise OSError(116, "Stale file handle")
 
     with monkeypatch.context() as patch:
-        patch.setattr(place.Files, "read", refuse)
+        patch.setattr(files.Files, "read", refuse)
         with pytest.raises(OSError, match="cannot read its checkpoint 000000000060-.*Stale.* Nothing was changed"):
             alone(spec, resume=True)
-    assert files(spec.store) == before and read_progress(spec.store).step == 60
+    assert files_of(spec.store) == before and read_progress(spec.store).step == 60
     assert alone(spec, resume=True)["first_step"] == 60
     assert_same_bits(spec.store, whole.store)
 
@@ -349,7 +352,7 @@ def test_a_checkpoint_is_safe_with_its_name(spec, monkeypatch):
     checkpoints, synced, fsync = Checkpoints(spec.store, 0, 203, (0,)), [], os.fsync
 
     def note(descriptor):
-        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), len(files(spec.store))))
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), len(files_of(spec.store))))
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", note)
@@ -362,7 +365,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(spec, monkeypa
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(place.Files, "write", refuse)
+    monkeypatch.setattr(files.Files, "write", refuse)
     prepare(spec, 1)
     request_stop(spec.store, 60)
     with pytest.warns(UserWarning, match="cannot write its checkpoint of step 60: .*No space left.* The run goes on"):
@@ -381,14 +384,14 @@ def test_generators_that_are_lost_are_not_written_over_those_that_are_not(spec, 
         return reached(self, step)
 
     stop_at(spec, 60)
-    before = files(spec.store)
+    before = files_of(spec.store)
     monkeypatch.setattr(Trainer, "__enter__", lambda self: setattr(Milestones, "trainer", self) or self)
     monkeypatch.setattr(Milestones, "reached", lose)
     prepare(spec, 1, resume=True)
     request_stop(spec.store, 120)
     with pytest.warns(UserWarning, match="writes no checkpoint of step 120: the weights of its generators are not"):
         run_rank(spec, World.alone("cpu"), resume=True)
-    assert files(spec.store) == before
+    assert files_of(spec.store) == before
 
 
 @pytest.mark.parametrize(
@@ -423,6 +426,72 @@ def test_a_problem_whose_code_was_changed_is_refused(spec, monkeypatch, name, co
     monkeypatch.undo()
     alone(spec, resume=True)
     assert read_progress(spec.store).is_finished
+
+
+def test_a_store_without_marks_is_never_left(spec, tmp_path, monkeypatch):
+    """It would be in the way, and any code could go on with it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "_probe", lambda problem: os.read(-1, 1))
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            prepare(spec, 1)
+    assert not list(tmp_path.iterdir())
+    seen, rename = [], type(tmp_path).rename
+
+    def look(self, target):
+        seen.append(zarr.open_group(self, mode="r")["control"].attrs["probe"])
+        return rename(self, target)
+
+    monkeypatch.setattr(type(tmp_path), "rename", look)
+    prepare(spec, 1)
+    assert len(seen) == 1 and len(seen[0]) > 10
+
+
+@pytest.fixture
+def streamed(spec, tmp_path):
+    np.save(tmp_path / "events.npy", np.random.default_rng(0).normal(size=(20_000, 1)))
+    events = Observed(str(tmp_path / "events.npy"), stream=True)
+    return change(spec, events=events, n_observed=1000)
+
+
+def halved(events):
+    return events[:10_000]
+
+
+def partly_replaced(events):
+    return np.concatenate([events[:16_000], events[16_000:] + 1.0])
+
+
+@pytest.mark.parametrize(
+    ("replaced", "text"),
+    [
+        (halved, "it has 10000 rows now, and had 20000"),
+        (partly_replaced, "other numbers are in its 20000 rows"),
+    ],
+)
+def test_a_streamed_file_that_was_replaced_is_refused(streamed, replaced, text):
+    stop_at(streamed, 100)
+    events = np.load(streamed.events.path)
+    np.save(streamed.events.path, replaced(events))
+    with pytest.raises(
+        ValueError,
+        match=rf"another run\. events: `.*events.npy` was changed since the run was begun: {text}\. Start it as",
+    ):
+        alone(streamed, resume=True)
+    assert read_progress(streamed.store).step == 100
+    np.save(streamed.events.path, events)
+    assert alone(streamed, resume=True)["first_step"] == 100
+    os.remove(streamed.events.path)
+    assert alone(streamed, resume=True)["steps"] == 203, "a finished run is left as it is"
+
+
+def test_a_streamed_run_of_before_there_were_digests_goes_on(streamed):
+    stop_at(streamed, 100)
+    control = zarr.open_group(streamed.store, mode="r+")["control"]
+    attributes = dict(control.attrs)
+    del attributes["events_file"]
+    control.attrs.put(attributes)
+    np.save(streamed.events.path, np.load(streamed.events.path)[::-1])
+    assert alone(streamed, resume=True)["first_step"] == 100
 
 
 def test_another_number_of_ranks_is_refused(spec):
@@ -466,7 +535,7 @@ def test_a_signal_ends_the_run_cleanly_with_a_checkpoint(spec, number):
         patch.setattr(Milestones, "reached", signalled)
         result = alone(spec, resume=True)
     assert 40 < result["steps"] == read_progress(spec.store).step < 10_000
-    assert [file.name[:12] for file in files(spec.store)] == [f"{result['steps']:012d}"]
+    assert [file.name[:12] for file in files_of(spec.store)] == [f"{result['steps']:012d}"]
     assert signal.getsignal(number) == signal.SIG_DFL
 
 
@@ -506,7 +575,7 @@ def test_checkpoints_are_written_periodically(spec):
 
     def note(self, step, state):
         write(self, step, state)
-        seen.update(file.name[:12] for file in files(spec.store))
+        seen.update(file.name[:12] for file in files_of(spec.store))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Checkpoints, "write", note)
@@ -537,7 +606,7 @@ def test_what_a_slow_rank_has_done_is_kept_when_rank_0_is_through(spec, tmp_path
     assert "Stopped before step 403" in output
     fast, slow = read_progress(spec.store).steps
     assert fast == 403 and 0 < slow < 403
-    assert [file.name[:19] for file in files(spec.store)] == [f"{slow:012d}-000001", "000000000403-000000"]
+    assert [file.name[:19] for file in files_of(spec.store)] == [f"{slow:012d}-000001", "000000000403-000000"]
     under_mpi(spec, 2, nest)
     assert_same_bits(spec.store, whole.store)
     [note] = open_run(spec.store)["control"].attrs["resumed"]
@@ -608,7 +677,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(spec, rng, nest):
     assert sent and "Stopped before step 100000" in output
     one, other = read_progress(spec.store).steps
     assert one == other > 100
-    assert {file.name[:12] for file in files(spec.store)} == {f"{one:012d}"} and len(files(spec.store)) == 2
+    assert {file.name[:12] for file in files_of(spec.store)} == {f"{one:012d}"} and len(files_of(spec.store)) == 2
 
 
 @pytest.mark.mpi
@@ -647,4 +716,4 @@ def test_a_one_sided_run_killed_ten_times_comes_to_the_same_answer(spec, tmp_pat
     for name, deviation in zip(Gaussian.parameters, deviations, strict=True):
         difference = run["posterior"][name].mean() - undisturbed["posterior"][name].mean()
         assert abs(difference) < deviation, name
-    assert np.isfinite(run["history"]["theta"]).all() and not files(spec.store)
+    assert np.isfinite(run["history"]["theta"]).all() and not files_of(spec.store)

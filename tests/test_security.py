@@ -16,7 +16,7 @@ import pytest
 from gaussian import QUICK, Gaussian
 
 import sagips_kit
-from sagips_kit import RunSpec, connect, open_run, place, prepare
+from sagips_kit import RunSpec, connect, files, open_run, prepare
 from sagips_kit.checkpoint import FOLDER, Checkpoints
 from sagips_kit.cli import main
 
@@ -116,7 +116,7 @@ def test_checkpoints_have_the_permissions_of_the_store(spec):
     before = os.umask(0o027)
     try:
         prepare(spec, 1)
-        files = place.Files(spec.store, FOLDER)
+        files = files.Files(spec.store, FOLDER)
         files.write("a", b"1")
     finally:
         os.umask(before)

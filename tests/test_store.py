@@ -7,8 +7,11 @@ import math
 import multiprocessing
 import os
 import shutil
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
 import numpy as np
 import pytest
 import xarray as xr
@@ -17,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import LocalStore, MemoryStore
 
-from sagips_kit import schema, template
+from sagips_kit import files, place, schema, template
 from sagips_kit.milestones import Control
 from sagips_kit.schema import RunLayout
 from sagips_kit.store import RunWriter, open_run, read_progress, request_stop, stop_soon
@@ -406,6 +409,75 @@ def test_what_is_not_a_run_is_never_overwritten(make, path, kind):
     assert sorted(path.parent.rglob("*")) == before
 
 
+@pytest.fixture(params=["memory", "local", "LOCAL", "file", "File", "simplecache"])
+def foreign(request, tmp_path):
+    """A URL behind which somebody's files lie, and what lists them."""
+    folder = f"{tmp_path}/project"
+    urls = {"memory": "memory://bucket/project", "simplecache": f"simplecache::file://{folder}"}
+    url = urls.get(request.param, f"{request.param}://{folder}")
+    files = fsspec.filesystem("memory" if request.param == "memory" else "file")
+    where = "/bucket/project" if request.param == "memory" else folder
+    files.makedirs(f"{where}/raw")
+    files.pipe({f"{where}/thesis.tex": b"x", f"{where}/raw/events.npy": b"y"})
+    yield url, lambda: sorted(files.find(where))
+    files.rm(where, recursive=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_behind_a_url_are_never_deleted(make, foreign, overwrite):
+    url, listing = foreign
+    before = listing()
+    assert len(before) == 2
+    with pytest.raises(FileExistsError, match="no run of sagips_kit|not a run of sagips_kit"):
+        make(url, overwrite=overwrite)
+    assert listing() == before
+
+
+def test_files_that_come_to_a_url_meanwhile_are_not_deleted(make, monkeypatch):
+    files, write = fsspec.filesystem("memory"), template._write_template
+
+    def come(*args):
+        files.pipe("/bucket/late/thesis.tex", b"x")
+        write(*args)
+
+    monkeypatch.setattr(template, "_write_template", come)
+    with pytest.raises(OSError, match="Cannot create the run `memory://bucket/late`: .*already contains data"):
+        make("memory://bucket/late")
+    assert files.find("/bucket/late") == ["/bucket/late/thesis.tex"]
+
+
+def test_a_run_behind_a_url_is_replaced_if_asked_for(make):
+    url = "memory://bucket/again.zarr"
+    make(url)
+    RunWriter(url, 0).set_progress(30)
+    with pytest.raises(FileExistsError, match="already holds an unfinished run"):
+        make(url)
+    make(url, overwrite=True)
+    assert read_progress(url).steps[0] == 0
+
+
+def test_a_zarr_store_with_arrays_of_others_is_not_cleared(make):
+    store = MemoryStore()
+    zarr.create_array(store, name="a/b", data=np.arange(3))
+    for key in [key for key in store._store_dict if key in ("zarr.json", "a/zarr.json")]:
+        del store._store_dict[key]
+    before = sorted(store._store_dict)
+    with pytest.raises(FileExistsError, match="holds files but no run"):
+        make(store)
+    assert before and sorted(store._store_dict) == before
+
+
+@pytest.mark.parametrize("scheme", ["file", "local", "LOCAL"])
+def test_urls_of_files_are_the_files(make, path, scheme):
+    url = f"{scheme}://{path}"
+    make(url)
+    assert isinstance(place.located(url), LocalStore) and place.local_path(url) == path
+    assert read_progress(path).n_steps == 105
+    files.Files(url, "control").write("a", b"1")
+    assert (path / "control" / "a").read_bytes() == b"1"
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
+
+
 def test_nothing_is_left_where_one_cannot_write(make, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"Cannot create the run `.*file/a.zarr`: .*Not a directory.*Choose a path"):
@@ -455,6 +527,132 @@ def test_what_a_killed_process_left_is_not_in_the_way(make, path):
     make()
     make(overwrite=True)
     assert read_progress(path).steps[0] == 0
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """What is to happen while a template is written."""
+
+    def set_up(happen):
+        write = template._write_template
+
+        def slowly(*args):
+            monkeypatch.setattr(template, "_write_template", write)
+            happen()
+            write(*args)
+
+        monkeypatch.setattr(template, "_write_template", slowly)
+
+    return set_up
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["file", "empty folder", "folder", "run"])
+def test_what_comes_while_a_run_is_created_stays(make, path, meanwhile, kind, overwrite):
+    def come():
+        if kind == "run":
+            make(uncertainty="of another process")
+        elif kind == "file":
+            path.write_text("precious")
+        else:
+            path.mkdir()
+        if kind == "folder":
+            (path / "thesis.tex").write_text("precious")
+
+    meanwhile(come)
+    if kind == "run" and overwrite:
+        make(overwrite=True)
+        assert open_run(path)["posterior"].attrs["uncertainty"] == "bootstrap ensemble"
+        assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
+        return
+    text = r"already holds an unfinished run \(at step 0 of 105\)" if kind == "run" else "is not a run of sagips_kit"
+    with pytest.raises(FileExistsError, match=text):
+        make(overwrite=overwrite)
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
+    if kind == "run":
+        assert open_run(path)["posterior"].attrs["uncertainty"] == "of another process"
+    elif kind == "folder":
+        assert (path / "thesis.tex").read_text() == "precious"
+    elif kind == "file":
+        assert path.read_text() == "precious"
+
+
+def create_at_once(path, number, barrier, results):
+    """Another process: a run of so many events, as soon as all are ready."""
+    barrier.wait()
+    try:
+        create_run(path, make_problem(), LAYOUT, spec=SPEC, events=np.ones((number, 2)))
+        results.put(number)
+    except FileExistsError as error:
+        results.put(str(error))
+
+
+def test_one_of_several_that_create_a_run_wins(path):
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(3), context.Queue()
+    creators = [context.Process(target=create_at_once, args=(path, n, barrier, results)) for n in (5, 6, 7)]
+    for creator in creators:
+        creator.start()
+    told = [results.get(timeout=60) for _ in creators]
+    for creator in creators:
+        creator.join()
+    (winner,) = (number for number in told if isinstance(number, int))
+    assert open_run(path)["observed_data"].sizes["event"] == winner
+    assert all(str(path) in text for text in told if text != winner)
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
+
+
+def test_a_folder_that_another_one_fills_before_the_rename_stays(make, path, monkeypatch):
+    rename = type(path).rename
+
+    def fill(self, target):
+        if ".partial-" in self.name:
+            (target / "thesis.tex").write_text("precious")
+        return rename(self, target)
+
+    monkeypatch.setattr(type(path), "rename", fill)
+    with pytest.raises(FileExistsError, match="is not a run of sagips_kit"):
+        make()
+    assert [file.name for file in path.parent.rglob("*")] == ["a.zarr", "thesis.tex"]
+
+
+def replace_and_die(path):
+    """Another process: it is killed when the old run has left and the new one has not come."""
+    rename = type(path).rename
+    type(path).rename = lambda self, target: os._exit(9) if ".partial-" in self.name else rename(self, target)
+    create_run(path, make_problem(), LAYOUT, spec=SPEC, events=np.ones((5, 2)), overwrite=True)
+
+
+def test_a_run_that_was_being_replaced_is_found_again(make, path):
+    make()
+    RunWriter(path, 0).set_progress(30)
+    process = multiprocessing.get_context("spawn").Process(target=replace_and_die, args=(path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 9 and not path.exists()
+    (old,) = path.parent.glob(".a.zarr.old-*")
+    line = f"mv {old} {path}"
+    for action in (open_run, read_progress):
+        with pytest.raises(ValueError, match=f"a.zarr` is missing: .* still whole. To have it back, type: {line}; if"):
+            action(path)
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match=line):
+            make(overwrite=overwrite)
+    subprocess.run(line.split(), check=True)
+    assert read_progress(path).steps[0] == 30
+
+
+def test_what_is_left_of_a_replaced_run_is_no_run(make, path, monkeypatch):
+    """Its process was killed while it removed that."""
+    make()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *args, **options: None)
+        make(overwrite=True)
+    assert list(path.parent.glob(".a.zarr.old-*"))
+    shutil.rmtree(path)
+    with pytest.raises(FileNotFoundError, match="There is no run at"):
+        open_run(path)
+    make()
 
 
 def test_a_writer_without_disk_tells_what_is_safe(make, path):
@@ -655,3 +853,12 @@ def test_a_reader_beside_writers_sees_whole_rows(make, path):
 def test_the_git_revision_may_be_missing(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert template._git_revision() == ""
+
+
+def test_a_path_from_home_stays_the_same(monkeypatch, tmp_path):
+    """A handle looks where the store was made."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir("/")
+    assert place.absolute("~/runs/a.zarr") == place.local_path("~/runs/a.zarr") == tmp_path / "runs" / "a.zarr"
+    assert place.absolute("a.zarr") == Path("/a.zarr")
+    assert place.absolute("memory://~/a.zarr") == "memory://~/a.zarr"

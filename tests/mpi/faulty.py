@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import zarr
 
-from sagips_kit import RunSpec, place, run
+from sagips_kit import RunSpec, files, run
 from sagips_kit.data import Batches
 from sagips_kit.exchange import Channel
 from sagips_kit.meeting import Meeting
@@ -150,7 +150,7 @@ def install_damage():
 
 def install_in_checkpoint(kind):
     """In the second one: bytes are written, but the file has not got its name yet; or it has, and is spoilt."""
-    write, fsync = place.Files.write, os.fsync
+    write, fsync = files.Files.write, os.fsync
 
     def counted_write(self, name, data):
         _state["checkpoints"] += 1
@@ -168,7 +168,7 @@ def install_in_checkpoint(kind):
             happen(kind)
         fsync(descriptor)
 
-    place.Files.write, os.fsync = counted_write, counted_fsync
+    files.Files.write, os.fsync = counted_write, counted_fsync
 
 
 def main(path, kind, where):
