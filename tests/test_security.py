@@ -116,8 +116,8 @@ def test_checkpoints_have_the_permissions_of_the_store(spec):
     before = os.umask(0o027)
     try:
         prepare(spec, 1)
-        files = files.Files(spec.store, FOLDER)
-        files.write("a", b"1")
+        beside = files.Files(spec.store, FOLDER)
+        beside.write("a", b"1")
     finally:
         os.umask(before)
     path = Path(spec.store)
