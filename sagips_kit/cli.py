@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ def main(arguments=None):
     options, rest = parser.parse_known_args(arguments)
     if rest and not hasattr(options, "settings"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if os.getcwd() not in sys.path:  # as `python -m` has it: a problem's module may lie there
+        sys.path.insert(0, os.getcwd())
     try:
         if rest:
             options.settings = _settings(rest)

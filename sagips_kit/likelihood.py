@@ -4,6 +4,7 @@ A GAN is judged by its distance to this fit in units of the Cramer-Rao deviation
 the events cannot tell more than their likelihood.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from .information import Information
 
 _MOST = 2000  # parameters, whose information is a matrix of all pairs
 _EDGE = 1e-6  # the fit stays this far (in units of the range) inside the parameter bounds
+_AT_EDGE = 1e-4  # and is told to be at one of them
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def fit_likelihood(problem, events, n_starts=3, seed=0):
     Warns
     -----
     UserWarning
-        Names the directions that events and constraints do not determine.
+        Names the directions that events and constraints do not determine, and parameters at an end of their ranges.
     """
     n_parameters = len(problem.parameters)
     if n_parameters > _MOST:
@@ -69,7 +71,7 @@ def fit_likelihood(problem, events, n_starts=3, seed=0):
             f"{type(problem).__name__} has {n_parameters} parameters: a likelihood fit takes at most {_MOST}, because "
             "of the matrix of all pairs of them. Train without this reference: RunSpec(..., reference=False)."
         )
-    statistic = problem.statistic(torch.as_tensor(events, dtype=torch.float64))
+    statistic = problem.statistic(torch.as_tensor(np.array(events, dtype=np.float64)))
 
     def loss(t):
         theta = problem.scale(t)
@@ -79,14 +81,8 @@ def fit_likelihood(problem, events, n_starts=3, seed=0):
     n_events = len(events)
     starts = np.random.default_rng(seed).uniform(0.2, 0.8, (n_starts, n_parameters))
     starts[0] = 0.5
-    ends = [_descend(loss, start) for start in starts]
-    value, t = min(ends, key=lambda end: end[0] if np.isfinite(end[0]) else np.inf)
-    if not np.isfinite(value):
-        raise RuntimeError(
-            f"The likelihood fit of {type(problem).__name__} found no finite value from {n_starts} starting points. "
-            "Check log_likelihood and constraints in the middle of the parameter ranges."
-        )
-    t = _polish(loss, t)
+    t = _polish(loss, _lowest([_descend(loss, start) for start in starts], problem))
+    _warn_at_the_edge(problem, t)
     information = Information(
         tuple(problem.parameters),
         np.subtract(problem.upper, problem.lower),
@@ -94,6 +90,34 @@ def fit_likelihood(problem, events, n_starts=3, seed=0):
     )
     information.warn(f"The likelihood fit of {type(problem).__name__}")
     return LikelihoodFit(theta=problem.scale(torch.as_tensor(t)).numpy(), covariance=information.covariance)
+
+
+def _lowest(ends, problem):
+    """Where the best of all descents ended."""
+    value, t = min(ends, key=lambda end: end[0] if np.isfinite(end[0]) else np.inf)
+    if np.isfinite(value):
+        return t
+    raise RuntimeError(
+        f"The likelihood fit of {type(problem).__name__} found no finite value from {len(ends)} starting points: some "
+        "events may lie where it says that none can be, by their units or the order of their columns. "
+        "check_problem(problem, events) tells where; else look at log_likelihood and constraints in the middle of the "
+        "parameter ranges."
+    )
+
+
+def _warn_at_the_edge(problem, t):
+    """Warn of parameters at an end of their ranges, where the floor does not mean what it says."""
+    at_edge = [
+        f"{name} at {high if t_one > 0.5 else low}"
+        for name, low, high, t_one in zip(problem.parameters, problem.lower, problem.upper, t, strict=True)
+        if min(t_one, 1 - t_one) < _AT_EDGE
+    ]
+    if at_edge:
+        warnings.warn(
+            f"The likelihood fit of {type(problem).__name__} ends at the end of a range: {', '.join(at_edge)}. Allow "
+            "wider ranges; if they are physical limits, deviations mean little there.",
+            stacklevel=3,
+        )
 
 
 def _descend(loss, start):

@@ -73,9 +73,8 @@ class Problem(ABC):
         Tensor (event, observable)
         """
 
-    @abstractmethod
     def observed(self, n_events, rng):
-        """The observed events, or a closure sample of them.
+        """The observed events, or a closure sample of them; not needed where they come from elsewhere.
 
         Parameters
         ----------
@@ -87,6 +86,11 @@ class Problem(ABC):
         -------
         ndarray (event, observable)
         """
+        name = type(self).__name__
+        raise NotImplementedError(
+            f"{name} has no events of its own. Give them: RunSpec(events=Observed(path)), check_problem(problem, "
+            f"events); or write {name}.observed(n_events, rng)."
+        )
 
     def features(self, events: Tensor) -> Tensor:
         """What the discriminator sees of each event, (..., observable) -> (..., feature); the events by default."""

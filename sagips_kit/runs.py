@@ -147,6 +147,9 @@ class RunAccessor:
         """pandas.DataFrame: see `analysis.summary`."""
         return analysis.summary(self._run)
 
+    def __repr__(self):
+        return self.describe()
+
     def describe(self):
         """str: see `analysis.describe`."""
         return analysis.describe(self._run)

@@ -141,14 +141,14 @@ class RunSpec:
 
     @classmethod
     def from_run(cls, run):
-        """The spec that an opened run was started with.
+        """The spec that an opened run was started with; without `overwrite`, which would delete that run.
 
         Parameters
         ----------
         run : DataTree
             Of `open_run`.
         """
-        return cls.from_dict(json.loads(run.attrs[SPEC_KEY]))
+        return cls.from_dict(json.loads(run.attrs[SPEC_KEY]) | {"overwrite": False})
 
     @classmethod
     def from_file(cls, path):

@@ -64,7 +64,7 @@ FLOORS = {
         "profiles",
         "launchers",
     },
-    4: {"spec", "trainer", "template", "milestones", "page", "dashboard", "live", "engines", "check"},
+    4: {"checkpoint", "spec", "trainer", "template", "milestones", "page", "dashboard", "live", "engines", "check"},
     5: {"resume", "runs", "tune", "batch"},
     6: {"launch", "handle"},
     7: {"session", "cli"},

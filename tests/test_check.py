@@ -1,4 +1,4 @@
-"""What `check_problem` says of good problems, and of ten that each break one promise."""
+"""What `check_problem` says of good problems, and of more that each break one promise."""
 
 import re
 
@@ -96,6 +96,10 @@ class WrongDevice(Decay):
         return super().simulate(theta, noise) + TABLE.mean() * torch.ones(2)
 
 
+class FarPrior(Decay):
+    priors = {"lifetime": (99.0, 0.1)}
+
+
 FAULTS = {
     WrongShape: (
         "shapes",
@@ -109,6 +113,7 @@ FAULTS = {
     NormalNoise: ("observed", r": observed .*Noise is uniform in \[0, 1\), not normal"),
     Slow: ("speed", r"microseconds per event, \d+ times what the networks take"),
     WrongNames: ("names", r"^units has 'life_time', which is not there. Allowed: energy, lifetime, signal, time"),
+    FarPrior: ("names", r"^priors\['lifetime'\] = \(99.0, 0.1\): its value should be from .*, the range of lifetime"),
     WrongDevice: ("device", r"^a tensor is made on the CPU"),
 }
 
@@ -127,6 +132,18 @@ def test_a_fault_is_found_where_it_is(kind):
     found = {finding.check: finding.text for finding in report.to_mend}
     assert check in found, report
     assert re.search(text, found[check])
+
+
+class NoEvents(Gaussian):
+    observed = Problem.observed
+
+
+def test_a_problem_needs_no_events_of_its_own():
+    events = Gaussian().observed(2000, np.random.default_rng(0))
+    report = check_problem(NoEvents(), events)
+    assert report.is_ok, report
+    with pytest.raises(NotImplementedError, match=r"NoEvents has no events of its own. Give them: RunSpec\(events="):
+        prepare(RunSpec(problem=NoEvents(), store="none.zarr"), n_ranks=1)
 
 
 class BlackBox(Decay):

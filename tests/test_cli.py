@@ -51,6 +51,14 @@ def test_run_trains_and_prints_the_estimates(capsys, path, spec):
     assert read_progress(spec.store).is_finished
 
 
+def test_a_problem_may_lie_in_the_folder(capsys, tmp_path, monkeypatch):
+    (tmp_path / "decays.py").write_text("from gaussian import Gaussian\n\n\nclass Mine(Gaussian):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    status, out, err = sagips(capsys, "spec", "decays:Mine", "--store", "a.zarr")
+    assert (status, err) == (0, "") and '"decays:Mine"' in out
+
+
 def test_check_tells_what_to_mend(capsys, path, spec):
     status, out, err = sagips(capsys, "check", path)
     assert (status, err) == (0, "") and out.startswith("Gaussian: keeps its contract\n  ok ")

@@ -76,6 +76,23 @@ def test_a_start_that_fails_does_not_spoil_the_others(events):
     np.testing.assert_allclose(fit.theta, exact_fit(events)[0], rtol=1e-6)
 
 
+@value
+class Narrow(Gaussian):
+    """Its range ends below the answer."""
+
+    upper = (0.5, 2.5)
+
+
+def test_a_fit_at_the_end_of_a_range_is_told(events):
+    with pytest.warns(UserWarning, match="fit of Narrow ends at the end of a range: mu at 0.5. Allow wider ranges"):
+        assert fit_likelihood(Narrow(), events).theta[0] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_events_may_be_any_view(events):
+    view, copy = events[::-1], events[::-1].copy()
+    np.testing.assert_array_equal(*(fit_likelihood(Gaussian(), each).theta for each in (view, copy)))
+
+
 def test_a_likelihood_that_is_never_finite_is_an_error(events):
     with pytest.raises(RuntimeError, match="The likelihood fit of Broken"):
         fit_likelihood(Broken(edge=9.0), events)

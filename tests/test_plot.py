@@ -102,6 +102,12 @@ def test_events(run, by, n_pictures):
     assert low + high == pytest.approx(2)
 
 
+def test_events_of_another_unit_are_seen_to_be_nowhere_near():
+    events = {"energy": 1e6 + np.arange(500.0), "hall": np.ones(500)}
+    axes = plot.events(make_fitted_run(2, events=np.column_stack(list(events.values()))), "energy")
+    assert "no generated event is where the observed ones are" in [text.get_text() for text in axes[1, 0].texts]
+
+
 def test_events_have_bands(run):
     axes = plot.events(run, "energy")
     assert texts(axes[0, 0].get_legend()) == [

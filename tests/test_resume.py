@@ -153,6 +153,14 @@ def test_resuming_is_idempotent(spec):
     assert "resumed" not in open_run(spec.store)["control"].attrs
 
 
+def test_a_spec_that_was_taken_from_a_run_does_not_delete_it(spec):
+    alone(change(spec, overwrite=True))
+    again = RunSpec.from_run(open_run(spec.store))
+    assert again == spec and alone(again, resume=True)["first_step"] == 203
+    with pytest.raises(FileExistsError, match="already holds a finished run"):
+        alone(again)
+
+
 def test_a_run_without_a_checkpoint_starts_again(spec, tmp_path):
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     alone(whole)

@@ -65,7 +65,7 @@ class Case:
     @functools.cached_property
     def events(self):
         """The observed events, Tensor (event, observable)."""
-        return torch.as_tensor(np.asarray(self.observed, dtype=np.float64))
+        return torch.as_tensor(np.array(self.observed, dtype=np.float64))
 
     @functools.cached_property
     def statistic(self):

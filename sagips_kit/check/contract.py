@@ -56,6 +56,7 @@ def names(case):
                     "(1.0, 0.1)."
                 )
     yield from _ranges(problem, n)
+    yield from _priors_in_range(problem)
     if not (isinstance(problem.noise_dim, int) and problem.noise_dim > 0):
         yield mend(f"noise_dim = {problem.noise_dim!r}: should be 1 or more, the uniform numbers of an event.")
 
@@ -72,6 +73,16 @@ def _ranges(problem, n):
             yield mend(f"{name}: lower = {low} should be below upper = {high}.")
         elif true is not None and not low < true < high:
             yield mend(f"{name}: truth = {true} should be above {low} and below {high}, where it is sought.")
+
+
+def _priors_in_range(problem):
+    for name, low, high in zip(problem.parameters, problem.lower, problem.upper, strict=False):
+        given = problem.priors.get(name)
+        if _are_numbers(given, 2) and not low <= given[0] <= high:
+            yield mend(
+                f"priors[{name!r}] = {given!r}: its value should be from {low} to {high}, the range of {name}. Mend "
+                "one of the two."
+            )
 
 
 def _are_numbers(given, n):

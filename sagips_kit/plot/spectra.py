@@ -44,6 +44,9 @@ def events(run, observable, by=None, bins=50, log=False, figure=None):
         middle = middle.where(middle > 0)  # an empty bin has no ratio
         draw_bands(bottom, quantiles / middle, "the chains", edges=_edges(part))
         _draw_observed(bottom, part, middle)
+        if not middle.notnull().any():
+            text = "no generated event is where the observed ones are"
+            bottom.text(0.5, 0.5, text, transform=bottom.transAxes, ha="center", va="center", fontsize="small")
         ratio = part["observed"] / middle
         for is_beyond, height, mark in [(ratio > high, 0.95, "^"), (ratio < low, 0.05, "v")]:
             x = part["bin"][is_beyond]
@@ -152,5 +155,5 @@ def _ratio_limits(histograms):
     below = generated.cumsum("bin") / generated.sum("bin")
     bulk = histograms.where((below > 0.01) & (below < 0.99) & (generated > 0))
     away = abs(bulk["observed"] / bulk["generated"] - 1) + bulk["observed_error"] / bulk["generated"]
-    width = float(np.clip(1.1 * away.max(), 0.02, 1))
+    width = float(np.clip(np.nan_to_num(1.1 * away.max(), nan=1.0), 0.02, 1))
     return 1 - width, 1 + width
