@@ -39,21 +39,23 @@ def marks(spec):
 
 
 def _probe(problem):
-    """Simulated events of fixed numbers, a function of their features, and the priors: list of finite float.
+    """Ranges, priors, simulated events of fixed numbers and a function of their features: dict of list of finite float.
 
     The same to many digits on any machine.
     """
     n = len(problem.parameters)
-    numbers = []
+    probe = {"ranges": [*problem.lower, *problem.upper], "priors": [], "events": [], "features": []}
+    for name in sorted(problem.priors):
+        probe["priors"] += problem.priors[name]
     for k in range(_N_POINTS):
         t = 0.2 + 0.6 * _spread(n, k)
         noise = _spread(_N_EVENTS * problem.noise_dim, k).view(_N_EVENTS, -1)
         events = problem.simulate(problem.scale(t), noise)
         features = problem.features(events)
         weights = _spread(features.shape[-1], k).to(features)
-        numbers += [*events.flatten().tolist(), *(features @ weights).tolist()]
-    numbers += [float(number) for name in sorted(problem.priors) for number in problem.priors[name]]
-    return np.nan_to_num(numbers).tolist()
+        probe["events"] += events.flatten().tolist()
+        probe["features"] += (features @ weights).tolist()
+    return {name: np.nan_to_num(np.array(numbers, dtype=float)).tolist() for name, numbers in probe.items()}
 
 
 def _spread(n, start):
@@ -76,9 +78,9 @@ def reopen(spec, n_ranks):
     if (n_begun := attributes[schema.LAYOUT_KEY]["n_ranks"]) != n_ranks:
         differences.insert(0, f"ranks: {n_begun} in the store, {n_ranks} now")
         wider = "A wider ensemble is another run, too: its resamples are balanced over all its chains. "
-    if not _is_same_code(root[schema.CONTROL].attrs.get(schema.PROBE_KEY), spec.problem):
+    if changed := _changes_of_code(root[schema.CONTROL].attrs.get(schema.PROBE_KEY), spec.problem):
         name = type(spec.problem).__name__
-        differences.append(f"problem: the code of {name} gives other events, features or priors than when it was begun")
+        differences.append(f"problem: the code of {name} gives other {changed} than when it was begun")
     if spec.streams and not differences and not is_finished(spec.store):
         differences = _changes_of_file(root[schema.CONTROL].attrs.get(schema.FILE_KEY), spec)
     if differences:
@@ -109,11 +111,19 @@ def note(path, step, reached):
     control.attrs[schema.RESUMED_KEY] = [*notes, {"at": now, "from_step": step, "reached": reached}]
 
 
-def _is_same_code(begun, problem):
-    if not begun:  # stores of before there were probes
-        return True
+def _changes_of_code(begun, problem):
+    """What a problem's code gives otherwise than when the run was begun, in a word or two."""
+    if not isinstance(begun, dict):  # stores of before there were such probes
+        return ""
+    changed = [name for name, numbers in _probe(problem).items() if not _are_same(numbers, begun.get(name))]
+    # What follows from another change says nothing.
+    causes = [name for name in changed if name in ("ranges", "priors")]
+    return " and ".join(causes or changed[:1])
+
+
+def _are_same(numbers, begun):
     try:
-        return np.allclose(begun, _probe(problem), rtol=_SAME, atol=_SAME)
+        return np.allclose(numbers, begun, rtol=_SAME, atol=_SAME)
     except (TypeError, ValueError):  # other numbers of observables, for instance
         return False
 
