@@ -196,9 +196,12 @@ class Observed:
         if self.columns is None:
             have_names = names != tuple(map(str, range(len(names))))
             if not have_names and len(names) != n:
+                how = f"Choose them: Observed(..., columns={names[:n]})."
+                if len(names) < n:
+                    how = "Take a file with a column for each, or name others as the problem's observables."
                 raise EventFileError(
-                    f"`{self.path}` has {len(names)} columns without names, and {type(problem).__name__} needs {n}: "
-                    f"{', '.join(problem.observables)}. Choose them: Observed(..., columns={names[:n]})."
+                    f"`{self.path}` has {len(names)} column{'s' * (len(names) > 1)} without names, and {type(problem).__name__} needs "
+                    f"{n}: {', '.join(problem.observables)}. {how}"
                 )
             return problem.observables if have_names else names
         if len(self.columns) != n:

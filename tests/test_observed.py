@@ -283,6 +283,10 @@ BAD = {
         lambda path, _: np.save(path, np.zeros((5, 3))),
         r"has 3 columns without names, and Proxy needs 2: x1, x2. Choose them: Observed\(..., columns=\('0', '1'\)\)",
     ),
+    "one.npy": (
+        lambda path, _: np.save(path, np.zeros((5, 1))),
+        "has 1 column without names, and Proxy needs 2: x1, x2. Take a file with a column for each, or name others",
+    ),
     "cube.npy": (lambda path, _: np.save(path, np.zeros((5, 3, 2))), r"an array of shape \(5, 3, 2\), not \(event"),
     "objects.npy": (lambda path, _: np.save(path, np.array([[{}, 1]])), "cannot be read: .*Python objects in dtype"),
     "lengths.npz": (lambda path, _: np.savez(path, x1=np.zeros(3), x2=np.zeros(4)), "different lengths: {'x1': 3, 'x2"),
