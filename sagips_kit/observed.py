@@ -199,9 +199,10 @@ class Observed:
                 how = f"Choose them: Observed(..., columns={names[:n]})."
                 if len(names) < n:
                     how = "Take a file with a column for each, or name others as the problem's observables."
+                has = f"{len(names)} column{'s' * (len(names) > 1)} without names"
                 raise EventFileError(
-                    f"`{self.path}` has {len(names)} column{'s' * (len(names) > 1)} without names, and {type(problem).__name__} needs "
-                    f"{n}: {', '.join(problem.observables)}. {how}"
+                    f"`{self.path}` has {has}, and {type(problem).__name__} needs {n}: "
+                    f"{', '.join(problem.observables)}. {how}"
                 )
             return problem.observables if have_names else names
         if len(self.columns) != n:
