@@ -181,12 +181,47 @@ def test_slurm_sites_ask_for_whole_nodes():
 
 
 @pytest.mark.parametrize(
-    ("walltime", "seconds"), [("00:30:00", 1800), ("5:00", 300), ("2-01:00:00", 176400), ("90", None), ("1-12", None)]
+    ("name", "walltime", "seconds"),
+    [
+        ("pbs", "3600", 3600),
+        ("pbs", "30:00", 1800),
+        ("pbs", "00:30:00", 1800),
+        ("pbs", "1:00:00.5", 3600),
+        ("slurm", "30", 1800),
+        ("slurm", "5:00", 300),
+        ("slurm", "00:30:00", 1800),
+        ("slurm", "1-0", 86400),
+        ("slurm", "1-12:30", 131400),
+        ("slurm", "2-01:00:00", 176400),
+    ],
 )
-def test_runs_of_a_job_know_when_its_time_is_over(walltime, seconds):
+def test_runs_of_a_job_know_when_its_time_is_over(name, walltime, seconds):
+    assert f"export SAGIPS_ENDS_AT=$(($(date +%s) + {seconds}))\n" in shown(name, walltime=walltime)
+
+
+@pytest.mark.parametrize("walltime", ["0", "UNLIMITED", "infinite", "-1"])
+def test_a_job_without_a_limit_has_no_end(walltime):
     text = shown("slurm", walltime=walltime)
-    end = f"export SAGIPS_ENDS_AT=$(($(date +%s) + {seconds}))\n"
-    assert ("SAGIPS_ENDS_AT" not in text) if seconds is None else (end in text)
+    assert f"--time={walltime}\n" in text and "SAGIPS_ENDS_AT" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "walltime", "allowed"),
+    [
+        ("pbs", "tomorrow", "HH:MM:SS, MM:SS or seconds"),
+        ("pbs", "1-12:00:00", "HH:MM:SS, MM:SS or seconds"),
+        ("pbs", "1:2:3:4", "HH:MM:SS, MM:SS or seconds"),
+        ("slurm", "1h", "HH:MM:SS, MM:SS, minutes, D-HH, "),
+        ("slurm", "1-", "HH:MM:SS, MM:SS, minutes, D-HH, "),
+        ("slurm", "1-2:3:4:5", "HH:MM:SS, MM:SS, minutes, D-HH, "),
+    ],
+)
+def test_a_walltime_that_the_scheduler_does_not_read_is_refused(name, walltime, allowed):
+    message = f"walltime = '{walltime}': should be {allowed}.*runs end cleanly before.*--walltime 00:30:00"
+    with pytest.raises(ValueError, match=message):
+        profiles.install_profile(name, walltime=walltime)
+    with pytest.raises(ValueError, match=message):
+        {"pbs": PBS, "slurm": Slurm}[name](walltime=walltime)
 
 
 def test_a_script_carries_no_more_of_the_environment_than_python_needs(monkeypatch):
