@@ -79,7 +79,7 @@ def test_the_last_words_of_a_job_that_dies_early_are_quoted():
     ("options", "message"),
     [
         ({"account": "x"}, "walltime, filesystems missing. Type `sagips profiles install polaris --walltime 00:30:00"),
-        ({"account": "x", "filesystems": "home", "walltime": "tomorrow"}, "qsub refused"),
+        ({"account": "x", "filesystems": "home", "walltime": "5:00", "place": "nowhere"}, "qsub refused"),
     ],
 )
 def test_ipcluster_ends_with_the_reason_if_there_can_be_no_job(options, message):
@@ -90,9 +90,18 @@ def test_ipcluster_ends_with_the_reason_if_there_can_be_no_job(options, message)
     assert "Traceback" not in done.stderr
 
 
+def test_ipcluster_ends_with_the_reason_if_an_option_was_mistyped_in_the_file():
+    config = profiles.installed("polaris") / "ipcluster_config.py"
+    config.write_text(config.read_text().replace('"walltime": "00:10:00"', '"walltime": "tomorrow"'))
+    command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=polaris", f"--n={N}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "walltime = 'tomorrow': should be HH:MM:SS, MM:SS or seconds" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_what_pbs_refuses_is_quoted():
-    with pytest.raises(RuntimeError, match="(?s)qsub refused .*illegal value: walltime or place in .*tomorrow"):
-        cluster.connect("polaris", N, walltime="tomorrow")
+    with pytest.raises(RuntimeError, match="(?s)qsub refused .*illegal value: walltime or place in .*nowhere"):
+        cluster.connect("polaris", N, place="nowhere")
 
 
 def test_a_notebook_as_a_job(tmp_path):
