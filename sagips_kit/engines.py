@@ -126,15 +126,22 @@ class Started:
         processes = self._processes()
         if self.cluster.engine_set and not self._is_job:
             self.cluster.engine_set.stop_seconds_until_kill = patience_s
+        launcher, has_failed = self.cluster.engine_set, False
         # Engines first: their watchers linger for seconds when there is no controller to take leave of.
         for stop in (self.cluster.stop_engines_sync, self.cluster.stop_controller_sync):
-            with contextlib.suppress(OSError, RuntimeError):
-                stop()
+            with contextlib.suppress(OSError):
+                try:
+                    stop()
+                except (RuntimeError, UserWarning):  # the latter where warnings are errors
+                    has_failed = True
         left = psutil.wait_procs(processes, timeout=0.2)[1]
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=1)
+        if has_failed and self._is_job and launcher is not None:
+            # Force has ended all that ran here, but it does not reach a job; this tells if nothing does.
+            launcher.job.cancel(launcher.job_id)
 
     def _processes(self):
         found = []

@@ -69,6 +69,38 @@ def test_interrupting_the_wait_cancels_the_job(tmp_path, monkeypatch):
     assert (tmp_path / "pbs" / "jobs" / "1.here" / "status").read_text() == "271"
 
 
+@pytest.mark.parametrize("is_error", [False, True])
+def test_a_session_tells_of_a_job_that_it_could_not_cancel(tmp_path, is_error):
+    qdel = tmp_path / "pbs" / "bin" / "qdel"
+    works = qdel.read_text()
+    session = cluster.connect("polaris", N)
+    controller = session._engines._processes()
+    qdel.write_text("#!/bin/sh\necho cannot connect to server >&2; exit 255\n")
+    message = "Job 1.here was not cancelled.*: cannot connect to server. Type `qdel 1.here` in a terminal"
+    try:
+        # Where warnings are errors, the controller ends nevertheless.
+        with pytest.raises(UserWarning, match=message) if is_error else pytest.warns(UserWarning, match=message):
+            session.close()
+        assert controller and not psutil.wait_procs(controller, timeout=5)[1]
+    finally:
+        qdel.write_text(works)
+        session.close()
+        subprocess.run(["qdel", "1.here"], check=not is_error, capture_output=True)
+    assert (tmp_path / "pbs" / "jobs" / "1.here" / "status").read_text() == "271"
+
+
+def test_a_job_is_cancelled_though_ipyparallel_cannot_stop_it(tmp_path, monkeypatch):
+    def stop():
+        raise RuntimeError("Event loop is closed")
+
+    session = cluster.connect("polaris", N)
+    with monkeypatch.context() as patch:
+        patch.setattr(session._engines.cluster, "stop_engines_sync", stop)
+        session.close()
+    assert (tmp_path / "pbs" / "jobs" / "1.here" / "status").read_text() == "271"
+    session.close()
+
+
 def test_the_last_words_of_a_job_that_dies_early_are_quoted():
     message = r"(?s)0 came .*job 1.here: F, exit status 1.*no such module: conda"
     with pytest.raises(RuntimeError, match=message):

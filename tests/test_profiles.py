@@ -338,6 +338,56 @@ def test_a_scheduler_that_does_not_answer_has_not_ended_the_job(kind, answer, ph
     assert kind().state("12").phase == phase
 
 
+REFUSES = {
+    PBS: "echo qdel: cannot connect to server >&2; exit 255",
+    Slurm: "echo scancel: error: Unable to contact slurm controller >&2; exit 1",
+}
+
+
+def scheduler(folder, monkeypatch, kind, refusal, state):
+    """Put a scheduler on PATH that refuses to cancel, and answers `state` of a job."""
+    for command, answer in ((kind.delete[0], refusal), (kind._ask[0], state)):
+        (folder / command).write_text(f"#!/bin/sh\n{answer}\n")
+        (folder / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+@pytest.mark.parametrize("kind", [PBS, Slurm])
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_job_that_was_not_cancelled_is_told(kind, is_known, monkeypatch, tmp_path):
+    running = {PBS: "Job Id: 12.here\n    job_state = R", Slurm: "RUNNING|None"}[kind]
+    state = f"echo '{running}'" if is_known else "echo cannot connect >&2; exit 1"
+    scheduler(tmp_path, monkeypatch, kind, REFUSES[kind], state)
+    seen = f"Job 12 was not cancelled.*(cannot connect|Unable to contact).*Type `{kind.delete[0]} 12` in a terminal"
+    with pytest.warns(UserWarning, match=seen):
+        kind().cancel("12")
+
+
+@pytest.mark.parametrize(
+    ("kind", "refusal", "state"),
+    [
+        (PBS, "exit 0", "exit 1"),
+        (PBS, "echo qdel: Job has finished 12 >&2; exit 35", "echo cannot connect >&2; exit 1"),
+        (PBS, REFUSES[PBS], "echo qstat: Unknown Job Id 12 >&2; exit 153"),
+        (Slurm, "echo Job/step already completing or completed >&2; exit 1", "echo 'COMPLETING|None'"),
+        (Slurm, REFUSES[Slurm], "echo 'CANCELLED|None'"),
+    ],
+)
+def test_a_job_that_has_ended_is_left_alone(kind, refusal, state, monkeypatch, tmp_path):
+    scheduler(tmp_path, monkeypatch, kind, refusal, state)
+    kind().cancel("12")  # a warning would be an error here
+
+
+@pytest.mark.parametrize("error", [OSError("no process"), subprocess.TimeoutExpired("scancel", 60)])
+def test_a_scheduler_that_hangs_has_not_cancelled_the_job(error, monkeypatch):
+    def hang(command):
+        raise error
+
+    monkeypatch.setattr("sagips_kit.jobs.base._run", hang)
+    with pytest.warns(UserWarning, match=r"Job 12 was not cancelled.*(no process|timed out).*Type `scancel 12`"):
+        Slurm().cancel("12")
+
+
 @pytest.mark.parametrize("kind", [PBS, Slurm])
 def test_a_missing_scheduler_is_told(kind, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))

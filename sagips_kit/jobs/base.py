@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import time
+import warnings
 from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar, Literal
 
@@ -208,12 +209,20 @@ class Job(Ranks):
         return JobState("ended", "ended, and forgotten by the scheduler") if is_gone else JobState("unknown", words)
 
     def cancel(self, job_id):
-        """End a job; one that has ended already is left alone."""
+        """End a job; one that has ended already is left alone, of one that may go on a UserWarning tells."""
         try:
-            _run([*self.delete, job_id])
+            done = _run([*self.delete, job_id])
+            words = (done.stderr or done.stdout).strip() or f"{self.delete[0]} ended with status {done.returncode}"
+            is_over = not done.returncode or re.search(self._gone, words) or self.state(job_id).phase == "ended"
         except (OSError, subprocess.TimeoutExpired) as error:
+            words, is_over = str(error), False
+        if not is_over:
             line = shlex.join([*self.delete, job_id])
-            raise RuntimeError(f"Cannot cancel job {job_id}: {error}. Type `{line}` in a terminal.") from None
+            warnings.warn(
+                f"Job {job_id} was not cancelled, and may go on at your account's cost: {words.rstrip('.')}. Type "
+                f"`{line}` in a terminal.",
+                stacklevel=2,
+            )
 
     def _directives(self, n, name, log):
         """The job's resources and names as options of the scheduler: list of str."""

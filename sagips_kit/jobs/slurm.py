@@ -33,7 +33,7 @@ class Slurm(Job):
     id_variable: ClassVar[str] = "$SLURM_JOB_ID"
     walltimes: ClassVar[str] = "HH:MM:SS, MM:SS, minutes, D-HH, D-HH:MM, D-HH:MM:SS or UNLIMITED"
     _ask: ClassVar[tuple] = ("squeue", "--noheader", "--states=all", "--format=%T|%r", "--jobs")
-    _gone: ClassVar[str] = "Invalid job id"
+    _gone: ClassVar[str] = "Invalid job id|already completing or completed"
 
     def _directives(self, n, name, log):
         sizes = self.sizes(n)
