@@ -210,8 +210,7 @@ class Joined:
         """Whether the engines may still come, or go on: JobState."""
         if self._job:
             return _of_job(self._job.job_id, self._job.state())
-        is_there = psutil.pid_exists(self._engines["pid"])
-        return JobState("running", "") if is_there else JobState("ended", "mpiexec has ended")
+        return JobState("running", "") if runs(self._engines["pid"]) else JobState("ended", "mpiexec has ended")
 
     def output(self):
         """What mpiexec and the engines have printed."""
@@ -222,6 +221,14 @@ class Joined:
         """End the connection alone: whoever started the engines ends them."""
         if client is not None:
             client.close()
+
+
+def runs(pid):
+    """Whether a process of this host runs; one that has ended does not, though nobody has asked how."""
+    try:
+        return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _finalize(client):
