@@ -14,7 +14,7 @@ import time
 import psutil
 
 from . import profiles
-from .engines import Joined, Started
+from .engines import Joined, Started, runs
 from .handle import RankError, RunHandle
 from .session import Session
 
@@ -124,7 +124,7 @@ def _running(profile, n):
             continue
         owner = re.match(r"notebook-(\d+)-", cluster_id)
         controller = (state.get("controller") or {}).get("state") or {}
-        if (owner and psutil.pid_exists(int(owner[1]))) or not psutil.pid_exists(controller.get("pid", -1)):
+        if (owner and runs(int(owner[1]))) or not runs(controller.get("pid", -1)):
             continue
         joined = Joined(profile, state, connection)
         if joined.n:

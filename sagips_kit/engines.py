@@ -126,15 +126,22 @@ class Started:
         processes = self._processes()
         if self.cluster.engine_set and not self._is_job:
             self.cluster.engine_set.stop_seconds_until_kill = patience_s
+        launcher, has_failed = self.cluster.engine_set, False
         # Engines first: their watchers linger for seconds when there is no controller to take leave of.
         for stop in (self.cluster.stop_engines_sync, self.cluster.stop_controller_sync):
-            with contextlib.suppress(OSError, RuntimeError):
-                stop()
+            with contextlib.suppress(OSError):
+                try:
+                    stop()
+                except (RuntimeError, UserWarning):  # the latter where warnings are errors
+                    has_failed = True
         left = psutil.wait_procs(processes, timeout=0.2)[1]
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=1)
+        if has_failed and self._is_job and launcher is not None:
+            # Force has ended all that ran here, but it does not reach a job; this tells if nothing does.
+            launcher.job.cancel(launcher.job_id)
 
     def _processes(self):
         found = []
@@ -203,8 +210,7 @@ class Joined:
         """Whether the engines may still come, or go on: JobState."""
         if self._job:
             return _of_job(self._job.job_id, self._job.state())
-        is_there = psutil.pid_exists(self._engines["pid"])
-        return JobState("running", "") if is_there else JobState("ended", "mpiexec has ended")
+        return JobState("running", "") if runs(self._engines["pid"]) else JobState("ended", "mpiexec has ended")
 
     def output(self):
         """What mpiexec and the engines have printed."""
@@ -215,6 +221,14 @@ class Joined:
         """End the connection alone: whoever started the engines ends them."""
         if client is not None:
             client.close()
+
+
+def runs(pid):
+    """Whether a process of this host runs; one that has ended does not, though nobody has asked how."""
+    try:
+        return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _finalize(client):

@@ -78,12 +78,15 @@ class JobEngines(EngineLauncher):
         return [*self.kind.submit, str(self._file("sh"))]
 
     def start(self, n):
-        """Write the script and submit it; mandatory options that are missing are told before."""
-        if missing := self.job.missing():
+        """Write the script and submit it; options that are missing or wrong are told before."""
+        try:
+            missing, text = self.job.missing(), self.script(n)
+        except ValueError as error:  # written into the profile by hand
+            self._refuse(str(error))
+        if missing:
             name = Path(self.profile_dir).name.removeprefix("profile_")
             words = " ".join(f"--{option} {EXAMPLES.get(option, '...')}" for option in missing)
             self._refuse(f"{', '.join(missing)} missing. Type `sagips profiles install {name} {words}`.")
-        text = self.script(n)
         path = self._file("sh")
         path.parent.mkdir(parents=True, exist_ok=True)
         # What an earlier cluster of this name has printed would be taken for this one's.

@@ -1,6 +1,7 @@
 """Profiles, sessions and handles, on real MPI engines of this machine."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -146,6 +147,36 @@ def test_profile_without_mpi_is_refused(ipython_dir):
 def test_number_of_engines_is_checked(n):
     with pytest.raises(ValueError, match="should be a number of engines"):
         cluster.connect("local", n)
+
+
+@pytest.fixture
+def zombie():
+    """The id of a process that has ended, and that nobody has asked how."""
+    process = subprocess.Popen(["true"])
+    deadline = time.monotonic() + 10
+    while _runs(process.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    yield process.pid
+    process.wait()
+
+
+@pytest.mark.parametrize("who", ["owner", "controller", "mpiexec", None])
+def test_a_process_that_has_ended_counts_as_ended_reaped_or_not(ipython_dir, zombie, who):
+    pids = {name: zombie if name == who else os.getpid() for name in ("owner", "controller", "mpiexec")}
+    security = profiles.install_profile("local") / "security"
+    security.mkdir()
+    cluster_id = f"notebook-{pids['owner']}-0" if who in ("owner", None) else "terminal"
+    launched = {"class": "x.MPIEngineSetLauncher", "sets": {"1": {"n": N, "pid": pids["mpiexec"]}}}
+    state = {"cluster": {"cluster_id": cluster_id}, "controller": {"state": {"pid": pids["controller"]}}}
+    (security / f"cluster-{cluster_id}.json").write_text(json.dumps(state | {"engines": launched}))
+    location = json.dumps({"location": "127.0.0.1"})
+    (security / f"ipcontroller-{cluster_id}-client.json").write_text(location)
+    joined = cluster._running(profiles.find("local"), N)
+    # Engines of a notebook that is there are its own; without a controller nobody finds them.
+    assert (joined is not None) == (who in ("owner", "mpiexec"))
+    if joined:
+        assert joined.state().phase == ("ended" if who == "mpiexec" else "running")
 
 
 # Failures at the start

@@ -69,6 +69,38 @@ def test_interrupting_the_wait_cancels_the_job(tmp_path, monkeypatch):
     assert (tmp_path / "pbs" / "jobs" / "1.here" / "status").read_text() == "271"
 
 
+@pytest.mark.parametrize("is_error", [False, True])
+def test_a_session_tells_of_a_job_that_it_could_not_cancel(tmp_path, is_error):
+    qdel = tmp_path / "pbs" / "bin" / "qdel"
+    works = qdel.read_text()
+    session = cluster.connect("polaris", N)
+    controller = session._engines._processes()
+    qdel.write_text("#!/bin/sh\necho cannot connect to server >&2; exit 255\n")
+    message = "Job 1.here was not cancelled.*: cannot connect to server. Type `qdel 1.here` in a terminal"
+    try:
+        # Where warnings are errors, the controller ends nevertheless.
+        with pytest.raises(UserWarning, match=message) if is_error else pytest.warns(UserWarning, match=message):
+            session.close()
+        assert controller and not psutil.wait_procs(controller, timeout=5)[1]
+    finally:
+        qdel.write_text(works)
+        session.close()
+        subprocess.run(["qdel", "1.here"], check=not is_error, capture_output=True)
+    assert (tmp_path / "pbs" / "jobs" / "1.here" / "status").read_text() == "271"
+
+
+def test_a_job_is_cancelled_though_ipyparallel_cannot_stop_it(tmp_path, monkeypatch):
+    def stop():
+        raise RuntimeError("Event loop is closed")
+
+    session = cluster.connect("polaris", N)
+    with monkeypatch.context() as patch:
+        patch.setattr(session._engines.cluster, "stop_engines_sync", stop)
+        session.close()
+    assert (tmp_path / "pbs" / "jobs" / "1.here" / "status").read_text() == "271"
+    session.close()
+
+
 def test_the_last_words_of_a_job_that_dies_early_are_quoted():
     message = r"(?s)0 came .*job 1.here: F, exit status 1.*no such module: conda"
     with pytest.raises(RuntimeError, match=message):
@@ -79,7 +111,7 @@ def test_the_last_words_of_a_job_that_dies_early_are_quoted():
     ("options", "message"),
     [
         ({"account": "x"}, "walltime, filesystems missing. Type `sagips profiles install polaris --walltime 00:30:00"),
-        ({"account": "x", "filesystems": "home", "walltime": "tomorrow"}, "qsub refused"),
+        ({"account": "x", "filesystems": "home", "walltime": "5:00", "place": "nowhere"}, "qsub refused"),
     ],
 )
 def test_ipcluster_ends_with_the_reason_if_there_can_be_no_job(options, message):
@@ -90,9 +122,18 @@ def test_ipcluster_ends_with_the_reason_if_there_can_be_no_job(options, message)
     assert "Traceback" not in done.stderr
 
 
+def test_ipcluster_ends_with_the_reason_if_an_option_was_mistyped_in_the_file():
+    config = profiles.installed("polaris") / "ipcluster_config.py"
+    config.write_text(config.read_text().replace('"walltime": "00:10:00"', '"walltime": "tomorrow"'))
+    command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=polaris", f"--n={N}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "walltime = 'tomorrow': should be HH:MM:SS, MM:SS or seconds" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_what_pbs_refuses_is_quoted():
-    with pytest.raises(RuntimeError, match="(?s)qsub refused .*illegal value: walltime or place in .*tomorrow"):
-        cluster.connect("polaris", N, walltime="tomorrow")
+    with pytest.raises(RuntimeError, match="(?s)qsub refused .*illegal value: walltime or place in .*nowhere"):
+        cluster.connect("polaris", N, place="nowhere")
 
 
 def test_a_notebook_as_a_job(tmp_path):

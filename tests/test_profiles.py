@@ -181,12 +181,47 @@ def test_slurm_sites_ask_for_whole_nodes():
 
 
 @pytest.mark.parametrize(
-    ("walltime", "seconds"), [("00:30:00", 1800), ("5:00", 300), ("2-01:00:00", 176400), ("90", None), ("1-12", None)]
+    ("name", "walltime", "seconds"),
+    [
+        ("pbs", "3600", 3600),
+        ("pbs", "30:00", 1800),
+        ("pbs", "00:30:00", 1800),
+        ("pbs", "1:00:00.5", 3600),
+        ("slurm", "30", 1800),
+        ("slurm", "5:00", 300),
+        ("slurm", "00:30:00", 1800),
+        ("slurm", "1-0", 86400),
+        ("slurm", "1-12:30", 131400),
+        ("slurm", "2-01:00:00", 176400),
+    ],
 )
-def test_runs_of_a_job_know_when_its_time_is_over(walltime, seconds):
+def test_runs_of_a_job_know_when_its_time_is_over(name, walltime, seconds):
+    assert f"export SAGIPS_ENDS_AT=$(($(date +%s) + {seconds}))\n" in shown(name, walltime=walltime)
+
+
+@pytest.mark.parametrize("walltime", ["0", "UNLIMITED", "infinite", "-1"])
+def test_a_job_without_a_limit_has_no_end(walltime):
     text = shown("slurm", walltime=walltime)
-    end = f"export SAGIPS_ENDS_AT=$(($(date +%s) + {seconds}))\n"
-    assert ("SAGIPS_ENDS_AT" not in text) if seconds is None else (end in text)
+    assert f"--time={walltime}\n" in text and "SAGIPS_ENDS_AT" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "walltime", "allowed"),
+    [
+        ("pbs", "tomorrow", "HH:MM:SS, MM:SS or seconds"),
+        ("pbs", "1-12:00:00", "HH:MM:SS, MM:SS or seconds"),
+        ("pbs", "1:2:3:4", "HH:MM:SS, MM:SS or seconds"),
+        ("slurm", "1h", "HH:MM:SS, MM:SS, minutes, D-HH, "),
+        ("slurm", "1-", "HH:MM:SS, MM:SS, minutes, D-HH, "),
+        ("slurm", "1-2:3:4:5", "HH:MM:SS, MM:SS, minutes, D-HH, "),
+    ],
+)
+def test_a_walltime_that_the_scheduler_does_not_read_is_refused(name, walltime, allowed):
+    message = f"walltime = '{walltime}': should be {allowed}.*runs end cleanly before.*--walltime 00:30:00"
+    with pytest.raises(ValueError, match=message):
+        profiles.install_profile(name, walltime=walltime)
+    with pytest.raises(ValueError, match=message):
+        {"pbs": PBS, "slurm": Slurm}[name](walltime=walltime)
 
 
 def test_a_script_carries_no_more_of_the_environment_than_python_needs(monkeypatch):
@@ -301,6 +336,56 @@ def test_a_scheduler_that_does_not_answer_has_not_ended_the_job(kind, answer, ph
         (tmp_path / command).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert kind().state("12").phase == phase
+
+
+REFUSES = {
+    PBS: "echo qdel: cannot connect to server >&2; exit 255",
+    Slurm: "echo scancel: error: Unable to contact slurm controller >&2; exit 1",
+}
+
+
+def scheduler(folder, monkeypatch, kind, refusal, state):
+    """Put a scheduler on PATH that refuses to cancel, and answers `state` of a job."""
+    for command, answer in ((kind.delete[0], refusal), (kind._ask[0], state)):
+        (folder / command).write_text(f"#!/bin/sh\n{answer}\n")
+        (folder / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+@pytest.mark.parametrize("kind", [PBS, Slurm])
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_job_that_was_not_cancelled_is_told(kind, is_known, monkeypatch, tmp_path):
+    running = {PBS: "Job Id: 12.here\n    job_state = R", Slurm: "RUNNING|None"}[kind]
+    state = f"echo '{running}'" if is_known else "echo cannot connect >&2; exit 1"
+    scheduler(tmp_path, monkeypatch, kind, REFUSES[kind], state)
+    seen = f"Job 12 was not cancelled.*(cannot connect|Unable to contact).*Type `{kind.delete[0]} 12` in a terminal"
+    with pytest.warns(UserWarning, match=seen):
+        kind().cancel("12")
+
+
+@pytest.mark.parametrize(
+    ("kind", "refusal", "state"),
+    [
+        (PBS, "exit 0", "exit 1"),
+        (PBS, "echo qdel: Job has finished 12 >&2; exit 35", "echo cannot connect >&2; exit 1"),
+        (PBS, REFUSES[PBS], "echo qstat: Unknown Job Id 12 >&2; exit 153"),
+        (Slurm, "echo Job/step already completing or completed >&2; exit 1", "echo 'COMPLETING|None'"),
+        (Slurm, REFUSES[Slurm], "echo 'CANCELLED|None'"),
+    ],
+)
+def test_a_job_that_has_ended_is_left_alone(kind, refusal, state, monkeypatch, tmp_path):
+    scheduler(tmp_path, monkeypatch, kind, refusal, state)
+    kind().cancel("12")  # a warning would be an error here
+
+
+@pytest.mark.parametrize("error", [OSError("no process"), subprocess.TimeoutExpired("scancel", 60)])
+def test_a_scheduler_that_hangs_has_not_cancelled_the_job(error, monkeypatch):
+    def hang(command):
+        raise error
+
+    monkeypatch.setattr("sagips_kit.jobs.base._run", hang)
+    with pytest.warns(UserWarning, match=r"Job 12 was not cancelled.*(no process|timed out).*Type `scancel 12`"):
+        Slurm().cancel("12")
 
 
 @pytest.mark.parametrize("kind", [PBS, Slurm])

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import time
+import warnings
 from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar, Literal
 
@@ -106,7 +107,7 @@ class Job(Ranks):
     queue : str
         Queue, or partition.
     walltime : str
-        Longest duration, HH:MM:SS.
+        Longest duration, HH:MM:SS, or whatever else the scheduler reads; runs end cleanly before it is over.
     nodes : int
         Nodes of the job; 0 takes as many as the ranks need.
     directives : str
@@ -128,8 +129,17 @@ class Job(Ranks):
     delete: ClassVar[tuple]
     job_id: ClassVar[str]  # what an id looks like in the answer to `submit`
     id_variable: ClassVar[str]  # the shell's expression for a job's number
+    walltimes: ClassVar[str]  # what it reads as a duration, in words
     _ask: ClassVar[tuple]
     _gone: ClassVar[str]  # what it says of a job that it has forgotten
+
+    def __post_init__(self):
+        if self.walltime and self.seconds(self.walltime) is None:
+            example = EXAMPLES["walltime"]
+            raise ValueError(
+                f"walltime = {self.walltime!r}: should be {self.walltimes}, for runs end cleanly before it is over. "
+                f'Type walltime="{example}", or --walltime {example} in a terminal.'
+            )
 
     def sizes(self, n):
         sizes = super().sizes(n)
@@ -199,12 +209,20 @@ class Job(Ranks):
         return JobState("ended", "ended, and forgotten by the scheduler") if is_gone else JobState("unknown", words)
 
     def cancel(self, job_id):
-        """End a job; one that has ended already is left alone."""
+        """End a job; one that has ended already is left alone, of one that may go on a UserWarning tells."""
         try:
-            _run([*self.delete, job_id])
+            done = _run([*self.delete, job_id])
+            words = (done.stderr or done.stdout).strip() or f"{self.delete[0]} ended with status {done.returncode}"
+            is_over = not done.returncode or re.search(self._gone, words) or self.state(job_id).phase == "ended"
         except (OSError, subprocess.TimeoutExpired) as error:
+            words, is_over = str(error), False
+        if not is_over:
             line = shlex.join([*self.delete, job_id])
-            raise RuntimeError(f"Cannot cancel job {job_id}: {error}. Type `{line}` in a terminal.") from None
+            warnings.warn(
+                f"Job {job_id} was not cancelled, and may go on at your account's cost: {words.rstrip('.')}. Type "
+                f"`{line}` in a terminal.",
+                stacklevel=2,
+            )
 
     def _directives(self, n, name, log):
         """The job's resources and names as options of the scheduler: list of str."""
@@ -212,16 +230,17 @@ class Job(Ranks):
 
     def _end(self):
         """The shell command that tells runs when the job's time is over, so that they end cleanly before."""
-        match = re.fullmatch(r"(?:(\d+)-(?=\d+:\d+:))?(?:(\d+):)?(\d+):(\d+)", self.walltime or "")
-        if not match:
-            return []
-        days, hours, minutes, seconds = (int(number or 0) for number in match.groups())
-        total = ((24 * days + hours) * 60 + minutes) * 60 + seconds
-        return [f"export SAGIPS_ENDS_AT=$(($(date +%s) + {total}))"]
+        seconds = self.seconds(self.walltime) if self.walltime else 0
+        return [f"export SAGIPS_ENDS_AT=$(($(date +%s) + {seconds}))"] if seconds else []
 
     def _preamble(self, log):
         """Shell commands that come first: list of str."""
         return []
+
+    @staticmethod
+    def seconds(walltime):
+        """A duration as the scheduler reads it: int, 0 for no limit, or None for what it does not read."""
+        raise NotImplementedError
 
     @staticmethod
     def read_state(text):

@@ -32,6 +32,7 @@ class PBS(Job):
     delete: ClassVar[tuple] = ("qdel",)
     job_id: ClassVar[str] = r"\d+[\w.-]*"
     id_variable: ClassVar[str] = "${PBS_JOBID%%.*}"
+    walltimes: ClassVar[str] = "HH:MM:SS, MM:SS or seconds"
     _ask: ClassVar[tuple] = ("qstat", "-x", "-f")
     _gone: ClassVar[str] = "Unknown Job|has finished"
 
@@ -53,6 +54,16 @@ class PBS(Job):
         # PBS brings a job's output only when the job has ended.
         file = f'"{self.id_variable}"'.join(map(shlex.quote, log.split("{id}")))
         return [f"exec >{file} 2>&1"]
+
+    @staticmethod
+    def seconds(walltime):
+        """The seconds in [[hours:]minutes:]seconds[.fraction]: int, or None for anything else."""
+        if not re.fullmatch(r"([0-9]+:){0,2}[0-9]+(\.[0-9]+)?", walltime):
+            return None
+        total = 0
+        for number in walltime.partition(".")[0].split(":"):
+            total = 60 * total + int(number)
+        return total
 
     @staticmethod
     def read_state(text):

@@ -1,5 +1,6 @@
 """Jobs of Slurm."""
 
+import re
 from typing import ClassVar
 
 from ..settings import value
@@ -30,8 +31,9 @@ class Slurm(Job):
     delete: ClassVar[tuple] = ("scancel",)
     job_id: ClassVar[str] = r"^\d+"
     id_variable: ClassVar[str] = "$SLURM_JOB_ID"
+    walltimes: ClassVar[str] = "HH:MM:SS, MM:SS, minutes, D-HH, D-HH:MM, D-HH:MM:SS or UNLIMITED"
     _ask: ClassVar[tuple] = ("squeue", "--noheader", "--states=all", "--format=%T|%r", "--jobs")
-    _gone: ClassVar[str] = "Invalid job id"
+    _gone: ClassVar[str] = "Invalid job id|already completing or completed"
 
     def _directives(self, n, name, log):
         sizes = self.sizes(n)
@@ -50,6 +52,26 @@ class Slurm(Job):
             "output": log.replace("{id}", "%j"),
         }
         return [f"--{word}={text}" for word, text in words.items() if text]
+
+    @staticmethod
+    def seconds(walltime):
+        """The seconds in minutes[:seconds], hours:minutes:seconds or days-hours[:minutes[:seconds]].
+
+        Returns
+        -------
+        int or None
+            0 for no limit, None for what Slurm does not read.
+        """
+        if walltime.upper() in ("UNLIMITED", "INFINITE", "-1"):
+            return 0
+        match = re.fullmatch(r"(?:([0-9]+)-)?([0-9]+)(?::([0-9]+))?(?::([0-9]+))?", walltime)
+        if not match:
+            return None
+        days, *numbers = match.groups()
+        # Without days, one or two numbers begin with minutes.
+        first = 60 if days is None and numbers[2] is None else 3600
+        units = (86400, first, first // 60, 1)
+        return sum(unit * int(number or 0) for unit, number in zip(units, match.groups(), strict=True))
 
     @staticmethod
     def read_state(text):
