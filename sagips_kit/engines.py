@@ -139,7 +139,7 @@ class Started:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=1)
-        if has_failed and self._is_job and launcher is not None:
+        if has_failed and self._is_job and launcher is not None and launcher.job_id:
             # Force has ended all that ran here, but it does not reach a job; this tells if nothing does.
             launcher.job.cancel(launcher.job_id)
 
