@@ -54,8 +54,8 @@ def page(run):
         _facts((line[:10], line[10:]) for line in analysis.describe(run).splitlines()),
         "<h2>Environment</h2>",
         _facts(analysis.environment(run).items()),
-        "<h2>Spec</h2><p>Saved as a file, it starts the same run again: <code>sagips run spec.json</code></p>",
-        f"<pre>{_text(json.dumps(analysis.spec(run), indent=2))}</pre>",
+        "<h2>Spec</h2>",
+        _spec(run),
     ]
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{_text(title)}</title>"
     return (
@@ -91,6 +91,17 @@ def _figure(picture):
     caption = _text(picture.caption)
     image = f"<img alt='{caption}' src='data:image/png;base64,{data}'>"
     return f"<figure{kind}>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _spec(run):
+    """The spec, which deletes nothing, and how to start it again."""
+    spec, n_ranks = analysis.spec(run), run.attrs[schema.LAYOUT_KEY]["n_ranks"]
+    spec.pop("overwrite", None)
+    line = "sagips" if n_ranks == 1 else f"mpiexec -n {n_ranks} python -m mpi4py -m sagips_kit"
+    words = f"Saved as a file, it starts the same run again: <code>{line} run spec.json</code>, elsewhere with <code>--store</code>."
+    if str(spec.get("problem", {}).get("type", "")).startswith("__main__:"):
+        words += " The class of its problem lived in a notebook: put it into a module of this folder, and name that."
+    return f"<p>{words}</p><pre>{_text(json.dumps(spec, indent=2))}</pre>"
 
 
 def _facts(rows):

@@ -275,6 +275,13 @@ def test_the_page_of_a_run_under_way_says_what_there_is_not_yet(folder):
     assert len(Page(text).images) >= 4
 
 
+def test_the_spec_on_the_page_deletes_nothing(tmp_path):
+    spec = {"overwrite": True, "problem": {"type": "__main__:Mine"}}
+    text = page(make_run(make_theta(), tmp_path / "a.zarr", n_replicas=4, spec=spec))
+    assert "overwrite" not in text
+    assert "mpiexec -n 4 python -m mpi4py -m sagips_kit run spec.json" in text and "lived in a notebook" in text
+
+
 def test_the_page_escapes_what_users_write(tmp_path):
     run = make_run(make_theta(), tmp_path / "a.zarr", spec={"events": "<script>alert(1)</script>"})
     assert "<script" not in page(run) and "&lt;script&gt;" in page(run)
