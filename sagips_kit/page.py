@@ -98,8 +98,8 @@ def _spec(run):
     spec, n_ranks = analysis.spec(run), run.attrs[schema.LAYOUT_KEY]["n_ranks"]
     spec.pop("overwrite", None)
     line = "sagips" if n_ranks == 1 else f"mpiexec -n {n_ranks} python -m mpi4py -m sagips_kit"
-    words = f"Saved as a file, it starts the same run again: <code>{line} run spec.json</code>, elsewhere with <code>--store</code>."
-    if str(spec.get("problem", {}).get("type", "")).startswith("__main__:"):
+    words = f"Saved as a file, it starts the same run again: <code>{line} run spec.json --store ...</code>."
+    if "__main__:" in str(spec.get("problem")):
         words += " The class of its problem lived in a notebook: put it into a module of this folder, and name that."
     return f"<p>{words}</p><pre>{_text(json.dumps(spec, indent=2))}</pre>"
 
