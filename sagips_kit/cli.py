@@ -14,8 +14,8 @@ def main(arguments=None):
     options, rest = parser.parse_known_args(arguments)
     if rest and not hasattr(options, "settings"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if os.getcwd() not in sys.path:  # as `python -m` has it: a problem's module may lie there
-        sys.path.insert(0, os.getcwd())
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a problem's module may lie there; last, so that it hides no other
     try:
         if rest:
             options.settings = _settings(rest)
