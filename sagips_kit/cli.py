@@ -250,12 +250,13 @@ def _info(options):
 
 
 def _print_summary(path):
-    from .analysis import summary
+    from .analysis import summary, warnings_of
     from .store import open_run, read_progress
 
     progress = read_progress(path)
     if progress.step == progress.n_steps:
-        print(summary(open_run(path)).to_string(float_format="%.4g"))
+        run = open_run(path)
+        print(*warnings_of(run), summary(run).to_string(float_format="%.4g"), sep="\n")
 
 
 def _spec(options):

@@ -70,7 +70,7 @@ def _estimates(run):
         pace = analysis.pace(run)
     except ValueError as error:
         return f"<p class=missing>{_text(error)}</p>"
-    notes = [f"Uncertainty: {run[schema.POSTERIOR].attrs[schema.UNCERTAINTY_KEY]}."]
+    notes = [*analysis.warnings_of(run), f"Uncertainty: {run[schema.POSTERIOR].attrs[schema.UNCERTAINTY_KEY]}."]
     if run[schema.REFERENCE]["mle"].notnull().any():
         distance = analysis.distance_to_mle(run)
         notes.insert(0, f"{distance:.2f} floor units (RMS) from the maximum-likelihood estimate of the same events.")

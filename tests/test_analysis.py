@@ -1,5 +1,7 @@
 """Analysis: known answers on synthetic runs, without torch, MPI or ipyparallel."""
 
+import html
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 from test_store import fill_run, make_events, make_problem
 from zarr.storage import MemoryStore
 
-from sagips_kit import analysis, schema
+from sagips_kit import analysis, page, schema
 from sagips_kit.runs import open_runs
 from sagips_kit.schema import RunLayout
 from sagips_kit.store import RunWriter, open_run
@@ -277,6 +279,16 @@ def test_coverage_needs_a_truth():
         analysis.coverage(make_run(make_theta()))
     with pytest.raises(ValueError, match="several chains"):
         analysis.coverage(make_run(make_theta(n_chains=1), truth=TRUTH))
+
+
+def test_a_run_that_had_not_arrived_is_told(tmp_path):
+    run = make_run(make_theta(), tmp_path / "a.zarr")
+    assert analysis.warnings_of(run) == []
+    with RunWriter(tmp_path / "a.zarr", 0) as writer:
+        writer.write_rows(99, {"theta": run["history"]["theta"][0, :, 99:].values + np.array([0.0, 8.0])})
+    [sentence] = analysis.warnings_of(open_run(tmp_path / "a.zarr"))
+    assert re.match(r"More than a deviation was moved in the second half of the run by theta1 \(\d+\.\d\)", sentence)
+    assert html.escape(sentence, quote=False) in page.page(open_run(tmp_path / "a.zarr"))
 
 
 def make_timed(waited, elapsed, staleness=None, n_members=1):

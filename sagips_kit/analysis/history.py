@@ -4,8 +4,11 @@ import numpy as np
 import xarray as xr
 
 from .. import health, schema
-from .base import for_each_run, rms
+from .base import for_each_run, rms, state
+from .estimates import estimate
 from .facts import spec
+
+_ARRIVED = 1.0  # deviations: those that arrive move by 0.1 to 0.4
 
 
 @for_each_run
@@ -54,13 +57,37 @@ def convergence(run, n_rows=1000):
 
 @for_each_run
 def warnings_of(run):
-    """What is wrong with the run now, if the last rows of its history agree on it: list of sentences.
+    """What is wrong with the run: list of sentences.
+
+    What its last rows agree on; and, of a finished one, parameters that moved by more than a deviation in its second
+    half.  Runs that arrive move by a few tenths then; the deviations of one that did not arrive mean nothing.
 
     Parameters
     ----------
     run : DataTree
         May still be running.
     """
+    return _complaints(run) + (_still_moving(run) if state(run) == "finished" else [])
+
+
+def _still_moving(run):
+    history, names = run[schema.HISTORY]["theta"], run.attrs[schema.PARAMETERS_KEY]
+    rows = history.isel({schema.STEP: [history.sizes[schema.STEP] // 2, -1]})
+    half, end = rows.mean((schema.RANK, schema.MEMBER)).transpose(schema.STEP, ...).values
+    deviation = estimate(run)["deviation"].values  # NaN for a single chain
+    deviation = np.where(np.isfinite(deviation), deviation, run[schema.REFERENCE]["deviation"].values)
+    moved = np.abs(end - half) / deviation
+    if not (moved > _ARRIVED).any():
+        return []
+    found = ", ".join(f"{names[k]} ({moved[k]:.1f})" for k in np.argsort(-moved) if moved[k] > _ARRIVED)
+    return [
+        f"More than a deviation was moved in the second half of the run by {found}: it may not have arrived, and then "
+        "its deviations mean nothing. Train longer (n_steps), or look for parameters that events hardly determine."
+    ]
+
+
+def _complaints(run):
+    """What the last rows of the history agree on."""
     history, reference = run[schema.HISTORY].to_dataset(), run[schema.REFERENCE].to_dataset()
     last = history[schema.STEP] <= history[schema.PROGRESS].min()
     rows = (
