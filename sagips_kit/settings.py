@@ -186,7 +186,8 @@ class Settings:
         that out, and so do more than 1000 parameters.
     damping : float
         Information per event below which a direction is not stretched further; it is approached from 1 during the
-        first fifth of the run.
+        first fifth of the run.  Where so many events determine a direction that it has less, a smaller one takes
+        generators there sooner.
     exploration : float
         Fraction of the run during which the generator's spread shrinks to a point, and its rate is the full one.
     averaging : float
