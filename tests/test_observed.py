@@ -147,8 +147,9 @@ def test_a_random_sample_keeps_the_order_and_repeats_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.h5", "a.zarr", "a.parquet", "a.csv"])
-def test_a_sample_of_a_large_file_needs_little_memory(tmp_path, rng, name):
-    columns = {"x1": rng.random(200_000), "x2": rng.random(200_000)}
+def test_a_sample_of_a_large_file_needs_little_memory(tmp_path, monkeypatch, rng, name):
+    monkeypatch.setattr(tables, "_BLOCK", 1000)
+    columns = {"x1": rng.random(400_000), "x2": rng.random(400_000)}
     write, table = FORMATS[name]
     write(tmp_path / name, columns)
     tracemalloc.start()
@@ -157,8 +158,8 @@ def test_a_sample_of_a_large_file_needs_little_memory(tmp_path, rng, name):
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # The columns are 3.2 MB; zarr holds a chunk at a time.
-    assert len(events) == 500 and peak < 2e6
+    # The columns are 6.4 MB; zarr holds a chunk at a time, or two where threads are late.
+    assert len(events) == 500 and peak < 3e6
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name.removeprefix("a") in tables.ANYWHERE])
