@@ -155,7 +155,8 @@ def _session(pid):
     import psutil
 
     try:
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)] + [pid]
+        # Who writes down how the job ended comes first: it would write how it was killed.
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     except psutil.NoSuchProcess:
         return []
 
