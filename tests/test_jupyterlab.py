@@ -14,6 +14,8 @@ import psutil
 import pytest
 from test_analysis import make_run, make_theta
 
+from sagips_kit import schema
+from sagips_kit.milestones import Control
 from sagips_kit.store import RunWriter, read_progress
 
 pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install jupyterlab")
@@ -156,4 +158,4 @@ def test_the_dashboard_is_a_widget_that_follows_the_run_and_stops_it(open_notebo
     assert picture.evaluate("image => image.naturalWidth") > 500
     page.get_by_role("button", name="Stop the run").click()
     page.get_by_text("The ranks were asked to stop").wait_for()
-    assert read_progress(path).stop_step == 500 + 2 * 25 * 10
+    assert Control(path)[schema.ASKED] == schema.BY_USER
