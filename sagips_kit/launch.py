@@ -125,11 +125,12 @@ def run(spec, world=None, resume=False):
 
 
 def _train(spec, world, resume):
-    checkpoints = Checkpoints(spec.store, world.rank, spec.n_steps, spec.exchange.replicas(world.size))
+    replica = spec.exchange.replica(world.rank, world.size)  # or an error that says what is missing
+    replicas = spec.exchange.replicas(world.size)
+    checkpoints = Checkpoints(spec.store, world.rank, spec.n_steps, replicas)
     if resume and resuming.is_finished(spec.store):
         checkpoints.clear()  # left by a kill at the very end
         return _result(world, spec, *_ended(spec.store, world.rank), first_step=spec.n_steps)
-    is_leader = all(spec.exchange.replica(rank, world.size) != _replica(spec, world) for rank in range(world.rank))
     # The events of the store, not new ones: what is analysed is what was trained on.
     observed = _opened(spec)[OBSERVED]
     events = np.stack([observed[name].values for name in spec.problem.observables], axis=-1)
@@ -143,7 +144,8 @@ def _train(spec, world, resume):
         exchange=spec.exchange,
         windows=_windows(spec),
     )
-    writer = store.RunWriter(spec.store, world.rank, _replica(spec, world) if is_leader else None)
+    is_leader = replicas.index(replica) == world.rank
+    writer = store.RunWriter(spec.store, world.rank, replica if is_leader else None)
     control = Control(spec.store)
     owner = world.from_rank_0(control.take, "rank 0 to begin")
     # Who is through waits for the others in `trainer`, and a signal that ends it there would end them all.
@@ -157,7 +159,7 @@ def _train(spec, world, resume):
         elapsed_s, waited_s = _write_history(trainer, writer, milestones, checkpoints)
         milestones.check_owner()
         if trainer.step == spec.n_steps:
-            if spec.exchange.n_replicas(world.size) > 1:
+            if len(set(replicas)) > 1:
                 _save(trainer, checkpoints)  # others may take much longer, and be resumed without this rank
             predictive = trainer.predict()
             if is_leader:
@@ -184,7 +186,7 @@ def _opened(spec):
 def _result(world, spec, steps, elapsed_s, waited_s, first_step):
     return {
         "rank": world.rank,
-        "replica": _replica(spec, world),
+        "replica": spec.exchange.replica(world.rank, world.size),
         "steps": steps,
         "elapsed_s": elapsed_s,
         "waited_s": waited_s,
@@ -192,10 +194,6 @@ def _result(world, spec, steps, elapsed_s, waited_s, first_step):
         "host": world.hostname,
         "device": str(world.device),
     }
-
-
-def _replica(spec, world):
-    return spec.exchange.replica(world.rank, world.size)
 
 
 def _ended(path, rank):

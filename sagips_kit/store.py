@@ -222,15 +222,16 @@ def request_stop(path, step):
 
 def stop_soon(path):
     """Ask the ranks of a run to end cleanly, all at the same step, which one of them chooses."""
-    if read_progress(path).stop_step == schema.NO_STOP:
+    is_planned = read_progress(path).stop_step != schema.NO_STOP
+    has_been_asked = array_of(path, open_group(path, "r"), schema.CONTROL, schema.ASKED)[()]
+    if not (is_planned or has_been_asked):
         _ask(path, schema.ASKED, schema.BY_USER)
 
 
 def _ask(path, name, number):
     array = array_of(path, open_group(path, "r+"), schema.CONTROL, name)
     with explained(f"Cannot write to `{path}`", "The request to stop was not made."):
-        # A signal that came first stays known.
-        array[()] = number if name != schema.ASKED else int(array[()]) or number
+        array[()] = number
 
 
 def open_run(path):

@@ -76,7 +76,8 @@ def _still_moving(run):
     half, end = rows.mean((schema.RANK, schema.MEMBER)).transpose(schema.STEP, ...).values
     deviation = estimate(run)["deviation"].values  # NaN for a single chain
     deviation = np.where(np.isfinite(deviation), deviation, run[schema.REFERENCE]["deviation"].values)
-    moved = np.abs(end - half) / deviation
+    with np.errstate(divide="ignore", invalid="ignore"):  # chains that are all the same
+        moved = np.abs(end - half) / deviation
     if not (moved > _ARRIVED).any():
         return []
     found = ", ".join(f"{names[k]} ({moved[k]:.1f})" for k in np.argsort(-moved) if moved[k] > _ARRIVED)
