@@ -15,8 +15,8 @@ import torch
 from ranks import start_ranks
 
 from sagips_kit.exchange import Chain, Every, Leaders, Ring, Within
-from sagips_kit.flat import FlatGradient, FlatWeights
-from sagips_kit.world import World
+from sagips_kit.ranks.flat import FlatGradient, FlatWeights
+from sagips_kit.ranks.world import World
 
 N_WEIGHTS, GROUP, PERIOD, LOOK_EVERY = 500, 4, 100, 10
 HERE = Path(__file__).parent

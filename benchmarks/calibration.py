@@ -22,7 +22,7 @@ from closures import Results, draw_truths
 
 from sagips_kit import Proxy, Settings, Trainer, fisher_information, fit_likelihood
 from sagips_kit.analysis import calibration
-from sagips_kit.data import balanced_resample
+from sagips_kit.events.resampling import balanced_resample
 
 N_EVENTS, N_STEPS = 10_240, 2000
 SETTINGS = Settings(n_members=8)

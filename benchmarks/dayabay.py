@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from sagips_kit import RunSpec, fit_likelihood, open_run
-from sagips_kit.data import Resampling, in_batch_order, prior_shifts
+from sagips_kit.events.batches import in_batch_order
+from sagips_kit.events.resampling import Resampling, prior_shifts
 
 HERE = Path(__file__).parent
 

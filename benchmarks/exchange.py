@@ -20,7 +20,7 @@ import torch
 from ranks import APART, start_ranks
 
 from sagips_kit import exchange as kit
-from sagips_kit.world import World
+from sagips_kit.ranks.world import World
 
 N_WEIGHTS = 51_206  # of the paper's generator
 # Its layers, 6 -> 4 x 128 -> 6: weights and biases.

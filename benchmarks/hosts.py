@@ -30,7 +30,7 @@ import torch
 from scaling import N_WEIGHTS, measure_alone, measure_mode, store_in, summary, take_step, usual_modes
 from simulate import Compute
 
-from sagips_kit.world import World
+from sagips_kit.ranks.world import World
 
 HERE = Path(__file__).parent
 PREFIX, NETWORK = "sagips-host", "10.77.0"

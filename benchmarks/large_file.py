@@ -21,7 +21,7 @@ import numpy as np
 from ranks import start_ranks
 
 from sagips_kit import Observed, Proxy, Ring, RunSpec, Settings, analysis, open_run, run
-from sagips_kit.world import World
+from sagips_kit.ranks.world import World
 
 HERE = Path(__file__).parent
 N_DISTINCT = 2**20

@@ -29,11 +29,11 @@ from simulate import Compute
 
 from sagips_kit.exchange import AllReduce, Chain, Every, Independent, Leaders, Ring, Within
 from sagips_kit.problems import Proxy
-from sagips_kit.schema import RunLayout
-from sagips_kit.settings import Settings
-from sagips_kit.store import RunWriter
-from sagips_kit.template import create_run
-from sagips_kit.world import World
+from sagips_kit.ranks.world import World
+from sagips_kit.store.create import create_run
+from sagips_kit.store.schema import RunLayout
+from sagips_kit.store.writer import RunWriter
+from sagips_kit.training.settings import Settings
 
 N_WEIGHTS = 51_206  # of the paper's generator
 N_BARE = 20  # exchanges one after the other, without compute, to see what they cost

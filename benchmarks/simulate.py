@@ -13,7 +13,7 @@ from functools import singledispatchmethod
 import numpy as np
 
 from sagips_kit import exchange as kit
-from sagips_kit.settings import value
+from sagips_kit._value import value
 
 _N_KEPT = 300  # steps back to which the age of a contribution is counted
 

@@ -24,9 +24,9 @@ import numpy as np
 import zarr
 
 from sagips_kit import open_run, read_progress, request_stop
-from sagips_kit.schema import RunLayout
-from sagips_kit.store import RunWriter
-from sagips_kit.template import create_run
+from sagips_kit.store.create import create_run
+from sagips_kit.store.schema import RunLayout
+from sagips_kit.store.writer import RunWriter
 
 HERE = Path(__file__).parent
 N_LIVE = 4  # ranks that train while a reader opens their store
@@ -163,12 +163,14 @@ def measure_writing(folder, options):
 
 
 def _written_part(store, n_steps):
-    from sagips_kit import Proxy, RunSpec, Settings, World, prepare, run_rank, samples
+    from sagips_kit import Proxy, RunSpec, Settings, World, prepare, run_rank
+    from sagips_kit.training import predictions
 
     spec = RunSpec(problem=Proxy(), store=str(store), settings=Settings(), n_steps=n_steps)
     prepare(spec, n_ranks=1)
     blocks_s = []
-    calls = [(RunWriter, name) for name in ("write_rows", "set_progress", "write_snapshot")] + [(samples, "snapshot")]
+    calls = [(RunWriter, name) for name in ("write_rows", "set_progress", "write_snapshot")]
+    calls.append((predictions, "snapshot"))
     untimed = [getattr(owner, name) for owner, name in calls]
 
     def timed(function):

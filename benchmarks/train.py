@@ -22,7 +22,7 @@ import recipe
 import torch
 
 from sagips_kit import Proxy, Settings, Trainer
-from sagips_kit.world import World
+from sagips_kit.ranks.world import World
 
 SHAPES = {"1024 x 100": (1024, 100), "64 x 100": (64, 100)}
 FLOP_PER_EVENT = 0.8e6  # of these networks: 0.6e6 in the discriminator's step, 0.2e6 in the generator's

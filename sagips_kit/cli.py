@@ -120,7 +120,7 @@ def _settings(words):
 
 
 def _list_profiles(options):
-    from . import profiles
+    from .cluster import profiles
 
     for name in profiles.profiles():
         state = f"installed in {profiles.installed(name)}" if profiles.is_installed(name) else "not installed"
@@ -128,7 +128,7 @@ def _list_profiles(options):
 
 
 def _install_profile(options):
-    from . import profiles
+    from .cluster import profiles
 
     folder = profiles.install_profile(options.name, options.overwrite, **options.settings)
     print(f"{folder}: every option is explained in {profiles.CONFIG}")
@@ -138,13 +138,13 @@ def _install_profile(options):
 
 
 def _show_profile(options):
-    from .profiles import show_profile
+    from .cluster.profiles import show_profile
 
     print(show_profile(options.name, options.n, **options.settings), end="")
 
 
 def _batch(options):
-    from .batch import write_batch
+    from .cluster.notebook_job import write_batch
 
     batch = write_batch(options.notebook, options.profile, dict(options.p), options.folder, **options.settings)
     print(f"script    {batch.path}")
@@ -176,12 +176,12 @@ def _add_reading_commands(commands):
 
 
 def _run(options):
-    from .analysis.base import counted
-    from .launch import run
-    from .signals import Signals
-    from .spec import RunSpec
-    from .store import read_progress
-    from .world import World
+    from ._text import counted
+    from .ranks.world import World
+    from .running.launch import run
+    from .running.signals import Signals
+    from .running.spec import RunSpec
+    from .store.status import read_progress
 
     world = World.here()
     # A mistake in the spec is reported once, not by every rank.
@@ -207,8 +207,8 @@ def _run(options):
 
 def _check(options):
     from .check import check_problem
-    from .launch import observed_events
-    from .spec import RunSpec
+    from .running.launch import observed_events
+    from .running.spec import RunSpec
 
     spec = RunSpec.from_file(options.spec)
     events = observed_events(spec)[0] if spec.events is not None else None
@@ -219,7 +219,7 @@ def _check(options):
 
 def _check_here(store):
     """Raise ValueError if a spec's file, which may come from anybody, would delete a run somewhere else."""
-    from .place import is_url, local_path
+    from .store.location import is_url, local_path
 
     if is_url(store) or not local_path(store).is_relative_to(Path.cwd()):
         raise ValueError(
@@ -229,9 +229,9 @@ def _check_here(store):
 
 
 def _tune(options):
-    from .spec import RunSpec
-    from .tune import tune_run
-    from .world import World
+    from .ranks.world import World
+    from .running.spec import RunSpec
+    from .running.tune import tune_run
 
     world = World.here()
     with world.rank_0_first("rank 0 to read the spec"):
@@ -243,7 +243,7 @@ def _tune(options):
 
 def _info(options):
     from .analysis import describe
-    from .store import open_run
+    from .store.reader import open_run
 
     print(describe(open_run(options.store)))
     _print_summary(options.store)
@@ -251,7 +251,8 @@ def _info(options):
 
 def _print_summary(path):
     from .analysis import summary, warnings_of
-    from .store import open_run, read_progress
+    from .store.reader import open_run
+    from .store.status import read_progress
 
     progress = read_progress(path)
     if progress.step == progress.n_steps:
@@ -260,14 +261,14 @@ def _print_summary(path):
 
 
 def _spec(options):
-    from .spec import RunSpec
+    from .running.spec import RunSpec
 
     given = {"problem": {"type": options.problem}, "exchange": {"type": options.exchange}, "store": options.store}
     print(RunSpec.from_dict(given).to_json(), end="")
 
 
 def _ls(options):
-    from .runs import list_runs
+    from .analysis.collection import list_runs
 
     table = list_runs(options.folder)
     if table.empty:
@@ -283,8 +284,8 @@ def _ls(options):
 
 
 def _report(options):
-    from .page import page
-    from .store import open_run
+    from .report.html import page
+    from .store.reader import open_run
 
     text = page(open_run(options.store))
     path = _beside(options.store, options.output, ".html")
@@ -293,8 +294,8 @@ def _report(options):
 
 
 def _export(options):
-    from . import export
-    from .store import open_run
+    from .report import export
+    from .store.reader import open_run
 
     run = open_run(options.store)
     if options.to == "netcdf":
@@ -307,7 +308,7 @@ def _export(options):
 
 def _beside(store, output, ending):
     """The given output, or a name made of the store's: in its folder, or here if the store is a URL."""
-    from .place import is_url
+    from .store.location import is_url
 
     if output:
         return Path(output)

@@ -14,7 +14,7 @@ from gaussian import QUICK, Gaussian
 from mpi_launcher import TESTS, command, environment
 
 from sagips_kit import Ring, RunSpec, open_run, read_progress
-from sagips_kit.place import local_path
+from sagips_kit.store.location import local_path
 
 KINDS = ("exception", "SIGKILL", "SIGSTOP", "slow", "NaN", "corrupt", "full disk", "read-only store", "clock jump")
 EXCHANGE = ("before the exchange", "during the exchange", "after the exchange")

@@ -8,7 +8,7 @@ import time
 import torch
 
 from sagips_kit import Problem, Settings
-from sagips_kit.settings import Count, value
+from sagips_kit._value import Count, value
 
 
 @value

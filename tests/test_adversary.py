@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sagips_kit import adversary
-from sagips_kit.adversary import (
+from sagips_kit.training import losses
+from sagips_kit.training.losses import (
     CURVATURE,
     generated_loss,
     generator_loss,
@@ -14,7 +14,7 @@ from sagips_kit.adversary import (
     ratio_trust,
     real_loss,
 )
-from sagips_kit.gan import Discriminator
+from sagips_kit.training.networks import Discriminator
 
 LOSSES = ("likelihood", "logistic", "least squares")
 every_loss = pytest.mark.parametrize("loss", LOSSES)
@@ -70,7 +70,7 @@ def test_the_density_ratio_is_trusted_by_the_scores_before(pieces):
 
 @pytest.fixture(params=[2**20, 64 * 4 * 2 * 8], ids=["one piece", "many pieces"])
 def pieces(request, monkeypatch):
-    monkeypatch.setattr(adversary, "_CACHE_BYTES", request.param // torch.get_num_threads())
+    monkeypatch.setattr(losses, "_CACHE_BYTES", request.param // torch.get_num_threads())
 
 
 def make_discriminator():

@@ -11,11 +11,14 @@ import pytest
 from test_store import fill_run, make_events, make_problem
 from zarr.storage import MemoryStore
 
-from sagips_kit import analysis, page, schema
-from sagips_kit.runs import open_runs
-from sagips_kit.schema import RunLayout
-from sagips_kit.store import RunWriter, open_run
-from sagips_kit.template import create_run
+from sagips_kit import analysis
+from sagips_kit.analysis.collection import open_runs
+from sagips_kit.report.html import page
+from sagips_kit.store import schema
+from sagips_kit.store.create import create_run
+from sagips_kit.store.reader import open_run
+from sagips_kit.store.schema import RunLayout
+from sagips_kit.store.writer import RunWriter
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -288,7 +291,7 @@ def test_a_run_that_had_not_arrived_is_told(tmp_path):
         writer.write_rows(99, {"theta": run["history"]["theta"][0, :, 99:].values + np.array([0.0, 8.0])})
     [sentence] = analysis.warnings_of(open_run(tmp_path / "a.zarr"))
     assert re.match(r"More than a deviation was moved in the second half of the run by theta1 \(\d+\.\d\)", sentence)
-    assert html.escape(sentence, quote=False) in page.page(open_run(tmp_path / "a.zarr"))
+    assert html.escape(sentence, quote=False) in page(open_run(tmp_path / "a.zarr"))
 
 
 def make_timed(waited, elapsed, staleness=None, n_members=1):

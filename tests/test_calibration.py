@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 from sagips_kit.analysis import calibration
-from sagips_kit.data import balanced_resample
+from sagips_kit.events.resampling import balanced_resample
 
 COVARIANCE = np.array([[1.0, 0.6], [0.6, 4.0]])
 

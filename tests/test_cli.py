@@ -12,9 +12,9 @@ from gaussian import QUICK, Gaussian
 from mpi_launcher import environment, mpiexec
 
 from sagips_kit import RunSpec, open_run, prepare, read_progress, request_stop, run_rank
+from sagips_kit._value import value
 from sagips_kit.cli import main
-from sagips_kit.settings import value
-from sagips_kit.world import World
+from sagips_kit.ranks.world import World
 
 SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, bootstrap=True, rows_per_block=1)
 
@@ -205,7 +205,7 @@ def test_run_resumes_and_says_so(capsys, path, spec):
 
 
 def test_run_that_is_stopped_says_how_to_go_on(capsys, path, spec, monkeypatch):
-    monkeypatch.setattr("sagips_kit.signals.Signals.ask_to_end", lambda self, takes_s: True)
+    monkeypatch.setattr("sagips_kit.running.signals.Signals.ask_to_end", lambda self, takes_s: True)
     path.write_text(dataclasses.replace(spec, n_steps=100_000).to_json())
     status, out, err = sagips(capsys, "run", path)
     assert (status, err) == (0, "")

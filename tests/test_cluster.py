@@ -15,9 +15,11 @@ import numpy as np
 import psutil
 import pytest
 
-from sagips_kit import cluster, handle, profiles, schema, store, template
-from sagips_kit.milestones import Control, Milestones
-from sagips_kit.signals import Signals
+from sagips_kit.cluster import connect, handle, profiles
+from sagips_kit.running.coordination import Control, Milestones
+from sagips_kit.running.signals import Signals
+from sagips_kit.store import create, schema
+from sagips_kit.store.writer import RunWriter
 
 ROOT = Path(__file__).parents[1]
 N = 2
@@ -46,7 +48,7 @@ def _set_environment(patch, folder):
 def engines(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         _set_environment(patch, tmp_path_factory.mktemp("ipython"))
-        with cluster.connect("local", N) as engines:
+        with connect.connect("local", N) as engines:
             yield engines
     assert not _engines_of(os.getpid())
 
@@ -61,7 +63,7 @@ def ipython_dir(tmp_path, monkeypatch):
 def start(engines, tmp_path):
     """Start a function (rank, path) on idle engines, with the store of a run; returns the handle."""
     path = tmp_path / "run.zarr"
-    template.create_run(path, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)))
+    create.create_run(path, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)))
     yield lambda function: _handle(engines, _ranked(function), path)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and any(engines._client.queue_status()[rank]["queue"] for rank in range(N)):
@@ -78,7 +80,7 @@ def _ranked(function):
 
 
 def _handle(engines, function, path):
-    return cluster.RunHandle(path, engines._start(function, path), engines._facts, engines._engines)
+    return connect.RunHandle(path, engines._start(function, path), engines._facts, engines._engines)
 
 
 def _engines_of(pid):
@@ -107,32 +109,33 @@ def _run_python(code, **options):
 
 
 def test_import_touches_neither_engines_nor_mpi():
-    code = "import sys, sagips_kit.cluster; print([m for m in ('ipyparallel', 'mpi4py', 'torch') if m in sys.modules])"
+    code = "import sys, sagips_kit.cluster.connect\n"
+    code += "print([m for m in ('ipyparallel', 'mpi4py', 'torch') if m in sys.modules])"
     assert _run_python(code, cwd=ROOT).stdout == "[]\n"
 
 
 def test_unknown_profile_names_the_allowed_ones(ipython_dir):
     with pytest.raises(ValueError, match=r"No profile 'lokal'.*brings allocation, .*connect\('local'\)"):
-        cluster.connect("lokal")
+        connect.connect("lokal")
 
 
 def test_a_profile_that_submits_jobs_has_to_be_installed(ipython_dir):
     with pytest.raises(ValueError, match=r"'polaris' is not installed. Type `sagips profiles install polaris --acc"):
-        cluster.connect("polaris", N)
+        connect.connect("polaris", N)
     profiles.install_profile("polaris", account="physics", filesystems="home")
     with pytest.raises(ValueError, match=r"'polaris' needs walltime. .*connect\('polaris', ..., walltime="):
-        cluster.connect("polaris", N)
+        connect.connect("polaris", N)
     with pytest.raises(ValueError, match="has no option 'wall'. Did you mean walltime"):
-        cluster.connect("polaris", N, wall="1:00:00")
+        connect.connect("polaris", N, wall="1:00:00")
     with pytest.raises(RuntimeError, match=r"No qsub.*login node.*connect\('local'\)"):
-        cluster.connect("polaris", N, walltime="1:00:00")
+        connect.connect("polaris", N, walltime="1:00:00")
 
 
 def test_an_allocation_is_looked_for(ipython_dir, monkeypatch):
     for name in ("PBS_JOBID", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(RuntimeError, match="PBS_JOBID and SLURM_JOB_ID are not set. Begin one with `qsub -I`"):
-        cluster.connect("allocation", N)
+        connect.connect("allocation", N)
 
 
 def test_profile_without_mpi_is_refused(ipython_dir):
@@ -140,13 +143,13 @@ def test_profile_without_mpi_is_refused(ipython_dir):
     plain.mkdir(parents=True)
     (plain / "ipcluster_config.py").write_text("c = get_config()\n")
     with pytest.raises(ValueError, match="without MPI"):
-        cluster.connect("plain")
+        connect.connect("plain")
 
 
 @pytest.mark.parametrize("n", [0, -1, 1.5, "2"])
 def test_number_of_engines_is_checked(n):
     with pytest.raises(ValueError, match="should be a number of engines"):
-        cluster.connect("local", n)
+        connect.connect("local", n)
 
 
 @pytest.fixture
@@ -172,7 +175,7 @@ def test_a_process_that_has_ended_counts_as_ended_reaped_or_not(ipython_dir, zom
     (security / f"cluster-{cluster_id}.json").write_text(json.dumps(state | {"engines": launched}))
     location = json.dumps({"location": "127.0.0.1"})
     (security / f"ipcontroller-{cluster_id}-client.json").write_text(location)
-    joined = cluster._running(profiles.find("local"), N)
+    joined = connect._running(profiles.find("local"), N)
     # Engines of a notebook that is there are its own; without a controller nobody finds them.
     assert (joined is not None) == (who in ("owner", "mpiexec"))
     if joined:
@@ -202,14 +205,14 @@ def test_missing_mpiexec_says_what_to_install(ipython_dir, monkeypatch, tmp_path
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeError, match=r"No mpiexec: .*pip install mpich.*MPI module"):
-        cluster.connect("local", N)
+        connect.connect("local", N)
 
 
 def test_fewer_engines_than_asked(mpiexec):
     mpiexec('shift 2; exec {real} -n 1 "$@"')
     before = _engines_of(os.getpid())
     with pytest.raises(RuntimeError, match=r"2 engines were asked for, 1 came within .*connect\(timeout="):
-        cluster.connect("local", 2, timeout=8)
+        connect.connect("local", 2, timeout=8)
     assert _engines_of(os.getpid()) == before
 
 
@@ -217,14 +220,14 @@ def test_mpiexec_that_ends_at_once_is_quoted(mpiexec):
     mpiexec("echo There are not enough slots; exit 1")
     before = _engines_of(os.getpid())
     with pytest.raises(RuntimeError, match=r"(?s)0 came .*mpiexec has ended.*not enough slots"):
-        cluster.connect("local", 2)
+        connect.connect("local", 2)
     assert _engines_of(os.getpid()) == before
 
 
 def test_mpi_worlds_of_size_one_are_refused(mpiexec):
     mpiexec("shift 2; {real} -n 1 $* & {real} -n 1 $*; wait")
     with pytest.raises(RuntimeError, match=r"2 engines, but MPI worlds of size 1: .*pip install mpich"):
-        cluster.connect("local", 2)
+        connect.connect("local", 2)
 
 
 # A session
@@ -247,9 +250,9 @@ def test_engines_use_one_thread_each(start):
 
 
 def test_connect_again_returns_the_open_session(engines):
-    assert cluster.connect("local", N) is engines
+    assert connect.connect("local", N) is engines
     with pytest.raises(ValueError, match=r"has 2 engines, n=3 .*connect\(n=2\)"):
-        cluster.connect("local", 3)
+        connect.connect("local", 3)
 
 
 def test_classes_that_live_in_the_notebook_travel(start):
@@ -272,12 +275,12 @@ def test_submit_prepares_here_and_runs_there(engines, monkeypatch, tmp_path):
 
     def prepare(spec, n_ranks, resume):
         prepared.append((spec.store, n_ranks, resume))
-        template.create_run(spec.store, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)))
+        create.create_run(spec.store, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)))
 
     launch.prepare = prepare
     launch.run_rank = lambda spec, world, resume: {"steps": spec.n_steps, "pid": os.getpid(), "resume": resume}
-    monkeypatch.setattr("sagips_kit.launch", launch, raising=False)
-    monkeypatch.setitem(sys.modules, "sagips_kit.launch", launch)
+    monkeypatch.setattr("sagips_kit.running.launch", launch, raising=False)
+    monkeypatch.setitem(sys.modules, "sagips_kit.running.launch", launch)
     run = engines.submit(types.SimpleNamespace(store=str(tmp_path / "run.zarr"), n_steps=7), resume=True)
     assert prepared == [(str(tmp_path / "run.zarr"), N, True)]
     assert all(rank["resume"] for rank in run.result())
@@ -305,7 +308,7 @@ def test_failure_surfaces_while_others_go_on(start):
         time.sleep(8)
 
     run, began = start(fail), time.monotonic()
-    with pytest.raises(cluster.RankError, match=r"Rank 1 on .* failed: ZeroDivisionError: no events left") as caught:
+    with pytest.raises(connect.RankError, match=r"Rank 1 on .* failed: ZeroDivisionError: no events left") as caught:
         run.wait()
     assert time.monotonic() - began < 6
     assert caught.value.rank == 1
@@ -326,7 +329,7 @@ def test_cause_is_shown_before_what_follows_from_it(start):
         time.sleep(0.5)
         raise ValueError("bad data")
 
-    with pytest.raises(cluster.RankError, match=r"(?s)^Rank 1 on .*bad data.*Failed too: 0: PeerError") as caught:
+    with pytest.raises(connect.RankError, match=r"(?s)^Rank 1 on .*bad data.*Failed too: 0: PeerError") as caught:
         start(fail).wait()
     assert list(caught.value.failures) == [0, 1]
 
@@ -344,7 +347,7 @@ def test_a_rank_that_hangs_ends_the_others_and_is_named(start):
                     time.sleep(6)
                 channel.mix_(gradient, step)
 
-    with pytest.raises(cluster.RankError, match=r"Rank 0 on .* waited 2 s for rank 1 on .*: some rank stalled"):
+    with pytest.raises(connect.RankError, match=r"Rank 0 on .* waited 2 s for rank 1 on .*: some rank stalled"):
         start(train).wait()
 
 
@@ -363,7 +366,7 @@ def train(start):
 
     def train(rank, path):
         milestones = Milestones(Control(path), "", rank, 10, 400, 0, Signals())
-        with store.RunWriter(path, rank) as writer:
+        with RunWriter(path, rank) as writer:
             for step in range(10, 401, 10):
                 time.sleep(0.1)
                 writer.set_progress(step)
@@ -392,7 +395,7 @@ def test_a_run_that_its_job_has_ended_is_not_taken_for_a_whole_one(train):
     run = train()
     Control(run.path)[schema.ASKED] = 1  # as a rank does when it is sent a signal
     run.stop()
-    with pytest.raises(cluster.RankError, match=r"asked to end by a signal.* step \d+ of 400; .*resume=True\)"):
+    with pytest.raises(connect.RankError, match=r"asked to end by a signal.* step \d+ of 400; .*resume=True\)"):
         run.wait(timeout=30)
 
 
@@ -417,7 +420,7 @@ def test_a_run_of_another_notebook_is_attached(engines, train, capsys):
 
 def test_a_run_of_another_notebook_that_failed_is_known_to_have(engines, start):
     path = start(lambda rank, path: 1 / (1 - rank)).path
-    with pytest.raises(cluster.RankError, match=r"ended at step 0 of 400; the notebook that submitted the run"):
+    with pytest.raises(connect.RankError, match=r"ended at step 0 of 400; the notebook that submitted the run"):
         engines.attach(path).wait(timeout=30)
 
 
@@ -425,7 +428,7 @@ def test_only_runs_of_these_engines_are_attached(engines, tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no run at"):
         engines.attach(tmp_path / "none.zarr")
     other = dataclasses.replace(LAYOUT, n_ranks=3)
-    template.create_run(tmp_path / "other.zarr", Line(), other, spec={}, events=np.zeros((3, 1)))
+    create.create_run(tmp_path / "other.zarr", Line(), other, spec={}, events=np.zeros((3, 1)))
     with pytest.raises(ValueError, match=r"a run of 3 ranks, and this session has 2 engines: .*open_run"):
         engines.attach(tmp_path / "other.zarr")
 
@@ -448,9 +451,9 @@ def test_interrupting_the_cell_leaves_the_run_alone(train, capsys, monkeypatch):
 
 def test_dead_engines_are_reported_and_close_leaves_no_process(ipython_dir, tmp_path):
     before = _engines_of(os.getpid())
-    mine = cluster.connect("local", N)
+    mine = connect.connect("local", N)
     run = _handle(mine, lambda path: os.kill(os.getpid(), signal.SIGKILL), tmp_path)
-    with pytest.raises(cluster.RankError, match="have died"):
+    with pytest.raises(connect.RankError, match="have died"):
         run.wait(timeout=30)
     with pytest.raises(RuntimeError, match=r"some are gone.*connect\(...\)"):
         mine.submit(None)
@@ -469,7 +472,7 @@ def test_close_ends_engines_that_are_inside_mpi(ipython_dir, tmp_path):
         MPI.COMM_WORLD.Barrier()
 
     before = _engines_of(os.getpid())
-    with cluster.connect("local", N) as mine:
+    with connect.connect("local", N) as mine:
         pids = [fact["pid"] for fact in mine._facts]
         _handle(mine, _ranked(block), tmp_path)
         time.sleep(1)
@@ -481,7 +484,7 @@ def test_close_ends_engines_that_are_inside_mpi(ipython_dir, tmp_path):
 
 def test_process_never_starts_mpi_and_leaves_no_engines_at_exit(ipython_dir):
     code = (
-        "import sys; from sagips_kit.cluster import connect; session = connect('local', 2)\n"
+        "import sys; from sagips_kit import connect; session = connect('local', 2)\n"
         "print('mpi4py.MPI' in sys.modules, *(fact['pid'] for fact in session._facts))"
     )
     ended = _run_python(code)
@@ -493,7 +496,7 @@ def test_process_never_starts_mpi_and_leaves_no_engines_at_exit(ipython_dir):
 
 
 def test_idle_engines_leave_no_shared_memory_behind(ipython_dir):
-    mine = cluster.connect("local", N)
+    mine = connect.connect("local", N)
     maps = [psutil.Process(fact["pid"]).memory_maps() for fact in mine._facts]
     shared = {file.path for files in maps for file in files if file.path.startswith("/dev/shm/mpich")}
     mine.close(patience_s=0)
@@ -510,12 +513,12 @@ def test_joins_engines_started_in_a_terminal(ipython_dir):
         while not list((ipython_dir / "profile_local" / "security").glob("*-client.json")):
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        with cluster.connect("local", 3) as joined:
+        with connect.connect("local", 3) as joined:
             assert [fact["rank"] for fact in joined._facts] == [0, 1, 2]
             assert "ipcluster stop --profile=local" in joined.preview()
         assert _engines_of(terminal.pid)
         with pytest.raises(ValueError, match=r"has 3 engines, n=2 .*ipcluster stop --profile=local"):
-            cluster.connect("local", 2)
+            connect.connect("local", 2)
     finally:
         processes = _engines_of(terminal.pid)
         terminal.send_signal(signal.SIGINT)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from test_analysis import make_run, make_theta
 
-from sagips_kit import open_run, request_stop, schema
-from sagips_kit.dashboard import Dashboard
-from sagips_kit.milestones import Control
-from sagips_kit.store import RunWriter
+from sagips_kit import open_run, request_stop
+from sagips_kit.report.dashboard import Dashboard
+from sagips_kit.running.coordination import Control
+from sagips_kit.store import schema
+from sagips_kit.store.writer import RunWriter
 
 pytest.importorskip("ipywidgets")
 

@@ -9,16 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sagips_kit import Proxy
-from sagips_kit.data import (
-    Batches,
-    Resampling,
-    Supply,
-    balanced_resample,
-    batch_order,
-    check_events,
-    neighbour_order,
-    prior_shifts,
-)
+from sagips_kit.events.batches import Batches, Supply, batch_order, neighbour_order
+from sagips_kit.events.resampling import Resampling, balanced_resample, check_events, prior_shifts
 
 
 def make_batches(events, categories=None, n_categories=1, batch_size=8, seed=0):

@@ -7,8 +7,9 @@ import pytest
 import scipy.stats
 import torch
 
-from sagips_kit import DayaBay, fisher_information, reactor
-from sagips_kit.likelihood import fit_likelihood
+from sagips_kit import DayaBay, fisher_information
+from sagips_kit.problems.dayabay import inputs
+from sagips_kit.statistics.likelihood import fit_likelihood
 
 torch_jit = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, in its first hessian
 
@@ -161,12 +162,12 @@ def test_nuisances_do_what_they_are_called(problem):
         other[problem.parameters.index(name)] = 2 * problem.priors[name][1]
         return problem.spectra(other) - nominal, 2 * problem.priors[name][1]
 
-    background = sum(reactor.backgrounds("8AD").values())
+    background = sum(inputs.backgrounds("8AD").values())
     change, size = moved("efficiency_EH3")
     torch.testing.assert_close(change[2], size * (nominal - torch.as_tensor(background))[2])
     assert (change[:2] == 0).all()
     change, size = moved("lithium_EH1")
-    torch.testing.assert_close(change[0], size * torch.as_tensor(reactor.backgrounds("8AD")["lithium_helium"][0]))
+    torch.testing.assert_close(change[0], size * torch.as_tensor(inputs.backgrounds("8AD")["lithium_helium"][0]))
     change, size = moved("scale_EH2")
     # Energies grow: events leave the rising side of the spectrum, and add to the falling one.
     energy = 0.9 + 0.05 * (torch.arange(132) + 0.5)
@@ -198,7 +199,7 @@ def test_spectra_without_oscillation_are_those_of_the_collaboration():
     ours = {
         (detector, period): spectrum
         for period in ("6AD", "8AD", "7AD")
-        for detector, spectrum in reactor.unoscillated(period, last=160).items()
+        for detector, spectrum in inputs.unoscillated(period, last=160).items()
     }
     assert ours.keys() == theirs.keys() and len(ours) == 21
     for key, spectrum in ours.items():
@@ -209,6 +210,6 @@ def test_spectra_without_oscillation_are_those_of_the_collaboration():
 def test_missing_data_package_names_the_line_to_type(monkeypatch):
     monkeypatch.setitem(sys.modules, "dayabay_data_official", None)
     monkeypatch.setitem(sys.modules, "dayabay_data_official.dataset", None)
-    reactor._raw.cache_clear()
+    inputs._raw.cache_clear()
     with pytest.raises(ModuleNotFoundError, match=r'pip install "sagips_kit\[dayabay\]"'):
-        reactor.solar()
+        inputs.solar()

@@ -23,8 +23,8 @@ from mpi_launcher import APART, TESTS, mpiexec
 from test_slots import Memory
 
 from sagips_kit.exchange import Chain, Every, Exchange, Leaders, Ring, Within
-from sagips_kit.topology import groups
-from sagips_kit.world import PeerError, World
+from sagips_kit.ranks.topology import groups
+from sagips_kit.ranks.world import PeerError, World
 
 
 @pytest.mark.mpi
@@ -350,6 +350,6 @@ def test_device_buffers_are_tried_before_they_are_used(device):
 
 def test_mpi_is_asked_whether_it_reads_gpus():
     mpi4py = pytest.importorskip("mpi4py")
-    code = "from sagips_kit.device_buffers import mpi_reads_gpus; print(mpi_reads_gpus())"
+    code = "from sagips_kit.ranks.gpu import mpi_reads_gpus; print(mpi_reads_gpus())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout in ("True\n", "False\n"), (mpi4py.__version__, done.stderr)

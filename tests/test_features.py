@@ -6,8 +6,9 @@ import torch
 from gaussian import Gaussian
 
 from sagips_kit import DayaBay, Problem
-from sagips_kit.features import WhiteFeatures
-from sagips_kit.gan import stratified_noise, to_unit
+from sagips_kit.problems.noise import stratified_noise
+from sagips_kit.training.features import WhiteFeatures
+from sagips_kit.training.networks import to_unit
 
 CPU = torch.device("cpu")
 

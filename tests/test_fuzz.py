@@ -24,12 +24,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_guard import TWO, Gives
 
-from sagips_kit import Observed, Ring, RunSpec, Trainer, World, analysis, export, list_runs, open_run, prepare, run
-from sagips_kit.checkpoint import FOLDER, Checkpoints
+from sagips_kit import Observed, Ring, RunSpec, Trainer, World, analysis, list_runs, open_run, prepare, run
 from sagips_kit.exchange.base import Mixed
-from sagips_kit.live import snapshot
-from sagips_kit.slots import RemoteSlots, slot_bytes
-from sagips_kit.state import flattened
+from sagips_kit.ranks.mailboxes import RemoteSlots, slot_bytes
+from sagips_kit.report import export
+from sagips_kit.report.progress_line import snapshot
+from sagips_kit.running.checkpoints import FOLDER, Checkpoints
+from sagips_kit.training.state_dicts import flattened
 
 SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, record_every=5, rows_per_block=4)
 N = int(os.environ.get("SAGIPS_FUZZ", "50"))

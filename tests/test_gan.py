@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from sagips_kit import Image, Proxy, RunSpec, Settings, Trainer
-from sagips_kit.gan import Discriminator, Generator, MemberImages, MemberMLP, stratified_noise, to_unit
+from sagips_kit.problems.noise import stratified_noise
+from sagips_kit.training.networks import Discriminator, Generator, MemberImages, MemberMLP, to_unit
 
 
 def make_randoms(*seeds):

@@ -9,10 +9,11 @@ import torch
 from gaussian import QUICK, Gaussian, Poisoned
 from mpi_launcher import mpiexec
 
-from sagips_kit import Ring, RunSpec, Trainer, live, open_run
+from sagips_kit import Ring, RunSpec, Trainer, open_run
 from sagips_kit.exchange.base import Mixed
 from sagips_kit.exchange.mean import MeanChannel
-from sagips_kit.gan import Generator
+from sagips_kit.report import progress_line
+from sagips_kit.training.networks import Generator
 
 SMALL = dataclasses.replace(
     QUICK, n_members=3, n_events=64, n_draws=3, n_predictive=4, record_every=5, rows_per_block=4
@@ -221,4 +222,4 @@ def test_a_rank_that_computes_nonsense_does_not_infect_the_other(tmp_path):
     assert rejected[0].sum() == 0 and rejected[1].sum() > 0
     assert np.isfinite(history["theta"]).all() and np.isfinite(history["loss_discriminator"][0]).all()
     assert np.isfinite(history["loss_discriminator"][1, :, -1]).all()
-    assert live.snapshot(store).rejected == 0  # that is over
+    assert progress_line.snapshot(store).rejected == 0  # that is over

@@ -8,7 +8,7 @@ import pytest
 from gaussian import QUICK, Gaussian, exact_fit
 
 from sagips_kit import Trainer, floor_step
-from sagips_kit.health import N_ROWS, complaints
+from sagips_kit.store.diagnostics import N_ROWS, complaints
 
 NAMES = ("a", "b")
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sagips_kit import Image, Settings, Trainer, check_problem, fisher_information, fit_likelihood
-from sagips_kit.state import flattened
+from sagips_kit.training.state_dicts import flattened
 
 SMALL = Image(n_pixels=4, n_observed=20_000)
 

@@ -7,8 +7,8 @@ import pytest
 from gaussian import Gaussian, exact_fit
 
 from sagips_kit import DayaBay, Proxy, fisher_information, fit_likelihood
-from sagips_kit.information import Information
-from sagips_kit.settings import value
+from sagips_kit._value import value
+from sagips_kit.statistics.information import Information
 
 NAMES = ("a", "b", "c")
 

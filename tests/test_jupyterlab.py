@@ -14,9 +14,10 @@ import psutil
 import pytest
 from test_analysis import make_run, make_theta
 
-from sagips_kit import schema
-from sagips_kit.milestones import Control
-from sagips_kit.store import RunWriter, read_progress
+from sagips_kit.running.coordination import Control
+from sagips_kit.store import schema
+from sagips_kit.store.status import read_progress
+from sagips_kit.store.writer import RunWriter
 
 pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install jupyterlab")
 pytest.importorskip("ipywidgets", reason="no widgets: pip install ipywidgets")

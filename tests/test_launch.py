@@ -17,16 +17,16 @@ from sagips_kit import (
     RunSpec,
     Trainer,
     World,
-    health,
     open_run,
     prepare,
     read_progress,
     request_stop,
     run,
     run_rank,
-    samples,
 )
-from sagips_kit.store import RunWriter
+from sagips_kit.store import diagnostics
+from sagips_kit.store.writer import RunWriter
+from sagips_kit.training import predictions
 
 SMALL = dataclasses.replace(
     QUICK, n_events=64, n_draws=3, n_predictive=4, record_every=5, rows_per_block=4, n_snapshots=20
@@ -64,7 +64,7 @@ def test_store_holds_what_the_trainer_makes(spec):
         np.testing.assert_array_equal(history[name][0], expected)
     np.testing.assert_array_equal(np.stack([stored["posterior"][n] for n in ("mu", "sigma")], -1), trainer.draws)
     np.testing.assert_array_equal(stored["posterior_predictive"]["x"], trainer.predict()[..., 0])
-    generated, observed_ = samples.scores(trainer, stored["posterior_predictive"]["x"].values[..., None])
+    generated, observed_ = predictions.scores(trainer, stored["posterior_predictive"]["x"].values[..., None])
     np.testing.assert_array_equal(stored["scores"]["generated"][0], generated)
     np.testing.assert_array_equal(stored["scores"]["observed"][0], observed_)
     snapshots = stored["snapshots"]
@@ -91,7 +91,7 @@ def test_a_long_run_keeps_only_its_last_records(spec, monkeypatch):
     monkeypatch.setattr(Trainer, "iterate", iterate)
     run(change(spec, n_steps=300), World.alone("cpu"))
     # Those that early warnings look at, and a block that is not written yet.
-    assert len(made) == 60 and max(alive) <= max(health.N_ROWS, SMALL.rows_per_block) + 2
+    assert len(made) == 60 and max(alive) <= max(diagnostics.N_ROWS, SMALL.rows_per_block) + 2
 
 
 def test_store_holds_the_reference_and_the_spec(spec):
@@ -336,8 +336,8 @@ def test_stop_request_under_mpiexec_stops_all_ranks_at_one_step(spec, tmp_path):
     (tmp_path / "stop.py").write_text(
         "import sys\n"
         "from sagips_kit import RunSpec, request_stop, read_progress, run_rank\n"
-        "from sagips_kit.launch import prepare\n"
-        "from sagips_kit.world import World\n"
+        "from sagips_kit.running.launch import prepare\n"
+        "from sagips_kit.ranks.world import World\n"
         "spec, world = RunSpec.from_file('spec.json'), World.here()\n"
         "if world.rank == 0:\n"
         "    prepare(spec, world.size)\n"

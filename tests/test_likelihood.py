@@ -6,7 +6,7 @@ import torch
 from gaussian import Calibrated, Gaussian, exact_fit
 
 from sagips_kit import Proxy, fit_likelihood
-from sagips_kit.settings import value
+from sagips_kit._value import value
 
 
 @pytest.fixture

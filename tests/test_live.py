@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from sagips_kit import live, schema, store, template
+from sagips_kit.report import progress_line
+from sagips_kit.store import create, schema, status
+from sagips_kit.store.writer import RunWriter
 
 LAYOUT = schema.RunLayout(
     n_ranks=2, n_replicas=1, n_members=1, n_steps=100, record_every=5, rows_per_block=4, n_draws=2, n_predictive=2
@@ -22,10 +24,10 @@ class Line:
 def train(path, steps, deviation=None):
     """A run whose steps take 0.1 s each, half of which rank 1 waits; the slope grows by 0.01 in a step."""
     fit = {} if deviation is None else {"deviation": np.array([deviation])}
-    template.create_run(path, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)), reference=fit)
+    create.create_run(path, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)), reference=fit)
     step = np.array(LAYOUT.steps, float)
     for rank, end in enumerate(steps):
-        with store.RunWriter(path, rank) as writer:
+        with RunWriter(path, rank) as writer:
             rows = {
                 "theta": (0.01 * step)[None, :, None],
                 "elapsed_s": 0.1 * step,
@@ -39,14 +41,14 @@ def train(path, steps, deviation=None):
 
 def test_dropped_steps_are_told(tmp_path):
     path = train(tmp_path / "a.zarr", [100, 100])
-    assert "dropped" not in live.snapshot(path).line()
-    with store.RunWriter(path, 1) as writer:
+    assert "dropped" not in progress_line.snapshot(path).line()
+    with RunWriter(path, 1) as writer:
         writer.write_rows(18, {"rejected": np.array([3.0, 4.0])})
-    assert live.snapshot(path).line().endswith(", 7 bad steps dropped]")
+    assert progress_line.snapshot(path).line().endswith(", 7 bad steps dropped]")
 
 
 def test_a_snapshot_has_the_numbers_of_the_run(tmp_path):
-    now = live.snapshot(train(tmp_path / "a.zarr", (50, 55), deviation=0.05))
+    now = progress_line.snapshot(train(tmp_path / "a.zarr", (50, 55), deviation=0.05))
     assert (now.step, now.last_step, now.n_steps, now.staleness) == (50, 55, 100, 2.0)
     assert now.rate == pytest.approx(10) and now.elapsed_s == pytest.approx(5) and now.waited == pytest.approx(0.25)
     # A tenth of 20 rows is 2 of 5 steps each: 0.1 in units of 0.05.
@@ -57,19 +59,19 @@ def test_a_snapshot_has_the_numbers_of_the_run(tmp_path):
 
 
 def test_without_a_reference_the_range_is_the_unit(tmp_path):
-    now = live.snapshot(train(tmp_path / "a.zarr", (50, 50)))
+    now = progress_line.snapshot(train(tmp_path / "a.zarr", (50, 50)))
     assert now.moved == pytest.approx(5) and now.moved_unit == "% of the range"
 
 
 def test_a_run_that_was_asked_to_stop_ends_there(tmp_path):
     path = train(tmp_path / "a.zarr", (50, 50))
-    store.request_stop(path, 60)
-    now = live.snapshot(path)
+    status.request_stop(path, 60)
+    now = progress_line.snapshot(path)
     assert now.n_steps == 60 and "asked to stop there, before 100" in now.line()
 
 
 @pytest.mark.parametrize("steps", [(0, 0), (0, 20), (5, 5)])
 def test_a_run_that_has_just_begun_has_a_line_too(tmp_path, steps):
-    now = live.snapshot(train(tmp_path / "a.zarr", steps))
+    now = progress_line.snapshot(train(tmp_path / "a.zarr", steps))
     assert now.step == steps[0] and math.isnan(now.rate) and math.isnan(now.moved)
     assert f"{steps[0]}/100" in now.line() and "moved" not in now.line()

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagips_kit.meeting import Meeting, meeting_bytes
-from sagips_kit.topology import all_gather_steps, chunk_bounds, reduce_scatter_steps
+from sagips_kit._partition import chunk_bounds
+from sagips_kit.ranks.shared_mean import Meeting, meeting_bytes
+from sagips_kit.ranks.topology import all_gather_steps, reduce_scatter_steps
 
 
 class Memory:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from sagips_kit import RunSpec, analysis, list_runs, open_run, read_progress
-from sagips_kit.store import RunWriter
+from sagips_kit.store.writer import RunWriter
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {"00_quickstart": "quickstart", "01_dayabay": "dayabay", "04_on_a_cluster": "cluster"}

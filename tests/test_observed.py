@@ -14,7 +14,8 @@ import pytest
 import uproot
 import zarr
 
-from sagips_kit import Observed, Proxy, RunSpec, observed, tables
+from sagips_kit import Observed, Proxy, RunSpec
+from sagips_kit.events import formats, observed
 
 N = 1000
 
@@ -27,7 +28,7 @@ def columns(rng):
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(tables, "_BLOCK", 300)
+    monkeypatch.setattr(formats, "_BLOCK", 300)
 
 
 def write_npy(path, columns):
@@ -90,7 +91,7 @@ FORMATS = {
 
 
 def test_every_format_is_tried_here():
-    assert {name.removeprefix("a") for name in FORMATS} == set(tables.FORMATS)
+    assert {name.removeprefix("a") for name in FORMATS} == set(formats.FORMATS)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -148,7 +149,7 @@ def test_a_random_sample_keeps_the_order_and_repeats_nothing(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.npy", "a.h5", "a.zarr", "a.parquet", "a.csv"])
 def test_a_sample_of_a_large_file_needs_little_memory(tmp_path, monkeypatch, rng, name):
-    monkeypatch.setattr(tables, "_BLOCK", 1000)
+    monkeypatch.setattr(formats, "_BLOCK", 1000)
     columns = {"x1": rng.random(400_000), "x2": rng.random(400_000)}
     write, table = FORMATS[name]
     write(tmp_path / name, columns)
@@ -162,7 +163,7 @@ def test_a_sample_of_a_large_file_needs_little_memory(tmp_path, monkeypatch, rng
     assert len(events) == 500 and peak < 3e6
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name.removeprefix("a") in tables.ANYWHERE])
+@pytest.mark.parametrize("name", [name for name in FORMATS if name.removeprefix("a") in formats.ANYWHERE])
 def test_windows_cover_a_sorted_file_once_and_each_looks_like_the_whole(tmp_path, monkeypatch, name):
     monkeypatch.setattr(observed, "_N_STRETCHES", 128)
     n, n_rows = 20_000, 4000
@@ -180,7 +181,7 @@ def test_windows_cover_a_sorted_file_once_and_each_looks_like_the_whole(tmp_path
     assert len(np.intersect1d(windows[0][:, 1], windows[5][:, 1])) < n_rows / 2, "the next turn is another one"
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name.removeprefix("a") in tables.ANYWHERE])
+@pytest.mark.parametrize("name", [name for name in FORMATS if name.removeprefix("a") in formats.ANYWHERE])
 def test_a_file_is_known_again_by_its_digest(tmp_path, rng, name):
     write, table = FORMATS[name]
     numbers = {"x1": rng.random(1000), "x2": rng.random(1000), "w": rng.random(1000)}

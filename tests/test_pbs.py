@@ -10,7 +10,7 @@ import psutil
 import pytest
 from test_slurm import long_run, until
 
-from sagips_kit import batch, cluster, profiles
+from sagips_kit.cluster import connect, notebook_job, profiles
 
 N = 2
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ def installed(tmp_path, monkeypatch):
 
 
 def test_polaris_runs_on_a_plain_pbs():
-    with cluster.connect("polaris", N) as session:
+    with connect.connect("polaris", N) as session:
         assert "launcher  PBSEngines" in session.preview() and "#PBS -l select=1\n" in session.preview()
         pids = [fact["pid"] for fact in session._facts]
         assert session.submit(long_run("a.zarr", 40)).result()[1]["steps"] == 40
@@ -47,7 +47,7 @@ def test_polaris_runs_on_a_plain_pbs():
         until(lambda: run.progress().step > 0)
         job_id = session._engines.cluster.engine_set.job_id
         session._engines.cluster.engine_set.job.cancel(job_id)
-        with pytest.raises(cluster.RankError, match=r"(?s)job 1.here: F, exit status 271.*is safe"):
+        with pytest.raises(connect.RankError, match=r"(?s)job 1.here: F, exit status 271.*is safe"):
             run.wait(timeout=60)
     until(lambda: not any(map(psutil.pid_exists, pids)))
 
@@ -55,7 +55,7 @@ def test_polaris_runs_on_a_plain_pbs():
 def test_a_queue_that_is_too_long_is_left():
     message = r"still in the queue after .*job 1.here: Q, Not Running: Insufficient amount .* A: 2 T: 2\)"
     with pytest.raises(RuntimeError, match=message):
-        cluster.connect("polaris", N, queue="full", queue_timeout=1)
+        connect.connect("polaris", N, queue="full", queue_timeout=1)
 
 
 def test_interrupting_the_wait_cancels_the_job(tmp_path, monkeypatch):
@@ -63,9 +63,9 @@ def test_interrupting_the_wait_cancels_the_job(tmp_path, monkeypatch):
         assert "Q, Not Running" in text
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sagips_kit.session.Line.show", interrupt)
+    monkeypatch.setattr("sagips_kit.cluster.session.Line.show", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        cluster.connect("polaris", N, queue="full")
+        connect.connect("polaris", N, queue="full")
     assert (tmp_path / "pbs" / "jobs" / "1.here" / "status").read_text() == "271"
 
 
@@ -73,7 +73,7 @@ def test_interrupting_the_wait_cancels_the_job(tmp_path, monkeypatch):
 def test_a_session_tells_of_a_job_that_it_could_not_cancel(tmp_path, is_error):
     qdel = tmp_path / "pbs" / "bin" / "qdel"
     works = qdel.read_text()
-    session = cluster.connect("polaris", N)
+    session = connect.connect("polaris", N)
     controller = session._engines._processes()
     qdel.write_text("#!/bin/sh\necho cannot connect to server >&2; exit 255\n")
     message = "Job 1.here was not cancelled.*: cannot connect to server. Type `qdel 1.here` in a terminal"
@@ -93,7 +93,7 @@ def test_a_job_is_cancelled_though_ipyparallel_cannot_stop_it(tmp_path, monkeypa
     def stop():
         raise RuntimeError("Event loop is closed")
 
-    session = cluster.connect("polaris", N)
+    session = connect.connect("polaris", N)
     with monkeypatch.context() as patch:
         patch.setattr(session._engines.cluster, "stop_engines_sync", stop)
         session.close()
@@ -104,7 +104,7 @@ def test_a_job_is_cancelled_though_ipyparallel_cannot_stop_it(tmp_path, monkeypa
 def test_the_last_words_of_a_job_that_dies_early_are_quoted():
     message = r"(?s)0 came .*job 1.here: F, exit status 1.*no such module: conda"
     with pytest.raises(RuntimeError, match=message):
-        cluster.connect("polaris", N, setup="echo no such module: conda; exit 1")
+        connect.connect("polaris", N, setup="echo no such module: conda; exit 1")
 
 
 @pytest.mark.parametrize(
@@ -133,24 +133,24 @@ def test_ipcluster_ends_with_the_reason_if_an_option_was_mistyped_in_the_file():
 
 def test_what_pbs_refuses_is_quoted():
     with pytest.raises(RuntimeError, match="(?s)qsub refused .*illegal value: walltime or place in .*nowhere"):
-        cluster.connect("polaris", N, place="nowhere")
+        connect.connect("polaris", N, place="nowhere")
 
 
 def test_a_notebook_as_a_job(tmp_path):
     notebook = ROOT / "notebooks" / "04_on_a_cluster.ipynb"
-    written = batch.write_batch(notebook, "polaris", {"n": "8"}, ranks_per_node=4, nodes=2)
+    written = notebook_job.write_batch(notebook, "polaris", {"n": "8"}, ranks_per_node=4, nodes=2)
     script = pbs_machine.read_script(written.path.read_text())
     assert (script.nodes, script.name) == (2, "sagips-04_on_a_cluster")
     for words in ("--ranks_per_node 4", "-p profile allocation -p n 8 -p store", f"cd {tmp_path}"):
         assert any(words in line for line in script.lines)
     scaling = ROOT / "notebooks" / "08_scaling.ipynb"
-    large = batch.write_batch(scaling, "polaris", {"n": "400", "group": "4"}, ranks_per_node=4, queue="prod")
+    large = notebook_job.write_batch(scaling, "polaris", {"n": "400", "group": "4"}, ranks_per_node=4, queue="prod")
     script = pbs_machine.read_script(large.path.read_text())
     assert (script.nodes, script.queue, script.name) == (100, "prod", "sagips-08_scaling")
     assert any("-p profile allocation -p n 400 -p group 4" in line for line in script.lines)
     with pytest.raises(ValueError, match=r"takes no parameter 'n_step'. Allowed: figures, n, n_events"):
-        batch.write_batch(notebook, "polaris", {"n_step": 3})
+        notebook_job.write_batch(notebook, "polaris", {"n_step": 3})
     with pytest.raises(ValueError, match="Profile 'local' submits no jobs. Allowed: frontier, pbs"):
-        batch.write_batch(notebook, "local")
+        notebook_job.write_batch(notebook, "local")
     with pytest.raises(FileNotFoundError, match="There is no notebook `none.ipynb`"):
-        batch.write_batch("none.ipynb", "polaris")
+        notebook_job.write_batch("none.ipynb", "polaris")

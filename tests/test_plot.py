@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from test_analysis import make_run, make_timed
 
 from sagips_kit import analysis, plot
-from sagips_kit.runs import open_runs
+from sagips_kit.analysis.collection import open_runs
 
 plt.switch_backend("Agg")
 pytestmark = pytest.mark.filterwarnings("error")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from pbs_machine import read_script
 
-from sagips_kit import profiles
 from sagips_kit.cli import main
-from sagips_kit.jobs import PBS, Job, Slurm
+from sagips_kit.cluster import profiles
+from sagips_kit.cluster.jobs import PBS, Job, Slurm
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
@@ -383,7 +383,7 @@ def test_a_scheduler_that_hangs_has_not_cancelled_the_job(error, monkeypatch):
     def hang(command):
         raise error
 
-    monkeypatch.setattr("sagips_kit.jobs.base._run", hang)
+    monkeypatch.setattr("sagips_kit.cluster.jobs.base._run", hang)
     with pytest.warns(UserWarning, match=r"Job 12 was not cancelled.*(no process|timed out).*Type `scancel 12`"):
         Slurm().cancel("12")
 

@@ -25,23 +25,21 @@ from sagips_kit import (
     Ring,
     RunSpec,
     Trainer,
-    files,
     open_run,
-    place,
     prepare,
     read_progress,
     request_stop,
-    resume,
     run,
     run_rank,
-    schema,
 )
-from sagips_kit.checkpoint import FOLDER, Checkpoints
-from sagips_kit.milestones import Control, Milestones
-from sagips_kit.signals import Signals
-from sagips_kit.state import flattened, nested
-from sagips_kit.store import RunWriter
-from sagips_kit.world import World
+from sagips_kit.ranks.world import World
+from sagips_kit.running import resume
+from sagips_kit.running.checkpoints import FOLDER, Checkpoints
+from sagips_kit.running.coordination import Control, Milestones
+from sagips_kit.running.signals import Signals
+from sagips_kit.store import files, location, schema
+from sagips_kit.store.writer import RunWriter
+from sagips_kit.training.state_dicts import flattened, nested
 
 SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, record_every=5, rows_per_block=4)
 SMALL = dataclasses.replace(SMALL, bootstrap=True)
@@ -70,7 +68,7 @@ def alone(spec, **options):
 
 def file_of(spec):
     """The spec as a file beside the store."""
-    path = place.local_path(spec.store).with_suffix(".json")
+    path = location.local_path(spec.store).with_suffix(".json")
     path.write_text(spec.to_json())
     return path
 
@@ -87,7 +85,7 @@ def stop_at(spec, step, n_ranks=1, nest=None):
 
 
 def files_of(path):
-    return sorted((place.local_path(path) / FOLDER).glob("*.safetensors"))
+    return sorted((location.local_path(path) / FOLDER).glob("*.safetensors"))
 
 
 def assert_same_bits(path, other):
@@ -283,7 +281,7 @@ def test_a_run_that_another_process_has_taken_is_left_to_it(spec, tmp_path, monk
         "overwritten": lambda: prepare(other, n_ranks=1),
         "deleted": lambda: shutil.rmtree(spec.store),
     }[how]
-    monkeypatch.setattr("sagips_kit.milestones._PAUSES_S", (0.0,))
+    monkeypatch.setattr("sagips_kit.running.coordination._PAUSES_S", (0.0,))
     prepare(spec, n_ranks=1)
     with after_step(100, take), pytest.raises(RuntimeError, match="Another process has resumed or overwr"):
         run_rank(spec, World.alone("cpu"))
@@ -306,7 +304,7 @@ def test_a_file_system_that_refuses_once_does_not_end_the_run(spec, monkeypatch)
             raise OSError(116, "Stale file handle")
         return read(self, where)
 
-    monkeypatch.setattr("sagips_kit.milestones._PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("sagips_kit.running.coordination._PAUSES_S", (0.0, 0.0))
     prepare(spec, n_ranks=1)
     monkeypatch.setattr(zarr.Array, "__getitem__", refuse)
     assert run_rank(spec, World.alone("cpu"))["steps"] == 203
@@ -608,7 +606,7 @@ def test_what_a_slow_rank_has_done_is_kept_when_rank_0_is_through(spec, tmp_path
     with subprocess.Popen(
         arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        while not place.local_path(spec.store).exists() or read_progress(spec.store).steps[0] < 403:
+        while not location.local_path(spec.store).exists() or read_progress(spec.store).steps[0] < 403:
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
@@ -624,7 +622,7 @@ def test_what_a_slow_rank_has_done_is_kept_when_rank_0_is_through(spec, tmp_path
 
 
 def steps_done(spec):
-    return read_progress(spec.store).step if place.local_path(spec.store).exists() else 0
+    return read_progress(spec.store).step if location.local_path(spec.store).exists() else 0
 
 
 def signal_after(spec, n_ranks, n_steps, number, rng, nest, delay_s=0.0):

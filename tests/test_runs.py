@@ -15,9 +15,10 @@ from test_analysis import TRUTH, make_run, make_theta
 from test_store import rows_of
 from zarr.storage import MemoryStore
 
-from sagips_kit import analysis, export, list_runs, open_run, open_runs
-from sagips_kit.page import page
-from sagips_kit.store import RunWriter
+from sagips_kit import analysis, list_runs, open_run, open_runs
+from sagips_kit.report import export
+from sagips_kit.report.html import page
+from sagips_kit.store.writer import RunWriter
 
 plt.switch_backend("Agg")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sagips_kit.samplers import cumulative, inverse_cdf, inverse_cdf_between
+from sagips_kit.problems.samplers import cumulative, inverse_cdf, inverse_cdf_between
 
 GRID = torch.linspace(0.5, 3.0, 400, dtype=torch.float64)
 

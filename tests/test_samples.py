@@ -7,7 +7,8 @@ import pytest
 from gaussian import QUICK, Gaussian
 from test_trainer import Halls, state
 
-from sagips_kit import Trainer, samples
+from sagips_kit import Trainer
+from sagips_kit.training import predictions
 
 SETTINGS = dataclasses.replace(QUICK, n_predictive=90, n_scores=400)
 
@@ -20,8 +21,8 @@ def events(rng):
 def test_looking_changes_nothing(events):
     one, other = (Trainer(Gaussian(), SETTINGS, events, n_steps=20) for _ in range(2))
     for record in one.iterate():
-        samples.snapshot(one)
-        samples.scores(one, np.zeros((2, 5, 90, 1), np.float32))
+        predictions.snapshot(one)
+        predictions.scores(one, np.zeros((2, 5, 90, 1), np.float32))
     other.run()
     for mine, its in zip(state(one.generator), state(other.generator), strict=True):
         np.testing.assert_array_equal(mine, its)
@@ -31,24 +32,26 @@ def test_looking_changes_nothing(events):
 def test_events_of_a_snapshot_follow_its_parameters(events):
     trainer = Trainer(Gaussian(), SETTINGS, events, n_steps=400)
     trainer.run(3)
-    parameters, generated = samples.snapshot(trainer)
+    parameters, generated = predictions.snapshot(trainer)
     assert parameters.shape == (2, 4, 2) and generated.shape == (2, 90, 1)
     # 90 events of 4 sets: two sets have 23 of them, and the noise of all is stratified.
     np.testing.assert_allclose(generated[..., 0].mean(1), parameters[..., 0].mean(1), atol=0.15)
     # Set k made every fourth event: the sets differ, and so do their events.
     trainer.theta[:, 0, 0] += 100
-    assert (samples.snapshot(trainer)[1][:, 0::4] > 50).all() and (samples.snapshot(trainer)[1][:, 1::4] < 50).all()
+    assert (predictions.snapshot(trainer)[1][:, 0::4] > 50).all() and (
+        predictions.snapshot(trainer)[1][:, 1::4] < 50
+    ).all()
 
 
 def test_scores_tell_wrong_events_from_observed_ones(events):
     trainer = Trainer(Gaussian(), SETTINGS, events, n_steps=400)
     trainer.run()
-    generated, observed = samples.scores(trainer, trainer.predict())
+    generated, observed = predictions.scores(trainer, trainer.predict())
     assert generated.shape == observed.shape == (2, 400)
     assert abs(generated.mean() - observed.mean()) < 0.1
     trainer = Trainer(Gaussian(), SETTINGS, events, n_steps=400)
     trainer.run(20)  # the generators are far away still, and the discriminators see it
-    generated, observed = samples.scores(trainer, np.full((2, 5, 90, 1), -1.5, np.float32))
+    generated, observed = predictions.scores(trainer, np.full((2, 5, 90, 1), -1.5, np.float32))
     assert (observed.mean(1) > generated.mean(1) + 0.1).all()
 
 
@@ -57,11 +60,11 @@ def test_observed_events_of_all_categories_are_scored_alike():
     trainer = Trainer(Halls(), SETTINGS, np.stack([1.0 - 2.0 * hall, hall], axis=-1), n_steps=10)
     trainer.run()
     trainer.discriminator.forward = lambda features: features[..., -1]
-    observed = samples.scores(trainer, np.zeros((2, 5, 90, 2), np.float32))[1]
+    observed = predictions.scores(trainer, np.zeros((2, 5, 90, 2), np.float32))[1]
     assert np.unique(observed[0].round(4), return_counts=True)[1].tolist() == [200, 200]
 
 
 def test_no_more_is_scored_than_there_is():
-    assert samples.n_scored(SETTINGS, 10_000) == 400
-    assert samples.n_scored(SETTINGS, 30) == 30
-    assert samples.n_scored(dataclasses.replace(SETTINGS, n_predictive=1), 30) == 5
+    assert predictions.n_scored(SETTINGS, 10_000) == 400
+    assert predictions.n_scored(SETTINGS, 30) == 30
+    assert predictions.n_scored(dataclasses.replace(SETTINGS, n_predictive=1), 30) == 5

@@ -16,9 +16,10 @@ import pytest
 from gaussian import QUICK, Gaussian
 
 import sagips_kit
-from sagips_kit import RunSpec, connect, files, open_run, prepare
-from sagips_kit.checkpoint import FOLDER, Checkpoints
+from sagips_kit import RunSpec, connect, open_run, prepare
 from sagips_kit.cli import main
+from sagips_kit.running.checkpoints import FOLDER, Checkpoints
+from sagips_kit.store import files
 
 PACKAGE = Path(sagips_kit.__file__).parent
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from sagips_kit import Chain, DayaBay, Every, Independent, Proxy, Ring, RunSpec, Settings
-from sagips_kit.settings import value
+from sagips_kit._value import value
 
 COUNTS = [field.name for field in dataclasses.fields(Settings) if type(field.default) is int]
 NUMBERS = [field.name for field in dataclasses.fields(Settings) if type(field.default) is float]
@@ -107,7 +107,7 @@ def test_replace_checks_too():
 
 def test_a_value_defined_in_a_notebook_travels_by_value():
     """It is the same on the other side: checked, frozen, equal, with the same repr."""
-    define = "from sagips_kit.settings import Count, value\n@value\nclass Own:\n    n: Count = 3\n"
+    define = "from sagips_kit._value import Count, value\n@value\nclass Own:\n    n: Count = 3\n"
     send = define + "import cloudpickle, sys; sys.stdout.buffer.write(cloudpickle.dumps(Own(n=4)))"
     sent = subprocess.run([sys.executable, "-c", send], capture_output=True, check=True).stdout
     own = pickle.loads(sent)

@@ -11,7 +11,7 @@ from modes import numbers
 from mpi_launcher import APART, TESTS, mpiexec
 
 from sagips_kit.exchange import Ring
-from sagips_kit.slots import RemoteSlots, Slots, slot_bytes
+from sagips_kit.ranks.mailboxes import RemoteSlots, Slots, slot_bytes
 
 
 class Memory:

@@ -16,8 +16,9 @@ from gaussian import Gaussian, Slow
 from test_notebooks import execute
 from test_resume import assert_same_bits
 
-from sagips_kit import Independent, RunSpec, Settings, analysis, cluster, open_run, profiles, read_progress
-from sagips_kit.checkpoint import FOLDER
+from sagips_kit import Independent, RunSpec, Settings, analysis, open_run, read_progress
+from sagips_kit.cluster import connect, profiles
+from sagips_kit.running.checkpoints import FOLDER
 
 ROOT = Path(__file__).parents[1]
 N = 2
@@ -155,21 +156,21 @@ def test_a_notebook_as_a_job(folder):
 
 
 def test_a_job_that_is_cancelled_is_reported_as_such_and_another_goes_on(folder):
-    with cluster.connect("slurm", N) as session:
+    with connect.connect("slurm", N) as session:
         assert f"#SBATCH --ntasks={N}" in session.preview()
         run = session.submit(slow_run("a.zarr"))
         cancel_after_a_checkpoint("a.zarr")
         began = time.monotonic()
         # Ranks that are quick end in order before they are killed.
         seen = r"(?s)(engines are gone.*job \d+: CANCELLED|asked to end by a signal).* of 400.*is safe.*resume=True\)"
-        with pytest.raises(cluster.RankError, match=seen):
+        with pytest.raises(connect.RankError, match=seen):
             run.wait(timeout=60)
         assert time.monotonic() - began < 30
         until(lambda: not session.is_open)
         with pytest.raises(RuntimeError, match=r"some are gone: job \d+: CANCELLED"):
             session.submit(long_run("b.zarr"))
     reached = read_progress("a.zarr").step
-    with cluster.connect("slurm", N) as session:
+    with connect.connect("slurm", N) as session:
         session.submit(long_run("whole.zarr", 400)).wait(timeout=60)
         first_steps = {rank["first_step"] for rank in session.submit(slow_run("a.zarr"), resume=True).result()}
     assert len(first_steps) == 1 and 0 < first_steps.pop() <= reached < 400
@@ -212,7 +213,7 @@ def test_a_notebook_whose_job_is_cancelled_goes_on_as_another_job(folder):
 
 def test_a_queue_that_is_too_long_is_left():
     with pytest.raises(RuntimeError, match=r"'slurm' was still in the queue after \d+ s \(job \d+: PENDING, JobHeld"):
-        cluster.connect("slurm", N, queue_timeout=6, directives="--hold")
+        connect.connect("slurm", N, queue_timeout=6, directives="--hold")
     until(lambda: not jobs())
 
 
@@ -227,8 +228,8 @@ def test_a_queue_is_waited_for_longer_than_for_engines(monkeypatch):
             subprocess.run(["scontrol", "release", *released], check=True)
 
     lines = []
-    monkeypatch.setattr("sagips_kit.session.Line.show", show)
-    with cluster.connect("slurm", N, timeout=60, directives="--hold") as session:
+    monkeypatch.setattr("sagips_kit.cluster.session.Line.show", show)
+    with connect.connect("slurm", N, timeout=60, directives="--hold") as session:
         assert session.is_open and len(released) == 1
     assert any("PENDING, JobHeldUser" in line for line in lines)
 
@@ -236,12 +237,12 @@ def test_a_queue_is_waited_for_longer_than_for_engines(monkeypatch):
 def test_the_last_words_of_a_job_that_dies_early_are_quoted():
     message = r"(?s)2 engines were asked for, 0 came .*: job \d+: FAILED.*no such module: gcc"
     with pytest.raises(RuntimeError, match=message):
-        cluster.connect("slurm", N, setup="echo no such module: gcc; exit 1")
+        connect.connect("slurm", N, setup="echo no such module: gcc; exit 1")
 
 
 def test_what_slurm_refuses_is_quoted():
     with pytest.raises(RuntimeError, match="(?s)sbatch refused .*nvalid partition"):
-        cluster.connect("slurm", N, queue="nowhere")
+        connect.connect("slurm", N, queue="nowhere")
     assert not jobs()
 
 
@@ -259,7 +260,7 @@ def test_two_clusters_from_one_folder_at_once_and_a_run_outlives_its_notebook(re
     with background("-c", NOTEBOOK, "50000") as other:
         until(lambda: "submitted" in other.log.read_text())
         # The other notebook is alive, so its engines are not taken.
-        with cluster.connect("slurm", N) as mine:
+        with connect.connect("slurm", N) as mine:
             assert "started here" in mine.preview() and len(jobs()) == 2
             mine.submit(long_run("b.zarr", 50)).wait(timeout=100)
         until(lambda: len(jobs()) == 1)
@@ -268,7 +269,7 @@ def test_two_clusters_from_one_folder_at_once_and_a_run_outlives_its_notebook(re
         other.kill()
         other.wait()
         # Now nobody owns them: as after a restart of the kernel.
-        with cluster.connect("slurm", N) as found:
+        with connect.connect("slurm", N) as found:
             assert "joined" in found.preview() and len(jobs()) == 1
             with pytest.raises(RuntimeError, match=r"Busy with a run.*session.attach\(path\)"):
                 found.submit(long_run("c.zarr"))

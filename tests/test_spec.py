@@ -8,7 +8,7 @@ import pytest
 from gaussian import Gaussian
 
 from sagips_kit import AllReduce, DayaBay, Independent, Problem, Proxy, Ring, RunSpec, Settings
-from sagips_kit.spec import require_spec
+from sagips_kit.running.spec import require_spec
 
 SPEC = RunSpec(problem=Proxy(), store="runs/a.zarr")
 WRONG = {
@@ -168,7 +168,7 @@ def test_mistakes_in_json_are_told_in_one_line(given, message):
 
 
 def test_an_abstract_class_is_refused():
-    refuse("abstract", changed(problem={"type": "sagips_kit.problem:Problem"}), TypeError)
+    refuse("abstract", changed(problem={"type": "sagips_kit.problems.base:Problem"}), TypeError)
 
 
 def test_a_module_that_cannot_be_imported_is_told_with_its_own_error(tmp_path, monkeypatch):

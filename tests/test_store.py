@@ -20,11 +20,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import LocalStore, MemoryStore
 
-from sagips_kit import files, place, schema, template
-from sagips_kit.milestones import Control
-from sagips_kit.schema import RunLayout
-from sagips_kit.store import RunWriter, open_run, read_progress, request_stop, stop_soon
-from sagips_kit.template import create_run
+from sagips_kit.running.coordination import Control
+from sagips_kit.store import create, files, location, schema
+from sagips_kit.store.create import create_run
+from sagips_kit.store.reader import open_run
+from sagips_kit.store.schema import RunLayout
+from sagips_kit.store.status import read_progress, request_stop, stop_soon
+from sagips_kit.store.writer import RunWriter
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -434,13 +436,13 @@ def test_files_behind_a_url_are_never_deleted(make, foreign, overwrite):
 
 
 def test_files_that_come_to_a_url_meanwhile_are_not_deleted(make, monkeypatch):
-    files, write = fsspec.filesystem("memory"), template._write_template
+    files, write = fsspec.filesystem("memory"), create._write_template
 
     def come(*args):
         files.pipe("/bucket/late/thesis.tex", b"x")
         write(*args)
 
-    monkeypatch.setattr(template, "_write_template", come)
+    monkeypatch.setattr(create, "_write_template", come)
     with pytest.raises(OSError, match="Cannot create the run `memory://bucket/late`: .*already contains data"):
         make("memory://bucket/late")
     assert files.find("/bucket/late") == ["/bucket/late/thesis.tex"]
@@ -471,7 +473,7 @@ def test_a_zarr_store_with_arrays_of_others_is_not_cleared(make):
 def test_urls_of_files_are_the_files(make, path, scheme):
     url = f"{scheme}://{path}"
     make(url)
-    assert isinstance(place.located(url), LocalStore) and place.local_path(url) == path
+    assert isinstance(location.located(url), LocalStore) and location.local_path(url) == path
     assert read_progress(path).n_steps == 105
     files.Files(url, "control").write("a", b"1")
     assert (path / "control" / "a").read_bytes() == b"1"
@@ -534,14 +536,14 @@ def meanwhile(monkeypatch):
     """What is to happen while a template is written."""
 
     def set_up(happen):
-        write = template._write_template
+        write = create._write_template
 
         def slowly(*args):
-            monkeypatch.setattr(template, "_write_template", write)
+            monkeypatch.setattr(create, "_write_template", write)
             happen()
             write(*args)
 
-        monkeypatch.setattr(template, "_write_template", slowly)
+        monkeypatch.setattr(create, "_write_template", slowly)
 
     return set_up
 
@@ -852,13 +854,13 @@ def test_a_reader_beside_writers_sees_whole_rows(make, path):
 
 def test_the_git_revision_may_be_missing(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert template._git_revision() == ""
+    assert create._git_revision() == ""
 
 
 def test_a_path_from_home_stays_the_same(monkeypatch, tmp_path):
     """A handle looks where the store was made."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir("/")
-    assert place.absolute("~/runs/a.zarr") == place.local_path("~/runs/a.zarr") == tmp_path / "runs" / "a.zarr"
-    assert place.absolute("a.zarr") == Path("/a.zarr")
-    assert place.absolute("memory://~/a.zarr") == "memory://~/a.zarr"
+    assert location.absolute("~/runs/a.zarr") == location.local_path("~/runs/a.zarr") == tmp_path / "runs" / "a.zarr"
+    assert location.absolute("a.zarr") == Path("/a.zarr")
+    assert location.absolute("memory://~/a.zarr") == "memory://~/a.zarr"

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagips_kit.topology import (
+from sagips_kit._partition import chunk_bounds
+from sagips_kit.ranks.topology import (
     all_gather_steps,
-    chunk_bounds,
     exponential_peers,
     groups,
     hypercube_partners,

@@ -9,8 +9,8 @@ from gaussian import QUICK, Calibrated, Gaussian, exact_fit
 from mpi_launcher import TESTS, mpiexec
 
 from sagips_kit import AllReduce, FlatGradient, Independent, Proxy, Ring, Settings, Trainer, World, fit_likelihood
-from sagips_kit.settings import value
-from sagips_kit.topology import chunk_bounds
+from sagips_kit._partition import chunk_bounds
+from sagips_kit._value import value
 
 SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, record_every=1, bootstrap=True)
 

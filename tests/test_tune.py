@@ -8,10 +8,10 @@ from gaussian import QUICK, Gaussian
 from mpi_launcher import mpiexec
 
 from sagips_kit import Independent, Ring, RunSpec, World, tune_exchange
+from sagips_kit._value import value
 from sagips_kit.cli import main
 from sagips_kit.exchange.base import Channel, Mixed
-from sagips_kit.settings import value
-from sagips_kit.tune import Trial, recommended, usual_modes
+from sagips_kit.running.tune import Trial, recommended, usual_modes
 
 
 @value

@@ -5,12 +5,12 @@ For a notebook in an interactive job (`qsub -I`, `salloc`) and for batch jobs; n
 
 import os
 
-from sagips_kit.profiles import controller_address, mpiexec_beside_python
+from sagips_kit.cluster.profiles import controller_address, mpiexec_beside_python
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
 # All engines are one MPI world.
-c.Cluster.engine_launcher_class = "sagips_kit.launchers.AllocationEngines"
+c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.AllocationEngines"
 
 mpiexec = mpiexec_beside_python()
 c.AllocationEngines.options = {

@@ -1,12 +1,12 @@
 """Profile `local`: one controller and n MPI engines on this machine.
 
-Read by `ipcluster start --profile=local --n=4` in a terminal and by `sagips_kit.cluster.connect("local", n=4)`.
+Read by `ipcluster start --profile=local --n=4` in a terminal and by `sagips_kit.connect("local", n=4)`.
 """
 
 import os
 import shlex
 
-from sagips_kit.profiles import mpiexec_beside_python
+from sagips_kit.cluster.profiles import mpiexec_beside_python
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 

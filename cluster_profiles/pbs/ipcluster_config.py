@@ -3,12 +3,12 @@
 Install it under this name with your site's options, or copy the folder and change what is said here.
 """
 
-from sagips_kit.profiles import controller_address, mpiexec_beside_python
+from sagips_kit.cluster.profiles import controller_address, mpiexec_beside_python
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
 # All engines are one MPI world, in one job.
-c.Cluster.engine_launcher_class = "sagips_kit.launchers.PBSEngines"
+c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.PBSEngines"
 
 c.PBSEngines.options = {
     # Project that the node hours are charged to (-A); "" leaves the line out, here and below.

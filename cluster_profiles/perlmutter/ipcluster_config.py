@@ -3,12 +3,12 @@
 The notebook runs on a login node.
 """
 
-from sagips_kit.profiles import controller_address
+from sagips_kit.cluster.profiles import controller_address
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
 # All engines are one MPI world, in one job.
-c.Cluster.engine_launcher_class = "sagips_kit.launchers.SlurmEngines"
+c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.SlurmEngines"
 
 c.SlurmEngines.options = {
     # Project that the node hours are charged to, with "_g" at its end for GPUs; "" leaves the line out, here and below.

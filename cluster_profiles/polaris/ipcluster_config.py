@@ -3,12 +3,12 @@
 The notebook runs on a login node.  Every option can be switched off or changed, for other machines too.
 """
 
-from sagips_kit.profiles import controller_address
+from sagips_kit.cluster.profiles import controller_address
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
 # All engines are one MPI world, in one job.
-c.Cluster.engine_launcher_class = "sagips_kit.launchers.PBSEngines"
+c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.PBSEngines"
 
 c.PBSEngines.options = {
     # Project that the node hours are charged to (-A); "" leaves the line out, here and below.  Mandatory.

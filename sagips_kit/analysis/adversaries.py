@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import rankdata
 
-from .. import schema
+from ..store import schema
 from .base import for_each_run, quantiles
 from .events import snapshots
 

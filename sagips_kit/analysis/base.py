@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from .. import schema
+from ..store import schema
 
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 
@@ -73,11 +73,6 @@ def state(run):
     if step >= run.attrs[schema.LAYOUT_KEY]["n_steps"]:
         return "finished"
     return "stopped" if step >= int(run[schema.CONTROL][schema.STOP_STEP]) else "unfinished"
-
-
-def counted(number, name):
-    """A number of things: "1 rank", "12 ranks"."""
-    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def written(run, group):

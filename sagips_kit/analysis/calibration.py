@@ -7,7 +7,7 @@ import numpy as np
 import scipy.stats
 import xarray as xr
 
-from .. import schema
+from ..store import schema
 
 RUN = "run"
 LEVEL = "level"

@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from .. import schema
+from ..store import schema
 from . import calibration
 from .base import each_run, for_each_run, rms, written
 

@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from .. import schema
+from ..store import schema
 from .base import for_each_run, quantiles, written
 
 _N_CATEGORIES = 50

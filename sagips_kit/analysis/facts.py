@@ -5,8 +5,9 @@ from collections import Counter
 
 import pandas as pd
 
-from .. import schema
-from .base import counted, for_each_run, single_run, state
+from .._text import counted
+from ..store import schema
+from .base import for_each_run, single_run, state
 
 
 def spec(run):

@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from .. import health, schema
+from ..store import diagnostics, schema
 from .base import for_each_run, rms, state
 from .estimates import estimate
 from .facts import spec
@@ -94,13 +94,13 @@ def _complaints(run):
     rows = (
         history[["theta", "loss_discriminator"]]
         .sel({schema.STEP: last})
-        .isel({schema.STEP: slice(-health.N_ROWS, None)})
+        .isel({schema.STEP: slice(-diagnostics.N_ROWS, None)})
     )
-    if rows.sizes[schema.STEP] < health.N_ROWS:
+    if rows.sizes[schema.STEP] < diagnostics.N_ROWS:
         return []
     rows = rows.load().stack(generator=(schema.RANK, schema.MEMBER))
     loss = spec(run).get("settings", {}).get("loss", "likelihood")
-    found = health.complaints(
+    found = diagnostics.complaints(
         rows["theta"].transpose(schema.STEP, "generator", schema.PARAMETER),
         rows["loss_discriminator"].transpose(schema.STEP, "generator"),
         reference["lower"].values,

@@ -3,8 +3,8 @@
 Meant for problems of users' own, before anything is trained; nothing here trains or knows ranks and files.
 """
 
-from ..observed import Observed
-from ..problem import Problem
+from ..events.observed import Observed
+from ..problems.base import Problem
 from .answer import grids, likelihood, observed, parameters, speed
 from .case import Case
 from .contract import batches, derivative, device, names, shapes

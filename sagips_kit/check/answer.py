@@ -8,11 +8,11 @@ import numpy as np
 import scipy.stats
 import torch
 
-from ..features import fisher_information, information_and_score
-from ..gan import Discriminator
-from ..information import Information
-from ..samplers import finer_grids
-from ..settings import Settings
+from ..problems.samplers import finer_grids
+from ..statistics.fisher import fisher_information, information_and_score
+from ..statistics.information import Information
+from ..training.networks import Discriminator
+from ..training.settings import Settings
 from .contract import has_likelihood
 from .report import mend, note
 

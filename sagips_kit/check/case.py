@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import torch
 
-from ..gan import stratified_noise
+from ..problems.noise import stratified_noise
 
 
 class Case:

@@ -6,9 +6,9 @@ from numbers import Real
 
 import torch
 
-from ..data import check_events
-from ..problem import Problem
-from ..schema import check_names
+from ..events.resampling import check_events
+from ..problems.base import Problem
+from ..store.schema import check_names
 from .report import mend, place
 
 _N = 5  # events; a number that no observable has by chance

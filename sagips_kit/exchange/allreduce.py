@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from ..settings import value
+from .._value import value
 from .base import Mixed
 from .mean import Mean, MeanChannel
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from pydantic import InstanceOf
 
-from ..settings import value
-from ..topology import joined
+from .._value import value
+from ..ranks.topology import joined
 from .base import Channel, Exchange, Mixed
 
 

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from ..settings import value
-from ..topology import exponential_peers
+from .._value import value
+from ..ranks.topology import exponential_peers
 from .base import Mixed
 from .mean import Mean, MeanChannel
 

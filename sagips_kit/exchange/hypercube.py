@@ -1,7 +1,7 @@
 """All-reduce along the edges of a hypercube (recursive doubling): few messages, each of the whole buffer."""
 
-from ..settings import value
-from ..topology import hypercube_partners
+from .._value import value
+from ..ranks.topology import hypercube_partners
 from .base import Mixed
 from .mean import Mean, MeanChannel
 

@@ -1,6 +1,6 @@
 """No exchange: every rank trains generators of its own, an ensemble."""
 
-from ..settings import value
+from .._value import value
 from .base import Channel, Exchange, Mixed
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from pydantic import InstanceOf
 
-from ..settings import Count, value
-from ..topology import groups, numbered
+from .._value import Count, value
+from ..ranks.topology import groups, numbered
 from .base import Channel, Exchange, Mixed
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from ..settings import Positive, value
+from .._value import Positive, value
 from .base import Channel, Exchange, Mixed
 
 

@@ -17,11 +17,12 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from ..meeting import Meeting, meeting_bytes
-from ..settings import value
-from ..slots import RemoteSlots, Slots, slot_bytes
-from ..topology import all_gather_steps, chunk_bounds, reduce_scatter_steps, ring_neighbours
-from ..world import PeerError
+from .._partition import chunk_bounds
+from .._value import value
+from ..ranks.mailboxes import RemoteSlots, Slots, slot_bytes
+from ..ranks.shared_mean import Meeting, meeting_bytes
+from ..ranks.topology import all_gather_steps, reduce_scatter_steps, ring_neighbours
+from ..ranks.world import PeerError
 from .base import Channel, Mixed
 from .mean import Mean, MeanChannel
 

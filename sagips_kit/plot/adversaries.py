@@ -4,7 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from .. import analysis, schema
+from .. import analysis
+from ..store import schema
 from .base import ENSEMBLE, REFERENCE, TRUTH, chosen, draw_bands, label, new_axes
 
 _N_COLUMNS = 3

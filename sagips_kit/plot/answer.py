@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .. import analysis, schema
+from .. import analysis
+from ..store import schema
 from .base import ENSEMBLE, REFERENCE, TRUTH, new_axes
 
 

@@ -2,7 +2,7 @@
 
 import matplotlib.pyplot as plt
 
-from .. import schema
+from ..store import schema
 
 ENSEMBLE = "#1b6ca8"
 TRUTH = "#d1495b"

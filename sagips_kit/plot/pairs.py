@@ -6,7 +6,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from .. import analysis, schema
+from .. import analysis
+from ..store import schema
 from .base import ENSEMBLE, REFERENCE, TRUTH, chosen, label
 
 _N_SHOWN = 6  # parameters in a pair plot that stays legible

@@ -4,7 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from .. import analysis, schema
+from .. import analysis
+from ..store import schema
 from .base import REFERENCE, new_axes
 from .steps import draw_floor
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .. import analysis, schema
-from ..analysis.base import counted
+from .. import analysis
+from .._text import counted
+from ..store import schema
 from .adversaries import discriminator, evolution
 from .answer import estimates, pulls
 from .pairs import posterior

@@ -3,7 +3,8 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .. import analysis, schema
+from .. import analysis
+from ..store import schema
 from .base import ENSEMBLE, REFERENCE, draw_bands, label, unit_of
 
 _N_STEPS = 4  # densities that can be told apart in one picture

@@ -3,7 +3,8 @@
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from .. import analysis, schema
+from .. import analysis
+from ..store import schema
 from .base import ENSEMBLE, FAINT, REFERENCE, TRUTH, new_axes
 
 _N_LINES = 64  # generators that can be told apart

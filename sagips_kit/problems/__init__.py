@@ -1,6 +1,6 @@
 """Ready problems."""
 
-from .dayabay import DayaBay
+from .dayabay.problem import DayaBay
 from .image import Image
 from .linear import Linear
 from .octants import Octants

@@ -8,10 +8,10 @@ import math
 
 import torch
 
-from ..pipeline import Pipeline
-from ..problem import Problem
-from ..samplers import Plane
-from ..settings import Count, value
+from .._value import Count, value
+from .base import Problem
+from .pipeline import Pipeline
+from .samplers import Plane
 
 _RANGE = 3.0  # of the logarithm, to both sides of that of a uniform density
 _N_BETWEEN = 8  # points of the sampler's grid for each pixel, between which it makes flat steps,

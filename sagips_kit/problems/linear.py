@@ -9,8 +9,8 @@ import math
 import numpy as np
 import torch
 
-from ..problem import Problem
-from ..settings import Count, Positive, value
+from .._value import Count, Positive, value
+from .base import Problem
 
 _RANGE = 2.0  # of each coefficient, to both sides of zero
 

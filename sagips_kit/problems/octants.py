@@ -8,8 +8,8 @@ import math
 
 import torch
 
-from ..problem import Problem
-from ..settings import Count, value
+from .._value import Count, value
+from .base import Problem
 
 
 @value

@@ -9,9 +9,9 @@ import functools
 
 import torch
 
-from ..problem import Problem
-from ..samplers import cumulative, inverse_cdf
-from ..settings import Count, value
+from .._value import Count, value
+from .base import Problem
+from .samplers import cumulative, inverse_cdf
 
 _GRID = torch.linspace(0.1, 0.99999, 1000, dtype=torch.float64)
 _MIXTURE = torch.tensor([[4.0, 1.0], [1.0, 4.0]])  # of u and d, in sigma1 and sigma2

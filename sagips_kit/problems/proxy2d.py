@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
-from ..problem import Problem
-from ..settings import Count, value
+from .._value import Count, value
+from .base import Problem
 
 _LOW, _HIGH = 0.001, 0.999
 _N_GRID, _N_CELLS = 512, 50

@@ -2,7 +2,7 @@
 
 import sys
 
-from sagips_kit.world import World
+from sagips_kit.ranks.world import World
 
 try:
     world = World.from_mpi(device=sys.argv[1], device_buffers=True)

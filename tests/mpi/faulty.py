@@ -16,12 +16,13 @@ import numpy as np
 import torch
 import zarr
 
-from sagips_kit import RunSpec, files, run
-from sagips_kit.data import Batches
+from sagips_kit import RunSpec, run
+from sagips_kit.events.batches import Batches
 from sagips_kit.exchange import Channel
-from sagips_kit.meeting import Meeting
-from sagips_kit.trainer import Trainer
-from sagips_kit.world import World
+from sagips_kit.ranks.shared_mean import Meeting
+from sagips_kit.ranks.world import World
+from sagips_kit.store import files
+from sagips_kit.training.trainer import Trainer
 
 STEP = 213  # from here on the fault is due
 _state = {"step": 0, "checkpoints": 0, "due": True}

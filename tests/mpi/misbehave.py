@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from sagips_kit import exchange
-from sagips_kit.world import World
+from sagips_kit.ranks.world import World
 
 
 def main(folder, name, how, n_weights):

@@ -95,6 +95,7 @@ if __name__ == "__main__":
     # What ranks of the kit import; an optimiser imports the second by itself.
     import torch._dynamo  # noqa: F401
 
-    from sagips_kit import cli, launch  # noqa: F401
+    from sagips_kit import cli  # noqa: F401
+    from sagips_kit.running import launch  # noqa: F401
 
     become(*serve(*given))

@@ -13,7 +13,7 @@ import torch
 from modes import MODES, numbers, rounding
 
 from sagips_kit import Proxy, RunSpec, exchange
-from sagips_kit.world import World
+from sagips_kit.ranks.world import World
 
 
 @pytest.fixture(scope="module")

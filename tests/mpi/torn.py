@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sagips_kit.slots import RemoteSlots, Slots, slot_bytes
-from sagips_kit.world import World
+from sagips_kit.ranks.mailboxes import RemoteSlots, Slots, slot_bytes
+from sagips_kit.ranks.world import World
 
 N_ITEMS = 200_000
 

@@ -11,7 +11,7 @@ import torch
 from gaussian import QUICK, Gaussian
 
 from sagips_kit import AllReduce, Exponential, FlatGradient, Independent, Ring, Trainer
-from sagips_kit.world import World
+from sagips_kit.ranks.world import World
 
 
 def main(folder):

@@ -1,0 +1,138 @@
+"""Values: frozen, validated dataclasses that travel (pickle, JSON) and explain themselves.
+
+A *value* is what a user writes down in a notebook cell: how to train, how to exchange, which problem.  Everything that
+owns memory, files or messages is a resource and lives elsewhere.
+"""
+
+import difflib
+import functools
+import inspect
+import reprlib
+from dataclasses import MISSING, fields
+from typing import Annotated, get_origin
+
+import pydantic
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def value(cls=None, *, positional=()):
+    """Class decorator: a frozen dataclass whose fields are checked when it is made.
+
+    Parameters
+    ----------
+    positional : tuple of str
+        Fields that may be given without their names, in this order; a last one "*name" takes all that are left.
+
+    Raises
+    ------
+    ValueError
+        By the constructor, for an unknown field, a wrong type or a number out of range; the text names the class, what
+        was given and what is allowed.
+    """
+    if cls is None:
+        return functools.partial(value, positional=positional)
+    config = pydantic.ConfigDict(extra="forbid", strict=True)
+    cls = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, repr=False, config=config)(cls)
+    checked_init = cls.__init__
+
+    @functools.wraps(checked_init)
+    def __init__(self, *args, **kwargs):
+        args, named = _name(args, positional)
+        try:
+            if named.keys() & kwargs.keys():
+                raise ValueError(f"{cls.__name__}: {', '.join(named.keys() & kwargs.keys())} is given twice.")
+            checked_init(self, *args, **named, **kwargs)
+        except pydantic.ValidationError as error:
+            raise ValueError(_explain(cls, error)) from None
+
+    cls.__init__ = __init__
+    cls.__repr__ = _repr
+    cls._positional = positional
+    cls.__signature__ = _signature(cls)
+    return cls
+
+
+def _signature(cls):
+    """What help and notebooks show: names and defaults, without pydantic's types."""
+    named = [name.removeprefix("*") for name in cls._positional]
+    parameters = []
+    for field in sorted(fields(cls), key=lambda field: [*named, field.name].index(field.name)):
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if field.name in named else inspect.Parameter.KEYWORD_ONLY
+        if f"*{field.name}" in cls._positional:
+            parameters.append(inspect.Parameter(field.name, inspect.Parameter.VAR_POSITIONAL))
+            continue
+        default = inspect.Parameter.empty if field.default is MISSING else field.default
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+        parameters.append(inspect.Parameter(field.name, kind, default=default))
+    return inspect.Signature(parameters)
+
+
+def _name(args, positional):
+    """Give arguments their names: those that have none, and the others by name."""
+    named = {}
+    for name in positional:
+        if name.startswith("*"):
+            return (), named | ({name[1:]: args} if args else {})
+        if args:
+            named[name], args = args[0], args[1:]
+    return args, named
+
+
+def _repr(self):
+    """The expression that makes this value; fields that have their defaults are left out."""
+    words, names = [], [name.removeprefix("*") for name in self._positional]
+    for field in sorted(fields(self), key=lambda field: field.name not in names):
+        item = getattr(self, field.name)
+        # By type: a class of a notebook has travelled by value, and MISSING is another object there.
+        has_factory = not isinstance(field.default_factory, type(MISSING))
+        default = field.default_factory() if has_factory else field.default
+        if f"*{field.name}" in self._positional:
+            words += map(repr, item)
+        elif field.name in names:
+            words.append(repr(item))
+        elif item != default:
+            words.append(f"{field.name}={item!r}")
+    return f"{type(self).__name__}({', '.join(words)})"
+
+
+def _explain(cls, error):
+    allowed = [field.name for field in fields(cls)]
+    lines = []
+    for detail in error.errors():
+        name = _place(cls, detail["loc"])
+        if detail["type"] == "unexpected_positional_argument":
+            lines.append(f"{detail['input']!r} has no name. Give fields by name: {', '.join(allowed)}.")
+        elif detail["type"] == "unexpected_keyword_argument":
+            guess = difflib.get_close_matches(name, allowed, n=1)
+            hint = f" Did you mean {guess[0]}?" if guess else ""
+            lines.append(f"unknown field {name!r}.{hint} Allowed: {', '.join(allowed) or 'none'}.")
+        elif detail["type"] == "missing":
+            lines.append(f"field {name!r} is missing.")
+        elif not name:  # from __post_init__, about several fields
+            lines.append(detail["msg"].removeprefix("Value error, "))
+        else:
+            wanted = detail["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+            if detail["type"] == "tuple_type":
+                wanted = f"should be a tuple, such as {_as_tuple(detail['input'])!r}"
+            lines.append(f"{name} = {reprlib.repr(detail['input'])}: {wanted}.")
+    return f"{cls.__name__}: " + " ".join(lines)
+
+
+def _place(cls, loc):
+    """The field that an error is about, and where in it: name, name[0] or name['key']; "" if it is about several."""
+    if not loc:
+        return ""
+    kind = next((field.type for field in fields(cls) if field.name == loc[0]), None)
+    # Other words that follow are the kinds that were tried, where a field may have several.
+    keys = loc[1:2] if get_origin(kind) is dict else [key for key in loc[1:] if isinstance(key, int)]
+    return str(loc[0]) + "".join(f"[{key!r}]" for key in keys)
+
+
+def _as_tuple(given):
+    return tuple(given) if isinstance(given, list) else (given,)

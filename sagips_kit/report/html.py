@@ -1,0 +1,118 @@
+"""A run as one HTML page to send to a colleague: figures inside, no script, nothing loaded from elsewhere."""
+
+import base64
+import html
+import io
+import json
+
+from matplotlib.figure import Figure
+
+from .. import analysis
+from ..plot import pictures
+from ..plot.base import label
+from ..store import schema
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc; }
+.lead { color: #555; margin-top: .2rem; } .wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .8rem; text-align: right; }
+th:first-child, .facts td { text-align: left; } tbody tr:nth-child(odd) { background: #f4f6f8; }
+.figures { display: grid; grid-template-columns: 1fr 1fr; gap: 1.5rem; align-items: start; }
+figure { margin: 0; } figure.full { grid-column: 1 / -1; } img { max-width: 100%; } figcaption { color: #555; }
+.missing { background: #f4f6f8; padding: 1rem; color: #555; }
+pre { background: #f4f6f8; padding: 1rem; overflow-x: auto; }
+@media (max-width: 50rem) { .figures { grid-template-columns: 1fr; } }
+"""
+_DPI = 110
+
+
+def page(run):
+    """The page of a run, finished or not.
+
+    Parameters
+    ----------
+    run : DataTree
+
+    Returns
+    -------
+    str
+        HTML, figures embedded.
+    """
+    title = f"{run.attrs[schema.PROBLEM_KEY]}: {analysis.fact(run, 'mode') or 'run'}"
+    step, n_steps = int(run[schema.HISTORY][schema.PROGRESS].min()), run.attrs[schema.LAYOUT_KEY]["n_steps"]
+    created = run.attrs[schema.CREATED_KEY][:16].replace("T", " ")
+    lead = f"{analysis.state(run)}, step {step} of {n_steps}; created {created} UTC; read from {_source(run)}"
+    parts = [
+        f"<h1>{_text(title)}</h1><p class=lead>{_text(lead)}</p>",
+        "<h2>Estimates</h2>",
+        _estimates(run),
+        "<h2>Pictures</h2><div class=figures>",
+        *map(_figure, pictures(run)),
+        "</div>",
+        "<h2>The run</h2>",
+        _facts((line[:10], line[10:]) for line in analysis.describe(run).splitlines()),
+        "<h2>Environment</h2>",
+        _facts(analysis.environment(run).items()),
+        "<h2>Spec</h2>",
+        _spec(run),
+    ]
+    head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{_text(title)}</title>"
+    return (
+        f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _estimates(run):
+    try:
+        table = analysis.summary(run).rename(lambda name: label(run, name)).rename_axis(None)
+        table = table.to_html(float_format="%.4g", na_rep="", border=0)
+        pace = analysis.pace(run)
+    except ValueError as error:
+        return f"<p class=missing>{_text(error)}</p>"
+    notes = [*analysis.warnings_of(run), f"Uncertainty: {run[schema.POSTERIOR].attrs[schema.UNCERTAINTY_KEY]}."]
+    if run[schema.REFERENCE]["mle"].notnull().any():
+        distance = analysis.distance_to_mle(run)
+        notes.insert(0, f"{distance:.2f} floor units (RMS) from the maximum-likelihood estimate of the same events.")
+    notes.append(f"Training took {float(pace['duration']):.0f} s, {float(pace['waiting']):.1%} of it spent waiting.")
+    return f"<div class=wide>{table}</div><p>{_text(' '.join(notes))}</p>"
+
+
+def _figure(picture):
+    figure = Figure(figsize=(picture.width, picture.height), layout="constrained")
+    try:
+        picture.draw(figure)
+    except ValueError as error:
+        return f"<p class=missing>{_text(picture.caption)}: {_text(error)}</p>"
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_DPI)
+    data = base64.b64encode(file.getvalue()).decode()
+    kind = " class=full" if picture.width > 8 else ""
+    caption = _text(picture.caption)
+    image = f"<img alt='{caption}' src='data:image/png;base64,{data}'>"
+    return f"<figure{kind}>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _spec(run):
+    """The spec, which deletes nothing, and how to start it again."""
+    spec, n_ranks = analysis.spec(run), run.attrs[schema.LAYOUT_KEY]["n_ranks"]
+    spec.pop("overwrite", None)
+    line = "sagips" if n_ranks == 1 else f"mpiexec -n {n_ranks} python -m mpi4py -m sagips_kit"
+    words = f"Saved as a file, it starts the same run again: <code>{line} run spec.json --store ...</code>."
+    if "__main__:" in str(spec.get("problem")):
+        words += " The class of its problem lived in a notebook: put it into a module of this folder, and name that."
+    return f"<p>{words}</p><pre>{_text(json.dumps(spec, indent=2))}</pre>"
+
+
+def _facts(rows):
+    cells = "".join(f"<tr><td>{_text(name)}</td><td>{_text(text)}</td></tr>" for name, text in rows)
+    return f"<div class=wide><table class=facts><tbody>{cells}</tbody></table></div>"
+
+
+def _source(run):
+    return str(run.encoding.get("source", "memory"))
+
+
+def _text(words):
+    return html.escape(str(words))
