@@ -1,60 +1,13 @@
 """sagips_kit: inverse problems solved by generative adversarial networks on many ranks.
 
-Names are imported when they are first used, so that opening results needs neither torch nor MPI nor ipyparallel.
+Names are imported when they are first used, so that opening results needs neither torch nor MPI nor ipyparallel.  What
+is public, and where it is defined, stands in the stub beside this file.
 """
 
-import importlib
+import lazy_loader
 
-_HOMES = {
-    "connect": "cluster.connect",
-    "install_profile": "cluster.profiles",
-    "profiles": "cluster.profiles",
-    "show_profile": "cluster.profiles",
-    "RunSpec": "running.spec",
-    "Settings": "training.settings",
-    "Observed": "events.observed",
-    "Problem": "problems.base",
-    "Pipeline": "problems.pipeline",
-    "Plane": "problems.samplers",
-    "Select": "problems.pipeline",
-    "Separate": "problems.samplers",
-    "Smear": "problems.pipeline",
-    "Proxy": "problems",
-    "Proxy2D": "problems",
-    "DayaBay": "problems",
-    "Image": "problems",
-    "Linear": "problems",
-    "Octants": "problems",
-    "Independent": "exchange",
-    "AllReduce": "exchange",
-    "Ring": "exchange",
-    "Within": "exchange",
-    "Leaders": "exchange",
-    "Every": "exchange",
-    "Chain": "exchange",
-    "Hypercube": "exchange",
-    "Exponential": "exchange",
-    "Trainer": "training.trainer",
-    "FlatGradient": "ranks.flat",
-    "FlatWeights": "ranks.flat",
-    "World": "ranks.world",
-    "check_problem": "check",
-    "tune_exchange": "running.tune",
-    "fit_likelihood": "statistics.likelihood",
-    "fisher_information": "statistics.fisher",
-    "floor_step": "statistics.fisher",
-    "prepare": "running.launch",
-    "run": "running.launch",
-    "run_rank": "running.launch",
-    "open_run": "report.accessor",
-    "open_runs": "analysis.collection",
-    "list_runs": "analysis.collection",
-    "read_progress": "store.status",
-    "request_stop": "store.status",
-}
-_ROOMS = ("analysis", "plot")
-
-__all__ = [*_HOMES, *_ROOMS, "__version__"]
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ = [*__all__, "__version__"]
 
 
 def __getattr__(name):
@@ -62,12 +15,10 @@ def __getattr__(name):
         from importlib.metadata import version
 
         return version("sagips_kit")
-    if name in _ROOMS:
-        return importlib.import_module(f".{name}", __name__)
-    if name in _HOMES:
-        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    raise AttributeError(f"sagips_kit has no {name!r}. Allowed: {', '.join(__all__)}.")
-
-
-def __dir__():
-    return sorted(__all__)
+    if name not in __all__:
+        raise AttributeError(f"sagips_kit has no {name!r}. Allowed: {', '.join(__all__)}.")
+    try:
+        return _load(name)
+    except AttributeError as error:
+        # Python would report this as "cannot import name", and hide where it comes from.
+        raise ImportError(f"sagips_kit.{name} cannot be imported: {type(error).__name__}: {error}") from error

@@ -4,12 +4,14 @@ A *value* is what a user writes down in a notebook cell: how to train, how to ex
 owns memory, files or messages is a resource and lives elsewhere.
 """
 
+import dataclasses
 import difflib
 import functools
 import inspect
 import reprlib
+from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import Annotated, get_origin
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_origin, overload
 
 import pydantic
 from pydantic import Field
@@ -20,13 +22,33 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-def value(cls=None, *, positional=()):
-    """Class decorator: a frozen dataclass whose fields are checked when it is made.
+T = TypeVar("T")
+
+
+@overload
+def value(cls: type[T], /) -> type[T]: ...
+
+
+@overload
+def value(*, positional: tuple[str, ...] = ()) -> Callable[[type[T]], type[T]]: ...
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
+def value(cls: Any = None, /, *, positional: tuple[str, ...] = ()) -> Any:
+    """Class decorator that makes a frozen dataclass whose fields are validated by its constructor.
 
     Parameters
     ----------
+    cls : type
+        The class to decorate.
     positional : tuple of str
-        Fields that may be given without their names, in this order; a last one "*name" takes all that are left.
+        Fields that may be given without their names, in this order; a last one "*name" collects all remaining
+        arguments.  For type checkers, such a class also declares its constructor under `if TYPE_CHECKING:`.
+
+    Returns
+    -------
+    type
+        The class, with a validating constructor, a repr that is the expression which makes the value, and a signature.
 
     Raises
     ------

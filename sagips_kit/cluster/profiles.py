@@ -251,7 +251,7 @@ def describe(name):
 
 
 def _source():
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     for folder in (package / "cluster_profiles", package.parent / "cluster_profiles"):
         if folder.is_dir():
             return folder
