@@ -13,7 +13,7 @@ import psutil
 from gaussian import QUICK, Gaussian
 from mpi_launcher import TESTS, command, environment
 
-from sagips_kit import Ring, RunSpec, open_run, read_progress
+from sagips_kit import Ring, RunSpec, open_run, read_status
 from sagips_kit.store.location import local_path
 
 KINDS = ("exception", "SIGKILL", "SIGSTOP", "slow", "NaN", "corrupt", "full disk", "read-only store", "clock jump")
@@ -108,7 +108,7 @@ def play(folder, kind, where, n_ranks, whole, nest=None):
     """
     spec = make_spec(folder, f"{kind}-{where}-{n_ranks}".replace(" ", "_"))
     status, output, seconds = attempt(spec, n_ranks, kind, where, nest)
-    progress = read_progress(spec.store)
+    progress = read_status(spec.store)
     cell = {"kind": kind, "where": where, "ranks": n_ranks}
     cell |= {"seen": what_is_seen(status, output), "hangs": status is None}
     cell |= {"survived": progress.step == spec.n_steps, "reached": int(progress.steps.max())}
@@ -121,7 +121,7 @@ def play(folder, kind, where, n_ranks, whole, nest=None):
         cell["hangs"] = cell["hangs"] or status is None
         cell["seconds_to_resume"] = round(seconds - training_s(spec.store, cell["from_step"]), 1)
         cell["rows_repeated"] = (cell["reached"] - cell["from_step"]) // _SETTINGS.record_every
-    cell["is_finished"] = read_progress(spec.store).step == spec.n_steps
+    cell["is_finished"] = read_status(spec.store).is_finished
     cell["is_same"] = is_same(spec.store, whole)
     cell["rejected"] = np.nansum(open_run(spec.store)["history"]["rejected"].values, axis=1).astype(int).tolist()
     return cell

@@ -56,7 +56,7 @@ def parts(dashboard):
 def test_it_follows_the_run_to_its_end(path, show):
     dashboard = show(path, interval=0.01)
     bar, button, facts, image = parts(dashboard)
-    assert (bar.value, bar.max) == (300, 1000) and "running</b>: step 300 of 1 000" in facts.value
+    assert (bar.value, bar.max) == (300, 1000) and "unfinished</b>: step 300 of 1 000" in facts.value
     assert bytes(image.value).startswith(b"\x89PNG") and not button.disabled
     before = image.value
     advance(path, 500)

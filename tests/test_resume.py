@@ -27,7 +27,7 @@ from sagips_kit import (
     Trainer,
     open_run,
     prepare,
-    read_progress,
+    read_status,
     request_stop,
     run,
     run_rank,
@@ -35,7 +35,7 @@ from sagips_kit import (
 from sagips_kit.ranks.world import World
 from sagips_kit.running import resume
 from sagips_kit.running.checkpoints import FOLDER, Checkpoints
-from sagips_kit.running.coordination import Control, Milestones
+from sagips_kit.running.coordination import Control, Due, Milestones
 from sagips_kit.running.signals import Signals
 from sagips_kit.store import files, location, schema
 from sagips_kit.store.writer import RunWriter
@@ -94,7 +94,7 @@ def assert_same_bits(path, other):
     for group in ("history", "posterior", "posterior_predictive"):
         for name in one[group].data_vars.keys() - TIMES:
             np.testing.assert_array_equal(one[group][name], two[group][name], err_msg=name)
-    assert read_progress(path).is_finished
+    assert read_status(path).is_finished
 
 
 EVENTS = Gaussian().observed(500, np.random.default_rng(0))
@@ -133,7 +133,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(spec, tmp_path, stop):
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     alone(whole)
     stop_at(spec, stop)
-    assert read_progress(spec.store).step == stop
+    assert read_status(spec.store).step == stop
     result = alone(spec, resume=True)
     assert (result["steps"], result["first_step"]) == (203, stop)
     assert_same_bits(spec.store, whole.store)
@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(spec, damage):
     data = newer.read_bytes()
     spoilt = {"cut": data[:-7], "flip": data[:999] + bytes([data[999] ^ 1]) + data[1000:], "empty": b"", "pickle": b"."}
     newer.write_bytes(spoilt[damage])
-    with pytest.warns(UserWarning, match=r"checkpoint 000000000120-.* is damaged: .* An earlier one is taken"):
+    with pytest.warns(UserWarning, match=r"checkpoint 000000000120-.* is damaged: .* An earlier checkpoint is used"):
         assert alone(spec, resume=True)["first_step"] == 60
 
 
@@ -253,7 +253,7 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_not_given_up(spec, tmp
         patch.setattr(files.Files, "read", refuse)
         with pytest.raises(OSError, match="cannot read its checkpoint 000000000060-.*Stale.* Nothing was changed"):
             alone(spec, resume=True)
-    assert files_of(spec.store) == before and read_progress(spec.store).step == 60
+    assert files_of(spec.store) == before and read_status(spec.store).step == 60
     assert alone(spec, resume=True)["first_step"] == 60
     assert_same_bits(spec.store, whole.store)
 
@@ -287,7 +287,7 @@ def test_a_run_that_another_process_has_taken_is_left_to_it(spec, tmp_path, monk
         run_rank(spec, World.alone("cpu"))
     if how == "deleted":
         return
-    assert read_progress(spec.store).step == (100 if how == "resumed" else 0)
+    assert read_status(spec.store).step == (100 if how == "resumed" else 0)
     spec = spec if how == "resumed" else change(other, overwrite=False)
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     alone(whole)
@@ -324,11 +324,11 @@ class Quiet:
 def test_the_lowest_rank_that_is_not_through_plans(spec):
     prepare(spec, n_ranks=3)
     control = Control(spec.store)
-    ranks = [Milestones(control, "", rank, 20, 203, 0, Quiet()) for rank in range(3)]
+    ranks = [Milestones(control, rank, 20, 203, 0, Quiet()) for rank in range(3)]
     writers = [RunWriter(spec.store, rank) for rank in range(3)]
     control[schema.ASKED] = schema.BY_USER
     for rank in (1, 2):
-        assert ranks[rank].reached(20) == (False, False)
+        assert ranks[rank].reached(20) == Due(stop=False, checkpoint=False)
     assert control[schema.STOP_STEP] == schema.NO_STOP
     writers[0].set_progress(203)
     time.sleep(0.5)  # blocks of about so long
@@ -336,7 +336,7 @@ def test_the_lowest_rank_that_is_not_through_plans(spec):
     assert control[schema.STOP_STEP] == schema.NO_STOP
     ranks[1].reached(40)
     assert 40 < control[schema.STOP_STEP] < 203
-    assert read_progress(spec.store).stop_step == control[schema.STOP_STEP]
+    assert read_status(spec.store).stop_step == control[schema.STOP_STEP]
 
 
 def test_the_end_of_the_time_leaves_time_for_the_blocks_on_the_way(spec, monkeypatch):
@@ -346,7 +346,7 @@ def test_the_end_of_the_time_leaves_time_for_the_blocks_on_the_way(spec, monkeyp
     assert signals.ask_to_end(1100.0)
     prepare(spec, n_ranks=1)
     quiet = Quiet()
-    milestones = Milestones(Control(spec.store), "", 0, 20, 203, 0, quiet)
+    milestones = Milestones(Control(spec.store), 0, 20, 203, 0, quiet)
     time.sleep(0.2)
     milestones.reached(20)
     assert quiet.takes_s[0] > 0.6  # two blocks ahead, and the one under way
@@ -374,9 +374,9 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(spec, monkeypa
     monkeypatch.setattr(files.Files, "write", refuse)
     prepare(spec, 1)
     request_stop(spec.store, 60)
-    with pytest.warns(UserWarning, match="cannot write its checkpoint of step 60: .*No space left.* The run goes on"):
+    with pytest.warns(UserWarning, match="cannot write its checkpoint of step 60: .*No space left.* The run continues"):
         run_rank(spec, World.alone("cpu"))
-    assert read_progress(spec.store).step == 60
+    assert read_status(spec.store).step == 60
 
 
 def test_generators_that_are_lost_are_not_written_over_those_that_are_not(spec, monkeypatch):
@@ -395,7 +395,9 @@ def test_generators_that_are_lost_are_not_written_over_those_that_are_not(spec, 
     monkeypatch.setattr(Milestones, "reached", lose)
     prepare(spec, 1, resume=True)
     request_stop(spec.store, 120)
-    with pytest.warns(UserWarning, match="writes no checkpoint of step 120: the weights of its generators are not"):
+    with pytest.warns(
+        UserWarning, match="writes no checkpoint of step 120, because the weights of its generators are not"
+    ):
         run_rank(spec, World.alone("cpu"), resume=True)
     assert files_of(spec.store) == before
 
@@ -411,9 +413,9 @@ def test_generators_that_are_lost_are_not_written_over_those_that_are_not(spec, 
 )
 def test_another_run_is_refused_with_the_difference(spec, changes, text):
     stop_at(spec, 20)
-    with pytest.raises(ValueError, match=rf"cannot go on, it is the store of another run\. {text}"):
+    with pytest.raises(ValueError, match=rf"cannot be resumed, because it holds another run\. {text}"):
         alone(change(spec, **changes), resume=True)
-    assert read_progress(spec.store).step == 20
+    assert read_status(spec.store).step == 20
 
 
 @pytest.mark.parametrize(
@@ -429,11 +431,11 @@ def test_a_problem_whose_code_was_changed_is_refused(spec, monkeypatch, name, co
     stop_at(spec, 20)
     monkeypatch.setattr(Gaussian, name, code)
     what = {"simulate": "events", "lower": "ranges"}.get(name, name)
-    with pytest.raises(ValueError, match=f"problem: the code of Gaussian gives other {what} than when"):
+    with pytest.raises(ValueError, match=f"problem: the code of Gaussian now gives other {what} than when"):
         alone(spec, resume=True)
     monkeypatch.undo()
     alone(spec, resume=True)
-    assert read_progress(spec.store).is_finished
+    assert read_status(spec.store).is_finished
 
 
 def test_a_store_without_marks_is_never_left(spec, tmp_path, monkeypatch):
@@ -473,7 +475,7 @@ def partly_replaced(events):
     ("replaced", "text"),
     [
         (halved, "it has 10000 rows now, and had 20000"),
-        (partly_replaced, "other numbers are in its 20000 rows"),
+        (partly_replaced, "its 20000 rows hold other numbers"),
     ],
 )
 def test_a_streamed_file_that_was_replaced_is_refused(streamed, replaced, text):
@@ -482,10 +484,10 @@ def test_a_streamed_file_that_was_replaced_is_refused(streamed, replaced, text):
     np.save(streamed.events.path, replaced(events))
     with pytest.raises(
         ValueError,
-        match=rf"another run\. events: `.*events.npy` was changed since the run was begun: {text}\. Start it as",
+        match=rf"another run\. events: `.*events.npy` was changed after the run was started: {text}\. Resume the",
     ):
         alone(streamed, resume=True)
-    assert read_progress(streamed.store).step == 100
+    assert read_status(streamed.store).step == 100
     np.save(streamed.events.path, events)
     assert alone(streamed, resume=True)["first_step"] == 100
     os.remove(streamed.events.path)
@@ -504,12 +506,12 @@ def test_a_streamed_run_of_before_there_were_digests_goes_on(streamed):
 
 def test_another_number_of_ranks_is_refused(spec):
     prepare(spec, n_ranks=2)
-    with pytest.raises(ValueError, match=r"ranks: 2 in the store, 1 now\. A wider ensemble is another run"):
+    with pytest.raises(ValueError, match=r"ranks: 2 in the store, 1 now\. An ensemble on more ranks is another run"):
         alone(spec, resume=True)
 
 
 def test_resuming_and_overwriting_exclude_each_other(spec):
-    with pytest.raises(ValueError, match="resume goes on with a run and overwrite deletes it"):
+    with pytest.raises(ValueError, match="resume=True continues a run, and overwrite=True deletes it"):
         alone(change(spec, overwrite=True), resume=True)
 
 
@@ -542,7 +544,7 @@ def test_a_signal_ends_the_run_cleanly_with_a_checkpoint(spec, number):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Milestones, "reached", signalled)
         result = alone(spec, resume=True)
-    assert 40 < result["steps"] == read_progress(spec.store).step < 10_000
+    assert 40 < result["steps"] == read_status(spec.store).step < 10_000
     assert [file.name[:12] for file in files_of(spec.store)] == [f"{result['steps']:012d}"]
     assert signal.getsignal(number) == signal.SIG_DFL
 
@@ -572,7 +574,10 @@ def test_a_time_that_is_over_or_not_understood(spec, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() - 1)))
     assert alone(spec)["steps"] == 203
     monkeypatch.setenv("SAGIPS_ENDS_AT", "in an hour")
-    with pytest.raises(ValueError, match=r"SAGIPS_ENDS_AT = 'in an hour': should be the seconds since 1970"):
+    with pytest.raises(
+        ValueError,
+        match=r"SAGIPS_ENDS_AT = 'in an hour': should be the time at which the job ends, in seconds since 1970",
+    ):
         alone(change(spec, overwrite=True))
 
 
@@ -606,13 +611,13 @@ def test_what_a_slow_rank_has_done_is_kept_when_rank_0_is_through(spec, tmp_path
     with subprocess.Popen(
         arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        while not location.local_path(spec.store).exists() or read_progress(spec.store).steps[0] < 403:
+        while not location.local_path(spec.store).exists() or read_status(spec.store).steps[0] < 403:
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
     assert "Stopped before step 403" in output
-    fast, slow = read_progress(spec.store).steps
+    fast, slow = read_status(spec.store).steps
     assert fast == 403 and 0 < slow < 403
     assert [file.name[:19] for file in files_of(spec.store)] == [f"{slow:012d}-000001", "000000000403-000000"]
     under_mpi(spec, 2, nest)
@@ -622,7 +627,7 @@ def test_what_a_slow_rank_has_done_is_kept_when_rank_0_is_through(spec, tmp_path
 
 
 def steps_done(spec):
-    return read_progress(spec.store).step if location.local_path(spec.store).exists() else 0
+    return read_status(spec.store).step if location.local_path(spec.store).exists() else 0
 
 
 def signal_after(spec, n_ranks, n_steps, number, rng, nest, delay_s=0.0):
@@ -663,7 +668,7 @@ def test_every_mode_goes_on_with_the_same_bits(spec, tmp_path, nest, mode):
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     under_mpi(whole, 2, nest)
     stop_at(spec, 100, 2, nest)
-    assert read_progress(spec.store).steps.tolist() == [100, 100]
+    assert read_status(spec.store).steps.tolist() == [100, 100]
     assert " from step 100 on" in under_mpi(spec, 2, nest)
     assert_same_bits(spec.store, whole.store)
 
@@ -683,7 +688,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(spec, rng, nest):
     spec = change(spec, exchange=Ring(), n_steps=100_000)
     sent, output = signal_after(spec, 2, 100, signal.SIGUSR1, rng, nest)
     assert sent and "Stopped before step 100000" in output
-    one, other = read_progress(spec.store).steps
+    one, other = read_status(spec.store).steps
     assert one == other > 100
     assert {file.name[:12] for file in files_of(spec.store)} == {f"{one:012d}"} and len(files_of(spec.store)) == 2
 
