@@ -88,7 +88,7 @@ def test_store_holds_what_the_trainer_makes(spec):
 
 
 def test_a_long_run_keeps_only_its_last_records(spec, monkeypatch):
-    """Else memory grows with the steps: small things from many of them leave the heap in pieces."""
+    """Otherwise memory would grow with the steps, because small objects kept from many steps fragment it."""
     made, alive = [], []
 
     def iterate(self, original=Trainer.iterate):
@@ -99,7 +99,7 @@ def test_a_long_run_keeps_only_its_last_records(spec, monkeypatch):
 
     monkeypatch.setattr(Trainer, "iterate", iterate)
     run(change(spec, n_steps=300), World.alone("cpu"))
-    # Those that early warnings look at, and a block that is not written yet.
+    # Those that the early warnings use, and a block that has not been written yet.
     assert len(made) == 60 and max(alive) <= max(diagnostics.N_ROWS, SMALL.rows_per_block) + 2
 
 
@@ -160,7 +160,7 @@ def test_a_file_that_does_not_fit_into_memory_is_trained_on_window_by_window(spe
     assert stored["observed_data"].attrs["source"].endswith("the ranks train on windows of the whole file")
     best, deviation = exact_fit(events)
     found = [float(stored["posterior"][name].mean()) for name in spec.problem.parameters]
-    # 50 windows of 8 batches, within what 4000 events alone would tell.
+    # 50 windows of 8 batches; the tolerance is twice the deviation for 4000 events.
     assert (np.abs(np.subtract(found, best)) < 2 * np.array(deviation) * (40_000 / 4000) ** 0.5).all()
 
 
@@ -217,7 +217,7 @@ def test_a_store_under_a_file_leaves_nothing_behind(spec, tmp_path):
     assert [str(path) for path in listing(tmp_path)] == ["file"] and (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_store_that_exists_is_not_replaced_unless_told_to(spec):
+def test_an_existing_store_is_replaced_only_on_request(spec):
     prepare(spec, n_ranks=1)
     with pytest.raises(FileExistsError, match=r"already holds an unfinished run \(at step 0 of 103\).*overwrite=True"):
         run(change(spec, seed=5), World.alone("cpu"))
@@ -262,7 +262,7 @@ def test_stop_request_ends_the_run_at_the_next_block(spec, asked, reached):
 
 
 def test_stop_request_during_the_run(spec, monkeypatch):
-    """Asked for while the first block is trained, as another process would."""
+    """Requested while the first block is trained, as another process would."""
     prepare(spec, n_ranks=1)
     set_progress = RunWriter.set_progress
 
@@ -326,7 +326,7 @@ def test_every_call_of_run_frees_its_communicator(spec, monkeypatch):
     """Their number is limited, and a script may train many runs."""
     closed = []
     monkeypatch.setattr(World, "here", lambda: World.alone("cpu"))
-    monkeypatch.setattr(World, "close", closed.append)
+    monkeypatch.setattr(World, "close", lambda self: closed.append(self))
     run(change(spec, n_steps=1, reference=False))
     assert len(closed) == 1
 
@@ -416,7 +416,7 @@ def test_stop_request_under_mpiexec_stops_all_ranks_at_one_step(spec, tmp_path):
 
 
 @pytest.mark.mpi
-def test_failure_to_prepare_is_told_once_and_ends_all_ranks(spec, tmp_path):
+def test_failure_to_prepare_is_reported_once_and_ends_all_ranks(spec, tmp_path):
     prepare(spec, n_ranks=3)
     done = run_under_mpi(spec, 3, tmp_path)
     assert done.returncode != 0
@@ -426,7 +426,7 @@ def test_failure_to_prepare_is_told_once_and_ends_all_ranks(spec, tmp_path):
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("exchange", [Ring(), pytest.param(Independent(), marks=pytest.mark.slow)])
-def test_failure_of_one_rank_is_told_once_and_ends_all_ranks(spec, tmp_path, exchange):
+def test_failure_of_one_rank_is_reported_once_and_ends_all_ranks(spec, tmp_path, exchange):
     problem = Faulty(n_observed=200)
     done = run_under_mpi(change(spec, problem=problem, exchange=exchange, reference=False), 3, tmp_path)
     assert done.returncode != 0

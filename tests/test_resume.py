@@ -1,4 +1,4 @@
-"""A run that ends early goes on where it was, with the same bits; and says so when it cannot."""
+"""A run that ended early continues where it was, with the same bits, or the error says why it cannot."""
 
 import contextlib
 import dataclasses
@@ -89,7 +89,7 @@ def files_of(path):
 
 
 def assert_same_bits(path, other):
-    """Everything that training has made is the same, apart from how long it took."""
+    """All results of the training are the same, apart from the times."""
     one, two = open_run(path), open_run(other)
     for group in ("history", "posterior", "posterior_predictive"):
         for name in one[group].data_vars.keys() - TIMES:
@@ -105,12 +105,12 @@ def make_trainer(**changes):
 
 
 @pytest.mark.parametrize("step", [0, 1, 7, 8, 25, 39])
-def test_a_trainer_goes_on_from_the_state_of_another(step):
+def test_a_trainer_continues_from_the_state_of_another(step):
     whole, begun, resumed = make_trainer(), make_trainer(), make_trainer()
     records = list(whole.iterate())[step:]
     begun.run(step)
     state = nested(flattened(begun.state_dict()))
-    begun.run(3)  # what was taken stays as it was
+    begun.run(3)  # the saved state stays as it was
     resumed.load_state_dict(state)
     for record, again in zip(records, resumed.iterate(), strict=True):
         assert record.step == again.step and again.elapsed_s > 0
@@ -129,7 +129,7 @@ def test_a_trainer_refuses_the_state_of_another_kind(changes):
 
 
 @pytest.mark.parametrize("stop", [20, 100, 200])
-def test_a_stopped_run_goes_on_with_the_same_bits(spec, tmp_path, stop):
+def test_a_stopped_run_continues_with_the_same_bits(spec, tmp_path, stop):
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     alone(whole)
     stop_at(spec, stop)
@@ -170,7 +170,7 @@ def test_a_run_without_a_checkpoint_starts_again(spec, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "pickle"])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(spec, damage):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(spec, damage):
     stop_at(spec, 60)
     older = files_of(spec.store)
     request_stop(spec.store, None)
@@ -194,16 +194,16 @@ def test_the_last_two_checkpoints_are_kept(spec):
         mine.write(step, state)
         other.write(step, state)
     assert mine.steps() == other.steps() == {40, 60}
-    # Those that some rank still lacks are no reason to give up what all have.
+    # Checkpoints that some rank lacks do not replace those that all ranks have.
     mine.write(80, state)
     mine.write(100, state)
     assert mine.steps() == {60, 80, 100} and other.steps() == {40, 60}
     read = mine.read(80)
     assert torch.equal(read["a"]["b"], state["a"]["b"]) and int(read["n"]) == 7
-    open_run(spec.store).load()  # nobody who reads the store stumbles over them
+    open_run(spec.store).load()  # readers of the store do not see them
 
 
-def test_replicas_that_are_through_wait_for_nobody(spec):
+def test_finished_replicas_wait_for_nobody(spec):
     prepare(spec, n_ranks=2)
     apart, together = (Checkpoints(spec.store, 1, 203, replicas) for replicas in ((0, 1), (0, 0)))
     for steps, agreed, shared in [
@@ -260,7 +260,7 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_not_given_up(spec, tmp
 
 @contextlib.contextmanager
 def after_step(step, act):
-    """A patch of a trained run: `act` is done once rank 0 has declared the rows up to `step` valid."""
+    """Call `act` once rank 0 has declared the rows up to `step` valid."""
     set_progress = RunWriter.set_progress
 
     def set_and_act(self, reached):
@@ -312,7 +312,7 @@ def test_a_file_system_that_refuses_once_does_not_end_the_run(spec, monkeypatch)
 
 
 class Quiet:
-    """Signals of which none comes."""
+    """Signals that never come."""
 
     takes_s = ()
 
@@ -321,7 +321,7 @@ class Quiet:
         return False
 
 
-def test_the_lowest_rank_that_is_not_through_plans(spec):
+def test_the_lowest_unfinished_rank_plans(spec):
     prepare(spec, n_ranks=3)
     control = Control(spec.store)
     ranks = [Milestones(control, rank, 20, 203, 0, Quiet()) for rank in range(3)]
@@ -331,7 +331,7 @@ def test_the_lowest_rank_that_is_not_through_plans(spec):
         assert ranks[rank].reached(20) == Due(stop=False, checkpoint=False)
     assert control[schema.STOP_STEP] == schema.NO_STOP
     writers[0].set_progress(203)
-    time.sleep(0.5)  # blocks of about so long
+    time.sleep(0.5)  # the duration of a block
     ranks[2].reached(40)
     assert control[schema.STOP_STEP] == schema.NO_STOP
     ranks[1].reached(40)
@@ -339,7 +339,7 @@ def test_the_lowest_rank_that_is_not_through_plans(spec):
     assert read_status(spec.store).stop_step == control[schema.STOP_STEP]
 
 
-def test_the_end_of_the_time_leaves_time_for_the_blocks_on_the_way(spec, monkeypatch):
+def test_the_end_of_the_time_leaves_time_for_the_last_blocks(spec, monkeypatch):
     monkeypatch.setenv("SAGIPS_ENDS_AT", str(time.time() + 1000))
     signals = Signals()
     assert not signals.ask_to_end(0.0) and not signals.ask_to_end(900.0)
@@ -353,7 +353,7 @@ def test_the_end_of_the_time_leaves_time_for_the_blocks_on_the_way(spec, monkeyp
 
 
 def test_a_checkpoint_is_safe_with_its_name(spec, monkeypatch):
-    """Before older ones are removed: a loss of power leaves some."""
+    """Before older ones are removed, so that a loss of power leaves some."""
     prepare(spec, 1)
     checkpoints, synced, fsync = Checkpoints(spec.store, 0, 203, (0,)), [], os.fsync
 
@@ -380,7 +380,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(spec, monkeypa
 
 
 def test_generators_that_are_lost_are_not_written_over_those_that_are_not(spec, monkeypatch):
-    """Else a run would be resumed to end again, for ever."""
+    """Otherwise a resumed run would fail again and again."""
     reached = Milestones.reached
 
     def lose(self, step):
@@ -439,7 +439,7 @@ def test_a_problem_whose_code_was_changed_is_refused(spec, monkeypatch, name, co
 
 
 def test_a_store_without_marks_is_never_left(spec, tmp_path, monkeypatch):
-    """It would be in the way, and any code could go on with it."""
+    """It would be in the way, and changed code could resume it unnoticed."""
     with monkeypatch.context() as patch:
         patch.setattr(resume, "_probe", lambda problem: os.read(-1, 1))
         with pytest.raises(OSError, match="Bad file descriptor"):
@@ -494,7 +494,7 @@ def test_a_streamed_file_that_was_replaced_is_refused(streamed, replaced, text):
     assert alone(streamed, resume=True)["steps"] == 203, "a finished run is left as it is"
 
 
-def test_a_streamed_run_of_before_there_were_digests_goes_on(streamed):
+def test_a_streamed_run_without_a_digest_is_resumed(streamed):
     stop_at(streamed, 100)
     control = zarr.open_group(streamed.store, mode="r+")["control"]
     attributes = dict(control.attrs)
@@ -521,7 +521,7 @@ def test_what_is_not_a_run_is_not_resumed(spec, tmp_path):
         alone(spec, resume=True)
 
 
-def test_a_run_behind_a_url_goes_on(spec, tmp_path):
+def test_a_run_behind_a_url_is_resumed(spec, tmp_path):
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     alone(whole)
     spec = change(spec, store="memory://resume/a.zarr")
@@ -538,7 +538,7 @@ def test_a_signal_ends_the_run_cleanly_with_a_checkpoint(spec, number):
     def signalled(self, step):
         if step == 40:
             os.kill(os.getpid(), number)
-            os.kill(os.getpid(), number)  # the scheduler's, and mpiexec's
+            os.kill(os.getpid(), number)  # one from the scheduler, one from mpiexec
         return reached(self, step)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -557,7 +557,7 @@ def test_the_end_of_the_time_ends_the_run_cleanly(spec, monkeypatch, name):
 
 @pytest.mark.parametrize("days", [-1, 1])
 def test_a_clock_that_is_set_does_not_move_the_end(spec, monkeypatch, days):
-    """Neither does the run end at once, nor go on beyond its time."""
+    """The run neither ends at once nor continues beyond its time."""
     monkeypatch.setenv("SAGIPS_ENDS_AT", str(time.time() + 3))
     clock, reached = time.time, Milestones.reached
 
@@ -582,7 +582,7 @@ def test_a_time_that_is_over_or_not_understood(spec, monkeypatch):
 
 
 def test_checkpoints_are_written_periodically(spec):
-    """Those of a run alone, every tenth of a second."""
+    """Every tenth of a second, for a single rank."""
     seen = set()
     write = Checkpoints.write
 
@@ -603,11 +603,11 @@ def under_mpi(spec, n_ranks, nest, timeout=120):
 
 
 @pytest.mark.mpi
-def test_what_a_slow_rank_has_done_is_kept_when_rank_0_is_through(spec, tmp_path, nest):
+def test_the_work_of_a_slow_rank_is_kept_after_rank_0_has_finished(spec, tmp_path, nest):
     spec = change(spec, n_steps=403)
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     under_mpi(whole, 2, nest)
-    arguments = command(2, TESTS / "mpi" / "uneven.py", file_of(spec), "--resume")  # mpiexec hands the signal on
+    arguments = command(2, TESTS / "mpi" / "uneven.py", file_of(spec), "--resume")  # mpiexec forwards the signal
     with subprocess.Popen(
         arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -663,7 +663,7 @@ MODES = {
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_goes_on_with_the_same_bits(spec, tmp_path, nest, mode):
+def test_every_mode_continues_with_the_same_bits(spec, tmp_path, nest, mode):
     spec = change(spec, exchange=MODES[mode])
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     under_mpi(whole, 2, nest)
@@ -674,8 +674,8 @@ def test_every_mode_goes_on_with_the_same_bits(spec, tmp_path, nest, mode):
 
 
 @pytest.mark.mpi
-def test_one_sided_ranks_go_on_together(spec, nest):
-    """Not with the same bits, since who is how late is chance; but at the same place."""
+def test_one_sided_ranks_continue_together(spec, nest):
+    """At the same place, but not with the same bits, because the delays of messages are random."""
     spec = change(spec, exchange=Ring(mailbox="one-sided"), n_steps=403)
     stop_at(spec, 200, 2, nest)
     assert " from step 200 on" in under_mpi(spec, 2, nest)
@@ -705,7 +705,7 @@ def test_a_run_killed_ten_times_equals_the_undisturbed_one(spec, tmp_path, rng, 
 
 
 def kill_ten_times(spec, rng, nest):
-    """At any moment of a life: while it starts, in a block of rows, in a checkpoint; then let the run end."""
+    """At any moment, while it starts, in a block of rows or in a checkpoint; then let the run finish."""
     n_killed = 0
     for n_steps in rng.permutation([0, 0, *rng.integers(1, 150, 8)]):
         n_killed += signal_after(spec, 2, int(n_steps), signal.SIGKILL, rng, nest, rng.uniform(0, 0.1))[0]
@@ -718,7 +718,7 @@ def kill_ten_times(spec, rng, nest):
 @pytest.mark.mpi
 @pytest.mark.slow
 def test_a_one_sided_run_killed_ten_times_comes_to_the_same_answer(spec, tmp_path, rng, nest):
-    """Which messages come in time is chance, also without a kill: the answers agree by the measure of that."""
+    """Which messages arrive in time is random even without a kill; the answers agree within that spread."""
     spec = change(spec, exchange=Ring(mailbox="one-sided"), n_steps=2003, checkpoint_s=0.1)
     spec = change(spec, settings=dataclasses.replace(SMALL, n_events=256, bootstrap=False), problem=Gaussian())
     whole = change(spec, store=str(tmp_path / "whole.zarr"), checkpoint_s=0.0)

@@ -1,4 +1,4 @@
-"""A run as a value: to JSON and back, and what it says to mistakes."""
+"""A run as a value: to JSON and back, and the errors for mistakes."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def changed(**changes):
 
 
 class Plain(Problem):
-    """A problem of a user's own that is no dataclass."""
+    """A user's own problem that is not a dataclass."""
 
     parameters, lower, upper, observables, noise_dim = ("a",), (0.0,), (1.0,), ("x",), 1
 
@@ -68,13 +68,13 @@ def test_json_round_trip_is_the_same_spec(problem, exchange):
     assert RunSpec.from_dict(json.loads(spec.to_json())) == spec
 
 
-def test_names_of_ready_and_own_classes_in_json():
+def test_names_of_classes_in_json():
     assert SPEC.to_dict()["problem"] == {"type": "Proxy", "n_observed": 51_200, "truth": list(Proxy.truth)}
     own = dataclasses.replace(SPEC, problem=Gaussian(n_observed=9)).to_dict()["problem"]
     assert own == {"type": "gaussian:Gaussian", "n_observed": 9}
 
 
-def test_an_own_class_need_not_be_a_dataclass():
+def test_a_users_class_need_not_be_a_dataclass():
     spec = RunSpec.from_dict(changed(problem={"type": "test_spec:Plain"}))
     assert type(spec.problem).__name__ == "Plain" and spec.to_dict()["problem"] == {"type": f"{__name__}:Plain"}
 
@@ -89,7 +89,7 @@ def test_an_own_class_need_not_be_a_dataclass():
         ({"events": 3}, "events = 3: should be the name of a file as a string, or Observed"),
     ],
 )
-def test_what_stands_in_the_place_of_an_object_is_told_what_to_type(changes, text):
+def test_the_error_says_what_to_type_instead_of_a_class_or_a_name(changes, text):
     with pytest.raises(ValueError, match=text):
         dataclasses.replace(SPEC, **changes)
 
@@ -98,7 +98,7 @@ def test_what_stands_in_the_place_of_an_object_is_told_what_to_type(changes, tex
     ("given", "text"),
     [("a.json", r"'a.json' is not a RunSpec. Type RunSpec.from_file\('a.json'\)"), ({}, r"Type RunSpec.from_dict\(")],
 )
-def test_what_is_no_spec_is_told_how_to_make_one(given, text):
+def test_the_error_says_how_to_make_a_spec(given, text):
     with pytest.raises(TypeError, match=text):
         require_spec(given)
 
@@ -163,7 +163,7 @@ def test_wrong_values_are_refused(name, given):
         (changed(settings={"n_members": 0}), "Settings: n_members = 0: should be greater than or equal to 1"),
     ],
 )
-def test_mistakes_in_json_are_told_in_one_line(given, message):
+def test_mistakes_in_json_are_reported_in_one_line(given, message):
     refuse(message, given)
 
 
@@ -171,7 +171,7 @@ def test_an_abstract_class_is_refused():
     refuse("abstract", changed(problem={"type": "sagips_kit.problems.base:Problem"}), TypeError)
 
 
-def test_a_module_that_cannot_be_imported_is_told_with_its_own_error(tmp_path, monkeypatch):
+def test_the_error_of_a_module_that_cannot_be_imported_is_shown(tmp_path, monkeypatch):
     (tmp_path / "broken_module.py").write_text("x = 1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
     refuse("cannot be imported: ZeroDivisionError: division by zero", changed(problem={"type": "broken_module:A"}))

@@ -18,7 +18,7 @@ from sagips_kit.running.tune import Trial, recommended, usual_modes
 
 @value
 class Sleepy(Independent):
-    """An exchange that takes its time."""
+    """An exchange that takes a given time."""
 
     seconds: float = 0.01
 
@@ -60,7 +60,7 @@ def test_the_preferred_one_of_equals_is_recommended():
 
 
 @pytest.mark.parametrize("wrong", [{"n_weights": 0}, {"step_s": -1.0}, {"trial_s": float("nan")}])
-def test_numbers_that_cannot_be_are_refused(wrong):
+def test_numbers_that_are_not_positive_are_refused(wrong):
     name, number = next(iter(wrong.items()))
     with pytest.raises(ValueError, match=rf"tune_exchange: {name} = {number!r}: should be larger than 0"):
         tune_exchange(World.alone("cpu"), **({"n_weights": 10, "step_s": 0.01, "trial_s": 0.1} | wrong))

@@ -50,7 +50,14 @@ class RunHandle:
         self._results, self._facts, self._engines = results, facts, engines
 
     def status(self):
-        """How far the run is, from its store: RunStatus."""
+        """Read from the store how far the run is.
+
+        Returns
+        -------
+        RunStatus
+            The steps that each rank has completed (`steps`), the length of the run (`n_steps`) and its state in one
+            word (`state`), among others.
+        """
         from ..store.status import read_status
 
         return read_status(self.path)

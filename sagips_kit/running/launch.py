@@ -59,10 +59,10 @@ def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
     Examples
     --------
     >>> from sagips_kit import Proxy, RunSpec, open_run, prepare
-    >>> spec = RunSpec(problem=Proxy(), store="prepared.zarr", n_steps=100, n_observed=500, overwrite=True)
+    >>> spec = RunSpec(problem=Proxy(), store="prepared.zarr", n_steps=100, n_observed=2000, overwrite=True)
     >>> prepare(spec, n_ranks=4)
     >>> open_run("prepared.zarr")["observed_data"].sizes["event"]
-    500
+    2000
     """
     require_spec(spec)
     if resume and spec.overwrite:
@@ -150,7 +150,7 @@ def run_rank(spec: RunSpec, world: World | None = None, resume: bool = False) ->
     >>> from sagips_kit import Proxy, RunSpec, Settings, prepare, run_rank
     >>> small = Settings(n_members=2, n_events=128)
     >>> spec = RunSpec(
-    ...     problem=Proxy(), store="ranks.zarr", settings=small, n_steps=20, n_observed=500, overwrite=True
+    ...     problem=Proxy(), store="ranks.zarr", settings=small, n_steps=20, n_observed=2000, overwrite=True
     ... )
     >>> prepare(spec, n_ranks=1)
     >>> result = run_rank(spec)
@@ -228,7 +228,7 @@ def run(spec: RunSpec, world: World | None = None, resume: bool = False) -> Rank
     >>> from sagips_kit import Proxy, RunSpec, Settings, analysis, open_run, run
     >>> small = Settings(n_members=2, n_events=128)
     >>> spec = RunSpec(
-    ...     problem=Proxy(), store="small.zarr", settings=small, n_steps=20, n_observed=500, overwrite=True
+    ...     problem=Proxy(), store="small.zarr", settings=small, n_steps=20, n_observed=2000, overwrite=True
     ... )
     >>> result = run(spec)
     >>> result["rank"], result["steps"]

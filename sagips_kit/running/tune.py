@@ -29,7 +29,7 @@ _N_WARM = 20  # steps before a rank's step is timed
 class Trial:
     """The measured performance of one mode.
 
-    Attributes
+    Parameters
     ----------
     exchange : Exchange
         The mode.
@@ -51,7 +51,7 @@ class Trial:
 class Tuning:
     """The result of `tune_exchange` and `Session.tune`; printed, it is a table.
 
-    Attributes
+    Parameters
     ----------
     trials : tuple of Trial
         The modes that were tried, each with its `exchange`, `rate`, `waited_s` and `staleness`, in order of preference:

@@ -37,12 +37,6 @@ class RunStatus:
 
     Attributes
     ----------
-    steps : ndarray (rank,)
-        Steps that each rank has completed and stored.
-    n_steps : int
-        Length of the run in steps.
-    stop_step : int
-        Step at which the ranks end.
     step : int
         Steps that every rank has completed.
     state : {"unfinished", "stopping", "stopped", "finished"}
