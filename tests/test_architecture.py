@@ -1,4 +1,4 @@
-"""The house as CONTRIBUTING.md draws it.  `make lint` checks who may import whom, by the contracts in pyproject.toml."""
+"""The house as CONTRIBUTING.md draws it.  `make lint` checks who may import whom, by contracts in pyproject.toml."""
 
 import ast
 import importlib.metadata
