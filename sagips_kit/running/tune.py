@@ -205,7 +205,7 @@ def usual_modes(world: World) -> list[Exchange]:
 def _measure_step(spec: RunSpec, world: World) -> tuple[int, float]:
     """Weights of the generators on a rank, and seconds per step of the slowest rank while all train alone."""
     events, _ = observed_events(spec)
-    lone = World(0, 1, world.device, world.hostname)
+    lone = World.alone(world.device)
     trainer = Trainer(spec.problem, spec.settings, events, n_steps=10 * _N_WARM, seed=spec.seed, world=lone)
     trainer.run(_N_WARM)
     world.barrier("all ranks to time a step")
