@@ -33,7 +33,7 @@ from sagips_kit import (
     run_rank,
 )
 from sagips_kit.ranks.world import World
-from sagips_kit.running import resume
+from sagips_kit.running import resume, signals
 from sagips_kit.running.checkpoints import FOLDER, Checkpoints
 from sagips_kit.running.coordination import Control, Due, Milestones
 from sagips_kit.running.signals import Signals
@@ -549,16 +549,22 @@ def test_a_signal_ends_the_run_cleanly_with_a_checkpoint(spec, number):
     assert signal.getsignal(number) == signal.SIG_DFL
 
 
+@pytest.fixture
+def three_seconds(monkeypatch):
+    """Whatever the environment says of the end of the time, it is three seconds after a run looks at it."""
+    monkeypatch.setattr(signals, "_seconds", lambda name: time.time() + 3)
+
+
 @pytest.mark.parametrize("name", ["SAGIPS_ENDS_AT", "SLURM_JOB_END_TIME"])
-def test_the_end_of_the_time_ends_the_run_cleanly(spec, monkeypatch, name):
-    monkeypatch.setenv(name, str(time.time() + 3))
+def test_the_end_of_the_time_ends_the_run_cleanly(spec, monkeypatch, three_seconds, name):
+    monkeypatch.setenv(name, "soon")
     assert alone(change(spec, n_steps=100_000))["steps"] < 10_000
 
 
 @pytest.mark.parametrize("days", [-1, 1])
-def test_a_clock_that_is_set_does_not_move_the_end(spec, monkeypatch, days):
+def test_a_clock_that_is_set_does_not_move_the_end(spec, monkeypatch, three_seconds, days):
     """The run neither ends at once nor continues beyond its time."""
-    monkeypatch.setenv("SAGIPS_ENDS_AT", str(time.time() + 3))
+    monkeypatch.setenv("SAGIPS_ENDS_AT", "soon")
     clock, reached = time.time, Milestones.reached
 
     def set_clock(self, step):
