@@ -16,6 +16,7 @@ from .exchange import Exponential as Exponential
 from .exchange import Hypercube as Hypercube
 from .exchange import Independent as Independent
 from .exchange import Leaders as Leaders
+from .exchange import OneSided as OneSided
 from .exchange import Ring as Ring
 from .exchange import Within as Within
 from .problems import DayaBay as DayaBay
