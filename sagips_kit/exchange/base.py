@@ -7,6 +7,7 @@ Parts are therefore nested by `yield from`, and an exchange can start now and fi
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -81,6 +82,21 @@ class Wait(NamedTuple):
         Requests that all have to complete, or a function without arguments that returns whether the wait is over.
     whom : str, or callable
         The rank waited for, for messages; a function without arguments finds it out when it is needed.
+
+    See Also
+    --------
+    Channel.mixing : Yields these.
+
+    Examples
+    --------
+    A channel that does nothing before all ranks have started their step:
+
+    >>> from sagips_kit.exchange import Channel, Mixed, Wait
+    >>> class Barrier(Channel):
+    ...     def mixing(self, flat, step, payload):
+    ...         request = self.world.communicator().Ibarrier()
+    ...         yield Wait([request], f"all ranks to start step {step}")
+    ...         return Mixed()
     """
 
     until: "Sequence[MPI.Request] | Callable[[], bool]"
@@ -159,6 +175,13 @@ class Exchange(ABC):
     ...         yield from ()  # it waits for nobody
     ...         return Mixed()
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # `help` finds the docstring of an overridden method in the base class, other tools look only at the method.
+        for name, member in vars(cls).items():
+            if not name.startswith("_") and isinstance(member, FunctionType | property) and not member.__doc__:
+                member.__doc__ = getattr(getattr(Exchange, name, None), "__doc__", None)
 
     @abstractmethod
     def open(self, world: World, like: torch.Tensor) -> "Channel":
@@ -501,15 +524,15 @@ class Channel(ABC):
         payload : {"gradient", "weights"}
             What the buffer contains.
 
-        Yields
-        ------
-        Wait
-            What has to happen before the generator is continued.
-
         Returns
         -------
         Mixed
             What was done.
+
+        Yields
+        ------
+        Wait
+            What has to happen before the generator is continued.
         """
 
     @staticmethod

@@ -18,8 +18,8 @@ _TAG = 3
 class Exponential(Mean):
     """Each rank averages its weights with those of one other rank, at distance 1, 2, 4, ... in successive exchanges.
 
-    A rank sends one message per exchange, whatever the number n of ranks.  The mean over all ranks is conserved.  If n is
-    a power of two, all ranks hold this mean after log2(n) exchanges without training in between.
+    A rank sends one message per exchange, whatever the number n of ranks.  The mean over all ranks is conserved.  If n
+    is a power of two, all ranks hold this mean after log2(n) exchanges without training in between.
 
     Parameters
     ----------

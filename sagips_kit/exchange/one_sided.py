@@ -105,7 +105,7 @@ class _Position:
     """
 
     def __init__(self, position: NDArray, mean: NDArray) -> None:
-        self.position, self.mean = np.array(position), np.array(mean)
+        self.position, self.mean = position.copy(), mean.copy()
 
     def move(self, weights: NDArray) -> NDArray:
         """Move by what `weights` (number,) differ from the last mean; returns the position."""
@@ -243,7 +243,7 @@ class _OneSidedChannel(Channel):
         return {} if self._position is None else self._position.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._position = _Position(state["position"], state["mean"]) if state else None
+        self._position = _Position(state["position"].numpy(), state["mean"].numpy()) if state else None
 
     def close(self) -> None:
         if self._peers is not None:

@@ -505,8 +505,9 @@ class World:
         error : BaseException
             Why it failed.  A PeerError that names the rank at fault is not announced: all ranks have its notice.
         """
-        if self.whole is not None:  # notices are looked for in the world of all ranks
-            return self.whole.announce_failure(error)
+        if self.whole is not None:  # ranks look for notices in the world of all ranks
+            self.whole.announce_failure(error)
+            return
         if self.comm is None or (isinstance(error, PeerError) and error.rank is not None):
             return
         text = f"{self.name(self.rank)} failed: {type(error).__name__}: {error}"[:_NOTICE_CHARACTERS]
@@ -527,7 +528,8 @@ class World:
             If a rank has announced its failure.
         """
         if self.whole is not None:
-            return self.whole.look_for_failures(for_s)
+            self.whole.look_for_failures(for_s)
+            return
         start = time.perf_counter()
         if self.comm is None or (for_s is None and start - self._looked < _LOOK_S):
             return
