@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from test_guard import TWO, Gives
 
 from sagips_kit import Observed, Ring, RunSpec, Trainer, World, analysis, list_runs, open_run, prepare, run
-from sagips_kit.exchange.base import Mixed
+from sagips_kit.exchange import Mixed
 from sagips_kit.ranks.mailboxes import RemoteSlots, slot_bytes
 from sagips_kit.report import export
 from sagips_kit.report.progress_line import snapshot

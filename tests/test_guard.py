@@ -10,7 +10,7 @@ from gaussian import QUICK, Gaussian, Poisoned
 from mpi_launcher import mpiexec
 
 from sagips_kit import Ring, RunSpec, Trainer, open_run
-from sagips_kit.exchange.base import Mixed
+from sagips_kit.exchange import Mixed
 from sagips_kit.exchange.mean import MeanChannel
 from sagips_kit.report import progress_line
 from sagips_kit.training.networks import Generator

@@ -10,7 +10,7 @@ from mpi_launcher import mpiexec
 from sagips_kit import Independent, OneSided, Ring, RunSpec, World, tune_exchange
 from sagips_kit._value import value
 from sagips_kit.cli import main
-from sagips_kit.exchange.base import Channel, Mixed
+from sagips_kit.exchange import Channel, Mixed
 from sagips_kit.running.tune import Trial, recommended, usual_modes
 
 

@@ -1,8 +1,9 @@
 """Modes of exchange, as expressions of small parts: what ranks mix of their generators, with whom, and when."""
 
 from .allreduce import AllReduce
-from .base import Channel, Exchange, Mixed, Wait
+from .base import Exchange
 from .chain import Chain
+from .channel import Channel, Mixed, Wait
 from .every import Every
 from .exponential import Exponential
 from .hypercube import Hypercube

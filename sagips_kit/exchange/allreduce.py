@@ -6,7 +6,7 @@ import torch
 
 from .._value import value
 from ..ranks.world import World
-from .base import Mixed, Mixing, Wait
+from .channel import Mixed, Mixing, Wait
 from .mean import Mean, MeanChannel
 
 

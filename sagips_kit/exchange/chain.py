@@ -8,7 +8,8 @@ from pydantic import InstanceOf
 from .._value import value
 from ..ranks.topology import joined
 from ..ranks.world import World
-from .base import Channel, Exchange, Mixed, Mixing, Payload
+from .base import Exchange
+from .channel import Channel, Mixed, Mixing, Payload
 
 
 @value(positional=("*parts",))

@@ -8,7 +8,8 @@ from pydantic import InstanceOf
 from .._value import Count, value
 from ..ranks.topology import joined
 from ..ranks.world import World
-from .base import Channel, Exchange, Mixing, Payload
+from .base import Exchange
+from .channel import Channel, Mixing, Payload
 from .independent import Independent
 
 

@@ -8,7 +8,7 @@ import torch
 from .._value import value
 from ..ranks.topology import exponential_peers
 from ..ranks.world import World
-from .base import Mixed, Mixing, Wait
+from .channel import Mixed, Mixing, Wait
 from .mean import Mean, MeanChannel
 
 _TAG = 3

@@ -4,7 +4,8 @@ import torch
 
 from .._value import value
 from ..ranks.world import World
-from .base import Channel, Exchange, Mixed, Mixing, Payload
+from .base import Exchange
+from .channel import Channel, Mixed, Mixing, Payload
 
 
 @value

@@ -8,7 +8,8 @@ from pydantic import InstanceOf
 from .._value import Count, value
 from ..ranks.topology import groups, numbered
 from ..ranks.world import World
-from .base import Channel, Exchange, Mixed, Mixing, Payload, Wait
+from .base import Exchange
+from .channel import Channel, Mixed, Mixing, Payload, Wait
 
 
 @value(positional=("part",))

@@ -13,7 +13,8 @@ from pydantic import Field
 
 from .._value import Positive, value
 from ..ranks.world import World
-from .base import Channel, Exchange, Mixed, Mixing, Payload
+from .base import Exchange
+from .channel import Channel, Mixed, Mixing, Payload
 
 
 @value

@@ -21,7 +21,8 @@ from .._value import value
 from ..ranks.mailboxes import RemoteSlots, SharedSlots, Slots, slot_bytes
 from ..ranks.memory import keep_until_exit
 from ..ranks.world import PeerError, World
-from .base import Channel, Exchange, Mixed, Mixing, Payload, Wait
+from .base import Exchange
+from .channel import Channel, Mixed, Mixing, Payload, Wait
 
 
 @value

@@ -12,7 +12,7 @@ from .._value import value
 from ..ranks.shared_mean import SharedMean, shared_mean_bytes
 from ..ranks.topology import all_gather_steps, reduce_scatter_steps, ring_neighbours
 from ..ranks.world import World
-from .base import Mixed, Mixing, Wait
+from .channel import Mixed, Mixing, Wait
 from .mean import Mean, MeanChannel
 
 _TAG = 1  # not any tag, which would match the notice of a failed rank

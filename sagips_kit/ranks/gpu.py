@@ -1,4 +1,4 @@
-"""Whether the MPI library can read a GPU's memory: asked and tried first, since it crashes where it cannot."""
+"""The GPU of a rank, and whether the MPI library can read its memory: it is asked and tried first, lest it crash."""
 
 import ctypes
 from typing import TYPE_CHECKING
@@ -15,6 +15,11 @@ _HINT = (
 )
 _CUDA = 0  # MPICH's MPIX_GPU_SUPPORT_CUDA
 _N_ITEMS = 100_000  # large enough to take the same path as long messages
+
+
+def pick_device(local_rank: int) -> str:
+    """The device of a rank, by its number on its node; ranks share GPUs if there are fewer of them."""
+    return f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
 
 
 def check_device_buffers(comm: "MPI.Intracomm", device: torch.device) -> None:

@@ -6,7 +6,6 @@ with a deadline and looks for the notice of a failed rank, so that an exception 
 
 import contextlib
 import dataclasses
-import logging
 import math
 import os
 import socket
@@ -14,53 +13,25 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from .gpu import check_device_buffers
+from .gpu import check_device_buffers, pick_device
 from .memory import RemoteMemory, SharedMemory, keep_until_exit
 from .topology import groups
+from .waiting import NAP_S, PeerError, Until, Whom, is_done, poll
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-_LOG = logging.getLogger("sagips_kit")
 _FAILURE_TAG = 7
-_SPINS = 5  # polls without a pause: a message between neighbours takes some microseconds
-_YIELD_S = 0.01  # for this long, ranks that share cores yield them between polls; even the shortest sleep takes longer
-_NAP_S = 5e-5
 _LOOK_S = 0.1  # between two looks for failure notices
 _NOTICE_CHARACTERS = 2000  # of an error's text: a short message is sent at once, even if nobody receives it
 _LAUNCHER_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS", "PALS_LOCAL_SIZE")
 
-Until: TypeAlias = "Sequence[MPI.Request] | Callable[[], bool]"
-Whom: TypeAlias = str | Callable[[], str]
 T = TypeVar("T")
-
-
-class PeerError(RuntimeError):
-    """Another rank failed, or did not answer in time.
-
-    Parameters
-    ----------
-    message : str
-        What happened.
-    rank : int or None
-        The rank that failed first, if known.
-
-    Attributes
-    ----------
-    rank : int or None
-        The rank that failed first, if known.
-    """
-
-    def __init__(self, message: str, rank: int | None = None) -> None:
-        super().__init__(message)
-        self.rank = rank
-
-    def __reduce__(self) -> tuple:
-        return PeerError, (self.args[0], self.rank)
 
 
 @dataclass
@@ -145,7 +116,7 @@ class World:
         World
             A world of size 1.
         """
-        return cls(0, 1, torch.device(device or _pick_device(0)), hosts=(socket.gethostname(),))
+        return cls(0, 1, torch.device(device or pick_device(0)), hosts=(socket.gethostname(),))
 
     @classmethod
     def from_mpi(
@@ -184,7 +155,7 @@ class World:
 
         comm = (MPI.COMM_WORLD if comm is None else comm).Dup()
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-        device = torch.device(device or _pick_device(node.rank))
+        device = torch.device(device or pick_device(node.rank))
         node.Free()
         hosts = tuple(comm.allgather(socket.gethostname()))
         if device_buffers is None:
@@ -357,11 +328,7 @@ class World:
         bool
             Whether it is.
         """
-        if callable(until):
-            return until()
-        from mpi4py import MPI
-
-        return MPI.Request.Testall(until)
+        return is_done(until)
 
     def wait(self, until: Until, whom: Whom, timeout_s: float | None = None) -> float:
         """Wait for messages, or for a condition.
@@ -386,7 +353,13 @@ class World:
             If another rank failed, or the wait took too long.
         """
         try:
-            return self._poll(until, whom, self.timeout_s if timeout_s is None else timeout_s)
+            return poll(
+                until,
+                partial(self._waiting, whom),
+                self.look_for_failures,
+                timeout_s=self.timeout_s if timeout_s is None else timeout_s,
+                report_s=self.report_s,
+            )
         except BaseException as error:
             if not callable(until):
                 keep_until_exit(*until)
@@ -394,29 +367,6 @@ class World:
             if type(error).__module__.startswith("mpi4py"):
                 self.look_for_failures(for_s=1.0)
             raise
-
-    def _poll(self, until: Until, whom: Whom, timeout_s: float) -> float:
-        start = time.perf_counter()
-        n_polls, report_s = 0, self.report_s
-        while not self.is_done(until):
-            n_polls += 1
-            waited_s = time.perf_counter() - start
-            self.look_for_failures()
-            if waited_s > timeout_s:
-                raise PeerError(
-                    f"{self._waiting(whom, timeout_s)} in vain: some rank stalled or left the run. "
-                    "See which rank is behind in read_status(...).steps."
-                )
-            if report_s < waited_s < timeout_s < math.inf:
-                _LOG.warning(
-                    "%s so far. The run ends with an error after %.0f s.", self._waiting(whom, waited_s), timeout_s
-                )
-                report_s = math.inf
-            if waited_s > _YIELD_S:
-                time.sleep(_NAP_S)
-            elif n_polls > _SPINS:
-                os.sched_yield()
-        return time.perf_counter() - start
 
     def _waiting(self, whom: Whom, waited_s: float) -> str:
         name = self.name(self.rank)
@@ -535,7 +485,7 @@ class World:
             return
         self._looked = start
         while not (has_failed := self.comm.Iprobe(tag=_FAILURE_TAG)) and time.perf_counter() - start < (for_s or 0.0):
-            time.sleep(_NAP_S)
+            time.sleep(NAP_S)
         if has_failed:
             rank, text = self.comm.recv(tag=_FAILURE_TAG)
             raise PeerError(f"Stopped because {text}", rank)
@@ -547,9 +497,3 @@ def under_mpi() -> bool:
     if started is not None and started.Is_initialized():
         return True
     return any(int(os.environ.get(name, "1")) > 1 for name in _LAUNCHER_SIZES)
-
-
-def _pick_device(local_rank: int) -> str:
-    if not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{local_rank % torch.cuda.device_count()}"
