@@ -35,8 +35,8 @@ def count_draws(batches, n_events, n_batches):
         (np.full((5, 2), "0.5"), "type <U3"),
         (np.full((5, 2), None), "type object"),
         ([[0.5, 0.5], [0.5, np.nan], [np.inf, 0.5]], "2 of 3 observed events hold NaN or infinity, the first in row 1"),
-        (np.full((1, 2), 0.5), "1 observed events are too few for Proxy"),
-        (np.zeros((0, 2)), "0 observed events are too few for Proxy"),
+        (np.full((1, 2), 0.5), "Proxy needs at least 2 observed events, and got 1"),
+        (np.zeros((0, 2)), "Proxy needs at least 2 observed events, and got 0"),
     ],
 )
 def test_bad_events_are_refused_in_one_line(events, message):
@@ -177,12 +177,16 @@ def test_a_batch_may_be_larger_than_the_sample(n_events):
 
 
 def test_an_empty_category_is_an_error():
-    with pytest.raises(ValueError, match="No observed event is in category 1 of 2"):
+    with pytest.raises(
+        ValueError, match="No observed event is in category 1, and there should be events of all 2. Take"
+    ):
         make_batches(np.zeros((5, 1)), np.zeros(5, int), 2)
 
 
 def test_a_batch_without_room_for_all_categories_is_an_error():
-    with pytest.raises(ValueError, match="n_events = 2: should be at least 3, the number of categories"):
+    with pytest.raises(
+        ValueError, match=r"n_events = 2: should be at least 3, .* each category. Type Settings\(n_events="
+    ):
         make_batches(np.zeros((6, 1)), np.arange(6) % 3, 3, batch_size=2)
 
 
@@ -226,10 +230,16 @@ def test_windows_are_resampled_each_in_another_way_that_adds_up_to_it():
 
 
 @pytest.mark.parametrize("n_drawn", [0, 3, 4, 9])
-def test_a_supply_goes_on_where_another_was(n_drawn):
+def test_a_supply_continues_where_another_was(n_drawn):
     first, second = make_supply(bootstrap=True), make_supply(bootstrap=True)
     for _ in range(n_drawn):
         first.draw()
     second.load_state_dict(first.state_dict())
     for _ in range(10):
         assert torch.equal(first.draw(), second.draw())
+
+
+def test_a_position_in_windows_needs_windows():
+    supply = Supply(Gaussian(), 16, Resampling(range(2), 2, 0, False), [torch.Generator()] * 2)
+    with pytest.raises(ValueError, match=r"a run that reads windows of a file, .*events=Observed\(..., stream=True\)"):
+        supply.load_state_dict(make_supply().state_dict() | {"n_windows": 1})
