@@ -48,7 +48,7 @@ class Finding:
 class Report:
     """What `check_problem` has found; it prints as a table with one line for each finding.
 
-    Attributes
+    Parameters
     ----------
     problem : str
         Name of the problem's class.
