@@ -18,7 +18,8 @@ from pydantic import BeforeValidator, Field
 from .._value import value
 from .columns import Ranges
 from .formats import FORMATS, RANDOM_ACCESS, blocks
-from .sampling import SAMPLING, THINNING, WeightedSample, window_ranges
+from .sampling import WeightedSample, window_ranges
+from .streams import Stream, numpy_stream
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
@@ -174,7 +175,7 @@ class Observed:
         UserWarning
             If a few heavy weights leave less than a tenth of the events.
         """
-        sample = WeightedSample(n_events, np.random.default_rng([seed, SAMPLING]))
+        sample = WeightedSample(n_events, numpy_stream(seed, Stream.ROWS, 0))
         for rows, weights in self._blocks(problem):
             sample.add(rows, weights)
         events = sample.events(len(problem.observables))
@@ -224,7 +225,7 @@ class Observed:
         EventFileError
             For a file that cannot be read, a missing column, or an entry that is not a finite number.
         """
-        sample = WeightedSample(None, np.random.default_rng([seed, THINNING, number]))
+        sample = WeightedSample(None, numpy_stream(seed, Stream.ROWS, 1 + number))
         for rows, weights in self._blocks(problem, lambda n_all: window_ranges(n_all, number, n_rows, seed)):
             sample.add(rows, weights)
         return sample.events(len(problem.observables))

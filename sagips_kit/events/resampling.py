@@ -12,13 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .._partition import chunk_bounds
+from .streams import Stream, numpy_stream
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
 _TICKETS = 16  # most chains that share one balanced resampling
-# They separate these random streams from that of the events, which may be drawn with the same seed.
-_RESAMPLING, _PRIORS = 101, 102
 
 
 def check_events(problem: "Problem", events: ArrayLike | Tensor) -> NDArray[Any]:
@@ -48,7 +47,9 @@ def check_events(problem: "Problem", events: ArrayLike | Tensor) -> NDArray[Any]
     return events
 
 
-def balanced_resample(n_events: int, chain: int, n_chains: int, seed: int, *window: int) -> NDArray[np.int64]:
+def balanced_resample(
+    n_events: int, chain: int, n_chains: int, seed: int, window: int | None = None
+) -> NDArray[np.int64]:
     """How many copies of each event the resample of one chain holds: (event,) of int.
 
     Each event is copied once for each chain (in blocks of at most 16 chains), and each copy goes to a random chain.
@@ -65,8 +66,8 @@ def balanced_resample(n_events: int, chain: int, n_chains: int, seed: int, *wind
         Number of chains of all ranks.
     seed : int
         The same for all chains.
-    *window : int
-        The number of the window, where the events are one window of a larger file: each has a resample of its own.
+    window : int or None
+        Which window, from 0 on, if the events are one window of a larger file: each has resamples of its own.
 
     References
     ----------
@@ -74,14 +75,14 @@ def balanced_resample(n_events: int, chain: int, n_chains: int, seed: int, *wind
     """
     blocks = chunk_bounds(n_chains, math.ceil(n_chains / _TICKETS))
     first, stop = next(block for block in blocks if chain < block[1])
-    return (_owners(n_events, stop - first, first, (seed, *window)) == chain - first).sum(axis=1)
+    index = 0 if window is None else 1 + window
+    return (_owners(n_events, stop - first, first, seed, index) == chain - first).sum(axis=1)
 
 
 @functools.lru_cache(maxsize=1)
-def _owners(n_events: int, n_shared: int, first: int, seeds: tuple[int, ...]) -> NDArray[np.uint8]:
+def _owners(n_events: int, n_shared: int, first: int, seed: int, window: int) -> NDArray[np.uint8]:
     """The chain that each copy of each event goes to: (event, copy)."""
-    seed, *window = seeds
-    rng = np.random.default_rng([seed, _RESAMPLING, first, *window])
+    rng = numpy_stream(seed, Stream.RESAMPLING, first, window)
     return rng.integers(n_shared, size=(n_events, n_shared), dtype=np.uint8)
 
 
@@ -90,7 +91,7 @@ def prior_shifts(n_priors: int, chain: int, n_chains: int, seed: int) -> NDArray
 
     Their mean over all chains is 0, just as the mean of the resamples is the data.
     """
-    shifts = np.random.default_rng([seed, _PRIORS]).normal(size=(n_chains, n_priors))
+    shifts = numpy_stream(seed, Stream.PRIOR_SHIFTS).normal(size=(n_chains, n_priors))
     return (shifts - shifts.mean(axis=0))[chain]
 
 
@@ -115,12 +116,12 @@ class Resampling:
     seed: int
     bootstrap: bool
 
-    def indices(self, n_events: int, *window: int) -> list[Tensor]:
-        """Indices of each member's events, in rising order: list of Tensor (event,) of int."""
+    def indices(self, n_events: int, window: int | None = None) -> list[Tensor]:
+        """Indices of each member's events, or of those in a window, in rising order: list of Tensor (event,) of int."""
         every = torch.arange(n_events)
         if not self.bootstrap:
             return [every] * len(self.chains)
-        copies = (balanced_resample(n_events, chain, self.n_chains, self.seed, *window) for chain in self.chains)
+        copies = (balanced_resample(n_events, chain, self.n_chains, self.seed, window) for chain in self.chains)
         return [torch.repeat_interleave(every, torch.as_tensor(each)) for each in copies]
 
 

@@ -6,7 +6,8 @@ Nothing here knows files or columns.
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLING, _WINDOWS, THINNING = 103, 104, 106  # separate these random streams from others with the same seed
+from .streams import Stream, numpy_stream
+
 _N_STRETCHES = 1024  # places all over the file that the rows of a window come from
 
 
@@ -26,7 +27,7 @@ def window_ranges(n_all: int, number: int, n_rows: int, seed: int) -> list[tuple
     """
     n_windows = max(1, -(-n_all // n_rows))
     turn, number = divmod(number, n_windows)
-    shifts = np.random.default_rng([seed, _WINDOWS, turn]).integers(n_windows, size=_N_STRETCHES)
+    shifts = numpy_stream(seed, Stream.WINDOWS, turn).integers(n_windows, size=_N_STRETCHES)
     # In each part, the windows of a turn take one stretch after the other, beginning with a random one.
     which = [part * n_windows + (number + int(shift)) % n_windows for part, shift in enumerate(shifts)]
     ranges = [(n_all * k // (_N_STRETCHES * n_windows), n_all * (k + 1) // (_N_STRETCHES * n_windows)) for k in which]
