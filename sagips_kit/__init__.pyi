@@ -3,7 +3,7 @@ from . import analysis as analysis
 from . import plot as plot
 from .analysis.collection import list_runs as list_runs
 from .analysis.collection import open_runs as open_runs
-from .check import check_problem as check_problem
+from .check.suite import check_problem as check_problem
 from .cluster.connect import connect as connect
 from .cluster.profiles import install_profile as install_profile
 from .cluster.profiles import profiles as profiles

@@ -206,7 +206,7 @@ def _run(options):
 
 
 def _check(options):
-    from .check import check_problem
+    from .check.suite import check_problem
     from .running.launch import observed_events
     from .running.spec import RunSpec
 
