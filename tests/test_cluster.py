@@ -211,8 +211,8 @@ def test_missing_mpiexec_says_what_to_install(ipython_dir, monkeypatch, tmp_path
 def test_fewer_engines_than_asked(mpiexec):
     mpiexec('shift 2; exec {real} -n 1 "$@"')
     before = _engines_of(os.getpid())
-    with pytest.raises(RuntimeError, match=r"2 engines were asked for, 1 came within .*connect\(timeout="):
-        connect.connect("local", 2, timeout=8)
+    with pytest.raises(RuntimeError, match=r"2 engines were asked for, 1 came within .*connect\(timeout_s="):
+        connect.connect("local", 2, timeout_s=8)
     assert _engines_of(os.getpid()) == before
 
 
@@ -295,7 +295,7 @@ def test_busy_engines_are_refused_before_the_store_is_made(engines, start):
             engines.submit(None)
         time.sleep(0.5)
         engines._results.clear()  # as for a notebook that has joined: only the controller knows of the run
-    run.wait(timeout=30)
+    run.wait(timeout_s=30)
 
 
 # A run
@@ -354,9 +354,9 @@ def test_a_rank_that_hangs_ends_the_others_and_is_named(start):
 def test_wait_gives_up_and_the_run_goes_on(start):
     run = start(lambda rank, path: time.sleep(2))
     with pytest.raises(TimeoutError, match="goes on"):
-        run.wait(timeout=0.2)
+        run.wait(timeout_s=0.2)
     assert "running" in repr(run)
-    run.wait(timeout=30)
+    run.wait(timeout_s=30)
     assert "ended" in repr(run)
 
 
@@ -380,12 +380,12 @@ def train(start):
 def test_progress_and_stop_go_through_the_store(train):
     run = train()
     deadline = time.monotonic() + 30
-    while run.progress().steps.min() < 20:
+    while run.status().steps.min() < 20:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     run.stop()
     ends = run.result()
-    stop_step = run.progress().stop_step
+    stop_step = run.status().stop_step
     assert all(stop_step <= end < stop_step + 10 for end in ends)
     assert stop_step < 400
     assert run.open()
@@ -396,12 +396,12 @@ def test_a_run_that_its_job_has_ended_is_not_taken_for_a_whole_one(train):
     Control(run.path)[schema.ASKED] = 1  # as a rank does when it is sent a signal
     run.stop()
     with pytest.raises(connect.RankError, match=r"asked to end by a signal.* step \d+ of 400; .*resume=True\)"):
-        run.wait(timeout=30)
+        run.wait(timeout_s=30)
 
 
 def test_watch_ends_with_a_full_bar(train, capsys):
     run = train()
-    run.watch(interval=0.1)
+    run.watch(interval_s=0.1)
     assert "100%" in capsys.readouterr().err
 
 
@@ -413,15 +413,15 @@ def test_a_run_of_another_notebook_is_attached(engines, train, capsys):
     found.watch(until=20)
     assert "running" in repr(found)
     found.stop()
-    found.watch(interval=0.1)
-    assert f"{found.progress().stop_step}/{found.progress().stop_step}" in capsys.readouterr().err
-    assert {rank["steps"] for rank in found.result()} == set(found.progress().steps)
+    found.watch(interval_s=0.1)
+    assert f"{found.status().stop_step}/{found.status().stop_step}" in capsys.readouterr().err
+    assert {rank["steps"] for rank in found.result()} == set(found.status().steps)
 
 
 def test_a_run_of_another_notebook_that_failed_is_known_to_have(engines, start):
     path = start(lambda rank, path: 1 / (1 - rank)).path
     with pytest.raises(connect.RankError, match=r"ended at step 0 of 400; the notebook that submitted the run"):
-        engines.attach(path).wait(timeout=30)
+        engines.attach(path).wait(timeout_s=30)
 
 
 def test_only_runs_of_these_engines_are_attached(engines, tmp_path):
@@ -454,7 +454,7 @@ def test_dead_engines_are_reported_and_close_leaves_no_process(ipython_dir, tmp_
     mine = connect.connect("local", N)
     run = _handle(mine, lambda path: os.kill(os.getpid(), signal.SIGKILL), tmp_path)
     with pytest.raises(connect.RankError, match="have died"):
-        run.wait(timeout=30)
+        run.wait(timeout_s=30)
     with pytest.raises(RuntimeError, match=r"some are gone.*connect\(...\)"):
         mine.submit(None)
     mine.close()

@@ -92,7 +92,7 @@ async def interrupt_and_restart():
         assert "The run goes on. Look again with .watch()" in await notebook.interrupted("run.watch()")
         await notebook.kernel.restart_kernel()
         assert "joined; `ipcluster stop --profile=local" in await notebook.run(AGAIN)
-        assert "running" in await notebook.run("run.watch(until=run.progress().step + 20)\nrun")
+        assert "running" in await notebook.run("run.watch(until=run.status().step + 20)\nrun")
         assert "100%" in await notebook.run("run.stop()\nrun.watch()")
         await notebook.run("import subprocess\nsubprocess.run(session._engines.stop_line, shell=True)")
 

@@ -164,14 +164,14 @@ def test_a_job_that_is_cancelled_is_reported_as_such_and_another_goes_on(folder)
         # Ranks that are quick end in order before they are killed.
         seen = r"(?s)(engines are gone.*job \d+: CANCELLED|asked to end by a signal).* of 400.*is safe.*resume=True\)"
         with pytest.raises(connect.RankError, match=seen):
-            run.wait(timeout=60)
+            run.wait(timeout_s=60)
         assert time.monotonic() - began < 30
         until(lambda: not session.is_open)
         with pytest.raises(RuntimeError, match=r"some are gone: job \d+: CANCELLED"):
             session.submit(long_run("b.zarr"))
     reached = read_progress("a.zarr").step
     with connect.connect("slurm", N) as session:
-        session.submit(long_run("whole.zarr", 400)).wait(timeout=60)
+        session.submit(long_run("whole.zarr", 400)).wait(timeout_s=60)
         first_steps = {rank["first_step"] for rank in session.submit(slow_run("a.zarr"), resume=True).result()}
     assert len(first_steps) == 1 and 0 < first_steps.pop() <= reached < 400
     assert_same_bits("a.zarr", "whole.zarr")
@@ -212,8 +212,10 @@ def test_a_notebook_whose_job_is_cancelled_goes_on_as_another_job(folder):
 
 
 def test_a_queue_that_is_too_long_is_left():
-    with pytest.raises(RuntimeError, match=r"'slurm' was still in the queue after \d+ s \(job \d+: PENDING, JobHeld"):
-        connect.connect("slurm", N, queue_timeout=6, directives="--hold")
+    with pytest.raises(
+        RuntimeError, match=r"The job of profile 'slurm' was still in the queue after \d+ s \(job \d+: PENDING, JobHeld"
+    ):
+        connect.connect("slurm", N, queue_timeout_s=6, directives="--hold")
     until(lambda: not jobs())
 
 
@@ -229,13 +231,13 @@ def test_a_queue_is_waited_for_longer_than_for_engines(monkeypatch):
 
     lines = []
     monkeypatch.setattr("sagips_kit.cluster.session.Line.show", show)
-    with connect.connect("slurm", N, timeout=60, directives="--hold") as session:
+    with connect.connect("slurm", N, timeout_s=60, directives="--hold") as session:
         assert session.is_open and len(released) == 1
     assert any("PENDING, JobHeldUser" in line for line in lines)
 
 
 def test_the_last_words_of_a_job_that_dies_early_are_quoted():
-    message = r"(?s)2 engines were asked for, 0 came .*: job \d+: FAILED.*no such module: gcc"
+    message = r"(?s)2 engines were requested, but only 0 came .*: job \d+: FAILED.*no such module: gcc"
     with pytest.raises(RuntimeError, match=message):
         connect.connect("slurm", N, setup="echo no such module: gcc; exit 1")
 
@@ -262,7 +264,7 @@ def test_two_clusters_from_one_folder_at_once_and_a_run_outlives_its_notebook(re
         # The other notebook is alive, so its engines are not taken.
         with connect.connect("slurm", N) as mine:
             assert "started here" in mine.preview() and len(jobs()) == 2
-            mine.submit(long_run("b.zarr", 50)).wait(timeout=100)
+            mine.submit(long_run("b.zarr", 50)).wait(timeout_s=100)
         until(lambda: len(jobs()) == 1)
         controller = psutil.Process(other.pid).children(recursive=True)
         request.addfinalizer(lambda: [process.kill() for process in psutil.wait_procs(controller, timeout=0)[1]])
@@ -278,8 +280,8 @@ def test_two_clusters_from_one_folder_at_once_and_a_run_outlives_its_notebook(re
             run = found.attach("a.zarr")
             run.stop()
             run.watch()
-            assert run.progress().is_finished
-            assert {rank["steps"] for rank in run.result()} == set(run.progress().steps)
+            assert run.status().is_finished
+            assert {rank["steps"] for rank in run.result()} == set(run.status().steps)
             stop = found._engines.stop_line.split()
         assert len(jobs()) == 1
         subprocess.run([sys.executable, "-m", "ipyparallel.cluster", *stop[1:]], check=True, timeout=60)

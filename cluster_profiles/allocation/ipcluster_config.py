@@ -5,15 +5,18 @@ For a notebook in an interactive job (`qsub -I`, `salloc`) and for batch jobs; n
 
 import os
 
-from sagips_kit.cluster.profiles import controller_address, mpiexec_beside_python
+from sagips_kit.cluster.configuration import configure_cluster, mpiexec_beside_python
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
+
+# What all clusters share: the controller's network, where keys are kept, what ipcluster prints.
+configure_cluster(c)
 
 # All engines are one MPI world.
 c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.AllocationEngines"
 
 mpiexec = mpiexec_beside_python()
-c.AllocationEngines.options = {
+c.AllocationEngines.defaults = {
     # Command that starts all engines on the nodes of the job: with Slurm its own, else the mpiexec that belongs to the
     # running Python's mpi4py.
     "mpiexec": "srun -K --overlap -n {n}" if "SLURM_JOB_ID" in os.environ else mpiexec + " -n {n}",
@@ -29,18 +32,6 @@ c.AllocationEngines.options = {
     # Network by which engines reach the controller, such as "ib0" or "hsn0"; "" takes the host's name.
     "interface": "",
 }
-
-# The controller listens where the engines can reach it.
-c.Cluster.controller_ip, c.Cluster.controller_location = controller_address(c.AllocationEngines.options["interface"])
-
-# Engines find the controller by a file in this folder, which they must be able to read; the key in it never enters the
-# environment of a process.
-c.Cluster.send_engines_connection_env = False
-
-# In a terminal: what the cluster does, and the last of what the engines have printed when they end.
-c.IPClusterStart.logging_config = {"loggers": {"IPClusterStart": {"level": "INFO"}}}
-c.IPClusterStart.early_shutdown = 0
-c.AllocationEngines.output_limit = 20
 
 # Seconds between asking mpiexec to end and forcing it: an engine inside an MPI call does not hear the question.
 c.AllocationEngines.stop_seconds_until_kill = 3

@@ -4,14 +4,17 @@ The notebook runs on a login node.  Compute nodes cannot write to home directori
 (`export IPYTHONDIR=/lustre/orion/PROJECT/scratch/$USER/ipython`) before installing this profile and starting Jupyter.
 """
 
-from sagips_kit.cluster.profiles import controller_address
+from sagips_kit.cluster.configuration import configure_cluster
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
+
+# What all clusters share: the controller's network, where keys are kept, what ipcluster prints.
+configure_cluster(c)
 
 # All engines are one MPI world, in one job.
 c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.SlurmEngines"
 
-c.SlurmEngines.options = {
+c.SlurmEngines.defaults = {
     # Project that the node hours are charged to; "" leaves the line out, here and below.  Mandatory.
     "account": None,
     # Partition: "batch" or "extended".
@@ -45,16 +48,3 @@ c.SlurmEngines.options = {
     # there is none of this name, the host's name is used.
     "interface": "hsn0",
 }
-
-# The controller listens where the engines can reach it.
-c.Cluster.controller_ip, c.Cluster.controller_location = controller_address(c.SlurmEngines.options["interface"])
-
-# Engines find the controller by a file in this folder, which they must be able to read; the key in it never enters the
-# environment of a job, which others can see.
-c.Cluster.send_engines_connection_env = False
-
-# In a terminal: what the cluster does, and the last of what a job has printed when it ends; a queue may take hours, so
-# a late start is no failure.
-c.IPClusterStart.logging_config = {"loggers": {"IPClusterStart": {"level": "INFO"}}}
-c.IPClusterStart.early_shutdown = 0
-c.SlurmEngines.output_limit = 20

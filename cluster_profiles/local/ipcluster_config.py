@@ -6,7 +6,7 @@ Read by `ipcluster start --profile=local --n=4` in a terminal and by `sagips_kit
 import os
 import shlex
 
-from sagips_kit.cluster.profiles import mpiexec_beside_python
+from sagips_kit.cluster.configuration import mpiexec_beside_python
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 

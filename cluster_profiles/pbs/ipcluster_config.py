@@ -3,14 +3,17 @@
 Install it under this name with your site's options, or copy the folder and change what is said here.
 """
 
-from sagips_kit.cluster.profiles import controller_address, mpiexec_beside_python
+from sagips_kit.cluster.configuration import configure_cluster, mpiexec_beside_python
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
+
+# What all clusters share: the controller's network, where keys are kept, what ipcluster prints.
+configure_cluster(c)
 
 # All engines are one MPI world, in one job.
 c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.PBSEngines"
 
-c.PBSEngines.options = {
+c.PBSEngines.defaults = {
     # Project that the node hours are charged to (-A); "" leaves the line out, here and below.
     "account": "",
     # Queue (-q); "" is the site's default.
@@ -45,16 +48,3 @@ c.PBSEngines.options = {
     # Network by which engines reach the controller, such as "ib0" or "hsn0"; "" takes the host's name.
     "interface": "",
 }
-
-# The controller listens where the engines can reach it.
-c.Cluster.controller_ip, c.Cluster.controller_location = controller_address(c.PBSEngines.options["interface"])
-
-# Engines find the controller by a file in this folder, which they must be able to read; the key in it never enters the
-# environment of a job, which others can see.
-c.Cluster.send_engines_connection_env = False
-
-# In a terminal: what the cluster does, and the last of what a job has printed when it ends; a queue may take hours, so
-# a late start is no failure.
-c.IPClusterStart.logging_config = {"loggers": {"IPClusterStart": {"level": "INFO"}}}
-c.IPClusterStart.early_shutdown = 0
-c.PBSEngines.output_limit = 20
