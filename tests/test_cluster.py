@@ -134,7 +134,7 @@ def test_a_profile_that_submits_jobs_has_to_be_installed(ipython_dir):
 def test_an_allocation_is_looked_for(ipython_dir, monkeypatch):
     for name in ("PBS_JOBID", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(RuntimeError, match="PBS_JOBID and SLURM_JOB_ID are not set. Begin one with `qsub -I`"):
+    with pytest.raises(RuntimeError, match="PBS_JOBID and SLURM_JOB_ID are not set. Begin a job with `qsub -I`"):
         connect.connect("allocation", N)
 
 
@@ -211,7 +211,7 @@ def test_missing_mpiexec_says_what_to_install(ipython_dir, monkeypatch, tmp_path
 def test_fewer_engines_than_asked(mpiexec):
     mpiexec('shift 2; exec {real} -n 1 "$@"')
     before = _engines_of(os.getpid())
-    with pytest.raises(RuntimeError, match=r"2 engines were asked for, 1 came within .*connect\(timeout_s="):
+    with pytest.raises(RuntimeError, match=r"2 engines were requested, but only 1 came within .*connect\(timeout_s="):
         connect.connect("local", 2, timeout_s=8)
     assert _engines_of(os.getpid()) == before
 
@@ -251,7 +251,7 @@ def test_engines_use_one_thread_each(start):
 
 def test_connect_again_returns_the_open_session(engines):
     assert connect.connect("local", N) is engines
-    with pytest.raises(ValueError, match=r"has 2 engines, n=3 .*connect\(n=2\)"):
+    with pytest.raises(ValueError, match=r"has 2 engines, but n=3 were requested. .*connect\(n=2\)"):
         connect.connect("local", 3)
 
 
@@ -301,7 +301,7 @@ def test_busy_engines_are_refused_before_the_store_is_made(engines, start):
 # A run
 
 
-def test_failure_surfaces_while_others_go_on(start):
+def test_failure_surfaces_while_others_continue(start):
     def fail(rank, path):
         if rank == 1:
             raise ZeroDivisionError("no events left")
@@ -314,7 +314,7 @@ def test_failure_surfaces_while_others_go_on(start):
     assert caught.value.rank == 1
     assert caught.value.host
     assert ".fail(rank" in caught.value.failures[1]
-    assert "Not ended yet: 0" in str(caught.value)
+    assert "Ranks still running: 0" in str(caught.value)
     assert "\x1b" not in str(caught.value)
     assert "ipyparallel" not in str(caught.value)
 
@@ -329,7 +329,7 @@ def test_cause_is_shown_before_what_follows_from_it(start):
         time.sleep(0.5)
         raise ValueError("bad data")
 
-    with pytest.raises(connect.RankError, match=r"(?s)^Rank 1 on .*bad data.*Failed too: 0: PeerError") as caught:
+    with pytest.raises(connect.RankError, match=r"(?s)^Rank 1 on .*bad data.*Ranks that failed too: 0: PeerError") as caught:
         start(fail).wait()
     assert list(caught.value.failures) == [0, 1]
 
@@ -351,13 +351,12 @@ def test_a_rank_that_hangs_ends_the_others_and_is_named(start):
         start(train).wait()
 
 
-def test_wait_gives_up_and_the_run_goes_on(start):
+def test_wait_gives_up_and_the_run_continues(start):
     run = start(lambda rank, path: time.sleep(2))
-    with pytest.raises(TimeoutError, match="goes on"):
+    with pytest.raises(TimeoutError, match="continues after 0.2 s. Call .wait"):
         run.wait(timeout_s=0.2)
-    assert "running" in repr(run)
+    assert repr(run) == f"RunHandle('{run.path}', 2 ranks, step 0 of 400, unfinished)"
     run.wait(timeout_s=30)
-    assert "ended" in repr(run)
 
 
 @pytest.fixture
@@ -395,7 +394,7 @@ def test_a_run_that_its_job_has_ended_is_not_taken_for_a_whole_one(train):
     run = train()
     Control(run.path)[schema.ASKED] = 1  # as a rank does when it is sent a signal
     run.stop()
-    with pytest.raises(connect.RankError, match=r"asked to end by a signal.* step \d+ of 400; .*resume=True\)"):
+    with pytest.raises(connect.RankError, match=r"asked to stop by a signal.* step \d+ of 400; .*resume=True\)"):
         run.wait(timeout_s=30)
 
 
@@ -411,9 +410,10 @@ def test_a_run_of_another_notebook_is_attached(engines, train, capsys):
     with pytest.raises(RuntimeError, match=r"Busy with a run: engines 0, 1. .*session.attach\(path\)"):
         engines.submit(None)
     found.watch(until=20)
-    assert "running" in repr(found)
+    assert "unfinished" in repr(found)
     found.stop()
     found.watch(interval_s=0.1)
+    assert repr(found).endswith(", stopped)")
     assert f"{found.status().stop_step}/{found.status().stop_step}" in capsys.readouterr().err
     assert {rank["steps"] for rank in found.result()} == set(found.status().steps)
 
@@ -442,7 +442,7 @@ def test_interrupting_the_cell_leaves_the_run_alone(train, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(handle.time, "sleep", interrupt)
         run.watch()
-    assert "The run goes on" in capsys.readouterr().err
+    assert "The run continues. Show it again with .watch()" in capsys.readouterr().err
     assert run.result() == [400] * N
 
 
@@ -517,7 +517,7 @@ def test_joins_engines_started_in_a_terminal(ipython_dir):
             assert [fact["rank"] for fact in joined._facts] == [0, 1, 2]
             assert "ipcluster stop --profile=local" in joined.preview()
         assert _engines_of(terminal.pid)
-        with pytest.raises(ValueError, match=r"has 3 engines, n=2 .*ipcluster stop --profile=local"):
+        with pytest.raises(ValueError, match=r"has 3 engines, but n=2 .*ipcluster stop --profile=local"):
             connect.connect("local", 2)
     finally:
         processes = _engines_of(terminal.pid)

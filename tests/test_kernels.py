@@ -89,10 +89,10 @@ class Notebook:
 async def interrupt_and_restart():
     async with Notebook() as notebook:
         await notebook.run(BEGIN)
-        assert "The run goes on. Look again with .watch()" in await notebook.interrupted("run.watch()")
+        assert "The run continues. Show it again with .watch()" in await notebook.interrupted("run.watch()")
         await notebook.kernel.restart_kernel()
         assert "joined; `ipcluster stop --profile=local" in await notebook.run(AGAIN)
-        assert "running" in await notebook.run("run.watch(until=run.status().step + 20)\nrun")
+        assert "unfinished" in await notebook.run("run.watch(until=run.status().step + 20)\nrun")
         assert "100%" in await notebook.run("run.stop()\nrun.watch()")
         await notebook.run("import subprocess\nsubprocess.run(session._engines.stop_line, shell=True)")
 

@@ -54,7 +54,7 @@ def test_polaris_runs_on_a_plain_pbs():
 
 
 def test_a_queue_that_is_too_long_is_left():
-    message = r"The job of profile 'polaris' was still in the queue after .*job 1.here: Q, Not Running: Insufficient amount .* A: 2 T: 2\)"
+    message = r"'polaris' was still in the queue after .*job 1.here: Q, Not Running: Insufficient amount .* A: 2 T: 2\)"
     with pytest.raises(RuntimeError, match=message):
         connect.connect("polaris", N, queue="full", queue_timeout_s=1)
 

@@ -162,7 +162,7 @@ def test_a_job_that_is_cancelled_is_reported_as_such_and_another_goes_on(folder)
         cancel_after_a_checkpoint("a.zarr")
         began = time.monotonic()
         # Ranks that are quick end in order before they are killed.
-        seen = r"(?s)(engines are gone.*job \d+: CANCELLED|asked to end by a signal).* of 400.*is safe.*resume=True\)"
+        seen = r"(?s)(engines are gone.*job \d+: CANCELLED|asked to stop by a signal).* of 400.*is safe.*resume=True\)"
         with pytest.raises(connect.RankError, match=seen):
             run.wait(timeout_s=60)
         assert time.monotonic() - began < 30
