@@ -329,7 +329,9 @@ def test_cause_is_shown_before_what_follows_from_it(start):
         time.sleep(0.5)
         raise ValueError("bad data")
 
-    with pytest.raises(connect.RankError, match=r"(?s)^Rank 1 on .*bad data.*Ranks that failed too: 0: PeerError") as caught:
+    with pytest.raises(
+        connect.RankError, match=r"(?s)^Rank 1 on .*bad data.*Ranks that failed too: 0: PeerError"
+    ) as caught:
         start(fail).wait()
     assert list(caught.value.failures) == [0, 1]
 

@@ -161,13 +161,15 @@ def show_profile(name: str, n: int = 4, **options: Any) -> str:
     Examples
     --------
     >>> from sagips_kit import show_profile
-    >>> print(show_profile("slurm", n=8, walltime="00:30:00", ranks_per_node=4))
+    >>> print(show_profile("perlmutter", n=8, account="physics_g", walltime="00:30:00"))
     #!/bin/bash -l
     #SBATCH --job-name=sagips
+    #SBATCH --account=physics_g
+    #SBATCH --qos=regular
+    #SBATCH --constraint=gpu
     #SBATCH --time=00:30:00
     #SBATCH --nodes=2
     #SBATCH --ntasks=8
-    #SBATCH --ntasks-per-node=4
     ...
     """
     import ipyparallel
