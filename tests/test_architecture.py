@@ -35,8 +35,15 @@ def test_sizes():
     assert not too_long, "a module of this length has more than one idea"
     nodes = [node for path in FILES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
     functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    assert not [node.name for node in functions if node.end_lineno - node.lineno >= FUNCTION_LINES]
+    assert not [node.name for node in functions if _length(node) >= FUNCTION_LINES]
     assert len([path for path in PACKAGE.iterdir() if path.name != "__pycache__"]) <= TOP_ENTRIES
+
+
+def _length(function):
+    """Lines of a function without its docstring, which is as long as its arguments and examples need."""
+    is_described = ast.get_docstring(function) is not None
+    described = function.body[0].end_lineno - function.body[0].lineno + 1 if is_described else 0
+    return function.end_lineno - function.lineno - described
 
 
 # What each door loads.  `sagips_kit` alone loads nothing; reading results needs no torch; nothing starts MPI.
