@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 class Line:
-    """What a store needs to know of a problem."""
+    """What a store needs of a problem."""
 
     parameters, lower, upper, units, long_names = ("slope",), (0.0,), (1.0,), {}, {}
     observables, truth, published = ("x",), None, {}
@@ -89,7 +89,7 @@ def _engines_of(pid):
 
 
 def _runs(pid):
-    """Whether a process is there, which one that has ended is not, though nobody has asked how."""
+    """Whether a process is running; a zombie, which has ended but was not reaped, is not."""
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
@@ -131,7 +131,7 @@ def test_a_profile_that_submits_jobs_has_to_be_installed(ipython_dir):
         connect.connect("polaris", N, walltime="1:00:00")
 
 
-def test_an_allocation_is_looked_for(ipython_dir, monkeypatch):
+def test_an_allocation_is_required(ipython_dir, monkeypatch):
     for name in ("PBS_JOBID", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(RuntimeError, match="PBS_JOBID and SLURM_JOB_ID are not set. Begin a job with `qsub -I`"):
@@ -154,7 +154,7 @@ def test_number_of_engines_is_checked(n):
 
 @pytest.fixture
 def zombie():
-    """The id of a process that has ended, and that nobody has asked how."""
+    """The id of a process that has ended and was not reaped."""
     process = subprocess.Popen(["true"])
     deadline = time.monotonic() + 10
     while _runs(process.pid):
@@ -176,7 +176,7 @@ def test_a_process_that_has_ended_counts_as_ended_reaped_or_not(ipython_dir, zom
     location = json.dumps({"location": "127.0.0.1"})
     (security / f"ipcontroller-{cluster_id}-client.json").write_text(location)
     joined = connect._running(profiles.find("local"), N)
-    # Engines of a notebook that is there are its own; without a controller nobody finds them.
+    # Engines of a living notebook belong to it; without a controller nobody finds them.
     assert (joined is not None) == (who in ("owner", "mpiexec"))
     if joined:
         assert joined.state().phase == ("ended" if who == "mpiexec" else "running")
@@ -187,7 +187,7 @@ def test_a_process_that_has_ended_counts_as_ended_reaped_or_not(ipython_dir, zom
 
 @pytest.fixture
 def mpiexec(ipython_dir, monkeypatch, tmp_path):
-    """Put a script in mpiexec's place; the finder looks beside sys.executable, then on PATH."""
+    """Replace mpiexec by a script; the kit looks beside sys.executable, then on PATH."""
     real = Path(sys.executable).with_name("mpiexec")
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -294,7 +294,7 @@ def test_busy_engines_are_refused_before_the_store_is_made(engines, start):
         with pytest.raises(RuntimeError, match="Busy with a run: engines 0, 1"):
             engines.submit(None)
         time.sleep(0.5)
-        engines._results.clear()  # as for a notebook that has joined: only the controller knows of the run
+        engines._results.clear()  # as after joining: only the controller knows about the run
     run.wait(timeout_s=30)
 
 
@@ -363,7 +363,7 @@ def test_wait_gives_up_and_the_run_continues(start):
 
 @pytest.fixture
 def train(start):
-    """A run that writes its progress; defined here, as only nested functions travel by value from a test module."""
+    """A run that writes its progress; nested, because only nested functions of a test module are pickled by value."""
 
     def train(rank, path):
         milestones = Milestones(Control(path), "", rank, 10, 400, 0, Signals())
@@ -392,7 +392,7 @@ def test_progress_and_stop_go_through_the_store(train):
     assert run.open()
 
 
-def test_a_run_that_its_job_has_ended_is_not_taken_for_a_whole_one(train):
+def test_a_run_that_its_job_has_ended_is_not_mistaken_for_a_finished_one(train):
     run = train()
     Control(run.path)[schema.ASKED] = 1  # as a rank does when it is sent a signal
     run.stop()

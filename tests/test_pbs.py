@@ -1,4 +1,4 @@
-"""The profile `polaris` with all that is Polaris switched off, on a stand-in for PBS that runs its jobs here."""
+"""The profile `polaris` without the options of Polaris, on a simulated PBS that runs its jobs on this machine."""
 
 import os
 import subprocess
@@ -79,7 +79,7 @@ def test_a_session_warns_of_a_job_that_it_could_not_cancel(tmp_path, is_error):
     qdel.write_text("#!/bin/sh\necho cannot connect to server >&2; exit 255\n")
     message = "Job 1.here was not cancelled.*: cannot connect to server. Type `qdel 1.here` in a terminal"
     try:
-        # Where warnings are errors, the controller ends nevertheless.
+        # Even where warnings are errors, the controller ends.
         with pytest.raises(UserWarning, match=message) if is_error else pytest.warns(UserWarning, match=message):
             session.close()
         assert controller and not psutil.wait_procs(controller, timeout=5)[1]
@@ -102,7 +102,7 @@ def test_a_job_is_cancelled_though_ipyparallel_cannot_stop_it(tmp_path, monkeypa
     session.close()
 
 
-def test_the_last_words_of_a_job_that_dies_early_are_quoted():
+def test_the_last_output_of_a_job_that_dies_early_is_quoted():
     message = r"(?s)0 came .*job 1.here: F, exit status 1.*no such module: conda"
     with pytest.raises(RuntimeError, match=message):
         connect.connect("polaris", N, setup="echo no such module: conda; exit 1")

@@ -31,13 +31,13 @@ def ipython_dir(tmp_path, monkeypatch):
 
 
 def shown(name, n=4, **options):
-    """A job script in which this machine's folders have names that are the same everywhere."""
+    """A job script in which the folders of this machine are replaced by fixed names."""
     text = profiles.show_profile(name, n, **options)
     return text.replace(os.environ["IPYTHONDIR"], "/home/me/.ipython").replace(sys.executable, "python")
 
 
 def given(name):
-    """What a profile of the kit needs, and no more."""
+    """The mandatory options of a profile."""
     return {option: GIVEN[option] for option in profiles.find(name).missing}
 
 
@@ -246,7 +246,7 @@ def test_bash_reads_every_script(name):
 
 
 @pytest.mark.parametrize("n_nodes", [1, 2, 10])
-def test_polaris_says_to_pbs_and_mpiexec_what_is_meant(n_nodes):
+def test_pbs_and_mpiexec_read_from_polaris_what_is_meant(n_nodes):
     script = read_script(shown("polaris", 4 * n_nodes, **GIVEN))
     assert (script.account, script.nodes, script.chunk) == ("physics", n_nodes, {"system": "polaris"})
     assert script.resources["filesystems"] == "home:eagle" and script.resources["place"] == "scatter"
@@ -448,7 +448,7 @@ REFUSES = {
 
 
 def scheduler(folder, monkeypatch, kind, refusal, state):
-    """Put a scheduler on PATH that refuses to cancel, and answers `state` of a job."""
+    """Put a scheduler on PATH that refuses to cancel a job, and answers `state` when asked for its state."""
     for command, answer in ((kind.cancel_command[0], refusal), (kind._state_command[0], state)):
         (folder / command).write_text(f"#!/bin/sh\n{answer}\n")
         (folder / command).chmod(0o755)

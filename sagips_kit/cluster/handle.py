@@ -1,7 +1,7 @@
 """A run on the engines, as the notebook sees it: how far it is, its end, its failure.
 
-The store says how far a run is, the engines' results say whether it failed.  The results are polled and never waited
-for: an engine inside a collective operation would block the notebook for ever after another rank has failed.
+The progress of a run is read from its store, failures from the results of the engines.  The results are polled, because
+waiting for an engine inside a collective operation would block the notebook forever after another rank has failed.
 """
 
 import re

@@ -183,8 +183,18 @@ class Job(Placement):
 
     Parameters
     ----------
-    mpiexec, ranks_per_node, cores_per_rank, threads, affinity, interface
-        How the ranks are placed and started.
+    mpiexec : str
+        Command that starts all ranks, with placeholders such as {n}.
+    ranks_per_node : int
+        Ranks on each node; 0 puts all ranks on one node.
+    cores_per_rank : int
+        Cores for each rank.
+    threads : int
+        Threads of each rank (OMP_NUM_THREADS).
+    affinity : str
+        Shell commands that each rank executes before MPI starts.
+    interface : str
+        Network interface by which the engines reach the controller.
     account : str
         Project that the node hours are charged to.
     queue : str
@@ -424,7 +434,7 @@ class Job(Placement):
 
 
 class JobWatch:
-    """A job whose state is read often but asked for rarely, because a scheduler serves many users.
+    """A job whose state is read often but queried rarely, because a scheduler serves many users.
 
     Parameters
     ----------
