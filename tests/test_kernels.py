@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sagips_kit import read_progress
+from sagips_kit import read_status
 
 jupyter_client = pytest.importorskip("jupyter_client", reason="no Jupyter: pip install jupyterlab")
 
@@ -99,7 +99,7 @@ async def interrupt_and_restart():
 
 def test_a_run_outlives_interrupted_cells_and_a_restart(folder):
     asyncio.run(interrupt_and_restart())
-    assert read_progress("a.zarr").is_finished
+    assert read_status("a.zarr").state == "stopped"
 
 
 async def fail(folder):
@@ -111,4 +111,4 @@ async def fail(folder):
 def test_a_notebook_that_ends_by_an_error_leaves_no_engine(folder):
     asyncio.run(fail(folder))
     assert not list(processes_of(folder))
-    assert 20 <= read_progress("a.zarr").step < 100_000
+    assert 20 <= read_status("a.zarr").step < 100_000
