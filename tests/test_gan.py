@@ -6,7 +6,7 @@ import torch
 
 from sagips_kit import Image, Proxy, RunSpec, Settings, Trainer
 from sagips_kit.problems.noise import stratified_noise
-from sagips_kit.training.networks import Discriminator, Generator, MemberImages, MemberMLP, to_unit
+from sagips_kit.training.networks import Discriminator, Generator, MemberConvolutions, MemberMLP, to_unit
 
 
 def make_randoms(*seeds):
@@ -38,17 +38,17 @@ def test_a_member_is_the_perceptron_that_torch_would_build():
 @pytest.mark.parametrize(("channels", "image"), [((5,), (4, 4)), ((6, 3), (5, 7)), ((4, 4, 2), (10, 9))])
 def test_batched_images_equal_single_ones(channels, image):
     items = torch.rand(3, 6, 4)
-    together = MemberImages(4, channels, image, make_randoms(5, 6, 7))(items)
+    together = MemberConvolutions(4, channels, image, make_randoms(5, 6, 7))(items)
     assert together.shape == (3, 6, image[0] * image[1])
     for member, seed in enumerate((5, 6, 7)):
-        alone = MemberImages(4, channels, image, make_randoms(seed))(items[member : member + 1])
+        alone = MemberConvolutions(4, channels, image, make_randoms(seed))(items[member : member + 1])
         torch.testing.assert_close(together[member], alone[0])
 
 
 def test_neighbours_in_an_image_are_alike():
     """So a generator that has learnt nothing yet proposes smooth images."""
     items = torch.randn(1, 200, 4)
-    image = MemberImages(4, (16, 16), (12, 12), make_randoms(0))(items).view(200, 12, 12)
+    image = MemberConvolutions(4, (16, 16), (12, 12), make_randoms(0))(items).view(200, 12, 12)
     pixels = image - image.mean(0)
     near, far = ((pixels[:, :, :-k] * pixels[:, :, k:]).mean() / pixels.square().mean() for k in (1, 6))
     assert near > 2 * far.abs()
@@ -58,9 +58,9 @@ def test_an_image_is_trained_by_convolutions():
     problem = Image(n_pixels=3, n_observed=2000)
     settings = Settings(n_members=2, n_events=64, generator="convolution", generator_widths=(8,))
     trainer = Trainer(problem, settings, problem.observed(None, np.random.default_rng(0)), n_steps=20)
-    before = [weight.clone() for weight in trainer.generator.parameters()]
+    before = [weight.clone() for weight in trainer.gan.generator.parameters()]
     assert trainer.run().theta.shape == (2, 9)
-    for weight, old in zip(trainer.generator.parameters(), before, strict=True):
+    for weight, old in zip(trainer.gan.generator.parameters(), before, strict=True):
         assert (weight != old).flatten(1).any(1).all(), "every member learns in every layer"
 
 
@@ -107,7 +107,7 @@ def test_turned_axes_keep_the_centre_and_whiten_the_information():
     information = roots @ roots.mT
     for _ in range(2):
         centre, t = generator.centre(), generator(torch.zeros(3, 1, 4))
-        generator.turn_axes(information, damping=1e-3)
+        generator.update_axes(information, damping=1e-3)
         torch.testing.assert_close(generator.centre(), centre)
         torch.testing.assert_close(generator(torch.zeros(3, 1, 4)), t)
         changes = generator.axes @ (information + 1e-3 * torch.eye(5)) @ generator.axes.mT
@@ -118,7 +118,7 @@ def test_turned_axes_keep_the_centre_and_whiten_the_information():
 def test_axes_are_finite_without_any_information():
     generator = make_generator()
     rounded = -1e-6 * torch.eye(5).repeat(3, 1, 1)
-    generator.turn_axes(rounded, damping=1e-9)
+    generator.update_axes(rounded, damping=1e-9)
     assert generator.axes.isfinite().all()
 
 

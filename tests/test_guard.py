@@ -27,7 +27,7 @@ def make_trainer(n_steps=60, **changes):
 
 def poison(trainer, what, steps, member=1):
     """Make a member's events, or its observed ones, infinite or NaN in some steps."""
-    generate, draw = trainer._generate, trainer._batches.draw
+    generate, draw = trainer._generate, trainer.data.batches.draw
 
     def poisoned_generate(theta):
         events = generate(theta)
@@ -41,7 +41,7 @@ def poison(trainer, what, steps, member=1):
             batch[member] *= np.inf
         return batch
 
-    trainer._generate, trainer._batches.draw = poisoned_generate, poisoned_draw
+    trainer._generate, trainer.data.batches.draw = poisoned_generate, poisoned_draw
 
 
 @pytest.mark.parametrize("what", ["generated", "observed"])
@@ -59,7 +59,7 @@ def test_one_bad_step_of_one_member_is_counted_and_overcome(what, step):
     for record, undisturbed in zip(records, whole.iterate(), strict=True):
         np.testing.assert_array_equal(record.theta[others], undisturbed.theta[others])
     assert np.isfinite(records[-1].theta).all() and np.isfinite(records[-1].loss_discriminator).all()
-    assert all(weight.isfinite().all() for weight in trainer.discriminator.parameters())
+    assert all(weight.isfinite().all() for weight in trainer.gan.discriminator.parameters())
 
 
 def damage(trainer, step, number, member=1):
@@ -69,7 +69,7 @@ def damage(trainer, step, number, member=1):
     def damaged():
         mixed = dataclasses.replace(finish(), received=1)
         if trainer.step == step:
-            trainer._flat.buffer[member, -1] = number
+            trainer.gan.gradient.buffer[member, -1] = number
         return mixed
 
     trainer._channel.finish = damaged
@@ -105,10 +105,10 @@ def test_the_same_for_discriminators():
     trainer = make_trainer()
     update = trainer._update_discriminator
 
-    def damaged(trust):
+    def damaged():
         if trainer.step == 12:
-            next(trainer.discriminator.parameters()).grad[1] = 3e35  # what is learned of observed events is added
-        return update(trust)
+            next(trainer.gan.discriminator.parameters()).grad[1] = 3e35  # what is learned of observed events is added
+        return update()
 
     trainer._update_discriminator = damaged
     rejected = [record.rejected for record in trainer.iterate()]
@@ -118,17 +118,17 @@ def test_the_same_for_discriminators():
 
 def moments(trainer):
     """What the optimisers keep of all weights."""
-    return [item for one in trainer._optimisers.values() for items in one.state.values() for item in items.values()]
+    return [item for one in trainer.gan.optimisers.values() for items in one.state.values() for item in items.values()]
 
 
 def test_discriminators_go_back_to_the_last_record():
     trainer = make_trainer()
     trainer.run(10)
-    good = [weight.detach().clone() for weight in trainer.discriminator.parameters()]
+    good = [weight.detach().clone() for weight in trainer.gan.discriminator.parameters()]
     poison(trainer, "generated", range(10, 15))
     with pytest.warns(UserWarning, match="numbers were not finite"):
         trainer.run(5)
-    for weight, before in zip(trainer.discriminator.parameters(), good, strict=True):
+    for weight, before in zip(trainer.gan.discriminator.parameters(), good, strict=True):
         assert torch.equal(weight[1], before[1]) and not torch.equal(weight[0], before[0])
 
 
@@ -149,7 +149,7 @@ class Gives(MeanChannel):
 def test_what_comes_for_weights_is_looked_at_too(payload, step):
     whole, trainer = make_trainer(), make_trainer()
     for one in (whole, trainer):
-        one._channel = Gives(Ring(payload=payload), TWO, one._flat.buffer)
+        one._channel = Gives(Ring(payload=payload), TWO, one.gan.gradient.buffer)
     mix = trainer._channel.mean
 
     def damaged(flat, now):
@@ -159,7 +159,7 @@ def test_what_comes_for_weights_is_looked_at_too(payload, step):
     trainer._channel.mean = damaged
     records, undisturbed = list(trainer.iterate()), list(whole.iterate())
     assert sum(record.rejected for record in records) == 1
-    assert all(weight.isfinite().all() for weight in trainer.generator.parameters())
+    assert all(weight.isfinite().all() for weight in trainer.gan.generator.parameters())
     np.testing.assert_allclose(records[-1].theta, undisturbed[-1].theta, atol=0.1)
 
 
@@ -168,7 +168,7 @@ def test_what_does_not_end_ends_the_run():
     trainer = make_trainer(max_rollbacks=3)
     poison(trainer, "generated", range(20, 60))
     with pytest.raises(
-        RuntimeError, match=r"of 1 of 3 generators .* 3 returns in a row .*\(max_rollbacks\). Check that"
+        RuntimeError, match=r"of 1 of 3 generators .* 3 consecutive rollbacks .*\(max_rollbacks\). Check that"
     ):
         trainer.run()
     assert trainer.step == 40
@@ -198,7 +198,7 @@ def test_axes_stay_where_the_information_is_not_finite():
     information = torch.eye(2).repeat(2, 1, 1) * 4
     information[1, 0, 1] = torch.nan
     centre = generator.centre()
-    generator.turn_axes(information, 0.0)
+    generator.update_axes(information, 0.0)
     torch.testing.assert_close(generator.axes, torch.stack([torch.eye(2) / 2, torch.eye(2)]))
     torch.testing.assert_close(generator.centre(), centre)
 

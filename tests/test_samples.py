@@ -24,7 +24,7 @@ def test_looking_changes_nothing(events):
         predictions.snapshot(one)
         predictions.scores(one, np.zeros((2, 5, 90, 1), np.float32))
     other.run()
-    for mine, its in zip(state(one.generator), state(other.generator), strict=True):
+    for mine, its in zip(state(one.gan.generator), state(other.gan.generator), strict=True):
         np.testing.assert_array_equal(mine, its)
     np.testing.assert_array_equal(one.predict(), other.predict())
 
@@ -59,7 +59,7 @@ def test_observed_events_of_all_categories_are_scored_alike():
     hall = np.arange(1000) % 5 // 4
     trainer = Trainer(Halls(), SETTINGS, np.stack([1.0 - 2.0 * hall, hall], axis=-1), n_steps=10)
     trainer.run()
-    trainer.discriminator.forward = lambda features: features[..., -1]
+    trainer.gan.discriminator.forward = lambda features: features[..., -1]
     observed = predictions.scores(trainer, np.zeros((2, 5, 90, 2), np.float32))[1]
     assert np.unique(observed[0].round(4), return_counts=True)[1].tolist() == [200, 200]
 

@@ -20,7 +20,7 @@ def test_long_runs_take_smaller_rates():
     ("changing", "first", "last", "from_when"),
     [
         (schedules.rate_factor, 1.0, 0.1, 1.0),
-        (schedules.generator_factor, 1.0, 0.04, 1.0),
+        (schedules.generator_rate_factor, 1.0, 0.04, 1.0),
         (schedules.latent_spread, 0.3, 0.0, 0.25),
         (schedules.damping, 1.0, 1e-4, 0.2),
         (schedules.constraint_weight, 2e-3, 2.0, 0.2),

@@ -14,8 +14,8 @@ from pydantic import BeforeValidator, Field
 
 from .._value import value
 from .formats import ANYWHERE, FORMATS, blocks
+from .streams import Stream, numpy_stream
 
-_SAMPLING, _STREAMING = 103, 104  # set these random streams apart from others of the same seed
 _N_STRETCHES = 1024  # places all over a file that the rows of a window come from
 _N_KNOWN = 256  # rows by which a file is known again
 _FEW = 0.1  # fraction of weighted events below which it is told how few are taken
@@ -100,7 +100,7 @@ class Observed:
             For a file that cannot be read, columns that are not there, and entries that are no finite numbers: the
             text names file, column and row.
         """
-        sample = _Sample(n_events, np.random.default_rng([seed, _SAMPLING]))
+        sample = _Sample(n_events, numpy_stream(seed, Stream.ROWS))
         for rows, weights in self._blocks(problem):
             sample.add(rows, weights)
         events = sample.events(len(problem.observables))
@@ -139,7 +139,7 @@ class Observed:
         FileNotFoundError, ModuleNotFoundError, ValueError
             As by `read`.
         """
-        sample = _Sample(None, np.random.default_rng([seed, _SAMPLING, number]))
+        sample = _Sample(None, numpy_stream(seed, Stream.ROWS, number))
         for rows, weights in self._blocks(problem, lambda n_all: _stretches(n_all, number, n_rows, seed)):
             sample.add(rows, weights)
         return sample.events(len(problem.observables))
@@ -262,7 +262,7 @@ def _stretches(n_all, number, n_rows, seed):
     """Rows of a window, as pairs (start, stop): one stretch of each of many equal parts of the file."""
     n_windows = max(1, -(-n_all // n_rows))
     turn, number = divmod(number, n_windows)
-    shifts = np.random.default_rng([seed, _STREAMING, turn]).integers(n_windows, size=_N_STRETCHES)
+    shifts = numpy_stream(seed, Stream.WINDOWS, turn).integers(n_windows, size=_N_STRETCHES)
     # In each part the windows of a turn take the stretches one after the other, from a random one on.
     which = [part * n_windows + (number + int(shift)) % n_windows for part, shift in enumerate(shifts)]
     ranges = [(n_all * k // (_N_STRETCHES * n_windows), n_all * (k + 1) // (_N_STRETCHES * n_windows)) for k in which]

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 
 from .._partition import chunk_bounds
+from .streams import Stream, numpy_stream
 
 _TICKETS = 16  # chains that share one balanced resampling, at most
-_RESAMPLING = 101  # sets this random stream apart from that of the events, which may be made of the same seed
-_CALIBRATION = 102
 
 
 def check_events(problem, events):
@@ -60,7 +59,7 @@ def balanced_resample(n_events, chain, n_chains, seed, *window):
 def _owners(n_events, n_shared, first, seeds):
     """The chain that each copy of each event goes to: (event, copy)."""
     seed, *window = seeds
-    rng = np.random.default_rng([seed, _RESAMPLING, first, *window])
+    rng = numpy_stream(seed, Stream.RESAMPLING, first, *window)
     return rng.integers(n_shared, size=(n_events, n_shared), dtype=np.uint8)
 
 
@@ -69,7 +68,7 @@ def prior_shifts(n_priors, chain, n_chains, seed):
 
     Over all chains the mean is 0, as the mean of their resamples is the data.
     """
-    shifts = np.random.default_rng([seed, _CALIBRATION]).normal(size=(n_chains, n_priors))
+    shifts = numpy_stream(seed, Stream.PRIOR_SHIFTS).normal(size=(n_chains, n_priors))
     return (shifts - shifts.mean(axis=0))[chain]
 
 
