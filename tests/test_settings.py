@@ -3,12 +3,18 @@
 import dataclasses
 import inspect
 import pickle
+import pkgutil
 import re
+import runpy
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+import sagips_kit
 from sagips_kit import Chain, DayaBay, Every, Independent, Proxy, Ring, RunSpec, Settings
 from sagips_kit._value import value
 
@@ -126,3 +132,38 @@ def test_help_shows_names_and_defaults():
     assert str(inspect.signature(Every)) == "(period, part, *, otherwise=Independent())"
     assert str(inspect.signature(Chain)) == "(*parts)"
     assert str(inspect.signature(RunSpec)).startswith("(*, problem, store, settings=Settings(), ")
+
+
+def test_type_checkers_know_the_fields_of_values():
+    """The file is also run, since type checkers read constructors that do not exist at run time."""
+    path = Path(__file__).with_name("typed") / "values.py"
+    checker = Path(sys.executable).with_name("basedpyright")
+    command = [checker, "--level", "error", "--pythonpath", sys.executable, path]
+    result = subprocess.run(command, cwd=path.parents[2], capture_output=True, text=True)
+    assert result.stdout.startswith("0 errors"), result.stdout
+    made = runpy.run_path(str(path))
+    assert repr(made["Wrapped"](made["detector"], size=2)) == "Wrapped(Detector(n_layers=3), size=2)"
+
+
+def dataclasses_of_arrays():
+    """All dataclasses of the package with a field that holds an array."""
+    for module in pkgutil.walk_packages(sagips_kit.__path__, "sagips_kit."):
+        if module.name.rpartition(".")[2] in ("__main__", "launchers"):
+            continue
+        for kind in vars(import_module(module.name)).values():
+            if dataclasses.is_dataclass(kind) and kind.__module__ == module.name:
+                types = [str(field.type) for field in dataclasses.fields(kind)]
+                if any(re.search("array|Tensor", name, flags=re.IGNORECASE) for name in types):
+                    yield kind
+
+
+def test_dataclasses_of_arrays_can_be_compared():
+    """An equality of fields would be an array, which is neither true nor false."""
+    kinds = list(dataclasses_of_arrays())
+    assert len(kinds) >= 3
+    for kind in kinds:
+        one, other = object.__new__(kind), object.__new__(kind)
+        for name in (field.name for field in dataclasses.fields(kind)):
+            object.__setattr__(one, name, np.zeros(2))
+            object.__setattr__(other, name, np.zeros(2))
+        assert one == one and one != other, kind

@@ -145,7 +145,7 @@ def backward_generated(
         slopes = (slopes * _emphasis(loss, scores, trust)).clamp(min=_LEAST_SLOPE)
         scores.backward(slopes / n_events)
         # The backward pass is linear in the slope of each event.
-        pulls.append(piece.grad * (slopes_generator / slopes)[..., None])
+        pulls.append(piece.grad * (slopes_generator / slopes)[..., None])  # pyright: ignore[reportOptionalOperand] backward set it
         sums = sums + torch.stack([values.sum(-1), values_generator.sum(-1), scores.detach().square().sum(-1)])
     loss_generated, loss_generator, spread = sums / n_events
     # The guard takes care of bad events; the next steps must not depend on them.
