@@ -1,4 +1,4 @@
-"""Losses, and passes over events in pieces: the gradients are those of the whole losses, taken the long way."""
+"""Losses, and passes over events in pieces: their gradients equal those of the complete losses."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def test_weights_count_events(loss):
 
 @every_loss
 def test_curvature_is_the_pull_of_a_small_log_ratio(loss):
-    """Near the solution the best score is the log-ratio r; a loss pulls on the generator by its slope there."""
+    """Near the solution the best score is a small log-ratio; the gradient is then the slope of the loss at 0."""
     scores = torch.zeros((), dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(generator_loss(loss, scores, torch.ones(())), scores)
     assert -slope.item() == pytest.approx(CURVATURE[loss])
@@ -56,7 +56,7 @@ def test_trust_counts_events_by_the_density_ratio_within_a_factor_of_ten(trust):
     np.testing.assert_allclose(-slopes, np.exp(trust * scores.detach().numpy()).clip(0.1, 10.0), rtol=1e-6)
 
 
-def test_the_density_ratio_is_trusted_by_the_scores_before(pieces):
+def test_trust_follows_from_the_previous_scores(pieces):
     torch.manual_seed(1)
     discriminator = make_discriminator()
     features = torch.randn(2, 150, 5, dtype=torch.float64)
@@ -83,7 +83,7 @@ def make_discriminator():
 
 
 def whole_losses(loss, trust, observed, generated):
-    """The discriminator's loss of scores (member, event), written down whole."""
+    """The discriminator's complete loss, from scores (member, event)."""
     if loss == "likelihood" and trust == 1:
         return -observed.mean(1) / 2 + generated.exp().mean(1) / 2
     return observed_loss(loss, observed).mean(1) + generated_loss(loss, generated).mean(1)
@@ -103,7 +103,7 @@ def test_passes_give_the_gradients_of_the_whole_losses(loss, trust, pieces):
     scores = discriminator(observed), discriminator(generated)
     of_both = whole_losses(loss, trust, *scores)
     of_generator = generator_loss(loss, scores[1], weights, trust).mean(1)
-    # What is told of the discriminator is its logistic loss, whatever it learns by.
+    # Whatever the discriminator learns by, its logistic loss is reported.
     torch.testing.assert_close(loss_generated + loss_observed, whole_losses(loss, 0.0, *scores))
     torch.testing.assert_close(loss_generator, of_generator)
     parameters = list(discriminator.parameters())
@@ -111,8 +111,8 @@ def test_passes_give_the_gradients_of_the_whole_losses(loss, trust, pieces):
         parameters, torch.autograd.grad(of_both.sum(), parameters, retain_graph=True), strict=True
     ):
         torch.testing.assert_close(parameter.grad, gradient)
-    (long_way,) = torch.autograd.grad(of_generator.sum(), generated)
-    torch.testing.assert_close(pull, long_way)
+    (direct,) = torch.autograd.grad(of_generator.sum(), generated)
+    torch.testing.assert_close(pull, direct)
 
 
 @every_loss

@@ -1,4 +1,4 @@
-"""Networks with a member axis: M batched members are M single ones."""
+"""Networks with a member axis: M batched members equal M single ones."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_batched_images_equal_single_ones(channels, image):
 
 
 def test_neighbours_in_an_image_are_alike():
-    """So a generator that has learnt nothing yet proposes smooth images."""
+    """So an untrained generator produces smooth images."""
     items = torch.randn(1, 200, 4)
     image = MemberConvolutions(4, (16, 16), (12, 12), make_randoms(0))(items).view(200, 12, 12)
     pixels = image - image.mean(0)
@@ -64,7 +64,7 @@ def test_an_image_is_trained_by_convolutions():
         assert (weight != old).flatten(1).any(1).all(), "every member learns in every layer"
 
 
-def test_what_is_no_image_has_no_convolutions():
+def test_convolutions_need_an_image():
     with pytest.raises(ValueError, match="the 6 parameters of Proxy should be pixels of an image.*image = .rows, colu"):
         RunSpec(problem=Proxy(), store="a.zarr", settings=Settings(generator="convolution"))
     with pytest.raises(ValueError, match="should name channels, such as"):
@@ -72,7 +72,7 @@ def test_what_is_no_image_has_no_convolutions():
 
 
 @pytest.mark.parametrize("image", [None, (1, 5)])
-def test_members_do_not_touch_each_other(image):
+def test_members_do_not_affect_each_other(image):
     generator = Generator(4, (8, 8), 5, make_randoms(0, 1, 2), image)
     generator(torch.rand(3, 6, 4))[1].sum().backward()
     for parameter in generator.parameters():
@@ -122,7 +122,7 @@ def test_axes_are_finite_without_any_information():
     assert generator.axes.isfinite().all()
 
 
-def test_discriminator_starts_linear_in_nothing_and_members_differ():
+def test_the_linear_map_of_a_discriminator_starts_at_zero_and_members_differ():
     discriminator = Discriminator(2, (8,), make_randoms(0, 1))
     events = torch.rand(1, 9, 2).repeat(2, 1, 1)
     scores = discriminator(events)
@@ -134,7 +134,7 @@ def test_discriminator_starts_linear_in_nothing_and_members_differ():
     torch.testing.assert_close(discriminator(events)[1] - scores[1], expected)
 
 
-def test_short_products_change_scores_by_their_resolution():
+def test_bfloat16_products_change_scores_by_their_resolution():
     events = torch.randn(2, 200, 6)
     full, short = (Discriminator(6, (32, 32), make_randoms(3, 4), precision) for precision in ("full", "bfloat16"))
     difference = (short(events) - full(events)).abs().max().item()

@@ -1,4 +1,4 @@
-"""Values check themselves when they are made, and say in one line what is wrong and what is allowed."""
+"""Values are validated when they are made; errors say in one line what is wrong and what is allowed."""
 
 import dataclasses
 import inspect
@@ -34,13 +34,13 @@ WRONG = {
 
 
 def refuse(message, make=Settings, *args, **fields):
-    """The one-line text with which `make` refuses."""
+    """Assert that `make` refuses with one line of text."""
     with pytest.raises(ValueError, match=message) as caught:
         make(*args, **fields)
     assert "\n" not in str(caught.value) and "ArgsKwargs" not in str(caught.value)
 
 
-def test_every_field_is_tried_here():
+def test_every_field_is_tested_here():
     assert set(WRONG) == {field.name for field in dataclasses.fields(Settings)}
 
 
@@ -55,7 +55,7 @@ def test_infinity_is_refused(name):
     refuse(f"Settings: {name} = inf: should be", **{name: float("inf")})
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_mistakes_are_reported_at_once():
     refuse(
         r"n_members = 0: .* loss = 'x': should be 'likelihood', 'logistic' or 'least squares'", n_members=0, loss="x"
     )
@@ -85,7 +85,7 @@ def test_missing_field_is_named():
     refuse("^Needy: field 'theta' is missing.", Needy)
 
 
-def test_a_class_of_ones_own_may_explain_itself():
+def test_a_class_may_raise_its_own_errors():
     @value
     class Even:
         n: int
@@ -112,7 +112,7 @@ def test_replace_checks_too():
 
 
 def test_a_value_defined_in_a_notebook_travels_by_value():
-    """It is the same on the other side: checked, frozen, equal, with the same repr."""
+    """Where it is unpickled it is still validated, frozen and comparable, with the same repr."""
     define = "from sagips_kit._value import Count, value\n@value\nclass Own:\n    n: Count = 3\n"
     send = define + "import cloudpickle, sys; sys.stdout.buffer.write(cloudpickle.dumps(Own(n=4)))"
     sent = subprocess.run([sys.executable, "-c", send], capture_output=True, check=True).stdout

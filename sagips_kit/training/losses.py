@@ -7,16 +7,16 @@ known as soon as the score is.  Problems, ranks and files do not belong here.
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from .settings import Loss
+
 if TYPE_CHECKING:
     from .networks import Discriminator
-
-Loss = Literal["likelihood", "logistic", "least squares"]
 
 _CACHE_BYTES = 2**20  # for the outputs of one layer, in the cache of each processor
 _LARGEST_RATIO = 10.0  # of the two densities; a larger estimate is not trusted in the likelihood loss

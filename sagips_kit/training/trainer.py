@@ -28,6 +28,7 @@ from .seeds import random_streams
 
 if TYPE_CHECKING:
     from ..exchange import Exchange
+    from ..exchange.base import Channel
     from ..problems.base import Problem
     from .settings import Settings
 
@@ -148,7 +149,7 @@ class Trainer:
         self._draws = Draws.of_run(settings, n_steps, len(problem.parameters))
         self._watch = Watch(problem, settings.loss, settings.exploration * n_steps)
         self._waited_s, self._elapsed_s, self._staleness = 0.0, 0.0, 0
-        self._channel = exchange.open(world, self.gan.gradient.buffer)
+        self._channel: Channel = exchange.open(world, self.gan.gradient.buffer)
 
     def __enter__(self):
         return self
