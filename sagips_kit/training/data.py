@@ -25,7 +25,9 @@ class RankData:
     Parameters
     ----------
     problem : Problem
+        Defines categories, statistic, constraints and priors.
     settings : Settings
+        `n_events` is the size of a batch.
     events : ndarray (event, observable)
         Observed events that `check_events` has accepted.
     resampling : Resampling
@@ -85,6 +87,7 @@ class Constraints:
     Parameters
     ----------
     problem : Problem
+        Defines constraints and priors.
     statistics : sequence of Tensor
         The problem's statistic of the events of each member.
     shifts : Tensor (member, prior)

@@ -31,7 +31,9 @@ class GAN:
     Parameters
     ----------
     problem : Problem
+        The parameters and the pipeline.
     settings : Settings
+        Networks, loss, learning rates and schedules.
     data : RankData
         The observed events and constraints of this rank.
     randoms : dict of str to list of torch.Generator
@@ -39,13 +41,16 @@ class GAN:
     n_steps : int
         Length of the run; longer runs have smaller learning rates.
     device : torch.device
+        Where the networks are.
 
     Attributes
     ----------
     generator : Generator
+        The generators of all members.
     discriminator : Discriminator
+        The discriminators of all members.
     optimisers : dict of str to torch.optim.Adam
-        "generator" and "discriminator".
+        By the names of the networks, "generator" and "discriminator".
     features : WhiteFeatures
         What the discriminators see of events.
     gradient : FlatGradient
