@@ -333,7 +333,7 @@ def test_stores_of_wrong_metadata_open_or_are_refused(finished, tmp_path_factory
 def test_messages_of_wrong_numbers_leave_no_weight_that_is_not_finite(payload, step, at, bits):
     """Any float32 in the mean that is received: generators and optimisers stay finite."""
     trainer = make_trainer()
-    trainer._channel = channel = Gives(Ring(payload=payload), TWO, trainer._flat.buffer)
+    trainer._channel = channel = Gives(Ring(payload=payload), TWO, trainer.gan.gradient.buffer)
 
     def mean(flat, now):
         if now == step:
@@ -345,8 +345,8 @@ def test_messages_of_wrong_numbers_leave_no_weight_that_is_not_finite(payload, s
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.run(15)
-    moments = [item for items in trainer._optimisers[trainer.generator].state.values() for item in items.values()]
-    assert all(tensor.isfinite().all() for tensor in [*trainer.generator.parameters(), *moments])
+    moments = [item for items in trainer.gan.optimisers["generator"].state.values() for item in items.values()]
+    assert all(tensor.isfinite().all() for tensor in [*trainer.gan.generator.parameters(), *moments])
 
 
 N_ITEMS = 21

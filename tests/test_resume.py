@@ -387,7 +387,7 @@ def test_generators_that_are_lost_are_not_written_over_those_that_are_not(spec, 
     def lose(self, step):
         if step == 120:
             with torch.no_grad():
-                next(self.trainer.generator.parameters())[0, 0] = torch.nan
+                next(self.trainer.gan.generator.parameters())[0, 0] = torch.nan
         return reached(self, step)
 
     stop_at(spec, 60)

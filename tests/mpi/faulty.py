@@ -131,7 +131,9 @@ def install_nan(where):
         draw = Batches.draw
         Batches.draw = lambda self: spoil(draw(self))
     else:
-        after(Trainer, "_update_generator", lambda self: spoil(torch.ones(1)).isnan() and poison(self.discriminator))
+        after(
+            Trainer, "_update_generator", lambda self: spoil(torch.ones(1)).isnan() and poison(self.gan.discriminator)
+        )
 
 
 def install_damage():

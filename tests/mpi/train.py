@@ -36,8 +36,8 @@ def train(events, n_steps, world, exchange):
     return {
         "theta": record.theta,
         "draws": trainer.draws,
-        "generator": flattened(trainer.generator),
-        "discriminator": flattened(trainer.discriminator),
+        "generator": flattened(trainer.gan.generator),
+        "discriminator": flattened(trainer.gan.discriminator),
     }
 
 
