@@ -242,11 +242,15 @@ class Peak(Gaussian):
     grid = torch.arange(-8, 8.001, 1.0, dtype=torch.float64)
     theory = staticmethod(normal)
 
+    @property
+    def pipeline(self):
+        return Pipeline(self.theory, Separate(self.grid))
+
     def simulate(self, theta, noise):
-        return Pipeline(self.theory, Separate(self.grid)).simulate(theta, noise)
+        return self.pipeline.simulate(theta, noise)
 
     def log_likelihood(self, theta, statistic):
-        return Pipeline(self.theory, Separate(self.grid)).log_likelihood(theta, statistic)
+        return self.pipeline.log_likelihood(theta, statistic)
 
 
 class FinePeak(Peak):

@@ -173,14 +173,14 @@ def test_a_problem_made_of_it_keeps_its_contract():
     ("make", "text"),
     [
         (lambda: Pipeline(peak, Separate(GRID), None, Select((0, 1))), "let the sampler's grids end where"),
-        (lambda: Pipeline(peak, Separate(GRID), Smear(0.1, 0.2)), "Smear is for 2 observables, and the sampler for 1"),
+        (lambda: Pipeline(peak, Separate(GRID), Smear(0.1, 0.2)), "Smear is for 2 observables, the sampler for 1"),
         (lambda: Smear(0.0), "sigma = 0.0: should be above 0"),
         (lambda: Select((2, 1)), "the lower limit should be below the upper one"),
-        (lambda: Select(2.0, 9.0), r"2.0 is no window: should be \(lower, upper\)"),
+        (lambda: Select(2.0, 9.0), r"2.0 is not a window: should be \(lower, upper\)"),
         (lambda: Pipeline(peak, Separate(GRID), Smear(0.1), Select((20, 30))), "the grid goes from -6 to 10"),
-        (lambda: Pipeline(peak, Separate(GRID), Select((0, 1))), "a Select is not in its place: should be Pipeline"),
+        (lambda: Pipeline(peak, Separate(GRID), Select((0, 1))), "a Select is in the wrong place: should be Pipeline"),
         (lambda: CUT.simulate(THETA, torch.rand(5, 1)), "noise of 1 columns: this Pipeline needs 2"),
-        (lambda: Separate(torch.tensor([1.0, 1.0])), "2 rising numbers"),
+        (lambda: Separate(torch.tensor([1.0, 1.0])), "2 increasing numbers"),
         (
             lambda: Pipeline(lambda theta, x: theta[0], Separate(GRID)).efficiency(THETA),
             r"<lambda> returns densities of shapes \[\(\)\]: should be \[\(1601,\)\]",

@@ -1,5 +1,7 @@
 """What the events tell: do they fit to the observed ones, to the likelihood, and do they know the parameters."""
 
+import functools
+import inspect
 import math
 import time
 import warnings
@@ -8,7 +10,8 @@ import numpy as np
 import scipy.stats
 import torch
 
-from ..problems.samplers import finer_grids
+from ..problems.base import events_of
+from ..problems.pipeline import Pipeline
 from ..statistics.fisher import fisher_information, information_and_score
 from ..statistics.information import Information
 from ..training.networks import Discriminator
@@ -31,7 +34,7 @@ def observed(case):
     problem = case.problem
     sample = case.events[: _N_EVENTS * problem.n_categories]
     if case.is_closure and problem.n_categories == 1:
-        simulated = problem.simulate(case.middle, _uniform(case, _N_EVENTS)).numpy()
+        simulated = events_of(problem, case.middle, _uniform(case, _N_EVENTS)).numpy()
         for name, one, other in zip(problem.observables, sample.numpy().T, simulated.T, strict=True):
             test = scipy.stats.ks_2samp(one, other)
             if test.pvalue < _NO_CHANCE:
@@ -43,7 +46,7 @@ def observed(case):
         return
     t = torch.rand((64, len(case.width)), generator=case.random(), dtype=torch.float64)
     rows = _uniform(case, 64 * 512).view(64, 512, -1)
-    simulated = torch.vmap(problem.simulate)(problem.scale(t), rows).flatten(0, 1)
+    simulated = torch.vmap(functools.partial(events_of, problem))(problem.scale(t), rows).flatten(0, 1)
     outside = ((sample < simulated.amin(0)) | (sample > simulated.amax(0))).double().mean(0)
     for name, fraction in zip(problem.observables, outside.tolist(), strict=True):
         if fraction > _OUTSIDE:
@@ -63,7 +66,7 @@ def likelihood(case):
     if not has_likelihood(problem):
         yield note("no log_likelihood: a run will have no reference fit to be compared with.")
         return
-    statistic = problem.statistic(problem.simulate(theta, _uniform(case, _N_EVENTS)))
+    statistic = problem.statistic(events_of(problem, theta, _uniform(case, _N_EVENTS)))
     score = torch.func.grad(problem.log_likelihood)(theta, statistic) * case.width
     matrix, pulls = _curvature(case, statistic)
     if not (score.isfinite().all() and matrix.isfinite().all()):
@@ -94,7 +97,7 @@ def _curvature(case, statistic):
 
 def _lost_information(case, matrix):
     whole = Information(case.problem.parameters, case.width.numpy(), matrix.numpy())
-    events = case.problem.simulate(case.middle, _uniform(case, _N_EVENTS))
+    events = events_of(case.problem, case.middle, _uniform(case, _N_EVENTS))
     seen = _information(case.problem, case, events.numpy())
     ratio = seen.deviation / whole.deviation
     if np.nanmax(ratio, initial=0) > _LOST:
@@ -115,26 +118,33 @@ def _information(problem, case, events):
 def grids(case):
     """Grids of a Pipeline, if there is one, are fine enough for so many events."""
     problem, theta, rows = case.problem, case.middle, _uniform(case, _N_EVENTS)
-    with finer_grids():
-        events = problem.simulate(theta, rows)
-    if torch.equal(events, problem.simulate(theta, rows)):
+    finer = problem.refined(2)
+    if finer is problem:
+        if _makes_a_pipeline(problem):
+            yield note(
+                "simulate uses a Pipeline that is not an attribute of the class, so finer grids cannot be tried. Write "
+                "pipeline = Pipeline(...) in the class, and self.pipeline.simulate(theta, noise) in simulate."
+            )
+        return
+    events = events_of(finer, theta, rows)
+    if torch.equal(events, events_of(problem, theta, rows)):
         return
     per_event = len(case.events) / _N_EVENTS
 
-    def by_features():
+    def by_features(problem):
         return information_and_score(problem, theta, events, _N_EVENTS, 0)[1]
+
+    def by_likelihood(problem):
+        return (torch.func.grad(problem.log_likelihood)(theta, statistic) * case.width).numpy()
 
     found = {"the answer": (_information(problem, case, case.events), by_features)}
     if has_likelihood(problem):
         statistic = problem.statistic(events)
         matrix, pulls = _curvature(case, statistic)
         information = Information(problem.parameters, case.width.numpy(), (per_event * matrix + pulls).numpy())
-        slope = torch.func.grad(problem.log_likelihood)
-        found["the likelihood fit"] = information, lambda: (slope(theta, statistic) * case.width).numpy()
+        found["the likelihood fit"] = information, by_likelihood
     for what, (information, score) in found.items():
-        with finer_grids():
-            finer = score()
-        moves = np.nan_to_num(information.step(per_event * (finer - score())))
+        moves = np.nan_to_num(information.step(per_event * (score(finer) - score(problem))))
         worst = abs(moves).max()
         if worst > _COARSE:
             n_times = math.ceil((4 / 3 * worst / _FINE) ** 0.5)  # errors fall as the squares of the spacings
@@ -144,6 +154,15 @@ def grids(case):
                 f"the grids are too coarse for {len(case.events)} events: with grids twice as fine {what} would move "
                 f"in standard deviations, {listed}. Give them {times}, at least where the density bends."
             )
+
+
+def _makes_a_pipeline(problem):
+    """Whether the code of `simulate` names a Pipeline, or the class itself."""
+    function = inspect.unwrap(type(problem).simulate)
+    if not inspect.isfunction(function):
+        return False
+    named = [function.__globals__.get(name) for name in function.__code__.co_names]
+    return any(one is Pipeline or isinstance(one, Pipeline) for one in named)
 
 
 def parameters(case):
@@ -194,7 +213,7 @@ def speed(case):
     rows = case.noise(settings.n_events, torch.float32).view(settings.n_sets, -1, problem.noise_dim)
 
     def simulation():
-        features = problem.features(torch.vmap(problem.simulate)(theta, rows)).flatten(0, 1)
+        features = problem.features(torch.vmap(functools.partial(events_of, problem))(theta, rows)).flatten(0, 1)
         torch.autograd.grad(features.sum(), theta, allow_unused=True)
         return features.detach().float()[None]
 

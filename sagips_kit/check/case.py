@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import torch
 
+from ..problems.base import events_of
 from ..problems.noise import stratified_noise
 
 
@@ -73,4 +74,4 @@ class Case:
 
     def features(self, theta, noise):
         """Features of simulated events, (event, feature)."""
-        return self.problem.features(self.problem.simulate(theta, noise))
+        return self.problem.features(events_of(self.problem, theta, noise))

@@ -1,5 +1,6 @@
 """Names, shapes, derivatives, batches and devices: what can be said without looking at the numbers."""
 
+import functools
 import math
 import warnings
 from numbers import Real
@@ -7,7 +8,7 @@ from numbers import Real
 import torch
 
 from ..events.resampling import check_events
-from ..problems.base import Problem
+from ..problems.base import Problem, events_of, misspelt
 from ..store.schema import check_names
 from .report import mend, place
 
@@ -23,6 +24,8 @@ _WITHOUT = (
 def names(case):
     """Names are unique, and whatever refers to them uses them."""
     problem = case.problem
+    for text in misspelt(problem):
+        yield mend(text)
     wanted = ("parameters", "lower", "upper", "observables", "noise_dim")
     if missing := [name for name in wanted if not hasattr(problem, name)]:
         yield mend(f"{', '.join(missing)}: missing. A class needs {', '.join(wanted)}.")
@@ -97,7 +100,7 @@ def shapes(case):
     problem, theta = case.problem, case.middle
     n_columns = len(problem.observables)
     for n_events in (_N, 1):
-        events = problem.simulate(theta, case.noise(n_events))
+        events = events_of(problem, theta, case.noise(n_events))
         if not isinstance(events, torch.Tensor):
             yield mend(f"simulate gives a {type(events).__name__}: should be a torch Tensor (event, observable).")
             return
@@ -147,7 +150,7 @@ def derivative(case):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # float(theta[0]) warns; the text below says more
         try:
-            is_there = case.problem.simulate(theta, case.noise(_N)).requires_grad
+            is_there = events_of(case.problem, theta, case.noise(_N)).requires_grad
         except Exception as error:
             # Its first sentence: the second would be torch's advice to detach().
             what = " ".join(str(error).split()).split(". ")[0]
@@ -166,7 +169,7 @@ def batches(case):
     problem = case.problem
     theta, noise = case.points.float(), case.noise(_N * len(case.points), torch.float32).view(len(case.points), _N, -1)
     try:
-        together = torch.vmap(problem.simulate)(theta, noise)
+        together = torch.vmap(functools.partial(events_of, problem))(theta, noise)
     except Exception as error:
         yield mend(
             f"{place(error)}{type(error).__name__} under torch.vmap, by which the trainer makes many samples at once: "
@@ -179,7 +182,7 @@ def batches(case):
             f"simulate makes {together.dtype} of float32: constants should follow the parameters' type, as in "
             "torch.tensor(values).to(theta)."
         )
-    alone = torch.stack([problem.simulate(*one) for one in zip(theta, noise, strict=True)])
+    alone = torch.stack([events_of(problem, *one) for one in zip(theta, noise, strict=True)])
     if not torch.allclose(together, alone, rtol=1e-3, atol=1e-5, equal_nan=True):
         yield mend("simulate gives other events under torch.vmap than for a single parameter vector.")
 
@@ -189,7 +192,7 @@ def device(case):
     # Without a GPU, torch's device without memory tells the same.
     where = torch.device("cuda" if torch.cuda.is_available() else "meta")
     try:
-        events = case.problem.simulate(case.middle.float().to(where), case.noise(_N, torch.float32).to(where))
+        events = events_of(case.problem, case.middle.float().to(where), case.noise(_N, torch.float32).to(where))
         results = {"simulate": events, "features": case.problem.features(events)}
     except NotImplementedError:
         return  # an operation that torch knows on real devices only

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import torch
 
+from ..problems.base import events_of
 from .report import mend
 
 _N_ROWS = 256
@@ -18,18 +19,18 @@ _UNLIKELY = 918_273  # a seed that nobody else takes
 def noise(case):
     """All columns of the noise matter, each event takes its own row."""
     problem, theta, rows = case.problem, case.middle, case.noise(_N_ROWS)
-    events = problem.simulate(theta, rows)
+    events = events_of(problem, theta, rows)
     for column in range(problem.noise_dim):
         other = rows.clone()
         other[:, column] = rows[:, column].flip(0)
-        if torch.equal(problem.simulate(theta, other), events):
+        if torch.equal(events_of(problem, theta, other), events):
             yield mend(f"column {column} of the noise changes no event. Use it, or make noise_dim smaller.")
-    if not _same(problem.simulate(theta, rows.flip(0)).flip(0), events):
+    if not _same(events_of(problem, theta, rows.flip(0)).flip(0), events):
         yield mend(
             "events depend on other rows than their own: with the rows of the noise in another order, others come out. "
             "Take all randomness from `noise`, row by row."
         )
-    elif not _same(problem.simulate(theta, rows[:7]), events[:7]):
+    elif not _same(events_of(problem, theta, rows[:7]), events[:7]):
         yield mend("an event depends on how many others are simulated with it.")
 
 
@@ -41,8 +42,8 @@ def reproducible(case):
         for seed in (torch.manual_seed, np.random.seed, random.seed):
             seed(_UNLIKELY)
         before = _random_states()
-        events = case.problem.simulate(theta, rows)
-        if not _same(case.problem.simulate(theta, rows), events):
+        events = events_of(case.problem, theta, rows)
+        if not _same(events_of(case.problem, theta, rows), events):
             yield mend(
                 "the same parameters and noise give different events: there is randomness in simulate. Take it from "
                 "`noise`, whose noise_dim columns are uniform."
@@ -101,7 +102,7 @@ def _ends(case):
 def _infinite(case, theta, rows):
     """What is not finite at theta, in words, or None."""
     features, pull = torch.func.vjp(lambda theta: case.features(theta, rows), theta)
-    events = case.problem.simulate(theta, rows)
+    events = events_of(case.problem, theta, rows)
     for name, array in [("events", events), ("features", features)]:
         bad = ~array.isfinite().all(-1)
         if bad.all():
@@ -163,7 +164,7 @@ def _wrong_slopes(case, theta, rows):
 
 def _wrong_equal_shares(case, theta, rows):
     n_categories = case.problem.n_categories
-    counts = torch.bincount(case.problem.category(case.problem.simulate(theta, rows)), minlength=n_categories)
+    counts = torch.bincount(case.problem.category(events_of(case.problem, theta, rows)), minlength=n_categories)
     if (counts - len(rows) / n_categories).abs().max() > 6 * len(rows) ** 0.5:
         yield (
             f"simulate makes {counts.tolist()} events of the categories 0 to {n_categories - 1}: should be equal "

@@ -6,6 +6,7 @@ about the parameters as these features can, and that is what the generator's axe
 
 import torch
 
+from ..problems.base import events_of
 from .networks import to_unit
 
 _JITTER = 1e-6  # relative; below float32's resolution of a feature's variance no whitening is possible
@@ -63,7 +64,7 @@ class WhiteFeatures:
 
         def responses(y):
             theta = self._problem.scale(to_unit(y))
-            return self(self._problem.simulate(theta, noise)).mean(0), self._problem.residuals(theta, statistic)
+            return self(events_of(self._problem, theta, noise)).mean(0), self._problem.residuals(theta, statistic)
 
         # Reverse mode: forward mode through a user's simulator meets more operators without a rule.
         features, constraints = torch.func.jacrev(responses)(y)

@@ -3,8 +3,11 @@
 All random numbers are of its own, so a run is the same whether somebody looks at it or not.  Nothing here knows files.
 """
 
+import functools
+
 import torch
 
+from ..problems.base import events_of
 from .seeds import snapshot_noise
 
 
@@ -28,7 +31,8 @@ def snapshot(trainer):
     noise = [snapshot_noise(trainer, member, n_sets * n_each) for member in range(n_members)]
     noise = torch.stack(noise).view(n_members, n_sets, n_each, problem.noise_dim)
     with torch.no_grad():
-        events = torch.vmap(torch.vmap(problem.simulate))(trainer.theta, noise.to(trainer.theta.device))
+        simulate = torch.vmap(torch.vmap(functools.partial(events_of, problem)))
+        events = simulate(trainer.theta, noise.to(trainer.theta.device))
     # The sets take turns, so that what is left out at the end is left out of all.
     events = events.transpose(1, 2).flatten(1, 2)[:, :n_events]
     return trainer.theta.cpu().numpy(), events.cpu().numpy()

@@ -4,6 +4,7 @@ The loop is a generator of records; whoever runs it decides what to do with them
 contract and files not at all.
 """
 
+import functools
 import time
 import warnings
 
@@ -13,6 +14,7 @@ import torch
 from ..events.batches import Supply, in_batch_order
 from ..events.resampling import Resampling, check_events, prior_shifts, weights_of_categories
 from ..exchange import Independent
+from ..problems.base import events_of
 from ..problems.noise import stratified_noise
 from ..ranks.flat import FlatGradient, FlatWeights
 from ..ranks.world import World
@@ -84,7 +86,7 @@ class Trainer:
         self._build()
         self._channel = exchange.open(self.world, self._flat.buffer)
         self._guard = Guard(self.discriminator, self._optimisers[self.discriminator], settings.max_rollbacks)
-        self._simulate = torch.vmap(torch.vmap(problem.simulate))
+        self._simulate = torch.vmap(torch.vmap(functools.partial(events_of, problem)))
         self._waited_s, self._elapsed_s, self._staleness = 0.0, 0.0, 0
         self._watch = Watch(problem, settings.loss, settings.exploration * n_steps)
 
