@@ -90,7 +90,7 @@ def test_subsample_is_drawn_without_replacement(problem):
     rng = np.random.default_rng(0)
     few = problem.observed(1000, rng)
     assert few.shape == (1000, 2) and few.dtype == np.float32
-    with pytest.raises(ValueError, match="3083250 events; 4000000 were asked for"):
+    with pytest.raises(ValueError, match="n_events = 4000000: should be from 1 to 3083250, the events of DayaBay"):
         problem.observed(4_000_000, rng)
 
 

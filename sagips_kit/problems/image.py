@@ -74,26 +74,32 @@ class Image(Problem):
 
     @property
     def parameters(self) -> tuple[str, ...]:
+        """tuple of str: Names of the pixels, row by row."""
         return tuple(f"pixel_{i}_{j}" for i in range(self.n_pixels) for j in range(self.n_pixels))
 
     @property
     def image(self) -> tuple[int, int]:
+        """(int, int): Numbers of rows and columns."""
         return (self.n_pixels, self.n_pixels)
 
     @property
     def lower(self) -> tuple[float, ...]:
+        """tuple of float (parameter,): Lower ends of the ranges."""
         return (-_RANGE,) * self.n_pixels**2
 
     @property
     def upper(self) -> tuple[float, ...]:
+        """tuple of float (parameter,): Upper ends of the ranges."""
         return (_RANGE,) * self.n_pixels**2
 
     @property
     def truth(self) -> tuple[float, ...]:
+        """tuple of float (parameter,): Logarithms of the density that observed events are made with."""
         return _truth(self.n_pixels)
 
     @property
     def pipeline(self) -> Pipeline:
+        """Pipeline: The density on a grid finer than the pixels, and its sampler."""
         # Made anew each time: tensors made inside a transform (vmap, grad) must not outlive it.
         n_between = min(_N_BETWEEN, math.ceil(_N_GRID / self.n_pixels))
         grid = torch.linspace(0, 1, n_between * (self.n_pixels - 1) + 1, dtype=torch.float64)

@@ -57,18 +57,22 @@ class Linear(Problem):
 
     @property
     def parameters(self) -> tuple[str, ...]:
+        """tuple of str: Names of the coefficients."""
         return tuple(f"c{k}" for k in range(self.n_coefficients))
 
     @property
     def lower(self) -> tuple[float, ...]:
+        """tuple of float (parameter,): Lower ends of the ranges."""
         return (-_RANGE,) * self.n_coefficients
 
     @property
     def upper(self) -> tuple[float, ...]:
+        """tuple of float (parameter,): Upper ends of the ranges."""
         return (_RANGE,) * self.n_coefficients
 
     @property
     def truth(self) -> tuple[float, ...]:
+        """tuple of float (parameter,): Coefficients that observed events are made with."""
         return tuple((-1) ** k / (1 + 0.5 * k) for k in range(self.n_coefficients))
 
     def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:

@@ -183,7 +183,7 @@ class Pipeline:
     >>> events.shape, bool(events.min() >= 2), bool(events.max() <= 9)
     (torch.Size([1000, 1]), True, True)
     >>> round(problem.pipeline.efficiency(theta).item(), 2)
-    0.53
+    0.54
     """
 
     def __init__(

@@ -69,6 +69,7 @@ class Proxy2D(Problem):
 
     @property
     def noise_dim(self) -> int:
+        """int: Number of uniform random numbers that one event consumes."""
         return 2 if self.sampler == "pathwise" else 3
 
     def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
