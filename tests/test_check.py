@@ -108,7 +108,7 @@ FAULTS = {
     NanAtTheEdge: ("finite", r"at lifetime = 0, its lower end, all events are NaN"),
     NotDifferentiable: ("gradient", r"with respect to signal .* Look for a step without a derivative"),
     UnusedParameter: ("parameters", r"^spin has no derivative in the events or constraints"),
-    DegeneratePair: ("parameters", r"undetermined.*: signal \(\+0\.82\), spin \(-0\.57\)\. What"),
+    DegeneratePair: ("parameters", r"undetermined.*: signal \(\+0\.82\), spin \(-0\.57\)\. Results for"),
     HiddenRandomness: ("reproducible", r"there is randomness in simulate"),
     NormalNoise: ("observed", r": observed .*Noise is uniform in \[0, 1\), not normal"),
     Slow: ("speed", r"microseconds per event, \d+ times what the networks take"),

@@ -1,4 +1,4 @@
-"""The contract of a problem: misspelt attributes, reserved event weights, and finer grids of whatever holds a pipeline."""
+"""The contract of a problem: misspelt attributes, reserved event weights, and finer grids of its pipelines."""
 
 import warnings
 
@@ -21,6 +21,9 @@ from sagips_kit import (
     prepare,
 )
 from sagips_kit._value import value
+from sagips_kit.check.answer import grids
+from sagips_kit.check.case import Case
+from sagips_kit.problems.base import misspelt
 
 EVENTS = Gaussian().observed(2000, np.random.default_rng(0))
 
@@ -90,7 +93,7 @@ def test_names_of_other_things_cause_no_warning():
             def simulated(self):
                 """Stands beside the method that it is named after."""
 
-    assert check_problem(Mine(), EVENTS).is_ok
+    assert misspelt(Mine()) == []
 
 
 class Weighted(Gaussian):
@@ -195,9 +198,8 @@ class MadeAnew(Gaussian):
 
 @pytest.mark.parametrize("kind", [InAGlobal, MadeAnew, AsStaticMethods])
 def test_grids_that_cannot_be_tried_are_worth_a_note(kind):
-    (found,) = [finding for finding in check_problem(kind(), EVENTS).findings if finding.check == "grids"]
-    words = "grids are too coarse" if kind is AsStaticMethods else "Write pipeline = Pipeline"
-    assert words in found.text
+    found = [text for _, text in grids(Case(kind(), EVENTS, None, 0))]
+    assert ("grids are too coarse" if kind is AsStaticMethods else "Write pipeline = Pipeline") in found[0]
 
 
 def test_a_problem_is_abstract():
