@@ -1,4 +1,4 @@
-"""The reference fit: exact answers where they are known, and honest failures."""
+"""The reference fit: exact answers where they are known, agreement with Minuit, and clear failures."""
 
 import numpy as np
 import pytest

@@ -386,7 +386,8 @@ def misspelt(problem: Problem) -> list[str]:
 
 
 def _misspelt_in(cls: type, body: Mapping[str, Any]) -> Iterator[str]:
-    contract = [name for name in {*dir(Problem), *inspect.get_annotations(Problem)} if not name.startswith("_")]
+    names = {*dir(Problem), *inspect.get_annotations(Problem)}
+    contract = sorted(name for name in names if not name.startswith("_"))
     declared = {name for base in cls.__mro__ if not issubclass(base, Problem) for name in vars(base)}
     for name in body:
         if name.startswith("_") or name in declared or name in contract:

@@ -300,7 +300,7 @@ class Pipeline:
     def refined(self, n: int) -> Self:
         """Return the same pipeline on finer grids, to measure the error that the grids make.
 
-        A theory that refuses other points than those of its own grids is a table, and is interpolated linearly.
+        A theory that works only at the points of the original grids is a table, and is interpolated linearly.
 
         Parameters
         ----------

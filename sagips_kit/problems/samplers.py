@@ -133,7 +133,7 @@ class Sampler(ABC, Generic[Density]):
     def refined(self, n: int) -> Self:
         """Return the same sampler with `n` - 1 further points in each cell of its grids.
 
-        A theory that refuses other points than the given ones is a table; it is interpolated linearly.
+        A theory that works only at the given points is a table, and is interpolated linearly.
 
         Parameters
         ----------
@@ -144,6 +144,11 @@ class Sampler(ABC, Generic[Density]):
         -------
         Separate or Plane
             A new sampler.
+
+        Raises
+        ------
+        ValueError
+            If `n` is not a whole number of at least 1.
         """
         if not (isinstance(n, int) and n >= 1):
             raise ValueError(f"refined({n!r}): should be a whole number of at least 1, how many times as fine.")
