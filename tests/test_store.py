@@ -768,9 +768,7 @@ def test_a_variable_of_other_dimensions_or_type_is_damage(make, path):
             action(path)
 
 
-@pytest.mark.parametrize(
-    ("key", "hostile"), [("shape", None), ("chunk_grid", 5), ("codecs", [5]), ("fill_value", [5])]
-)
+@pytest.mark.parametrize(("key", "hostile"), [("shape", None), ("chunk_grid", 5), ("codecs", [5]), ("fill_value", [5])])
 def test_metadata_on_which_zarr_stumbles_is_damage(make, path, key, hostile):
     """It raises a TypeError for these."""
     file = make() / "history" / "progress" / "zarr.json"

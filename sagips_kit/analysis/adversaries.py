@@ -103,15 +103,22 @@ def discriminator(run: xr.DataTree, n_bins: int = 40) -> xr.Dataset:
         scores[name].transpose(schema.RANK, schema.MEMBER, schema.EVENT).values
         for name in (schema.SCORE_OBSERVED, schema.SCORE_GENERATED)
     )
-    n = scores.sizes[schema.EVENT]
+    return _judged(observed, generated, scores[schema.RANK], scores[schema.MEMBER], n_bins)
+
+
+def _judged(
+    observed: np.ndarray, generated: np.ndarray, rank: xr.DataArray, member: xr.DataArray, n_bins: int
+) -> xr.Dataset:
+    """AUC and histograms of scores (rank, member, event)."""
+    n = observed.shape[-1]
     low, high = np.nanquantile(np.concatenate([generated, observed], axis=-1), [0.002, 0.998])
     edges = np.histogram_bin_edges([], n_bins, (low, high))  # wide enough even if all scores are equal
     coords = {
         "score": ("score", (edges[1:] + edges[:-1]) / 2, {"long_name": "discriminator's score", "units": "1"}),
         "low": ("score", edges[:-1]),
         "high": ("score", edges[1:]),
-        schema.RANK: scores[schema.RANK],
-        schema.MEMBER: scores[schema.MEMBER],
+        schema.RANK: rank,
+        schema.MEMBER: member,
     }
     error = np.sqrt((2 * n + 1) / (12 * n * n))
     return xr.Dataset(

@@ -112,10 +112,13 @@ def open_runs(
     'finished'
     """
     runs = [one if isinstance(one, xr.DataTree) else open_run(one) for one in _found(paths)]
-    names = [_name(run) for run in runs]
     if labels is None:
-        labels = names if along == "run" else [fact(run, along) for run in runs]
-    labels = list(labels)
+        labels = [_name(run) if along == "run" else fact(run, along) for run in runs]
+    return _side_by_side(runs, along, list(labels))
+
+
+def _side_by_side(runs: Sequence[xr.DataTree], along: str, labels: list[Any]) -> xr.DataTree:
+    names = [_name(run) for run in runs]
     if len(labels) != len(runs):
         raise ValueError(f"{len(labels)} labels for {len(runs)} runs: should be one for each, of {', '.join(names)}.")
     if unknown := [name for name, label in zip(names, labels, strict=True) if label is None]:

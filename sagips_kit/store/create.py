@@ -75,8 +75,8 @@ def create_run(
 ) -> None:
     """Write the complete, empty template of a run.
 
-    On disk it is built in a hidden folder next to its place and then renamed, so nothing half-written is ever visible
-    and a failure leaves nothing behind.  Elsewhere it is written in place, and counts as a run once it is complete.
+    On disk it is built in a hidden folder and then renamed, so nothing half-written is ever visible and a failure
+    leaves nothing behind.  Elsewhere it is written in place, and counts as a run once it is complete.
 
     Parameters
     ----------
@@ -93,17 +93,13 @@ def create_run(
     reference : dict or None
         A likelihood fit of the same events: any of "mle" (parameter,), "deviation" (parameter,) and "covariance"
         (parameter, parameter).
-    mode : str
-        The mode of exchange, as a user types it.
-    source : str
-        Where the observed events come from.
-    uncertainty : str
-        What the spread of the posterior means.
+    mode, source, uncertainty : str
+        The mode of exchange, as a user types it; where the observed events come from; what the spread of the posterior
+        means.
     marks : dict or None
         Attributes of the control group, by which `resume` recognises the run.
     overwrite : bool
-        Whether to replace a run at `path`, once the new template is complete.  Anything that is not a run is never
-        replaced.
+        Whether to replace a run at `path`, once the new template is complete; nothing but a run is ever replaced.
 
     Raises
     ------
@@ -116,11 +112,11 @@ def create_run(
     """
     given = _given(problem, layout, spec, events, reference, mode, source, uncertainty, marks)
     replaces = check_free(path, overwrite)
-    if isinstance(path, Store) or not is_on_disk(path):
-        with explained(f"Cannot create the run `{path}`", "Delete what is there before you try again."):
-            _write_template(located(path), problem, layout, given, replaces)
-    else:
+    if is_on_disk(path) and not isinstance(path, Store):
         _create_folder(local_path(path), problem, layout, given, overwrite)
+        return
+    with explained(f"Cannot create the run `{path}`", "Delete what is there before you try again."):
+        _write_template(located(path), problem, layout, given, replaces)
 
 
 def _create_folder(

@@ -57,7 +57,10 @@ def open_run(path: Location) -> xr.DataTree:
     ('rank', 'member', 'step', 'parameter')
     >>> table = run.sagips.summary()
     """
-    path = the_match(path)
+    return _opened(the_match(path))
+
+
+def _opened(path: Location) -> xr.DataTree:
     root = open_group(path, "r")
     table = schema.variables(*schema.names_of(root.attrs))
     with damage_explained(path):
