@@ -131,7 +131,7 @@ def _install_profile(options):
     from .cluster import profiles
 
     folder = profiles.install_profile(options.name, options.overwrite, **options.settings)
-    print(f"{folder}: every option is explained in {profiles.CONFIG}")
+    print(f"{folder}: {profiles.CONFIG} explains each option, {profiles.GIVEN} holds those that you have given")
     profile = profiles.find(options.name)
     if profile.missing:
         print(f"Still to be given: {', '.join(profile.missing)}. Type `{profile.install_line}`.")
@@ -206,7 +206,7 @@ def _run(options):
 
 
 def _check(options):
-    from .check import check_problem
+    from .check.suite import check_problem
     from .running.launch import observed_events
     from .running.spec import RunSpec
 

@@ -59,13 +59,13 @@ def test_a_problem_may_lie_in_the_folder(capsys, tmp_path, monkeypatch):
     assert (status, err) == (0, "") and '"decays:Mine"' in out
 
 
-def test_check_tells_what_to_mend(capsys, path, spec):
+def test_check_reports_what_to_fix(capsys, path, spec):
     status, out, err = sagips(capsys, "check", path)
     assert (status, err) == (0, "") and out.startswith("Gaussian: keeps its contract\n  ok ")
     faulty = dataclasses.replace(spec, problem=Misnamed(n_observed=200))
     path.write_text(faulty.to_json())
     status, out, _ = sagips(capsys, "check", path)
-    assert status == 1 and out.startswith("Misnamed: 1 to mend\n  MEND    names        units has 'X'")
+    assert status == 1 and out.startswith("Misnamed: 1 to fix\n  FIX     names        units has 'X'")
 
 
 def test_run_refuses_a_store_in_use_and_takes_another(capsys, path, spec, tmp_path):

@@ -61,7 +61,7 @@ def methods_of(kind):
     """Public methods and properties that the kit defines, as paths."""
     for name, member in inspect.getmembers(kind):
         function = inspect.unwrap(getattr(member, "fget", None) or getattr(member, "func", None) or member)
-        is_ours = getattr(function, "__module__", "").startswith("sagips_kit")
+        is_ours = (getattr(function, "__module__", None) or "").startswith("sagips_kit")
         if not name.startswith("_") and is_ours and (inspect.isroutine(member) or isinstance(member, property)):
             yield f"{path_of(kind)}.{name}", isinstance(member, property)
 
@@ -131,6 +131,7 @@ def run_examples(name, tmp_path, monkeypatch, folder):
 
 @pytest.mark.parametrize("name", names(with_engines=False))
 def test_examples_run(name, finished_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # where some of them install a profile
     run_examples(name, tmp_path, monkeypatch, finished_run)
 
 

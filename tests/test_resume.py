@@ -22,6 +22,7 @@ from sagips_kit import (
     Exponential,
     Independent,
     Observed,
+    OneSided,
     Ring,
     RunSpec,
     Trainer,
@@ -386,7 +387,7 @@ def test_generators_that_are_lost_are_not_written_over_those_that_are_not(spec, 
     def lose(self, step):
         if step == 120:
             with torch.no_grad():
-                next(self.trainer.generator.parameters())[0, 0] = torch.nan
+                next(self.trainer.gan.generator.parameters())[0, 0] = torch.nan
         return reached(self, step)
 
     stop_at(spec, 60)
@@ -671,7 +672,7 @@ def test_every_mode_goes_on_with_the_same_bits(spec, tmp_path, nest, mode):
 @pytest.mark.mpi
 def test_one_sided_ranks_go_on_together(spec, nest):
     """Not with the same bits, since who is how late is chance; but at the same place."""
-    spec = change(spec, exchange=Ring(mailbox="one-sided"), n_steps=403)
+    spec = change(spec, exchange=OneSided(), n_steps=403)
     stop_at(spec, 200, 2, nest)
     assert " from step 200 on" in under_mpi(spec, 2, nest)
     theta = open_run(spec.store)["history"]["theta"].mean("member").values
@@ -714,7 +715,7 @@ def kill_ten_times(spec, rng, nest):
 @pytest.mark.slow
 def test_a_one_sided_run_killed_ten_times_comes_to_the_same_answer(spec, tmp_path, rng, nest):
     """Which messages come in time is chance, also without a kill: the answers agree by the measure of that."""
-    spec = change(spec, exchange=Ring(mailbox="one-sided"), n_steps=2003, checkpoint_s=0.1)
+    spec = change(spec, exchange=OneSided(), n_steps=2003, checkpoint_s=0.1)
     spec = change(spec, settings=dataclasses.replace(SMALL, n_events=256, bootstrap=False), problem=Gaussian())
     whole = change(spec, store=str(tmp_path / "whole.zarr"), checkpoint_s=0.0)
     under_mpi(whole, 2, nest, timeout=300)

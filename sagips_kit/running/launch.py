@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..check import require
+from ..check.suite import require
 from ..events.observed import Observed
 from ..events.resampling import check_events
 from ..problems.base import Problem

@@ -147,7 +147,7 @@ def _write_history(trainer, writer, milestones, checkpoints):
 
 def _save(trainer, checkpoints):
     # Discriminators find back to their last good state, generators do not.
-    if not all(weight.isfinite().all() for weight in trainer.generator.parameters()):
+    if not all(weight.isfinite().all() for weight in trainer.gan.generator.parameters()):
         warnings.warn(
             f"Rank {checkpoints.rank} writes no checkpoint of step {trainer.step}: the weights of its generators are "
             "not finite. A run that is resumed goes on from an earlier one.",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..exchange import AllReduce, Chain, Every, Exchange, Hypercube, Independent, Leaders, Ring, Within
+from ..exchange import AllReduce, Chain, Every, Exchange, Hypercube, Independent, Leaders, OneSided, Ring, Within
 from ..ranks.topology import groups
 from ..ranks.world import World
 from ..training.trainer import Trainer
@@ -49,7 +49,7 @@ class Tuning:
     Attributes
     ----------
     trials : tuple of Trial
-        In order of preference: exact means first, then groups that average weights, then one-sided rings.
+        In order of preference: exact means first, then groups that average weights, then one-sided modes.
     best : Exchange
         The first of them that is as good as the fastest, to 5 %.
     n_weights, n_ranks : int
@@ -131,7 +131,7 @@ def tune_run(spec, world=None, seconds=2.0):
 def _measure_step(spec, world):
     """The generators' weights on a rank, and the seconds that a step takes the slowest rank while all train alone."""
     events = spec.problem.observed(spec.n_observed, np.random.default_rng(spec.seed))
-    lone = World(0, 1, world.device, world.hostname)
+    lone = World.alone(world.device)
     trainer = Trainer(spec.problem, spec.settings, events, n_steps=10 * _N_WARM, seed=spec.seed, world=lone)
     trainer.run(_N_WARM)
     world.barrier("all ranks to time a step")
@@ -156,8 +156,8 @@ def usual_modes(world):
     if 1 < size < world.size and world.size % size == 0 and nodes == groups(world.size, size):
         outer = Every(_PERIOD, Leaders(Ring(payload="weights"), size=size))
         modes.append(Chain(Within(Ring(), size=size), outer))
-        modes.append(Chain(Within(Ring(mailbox="one-sided"), size=size), outer))
-    return [*modes, Ring(mailbox="one-sided")]
+        modes.append(Chain(Within(OneSided(), size=size), outer))
+    return [*modes, OneSided()]
 
 
 def _try(world, exchange, n_weights, step_s, n_steps):
