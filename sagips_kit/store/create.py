@@ -147,7 +147,7 @@ def _given(
     posterior = {
         schema.CREATED_KEY: _now(),
         schema.LIBRARY_KEY: "sagips_kit",
-        schema.LIBRARY_VERSION_KEY: _version("sagips_kit"),
+        schema.LIBRARY_VERSION_KEY: installed_version("sagips_kit"),
         schema.UNCERTAINTY_KEY: uncertainty,
     }
     known = {
@@ -239,7 +239,8 @@ def _provenance(problem: Described, layout: schema.RunLayout, spec: Mapping[str,
         schema.SPEC_KEY: json.dumps(spec),
         schema.MODE_KEY: mode,
         schema.LAYOUT_KEY: asdict(layout),
-        schema.VERSIONS_KEY: {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        schema.VERSIONS_KEY: {"python": platform.python_version()}
+        | {name: installed_version(name) for name in _PACKAGES},
         schema.CREATED_KEY: _now(),
         schema.HOSTNAME_KEY: socket.gethostname(),
         schema.REVISION_KEY: _git_revision(),
@@ -250,11 +251,12 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _version(package: str) -> str:
+def installed_version(package: str) -> str:
+    """The version of a package, or "not installed"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+        return "not installed"
 
 
 def _git_revision() -> str:
