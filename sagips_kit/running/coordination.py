@@ -67,7 +67,7 @@ class Control:
         self._path = path
 
     def __getitem__(self, name: str) -> int:
-        return int(self._persistently(lambda: self._arrays[name][()]))
+        return int(self._persistently(lambda: np.asarray(self._arrays[name][()])))
 
     def __setitem__(self, name: str, number: int) -> None:
         def write():
@@ -77,7 +77,7 @@ class Control:
 
     def steps(self, ranks: int | slice = slice(None)) -> NDArray[np.int64]:
         """Steps that the ranks have completed, ndarray (rank,); of all ranks, or only of `ranks`."""
-        return self._persistently(lambda: self._progress[ranks])
+        return self._persistently(lambda: np.asarray(self._progress[ranks]))
 
     def reset(self) -> None:
         """Withdraw all requests, before a run is resumed."""

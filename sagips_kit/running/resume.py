@@ -84,7 +84,7 @@ def agreed_steps(checkpoints: Checkpoints, world: World) -> list[int]:
     return checkpoints.agreed(world.comm.allgather(steps))
 
 
-def note(path: str | os.PathLike[str], step: int, reached: int) -> None:
+def note(path: group.Location, step: int, reached: int) -> None:
     """Record in the store that the run had reached step `reached` and was resumed from `step`."""
     root: Any = group.open_group(path, "r+")
     control = root[schema.CONTROL]

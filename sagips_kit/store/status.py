@@ -249,7 +249,7 @@ def stop_soon(path: "str | os.PathLike[str] | Store") -> None:
 
 def _status(path: "str | os.PathLike[str] | Store", root: Any) -> RunStatus:
     steps = np.asarray(array_of(path, root, schema.HISTORY, schema.PROGRESS)[:], np.int64)
-    stop_step = int(array_of(path, root, schema.CONTROL, schema.STOP_STEP)[()])
+    stop_step = int(np.asarray(array_of(path, root, schema.CONTROL, schema.STOP_STEP)[()]))
     n_steps = root.attrs[schema.LAYOUT_KEY]["n_steps"]
     return RunStatus(steps, n_steps, min(n_steps, stop_step))
 
