@@ -66,18 +66,18 @@ def test_the_discriminator_steps_while_the_exchange_is_under_way(events):
     seen, start, finish = [], trainer._channel.start, trainer._channel.finish
 
     def note(call):
-        steps = [parameter.detach().numpy().copy() for parameter in trainer.discriminator.parameters()]
-        seen.append([array.copy() for array in state(trainer.generator)] + steps)
+        steps = [parameter.detach().numpy().copy() for parameter in trainer.gan.discriminator.parameters()]
+        seen.append([array.copy() for array in state(trainer.gan.generator)] + steps)
         return call
 
     trainer._channel.start = lambda *args: note(start)(*args)
     trainer._channel.finish = lambda: note(finish)()
     trainer.run(1)
     at_start, at_finish = seen
-    n_generator = len(state(trainer.generator))
+    n_generator = len(state(trainer.gan.generator))
     assert all(map(np.array_equal, at_start[:n_generator], at_finish[:n_generator]))
     assert not any(map(np.array_equal, at_start[n_generator:], at_finish[n_generator:]))
-    assert not all(map(np.array_equal, at_finish, state(trainer.generator)))
+    assert not all(map(np.array_equal, at_finish, state(trainer.gan.generator)))
 
 
 def test_elapsed_time_goes_on_from_piece_to_piece(events):
@@ -105,12 +105,12 @@ def test_batched_members_equal_single_ones(events, settings):
 def test_ranks_of_a_replica_share_the_generator_and_nothing_else(events, exchange):
     ranks = [make_trainer(events, rank=rank, size=3, exchange=exchange) for rank in range(3)]
     for other in ranks[1:]:
-        for mine, its in zip(state(ranks[0].generator), state(other.generator), strict=True):
+        for mine, its in zip(state(ranks[0].gan.generator), state(other.gan.generator), strict=True):
             np.testing.assert_array_equal(mine, its)
-    weights = [trainer.discriminator.network.weights[0].detach().numpy() for trainer in ranks]
+    weights = [trainer.gan.discriminator.network.weights[0].detach().numpy() for trainer in ranks]
     noise = [trainer._noise("noise", 2, 8).numpy() for trainer in ranks]
-    latent = [trainer._latent().numpy() for trainer in ranks]
-    batches = [trainer._batches.draw().numpy() for trainer in ranks]
+    latent = [trainer._latent(0.0).numpy() for trainer in ranks]
+    batches = [trainer.data.batches.draw().numpy() for trainer in ranks]
     for drawn in (weights, noise, latent, batches):
         streams = [stream for rank in drawn for stream in rank]
         for k, stream in enumerate(streams):
@@ -121,7 +121,7 @@ def test_ranks_of_a_replica_learn_from_the_same_resample(events):
     samples = []
     for rank in range(2):
         trainer = make_trainer(events, rank=rank, size=2, exchange=Ring())
-        samples.append([np.sort(statistic[:, 0]) for statistic in trainer._statistics])
+        samples.append([np.sort(statistic[:, 0]) for statistic in trainer.data.constraints.statistics])
     np.testing.assert_array_equal(samples[0][0], samples[1][0])
     assert len(samples[0][0]) != len(samples[0][1]) or (samples[0][0] != samples[0][1]).any()
 
@@ -204,7 +204,7 @@ def test_resampled_members_go_to_the_estimates_of_their_resamples():
     events = Gaussian().observed(2000, np.random.default_rng(7))
     trainer = Trainer(Gaussian(), dataclasses.replace(QUICK, bootstrap=True), events, n_steps=400)
     trainer.run()
-    for draws, sample in zip(trainer.draws, trainer._statistics, strict=True):
+    for draws, sample in zip(trainer.draws, trainer.data.constraints.statistics, strict=True):
         assert np.abs(distances(draws[None], sample.double().numpy())).max() < 1
     assert np.abs(distances(trainer.draws, events)).max() > 0.5
 
