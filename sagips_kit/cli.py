@@ -181,7 +181,7 @@ def _run(options):
     from .running.launch import run
     from .running.signals import Signals
     from .running.spec import RunSpec
-    from .store.status import read_progress
+    from .store.status import read_status
 
     world = World.here()
     # A mistake in the spec is reported once, not by every rank.
@@ -200,7 +200,7 @@ def _run(options):
         how = ", finished already" if result["first_step"] == spec.n_steps else how
         ranks = counted(world.size, "rank")
         print(f"{result['steps']} steps on {ranks} in {result['elapsed_s']:.0f} s{how}: {spec.store}")
-        if read_progress(spec.store).step < spec.n_steps:
+        if not read_status(spec.store).is_finished:
             print(f"Stopped before step {spec.n_steps}. The same command with --resume goes on.")
         _print_summary(spec.store)
 
@@ -252,10 +252,9 @@ def _info(options):
 def _print_summary(path):
     from .analysis import summary, warnings_of
     from .store.reader import open_run
-    from .store.status import read_progress
+    from .store.status import read_status
 
-    progress = read_progress(path)
-    if progress.step == progress.n_steps:
+    if read_status(path).is_finished:
         run = open_run(path)
         print(*warnings_of(run), summary(run).to_string(float_format="%.4g"), sep="\n")
 

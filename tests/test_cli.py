@@ -11,7 +11,7 @@ import xarray as xr
 from gaussian import QUICK, Gaussian
 from mpi_launcher import environment, mpiexec
 
-from sagips_kit import RunSpec, open_run, prepare, read_progress, request_stop, run_rank
+from sagips_kit import RunSpec, open_run, prepare, read_status, request_stop, run_rank
 from sagips_kit._value import value
 from sagips_kit.cli import main
 from sagips_kit.ranks.world import World
@@ -48,7 +48,7 @@ def test_run_trains_and_prints_the_estimates(capsys, path, spec):
     first, *table = out.splitlines()
     assert first.startswith("20 steps on 1 rank in ") and first.endswith(spec.store)
     assert [line.split()[0] for line in table[-2:]] == ["mu", "sigma"]
-    assert read_progress(spec.store).is_finished
+    assert read_status(spec.store).is_finished
 
 
 def test_a_problem_may_lie_in_the_folder(capsys, tmp_path, monkeypatch):
@@ -74,9 +74,9 @@ def test_run_refuses_a_store_in_use_and_takes_another(capsys, path, spec, tmp_pa
     assert (status, out) == (2, "")
     assert err.startswith("sagips: `") and "already holds an unfinished run" in err and err.count("\n") == 1
     assert sagips(capsys, "run", path, "--store", tmp_path / "b.zarr")[0] == 0
-    assert read_progress(spec.store).step == 0 and read_progress(tmp_path / "b.zarr").is_finished
+    assert read_status(spec.store).step == 0 and read_status(tmp_path / "b.zarr").is_finished
     assert sagips(capsys, "run", path, "--overwrite")[0] == 0
-    assert read_progress(spec.store).is_finished
+    assert read_status(spec.store).is_finished
 
 
 def test_a_stopped_run_ends_well(capsys, path, spec):

@@ -56,14 +56,14 @@ def parts(dashboard):
 def test_it_follows_the_run_to_its_end(path, show):
     dashboard = show(path, interval=0.01)
     bar, button, facts, image = parts(dashboard)
-    assert (bar.value, bar.max) == (300, 1000) and "running</b>: step 300 of 1 000" in facts.value
+    assert (bar.value, bar.max) == (300, 1000) and "unfinished</b>: step 300 of 1 000" in facts.value
     assert bytes(image.value).startswith(b"\x89PNG") and not button.disabled
     before = image.value
     advance(path, 500)
     until(lambda: bar.value == 500 and image.value != before)
     assert "steps/s, about" in facts.value
     advance(path, 1000)
-    until(lambda: "finished</b>" in facts.value)
+    until(lambda: "<b>finished</b>" in facts.value)
     assert button.disabled
     until(lambda: not dashboard._thread.is_alive())
     assert "step 1000" in repr(dashboard)

@@ -49,7 +49,7 @@ def test_dropped_steps_are_told(tmp_path):
 
 def test_a_snapshot_has_the_numbers_of_the_run(tmp_path):
     now = progress_line.snapshot(train(tmp_path / "a.zarr", (50, 55), deviation=0.05))
-    assert (now.step, now.last_step, now.n_steps, now.staleness) == (50, 55, 100, 2.0)
+    assert (now.status.steps.tolist(), now.status.stop_step, now.staleness) == ([50, 55], 100, 2.0)
     assert now.rate == pytest.approx(10) and now.elapsed_s == pytest.approx(5) and now.waited == pytest.approx(0.25)
     # A tenth of 20 rows is 2 of 5 steps each: 0.1 in units of 0.05.
     assert now.moved == pytest.approx(2) and now.moved_unit == "floor units"
@@ -67,11 +67,11 @@ def test_a_run_that_was_asked_to_stop_ends_there(tmp_path):
     path = train(tmp_path / "a.zarr", (50, 50))
     status.request_stop(path, 60)
     now = progress_line.snapshot(path)
-    assert now.n_steps == 60 and "asked to stop there, before 100" in now.line()
+    assert now.status.stop_step == 60 and "asked to stop there, before 100" in now.line()
 
 
 @pytest.mark.parametrize("steps", [(0, 0), (0, 20), (5, 5)])
 def test_a_run_that_has_just_begun_has_a_line_too(tmp_path, steps):
     now = progress_line.snapshot(train(tmp_path / "a.zarr", steps))
-    assert now.step == steps[0] and math.isnan(now.rate) and math.isnan(now.moved)
+    assert now.status.step == steps[0] and math.isnan(now.rate) and math.isnan(now.moved)
     assert f"{steps[0]}/100" in now.line() and "moved" not in now.line()

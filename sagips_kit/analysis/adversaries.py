@@ -5,7 +5,8 @@ import xarray as xr
 from scipy.stats import rankdata
 
 from ..store import schema
-from .base import for_each_run, group_of, progress_of, quantiles
+from ..store.status import RunStatus
+from .base import for_each_run, group_of, quantiles
 from .events import snapshots
 
 
@@ -94,10 +95,10 @@ def discriminator(run: xr.DataTree, n_bins: int = 40) -> xr.Dataset:
     """
     scores = group_of(run, schema.SCORES).load()
     if scores[schema.SCORE_OBSERVED].isnull().all():
-        step, n_steps = progress_of(run)
+        status = RunStatus.from_run(run)
         raise ValueError(
-            f"No scores have been written yet: the run is at step {step} of {n_steps}, and the discriminators score "
-            "events at its end. Look at losses(run) until then."
+            f"No scores have been written yet: the run is at step {status.step} of {status.n_steps}, and the "
+            "discriminators score events at its end. Look at losses(run) until then."
         )
     observed, generated = (
         scores[name].transpose(schema.RANK, schema.MEMBER, schema.EVENT).values

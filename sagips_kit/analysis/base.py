@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from ..store import schema
+from ..store.status import RunStatus
 
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 
@@ -124,14 +125,9 @@ def group_of(run: xr.DataTree, name: str) -> xr.Dataset:
     return run.children[name].to_dataset()
 
 
-def progress_of(run: xr.DataTree) -> tuple[int, int]:
-    """Steps that all ranks have completed, and steps of the whole run."""
-    return int(group_of(run, schema.HISTORY)[schema.PROGRESS].min()), schema.layout_of(run.attrs).n_steps
-
-
 @for_each_run
 def state(run: xr.DataTree) -> str:
-    """Whether a run is finished, was stopped early on request, or neither yet.
+    """How far a run is, in one word.
 
     Parameters
     ----------
@@ -141,7 +137,8 @@ def state(run: xr.DataTree) -> str:
     Returns
     -------
     str
-        "finished", "stopped" or "unfinished"; for several runs a DataArray of these.
+        "finished"; "stopped" early on request; "stopping", which is still on the way to that step; or "unfinished",
+        which has steps left.  For several runs a DataArray of these.
 
     See Also
     --------
@@ -153,10 +150,7 @@ def state(run: xr.DataTree) -> str:
     >>> analysis.state(open_run("runs/proxy.zarr"))
     'finished'
     """
-    step, n_steps = progress_of(run)
-    if step >= n_steps:
-        return "finished"
-    return "stopped" if step >= int(group_of(run, schema.CONTROL)[schema.STOP_STEP]) else "unfinished"
+    return RunStatus.from_run(run).state
 
 
 @for_each_run
@@ -197,15 +191,15 @@ def written(run: xr.DataTree, group: str) -> xr.Dataset:
     # A chain that diverged in one parameter stays, to be seen.
     chains = group_of(run, group).load().dropna(schema.CHAIN, how="all")
     if not chains.sizes[schema.CHAIN]:
-        step, n_steps = progress_of(run)
-        if state(run) == "stopped":
+        status = RunStatus.from_run(run)
+        if status.state == "stopped":
             raise ValueError(
-                f"No chain has been written: the run was stopped at step {step} of {n_steps}. Continue it with "
-                "resume=True, or look at convergence(run)."
+                f"No chain has been written: the run was stopped at step {status.step} of {status.n_steps}. Continue "
+                "it with resume=True, or look at convergence(run)."
             )
         raise ValueError(
-            f"No chain has been written yet: the run is at step {step} of {n_steps}. Look at convergence(run) "
-            "until it ends, then open the run again."
+            f"No chain has been written yet: the run is at step {status.step} of {status.n_steps}. Look at "
+            "convergence(run) until it ends, then open the run again."
         )
     return chains
 

@@ -14,7 +14,7 @@ from zarr.abc.store import Store
 from ..store import schema
 from ..store.location import Location, is_url, local_path
 from ..store.reader import open_run
-from .base import progress_of
+from ..store.status import RunStatus
 from .estimates import distance_to_mle
 from .facts import fact
 
@@ -181,7 +181,8 @@ def _row(path: Path) -> dict[str, Any]:
     try:
         run = open_run(path)
         row = {name: fact(run, name) for name in ("problem", "mode", "ranks", "members", "seed", "state")}
-        row["step"], row["n_steps"] = progress_of(run)
+        status = RunStatus.from_run(run)
+        row["step"], row["n_steps"] = status.step, status.n_steps
         row["created"] = run.attrs[schema.CREATED_KEY]
     except (ValueError, OSError) as error:
         return {"state": str(error), "created": ""}

@@ -9,7 +9,8 @@ import xarray as xr
 
 from .._text import counted
 from ..store import schema
-from .base import each_run, for_each_run, group_of, progress_of, single_run, state
+from ..store.status import RunStatus
+from .base import each_run, for_each_run, group_of, single_run, state
 
 _SETTINGS = "settings"
 
@@ -159,7 +160,7 @@ def describe(run: xr.DataTree) -> str:
     runs = each_run(run)
     if dim := run.attrs.get(schema.ALONG_KEY):
         return "\n\n".join(f"{dim} = {label}\n{describe(one)}" for label, one in runs.items())
-    facts, layout, (step, n_steps) = run.attrs, schema.layout_of(run.attrs), progress_of(run)
+    facts, layout = run.attrs, schema.layout_of(run.attrs)
     parameters, observables = schema.names_of(facts)
     where = environment(run)
     source = group_of(run, schema.OBSERVED).attrs.get(schema.SOURCE_KEY)
@@ -170,7 +171,7 @@ def describe(run: xr.DataTree) -> str:
         "ranks": f"{layout.n_ranks}, {counted(layout.n_members, 'member')} each",
         "mode": facts[schema.MODE_KEY] or "unknown",
         "chains": counted(layout.n_chains, "independent generator"),
-        "progress": f"step {step} of {n_steps}, {state(run)}",
+        "progress": str(RunStatus.from_run(run)),
         "resumed": _resumed(group_of(run, schema.CONTROL).attrs.get(schema.RESUMED_KEY, [])),
         "created": f"{facts[schema.CREATED_KEY]} on {facts[schema.HOSTNAME_KEY]}",
         "ran on": f"{where[schema.HOST]} ({where[schema.DEVICE]})",

@@ -21,7 +21,6 @@ from ..problems.pipeline import Pipeline
 from ..statistics.fisher import fisher_information, information_and_score
 from ..statistics.information import Information
 from .case import Case
-from .contract import has_likelihood
 from .report import Remark, fix, note
 
 _N_EVENTS = 20_000
@@ -63,7 +62,7 @@ def observed(case: Case) -> Iterator[Remark]:
 def likelihood(case: Case) -> Iterator[Remark]:
     """The likelihood is that of the simulated events."""
     problem, theta = case.problem, case.middle
-    if not has_likelihood(problem):
+    if not problem.has_likelihood:
         yield note("there is no log_likelihood, so a run will have no reference fit to be compared with.")
         return
     statistic = problem.statistic(case.simulate(theta, case.independent_noise(_N_EVENTS)))
@@ -139,7 +138,7 @@ def grids(case: Case) -> Iterator[Remark]:
         return (torch.func.grad(problem.log_likelihood)(theta, statistic) * case.width).numpy()
 
     found = {"the answer": (_information(problem, case, case.events.numpy()), by_features)}
-    if has_likelihood(problem):
+    if problem.has_likelihood:
         statistic = problem.statistic(events)
         matrix, pulls = _curvature(case, statistic)
         information = Information(problem.parameters, case.width.numpy(), (per_event * matrix + pulls).numpy())

@@ -141,7 +141,7 @@ def _shapes_of_the_rest(case: Case, events: Tensor) -> Iterator[Remark]:
     constraints = problem.constraints(theta, case.statistic)
     if constraints.ndim != 1:
         yield fix(f"constraints returns {tuple(constraints.shape)}: should be one-dimensional, (constraint,).")
-    if has_likelihood(problem):
+    if problem.has_likelihood:
         value = problem.log_likelihood(theta, case.statistic)
         if value.ndim:
             yield fix(f"log_likelihood returns {tuple(value.shape)}: should be a scalar. Add .sum().")
@@ -161,10 +161,6 @@ def derivative(case: Case) -> Iterator[Remark]:
             return
     if not is_there:
         yield fix(f"simulate has no derivative: torch sees no connection from theta to the events. {_WITHOUT}")
-
-
-def has_likelihood(problem: Problem) -> bool:
-    return type(problem).log_likelihood is not Problem.log_likelihood
 
 
 def batches(case: Case) -> Iterator[Remark]:

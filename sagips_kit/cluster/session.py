@@ -3,7 +3,6 @@
 `engines` starts them; `handle` follows a submitted run to its end.
 """
 
-import importlib.metadata
 import os
 import pickle
 import platform
@@ -372,14 +371,9 @@ def _device() -> str:
 
 
 def _versions() -> dict[str, str]:
-    return {name: platform.python_version() if name == "python" else _version(name) for name in VERSIONS}
+    from ..store.create import installed_version
 
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    return {name: platform.python_version() if name == "python" else installed_version(name) for name in VERSIONS}
 
 
 def _differences(facts: list[dict[str, Any]], n: int, command: str) -> list[str]:

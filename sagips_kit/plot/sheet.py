@@ -10,6 +10,7 @@ import numpy as np
 from .. import analysis
 from .._text import counted
 from ..store import schema
+from ..store.status import RunStatus
 from .adversaries import discriminator, evolution
 from .answer import estimates, pulls
 from .pairs import posterior
@@ -144,5 +145,5 @@ def _observables(run):
 
 def _title(run):
     facts = [run.attrs[schema.PROBLEM_KEY], analysis.fact(run, "mode"), counted(analysis.fact(run, "ranks"), "rank")]
-    step = int(run[schema.HISTORY][schema.PROGRESS].min())
-    return ", ".join([*filter(None, facts), f"step {step} of {run.attrs[schema.LAYOUT_KEY]['n_steps']}"])
+    status = RunStatus.from_run(run)
+    return ", ".join([*filter(None, facts), f"step {status.step} of {status.n_steps}"])

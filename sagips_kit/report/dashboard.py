@@ -61,9 +61,9 @@ class Dashboard:
 
     def refresh(self):
         """Look at the store once; returns whether the run can still go on."""
-        progress = status.read_progress(self.path)
-        total = min(progress.n_steps, progress.stop_step)
-        goes_on = not (progress.is_finished or self._failed())
+        progress = status.read_status(self.path)
+        total = progress.stop_step
+        goes_on = not (progress.has_ended or self._failed())
         self._bar.max, self._bar.value = total, progress.step
         self._button.disabled = not goes_on
         if self._seen != progress.steps.tolist():
@@ -98,13 +98,12 @@ class Dashboard:
                 self._facts.value = f"<b>The store cannot be read:</b> {html.escape(str(error))}"
 
     def _words(self, progress, total):
-        state = "finished" if progress.is_finished else "failed" if self._failed() else "running"
-        if progress.is_finished and total < progress.n_steps:
-            state = "stopped"
+        is_failed = self._failed() and not progress.has_ended
+        state = "failed" if is_failed else progress.state
         words = f"<b>{state}</b>: step {spaced(progress.step)} of {spaced(total)}"
         if progress.steps.max() > progress.step:
             words += f", the fastest rank at {spaced(int(progress.steps.max()))}"
-        if self._pace is not None and state == "running" and float(self._pace["step_rate"]) > 0:
+        if self._pace is not None and not (is_failed or progress.has_ended) and float(self._pace["step_rate"]) > 0:
             rate = float(self._pace["step_rate"])
             words += f"; {rate:.3g} steps/s, about {(total - progress.step) / rate:.0f} s left"
         if self._pace is not None:

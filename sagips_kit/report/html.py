@@ -11,6 +11,7 @@ from .. import analysis
 from ..plot import pictures
 from ..plot.base import label
 from ..store import schema
+from ..store.status import RunStatus
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
@@ -41,9 +42,8 @@ def page(run):
         HTML, figures embedded.
     """
     title = f"{run.attrs[schema.PROBLEM_KEY]}: {analysis.fact(run, 'mode') or 'run'}"
-    step, n_steps = int(run[schema.HISTORY][schema.PROGRESS].min()), run.attrs[schema.LAYOUT_KEY]["n_steps"]
     created = run.attrs[schema.CREATED_KEY][:16].replace("T", " ")
-    lead = f"{analysis.state(run)}, step {step} of {n_steps}; created {created} UTC; read from {_source(run)}"
+    lead = f"{RunStatus.from_run(run)}; created {created} UTC; read from {_source(run)}"
     parts = [
         f"<h1>{_text(title)}</h1><p class=lead>{_text(lead)}</p>",
         "<h2>Estimates</h2>",

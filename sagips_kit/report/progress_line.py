@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..store import schema, status
+from ..store import schema
 from ..store.group import damage_explained, open_group
+from ..store.status import RunStatus, read_status
 
 _MOVE = 0.1  # of the run: over so many steps the movement is measured
 _N_RANKS = 32  # that are looked at, evenly spread: each has files of its own
@@ -22,12 +23,8 @@ class Snapshot:
 
     Attributes
     ----------
-    step, last_step : int
-        Steps that every rank, and the fastest rank, have completed.
-    n_steps : int
-        Where the run ends.
-    n_planned : int
-        Where it would end if it had not been asked to stop.
+    status : RunStatus
+        Steps of each rank, and where the run ends.
     elapsed_s : float
         Since the run started, in seconds.
     rate : float
@@ -45,10 +42,7 @@ class Snapshot:
         last steps.
     """
 
-    step: int
-    last_step: int
-    n_steps: int
-    n_planned: int
+    status: RunStatus
     elapsed_s: float = 0.0
     rate: float = math.nan
     moved: float = math.nan
@@ -61,9 +55,10 @@ class Snapshot:
         """The snapshot as a line of text: bar, steps, time used and left, rate, movement, waiting, staleness."""
         from tqdm import tqdm
 
-        words = [f"ranks {self.step}...{self.last_step}"]
-        if self.n_steps < self.n_planned:
-            words.insert(0, f"asked to stop there, before {self.n_planned}")
+        now = self.status
+        words = [f"ranks {now.step}...{now.steps.max()}"]
+        if now.stop_step < now.n_steps:
+            words.insert(0, f"asked to stop there, before {now.n_steps}")
         if not math.isnan(self.moved):
             words.append(f"moved {self.moved:.2g} {self.moved_unit}")
         if not math.isnan(self.waited):
@@ -73,8 +68,8 @@ class Snapshot:
         if self.rejected:
             words.append(f"{self.rejected} bad steps dropped")
         return tqdm.format_meter(
-            self.step,
-            self.n_steps,
+            now.step,
+            now.stop_step,
             self.elapsed_s,
             rate=None if math.isnan(self.rate) else self.rate,
             unit="step",
@@ -91,13 +86,11 @@ def snapshot(path):
 
 def _snapshot(path):
     root = open_group(path, "r")
-    progress = status.read_progress(path)
+    now = read_status(path)
     layout = schema.RunLayout(**root.attrs[schema.LAYOUT_KEY])
-    end = min(progress.n_steps, progress.stop_step)
-    now = Snapshot(progress.step, int(progress.steps.max()), end, progress.n_steps)
-    row = int(np.searchsorted(layout.steps, progress.step, side="right")) - 1
+    row = int(np.searchsorted(layout.steps, now.step, side="right")) - 1
     if row < 1:
-        return now
+        return Snapshot(now)
     back = max(0, row - max(1, round(_MOVE * len(layout.steps))))
     history, ranks = root[schema.HISTORY], slice(None, None, math.ceil(layout.n_ranks / _N_RANKS))
     elapsed = history["elapsed_s"][ranks, back : row + 1]
@@ -105,10 +98,7 @@ def _snapshot(path):
     duration = np.maximum(elapsed[:, -1] - elapsed[:, 0], 1e-9)
     moved, unit = _moved(root, history["theta"][ranks, :, row] - history["theta"][ranks, :, back])
     return Snapshot(
-        now.step,
-        now.last_step,
-        end,
-        progress.n_steps,
+        now,
         elapsed_s=float(np.nan_to_num(elapsed[:, -1]).max()),
         rate=(layout.steps[row] - layout.steps[back]) / float(duration.max()),
         moved=moved,

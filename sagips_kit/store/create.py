@@ -30,7 +30,7 @@ from zarr.storage import LocalStore
 from .._text import spaced
 from . import schema
 from .location import Location, beside, explained, is_empty, is_on_disk, local_path, located, old_prefix
-from .status import read_progress
+from .status import read_status
 
 # Rows of float32 shrink to two thirds with it, those of float64 to 60 %; without shuffled bits it is nine tenths.
 _COMPRESSION = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")
@@ -328,7 +328,7 @@ def check_free(path: Location, overwrite: bool = False) -> bool:
     """Whether there is a run at `path` to be replaced; FileExistsError if anything is there that must not be."""
     located(path)  # raises an error that says what is wrong with a URL
     try:
-        progress = read_progress(path)
+        status = read_status(path)
     except FileNotFoundError:
         if is_empty(path):
             return False
@@ -338,9 +338,10 @@ def check_free(path: Location, overwrite: bool = False) -> bool:
     except ValueError as error:
         raise FileExistsError(f"{error} It is not overwritten; choose another path.") from None
     if not overwrite:
-        done, resume = f"a finished run ({spaced(progress.step)} steps)", ""
-        if progress.step < progress.n_steps:
-            done = f"an unfinished run (at step {spaced(progress.step)} of {spaced(progress.n_steps)})"
+        done, resume = f"a finished run ({spaced(status.n_steps)} steps)", ""
+        if not status.is_finished:
+            article = "an" if status.state == "unfinished" else "a"
+            done = f"{article} {status.state} run (at step {spaced(status.step)} of {spaced(status.n_steps)})"
             resume = " continue it with resume=True (`sagips run --resume`),"
         raise FileExistsError(
             f"`{path}` already holds {done}. Open it with open_run(...),{resume} or replace it with overwrite=True "
