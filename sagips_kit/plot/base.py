@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from ..store import schema
@@ -87,6 +87,7 @@ def draw_floor(ax: Axes) -> None:
     # An axis of few decades has few powers of ten.
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
     ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.axhspan(1e-9, 1, color="0.9", lw=0, zorder=0, label="statistical floor")
     ax.axhline(1, color=REFERENCE, ls="--", lw=1.2)
 
