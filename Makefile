@@ -17,8 +17,8 @@ help:
 	@echo "make demo        run the example notebooks on MPI engines of this machine and print the results"
 	@echo "make test        run all tests"
 	@echo "make test-quick  run all tests but the statistical ones and those of a batch scheduler"
-	@echo "make lint        check style and format"
-	@echo "make format      mend what can be mended of that"
+	@echo "make lint        check style, format, types, docstrings and the order of imports"
+	@echo "make format      correct style and format where that can be done automatically"
 	@echo "make install     only install, into .venv; the targets above do so when they need it"
 	@echo "make clean       remove caches and build products; make distclean removes .venv too"
 	@echo "With another Python: make PYTHON=python3.12 ..."
@@ -34,11 +34,14 @@ test: $(INSTALLED)
 test-quick: $(INSTALLED)
 	@$(RUN) -m pytest -m "not slow and not scheduler" $(ARGS)
 
-lint: $(BIN)/ruff
+lint: $(INSTALLED)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache --no-logo
+	@$(BIN)/numpydoc lint $$(git ls-files "sagips_kit/*.py")
+	@$(BIN)/basedpyright --level error
 
-format: $(BIN)/ruff
+format: $(INSTALLED)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
@@ -54,12 +57,7 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "==> Installing PyTorch into .venv"
 	@$(PIP) torch
 	@echo "==> Installing sagips_kit and all else it needs; the first time this takes some minutes"
-	@$(PIP) --editable ".[mpi,data,dayabay,explore,notebooks,test]"
-	@touch $@
-
-$(BIN)/ruff: constraints.txt | $(BIN)/python
-	@echo "==> Installing ruff into .venv"
-	@$(PIP) ruff
+	@$(PIP) --editable ".[mpi,data,dayabay,explore,notebooks,test,lint]"
 	@touch $@
 
 $(BIN)/python:

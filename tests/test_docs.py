@@ -1,0 +1,141 @@
+"""Public docstrings: complete for `help()` alone, and with an example that runs."""
+
+import doctest
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from numpydoc.validate import validate
+
+import sagips_kit
+from sagips_kit import exchange
+from sagips_kit.check.report import Report
+from sagips_kit.cluster.handle import RankError, RunHandle
+from sagips_kit.cluster.jobs import PBS, Slurm
+from sagips_kit.cluster.session import Session
+from sagips_kit.report import export
+from sagips_kit.report.accessor import ChainsAccessor, RunAccessor
+from sagips_kit.report.dashboard import Dashboard
+from sagips_kit.running.tune import Tuning
+from sagips_kit.statistics.information import Information
+from sagips_kit.statistics.likelihood import LikelihoodFit
+from sagips_kit.training.records import Record
+
+# What users get in hand without importing its name
+IN_HAND = [exchange.Channel, exchange.Exchange, exchange.Mixed, Dashboard, Information, LikelihoodFit, PBS]
+IN_HAND += [RankError, Record, Report, RunAccessor, ChainsAccessor, RunHandle, Session, Slurm, Tuning]
+IN_HAND += [export.to_arviz, export.to_csv, export.to_netcdf, export.to_trace]
+# An unknown section, sections out of order, no docstring, parameters and results that are not described, no summary
+CHECKS = {"GL06", "GL07", "GL08", "PR01", "PR02", "PR03", "PR04", "PR07", "RT01", "RT03", "SS01", "SS03", "YD01"}
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def public():
+    """Public functions and classes by name."""
+    found = {}
+    for name in sagips_kit.__all__:
+        thing = getattr(sagips_kit, name)
+        if inspect.ismodule(thing):
+            things = {f"{name}.{one}": getattr(thing, one) for one in thing.__all__}
+            found |= {key: one for key, one in things.items() if not inspect.ismodule(one)}
+        elif name != "__version__":
+            found[name] = thing
+    return found | {thing.__qualname__: thing for thing in IN_HAND}
+
+
+PUBLIC = public()
+EXAMPLES = {name: doctest.DocTestFinder(recurse=False).find(thing, name, globs={}) for name, thing in PUBLIC.items()}
+WITH_ENGINES = {name for name, found in EXAMPLES.items() if any("connect(" in test.docstring for test in found)}
+
+
+def path_of(thing):
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def methods_of(kind):
+    """Public methods and properties that the kit defines, as paths."""
+    for name, member in inspect.getmembers(kind):
+        function = inspect.unwrap(getattr(member, "fget", None) or getattr(member, "func", None) or member)
+        is_ours = getattr(function, "__module__", "").startswith("sagips_kit")
+        if not name.startswith("_") and is_ours and (inspect.isroutine(member) or isinstance(member, property)):
+            yield f"{path_of(kind)}.{name}", isinstance(member, property)
+
+
+def findings(path, is_property=False):
+    skipped = {"PR01", "RT01", "RT03"} if is_property else set()
+    return [f"{path}: {code} {text}" for code, text in validate(path)["errors"] if code in CHECKS - skipped]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstrings_are_complete(name):
+    thing = PUBLIC[name]
+    found = findings(path_of(thing))
+    for path, is_property in methods_of(thing) if inspect.isclass(thing) else ():
+        found += findings(path, is_property)
+    assert not found
+    assert any(test.examples for test in EXAMPLES[name]), "there is no example"
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """A folder with events and a small finished run, as the examples find it."""
+    folder = tmp_path_factory.mktemp("examples")
+    events = sagips_kit.Proxy().observed(2000, np.random.default_rng(1))
+    np.save(folder / "events.npy", events)
+    settings = sagips_kit.Settings(n_members=2, n_events=256)
+    spec = sagips_kit.RunSpec(
+        problem=sagips_kit.Proxy(),
+        store=str(folder / "runs/proxy.zarr"),
+        settings=settings,
+        n_steps=200,
+        n_observed=2000,
+    )
+    sagips_kit.run(spec)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ipython_dir(tmp_path_factory):
+    """Two engines that all examples share, started as in a terminal."""
+    folder = tmp_path_factory.mktemp("ipython")
+    environment = os.environ | {"IPYTHONDIR": str(folder)}
+    subprocess.run([sys.executable, "-m", "sagips_kit", "profiles", "install", "local"], env=environment, check=True)
+    command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=local", "--n=2"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not list(folder.glob("profile_local/security/cluster-*.json")):
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.1)
+            yield folder
+        finally:
+            process.terminate()
+
+
+def names(with_engines):
+    return [name for name in PUBLIC if (name in WITH_ENGINES) == with_engines]
+
+
+def run_examples(name, tmp_path, monkeypatch, folder):
+    here = shutil.copytree(folder, tmp_path / "here")
+    monkeypatch.chdir(here)
+    for test in EXAMPLES[name]:
+        outcome = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=(said := []).append)
+        assert outcome.failed == 0, "".join(said)
+
+
+@pytest.mark.parametrize("name", names(with_engines=False))
+def test_examples_run(name, finished_run, tmp_path, monkeypatch):
+    run_examples(name, tmp_path, monkeypatch, finished_run)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("name", names(with_engines=True))
+def test_examples_run_on_engines(name, finished_run, ipython_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(ipython_dir))
+    run_examples(name, tmp_path, monkeypatch, finished_run)
