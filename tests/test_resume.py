@@ -664,7 +664,7 @@ def test_every_mode_goes_on_with_the_same_bits(spec, tmp_path, nest, mode):
     under_mpi(whole, 2, nest)
     stop_at(spec, 100, 2, nest)
     assert read_progress(spec.store).steps.tolist() == [100, 100]
-    assert " from step 100 on" in under_mpi(spec, 2, nest)
+    assert "resumed at step 100" in under_mpi(spec, 2, nest)
     assert_same_bits(spec.store, whole.store)
 
 
@@ -673,7 +673,7 @@ def test_one_sided_ranks_go_on_together(spec, nest):
     """Not with the same bits, since who is how late is chance; but at the same place."""
     spec = change(spec, exchange=Ring(mailbox="one-sided"), n_steps=403)
     stop_at(spec, 200, 2, nest)
-    assert " from step 200 on" in under_mpi(spec, 2, nest)
+    assert "resumed at step 200" in under_mpi(spec, 2, nest)
     theta = open_run(spec.store)["history"]["theta"].mean("member").values
     np.testing.assert_allclose(theta[:, 40], theta[:, 39], atol=0.2)
 

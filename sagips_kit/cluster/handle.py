@@ -8,7 +8,7 @@ import re
 import time
 
 from .._text import listed, tail
-from ..report.progress_line import Line
+from ..report.progress_line import ProgressLine
 from ..running.coordination import Control
 from ..store import schema
 
@@ -95,7 +95,7 @@ class RunHandle:
         RankError
             If a rank has failed.
         """
-        line = Line()
+        line = ProgressLine()
         try:
             while not self._is_over():
                 line.show(self._bar())

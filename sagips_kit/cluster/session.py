@@ -13,7 +13,7 @@ import time
 from collections import Counter
 
 from .._text import listed, tail
-from ..report.progress_line import Line
+from ..report.progress_line import ProgressLine
 from ..store.location import absolute
 from .attached import Elsewhere
 from .handle import POLL_S, RunHandle
@@ -61,7 +61,7 @@ class Session:
 
     def _await_engines(self, timeout, queue_timeout):
         """Wait until all engines are there; returns when the rest should be done, on the monotonic clock."""
-        line, profile, started = Line(), self._engines.profile, time.monotonic()
+        line, profile, started = ProgressLine(), self._engines.profile, time.monotonic()
         deadline = None
         while (n := len(self._client.ids)) < self.n:
             state, waited = self._engines.state(), time.monotonic() - started

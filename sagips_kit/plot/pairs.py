@@ -137,7 +137,9 @@ def _draw_ellipses(ax: Axes, centre: np.ndarray, covariance: np.ndarray) -> None
     angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
     for width, style in [(1, "-"), (2, "--")]:
         minor, major = 2 * width * np.sqrt(np.maximum(eigenvalues, 0))
-        ax.add_patch(Ellipse((centre[0], centre[1]), major, minor, angle=angle, fill=False, color=REFERENCE, lw=1.1, ls=style))
+        ax.add_patch(
+            Ellipse((centre[0], centre[1]), major, minor, angle=angle, fill=False, color=REFERENCE, lw=1.1, ls=style)
+        )
 
 
 def _trim(ax: Axes, has_y: bool, is_left: bool, is_bottom: bool) -> None:

@@ -90,7 +90,9 @@ def convergence(
 def _check_distances(paths: list[xr.Dataset], is_several: bool) -> None:
     """Raise ValueError if none of the paths, as `analysis.convergence` returns them, has a distance to draw."""
     if not any(path.sizes[schema.STEP] for path in paths):
-        raise ValueError("No row of the history has been written yet, so there is no distance to draw. Try again later.")
+        raise ValueError(
+            "No row of the history has been written yet, so there is no distance to draw. Try again later."
+        )
     if not all(path["distance" if is_several else "distance_each"].isnull().all() for path in paths):
         return
     if is_several:
@@ -217,7 +219,9 @@ def timeline(run: xr.DataTree, n_bins: int = 200, ax: Axes | None = None) -> Axe
     ax.set_facecolor("#cfe3f3")  # shows where a rank has no rows
     ax.figure.colorbar(image, ax=ax, label="share of time spent waiting", pad=0.02)
     share = float(times["waited_s"].sum() / (times["waited_s"] + times["compute_s"]).sum())
-    ax.set_title(f"{share:.1%} of the ranks' time was spent waiting (blue: not training)", fontsize="medium", loc="left")
+    ax.set_title(
+        f"{share:.1%} of the ranks' time was spent waiting (blue: not training)", fontsize="medium", loc="left"
+    )
     ax.yaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     ax.set(xlabel="time since the start [s]", ylabel="rank", ylim=(n_ranks - 0.5, -0.5))
     return ax
