@@ -1,8 +1,8 @@
 """Pictures of runs: `plot.X(run)` draws what `analysis.X(run)` computes, and returns matplotlib's Axes.
 
-`posterior` draws the group of that name of the store, and `overview` draws all pictures of a run on one sheet.  Estimate,
-reference and truth differ by marker and line style as well as by colour, so the pictures can be read in grey.  No global
-setting of matplotlib is changed.
+`posterior` draws the group of that name of the store, and `overview` draws all pictures of a run on one sheet.
+Estimate, reference and truth differ by marker and line style as well as by colour, so the pictures can be read in grey.
+No global setting of matplotlib is changed.
 """
 
 from .adversaries import discriminator, evolution

@@ -22,8 +22,9 @@ def evolution(
 ) -> NDArray[np.object_]:
     """Draw the distribution of the generated parameter vectors during training.
 
-    The line is the median of the vectors of all chains together, the bands hold 68 % and 95 % of them.  Maximum-likelihood
-    estimate (MLE), its standard deviation (1 floor unit), truth and published values are drawn where they are known.
+    The line is the median of the vectors of all chains together, the bands hold 68 % and 95 % of them.  The
+    maximum-likelihood estimate (MLE), its standard deviation (1 floor unit), truth and published values are drawn where
+    they are known.
 
     Parameters
     ----------

@@ -25,9 +25,9 @@ _LABELS = {"mean": "estimate", "mle": "MLE [floor units]"}
 def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     """Draw the estimates and their standard deviations relative to the maximum-likelihood estimate.
 
-    Each parameter has a row.  Distances are in floor units: standard deviations of the maximum-likelihood estimate (MLE)
-    from the same events.  The bands show 1 and 2 of them.  If a run has no likelihood fit, its distances are relative
-    to the estimate itself, in units of the standard deviation of the estimate.
+    Each parameter has a row.  Distances are in floor units: standard deviations of the maximum-likelihood estimate
+    (MLE) from the same events.  The bands show 1 and 2 of them.  If a run has no likelihood fit, its distances are
+    relative to the estimate itself, in units of the standard deviation of the estimate.
 
     Parameters
     ----------

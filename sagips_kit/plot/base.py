@@ -105,7 +105,7 @@ def draw_bands(
             ax.stairs(high, edges, baseline=low, fill=True, **style)
     style = {"color": ENSEMBLE, "lw": 1.6, "label": "generated, median"}
     if x is not None:
-        ax.plot(x, middle, **style)
+        ax.plot(x, middle, marker="." if middle.size == 1 else None, **style)
     else:
         ax.stairs(middle, edges, baseline=None, **style)
 

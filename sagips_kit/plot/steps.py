@@ -98,8 +98,8 @@ def _check_distances(paths: list[xr.Dataset], is_several: bool) -> None:
     if is_several:
         raise ValueError("None of these runs has a likelihood fit, so there are no distances in floor units.")
     raise ValueError(
-        "The run has no likelihood fit, so there are no distances in floor units. To see the parameters themselves, type "
-        'plot.evolution(run), or analysis.convergence(run).theta.plot(x="step", hue="parameter").'
+        "The run has no likelihood fit, so there are no distances in floor units. To see the parameters themselves, "
+        'type plot.evolution(run), or analysis.convergence(run).theta.plot(x="step", hue="parameter").'
     )
 
 

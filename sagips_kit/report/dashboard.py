@@ -28,8 +28,8 @@ _DPI = 90
 class Dashboard:
     """A live view of a run in a notebook: its progress, its convergence, and a button that stops it.
 
-    Let a cell end with the dashboard, or with its `widget`, to display it.  It reads the store at regular intervals until
-    the run has ended or the view is closed.
+    Let a cell end with the dashboard, or with its `widget`, to display it.  It reads the store at regular intervals
+    until the run has ended or the view is closed.
 
     Parameters
     ----------

@@ -213,8 +213,8 @@ def to_trace(run: xr.DataTree, path: str | os.PathLike[str], n_rows: int = 1000)
     Notes
     -----
     Each rank appears as a process with one slice for each row of its history.  The time that the rank waited during a
-    row is drawn at the end of its slice, because the history holds its length but not when it was.  Times begin with the
-    training of each rank.  Train with `record_every=1` to get a slice for each step.
+    row is drawn at the end of its slice, because the history holds only its length.  Times begin with the training of
+    each rank.  Train with `record_every=1` to get a slice for each step.
 
     Examples
     --------
@@ -300,7 +300,7 @@ def _new(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a hidden path beside `path`; what is written there is renamed to `path` at the end, or removed on errors."""
+    """Yield a hidden path beside `path`; what is written there is renamed at the end, or removed after an error."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         yield partial
