@@ -5,8 +5,9 @@ ARGS ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
-# Twice quiet: errors only, for a machine's own settings may bring a page of warnings.
-PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
+# Versions that are known to work together, and the installer that finds them without a search.
+CONSTRAINTS := constraints.txt
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python .ci/install.py .venv/install.log --constraint $(CONSTRAINTS)
 # Profiles and logs of engines stay out of ~/.ipython, and mpiexec is the one that belongs to the installed mpi4py.
 RUN = IPYTHONDIR="$(CURDIR)/.ipython" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
 
@@ -53,16 +54,22 @@ distclean: clean
 	@rm -rf .venv
 
 # torch comes first and alone: whatever else asks for it then takes the build that is there.
-$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+$(INSTALLED): pyproject.toml constraints.txt .ci/install.py | $(BIN)/python
 	@echo "==> Installing PyTorch into .venv"
 	@$(PIP) torch
-	@echo "==> Installing sagips_kit and all else it needs; the first time this takes some minutes"
+	@echo "==> Installing sagips_kit and everything it needs; the first time this takes some minutes"
 	@$(PIP) --editable ".[mpi,data,dayabay,explore,notebooks,test,lint]"
 	@touch $@
 
+# pip as old as Python 3.11.2's searches for hours what a newer one resolves in seconds.
 $(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "There is no $(PYTHON). Name another Python, 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "sagips_kit needs Python 3.11 or newer, and $(PYTHON) is not. Name another: make PYTHON=python3.12 ..." >&2; \
 	  exit 1; }
 	@echo "==> Creating .venv with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv --clear .venv
+	@$(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
+	  echo "$(PYTHON) cannot create environments. On Debian and Ubuntu type: sudo apt install python3-venv" >&2; exit 1; }
+	@echo "==> Installing pip into .venv"
+	@$(PIP) pip || { rm -f $(BIN)/python; exit 1; }
