@@ -144,7 +144,7 @@ def test_run_all_shows_progress_and_figures(open_notebook, folder):
 def test_the_dashboard_is_a_widget_that_follows_the_run_and_stops_it(open_notebook, folder):
     path = folder / "live.zarr"
     make_run(make_theta(), path, n_steps=300)
-    source = "from sagips_kit import open_run\n\nopen_run('live.zarr').sagips.dashboard(interval=0.2)"
+    source = "from sagips_kit import open_run\n\nopen_run('live.zarr').sagips.dashboard(interval_s=0.2)"
     notebook = read_quickstart()
     notebook.cells = [nbformat.v4.new_code_cell(source)]
     page = open_notebook(notebook, "dashboard.ipynb", height=600)

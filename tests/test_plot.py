@@ -282,7 +282,7 @@ def test_the_overview_holds_all_pictures(run):
     assert {name.removesuffix(" energy") for name in axes} == set(plot.__all__) - {"overview", "pictures", "pace"}
     figure = axes["losses"].figure.figure
     assert {axes[name].shape for name in with_an_observable} == {(2, 3)}, "by hall"
-    assert figure.get_suptitle() == "SimpleNamespace, 8 ranks, step 1000 of 1000"
+    assert figure.get_suptitle() == "SimpleNamespace, 8 ranks, step 1000 of 1000, finished"
 
 
 def test_the_overview_says_what_is_missing_yet():

@@ -273,7 +273,7 @@ def test_the_page_holds_everything(folder):
 
 def test_the_page_of_a_run_under_way_says_what_there_is_not_yet(folder):
     text = html_report(open_run(folder / "under way.zarr"))
-    assert "unfinished, step 300 of 1000" in text and "No chain has been written yet" in text
+    assert "step 300 of 1000, unfinished" in text and "No chain has been written yet" in text
     assert len(Page(text).images) >= 4
 
 

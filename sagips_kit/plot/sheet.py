@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .. import analysis
 from .._text import counted
 from ..store import schema
+from ..store.status import RunStatus
 from .adversaries import discriminator, evolution
 from .answer import estimate, residuals
 from .base import SEVERAL
@@ -93,7 +94,7 @@ def pictures(run: xr.DataTree) -> list[Picture]:
         return lambda figure: draw(run, figure=figure, **options)
 
     # Pictures of final results are a line of text until there are any.
-    is_finished = analysis.state(run) == "finished"
+    is_finished = RunStatus.from_run(run).is_finished
 
     def at_the_end(height: float) -> float:
         return height if is_finished else _TEXT
@@ -208,5 +209,4 @@ def _observables(run: xr.DataTree) -> tuple[list[str], str | None]:
 def _title(run: xr.DataTree) -> str:
     ranks = counted(run.attrs[schema.LAYOUT_KEY]["n_ranks"], "rank")
     facts = [run.attrs[schema.PROBLEM_KEY], analysis.fact(run, "mode"), ranks]
-    step = int(run[schema.HISTORY].to_dataset()[schema.PROGRESS].min())
-    return ", ".join([*map(str, filter(None, facts)), f"step {step} of {run.attrs[schema.LAYOUT_KEY]['n_steps']}"])
+    return ", ".join([*map(str, filter(None, facts)), str(RunStatus.from_run(run))])

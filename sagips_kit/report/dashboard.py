@@ -146,8 +146,7 @@ class Dashboard:
     def _words(self, status: RunStatus) -> str:
         """The state of the run as a line of HTML."""
         has_failed = self._has_failed() and not status.has_ended
-        state = "failed" if has_failed else "running" if status.state == "unfinished" else status.state
-        words = f"<b>{state}</b>"
+        words = f"<b>{'failed' if has_failed else status.state}</b>"
         words += f": step {spaced(status.step)} of {spaced(status.stop_step)}"
         if status.steps.max() > status.step:
             words += f", the fastest rank is at {spaced(int(status.steps.max()))}"

@@ -14,6 +14,7 @@ from ..plot import pictures
 from ..plot.base import label
 from ..plot.sheet import Picture
 from ..store import schema
+from ..store.status import RunStatus
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
@@ -69,9 +70,8 @@ def html_report(run: xr.DataTree) -> str:
     """
     analysis.single_run(run, "html_report")
     title = f"{run.attrs[schema.PROBLEM_KEY]}: {analysis.fact(run, 'mode') or 'run'}"
-    step = int(run[schema.HISTORY].to_dataset()[schema.PROGRESS].min())
-    n_steps, created = run.attrs[schema.LAYOUT_KEY]["n_steps"], run.attrs[schema.CREATED_KEY][:16].replace("T", " ")
-    lead = f"{analysis.state(run)}, step {step} of {n_steps}; created {created} UTC; read from {_source(run)}"
+    created = run.attrs[schema.CREATED_KEY][:16].replace("T", " ")
+    lead = f"{RunStatus.from_run(run)}; created {created} UTC; read from {_source(run)}"
     parts = [
         f"<h1>{_text(title)}</h1><p class=lead>{_text(lead)}</p>",
         "<h2>Estimates</h2>",

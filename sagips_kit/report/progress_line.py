@@ -34,12 +34,8 @@ class Snapshot:
 
     Attributes
     ----------
-    step, last_step : int
-        Steps that the slowest and the fastest rank have completed.
-    stop_step : int
-        Step at which the run ends.
-    n_steps : int
-        Length of the run, which is larger than `stop_step` if the run was asked to stop early.
+    status : RunStatus
+        The steps of each rank, and where the run ends.
     elapsed_s : float
         Time since the start of the run in seconds.
     rate : float
@@ -56,10 +52,7 @@ class Snapshot:
         Steps that were dropped because their numbers were not finite.
     """
 
-    step: int
-    last_step: int
-    stop_step: int
-    n_steps: int
+    status: RunStatus
     elapsed_s: float = 0.0
     rate: float = math.nan
     moved: float = math.nan
@@ -72,9 +65,10 @@ class Snapshot:
         """The snapshot as text: bar, steps, time used and left, rate, movement, waiting, staleness."""
         from tqdm import tqdm
 
-        words = [f"ranks at {self.step} to {self.last_step}"]
-        if self.stop_step < self.n_steps:
-            words.insert(0, f"will stop there, before {self.n_steps}")
+        step, stop_step, n_steps = self.status.step, self.status.stop_step, self.status.n_steps
+        words = [f"ranks at {step} to {self.status.steps.max()}"]
+        if stop_step < n_steps:
+            words.insert(0, f"asked to stop there, before {n_steps}")
         if not math.isnan(self.moved):
             words.append(f"moved {self.moved:.2g} {self.moved_unit}")
         if not math.isnan(self.waited):
@@ -84,8 +78,8 @@ class Snapshot:
         if self.rejected:
             words.append(f"{self.rejected} bad steps dropped")
         return tqdm.format_meter(
-            self.step,
-            self.stop_step,
+            step,
+            stop_step,
             self.elapsed_s,
             rate=None if math.isnan(self.rate) else self.rate,
             unit="step",
@@ -102,10 +96,9 @@ def snapshot(path: "Location") -> Snapshot:
 
 def _snapshot(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot:
     layout = schema.RunLayout(**root.attrs[schema.LAYOUT_KEY])
-    progress = (status.step, int(status.steps.max()), status.stop_step, status.n_steps)
     row = int(np.searchsorted(layout.steps, status.step, side="right")) - 1
     if row < 1:
-        return Snapshot(*progress)
+        return Snapshot(status)
     back = max(0, row - max(1, round(_WINDOW * len(layout.steps))))
     ranks = slice(None, None, math.ceil(layout.n_ranks / _N_RANKS))
 
@@ -116,7 +109,7 @@ def _snapshot(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot
     duration = np.maximum(elapsed[:, -1] - elapsed[:, 0], 1e-9)
     moved, unit = _moved(path, root, rows("theta", slice(None), row) - rows("theta", slice(None), back))
     return Snapshot(
-        *progress,
+        status,
         elapsed_s=float(np.nan_to_num(elapsed[:, -1]).max()),
         rate=(layout.steps[row] - layout.steps[back]) / float(duration.max()),
         moved=moved,
