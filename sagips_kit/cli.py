@@ -8,7 +8,7 @@ command                            Python
 sagips spec PROBLEM                RunSpec(problem=..., exchange=..., store=...).to_json()
 sagips check SPEC                  check_problem(spec.problem, ...)
 sagips run SPEC                    run(spec, resume=...)
-sagips tune SPEC                   session.tune(spec), tune_exchange(world, ...)
+sagips tune SPEC                   session.tune(spec, trial_s), tune_exchange(world, ..., trial_s)
 sagips list [FOLDER]               list_runs(folder)
 sagips describe STORE              run.sagips.describe(), run.sagips.summary()
 sagips report STORE                run.sagips.report()
@@ -93,7 +93,7 @@ def _add(commands: Any, name: str, function: Any, text: str, **options: Any) -> 
 
 
 def _add_training(commands: Any) -> None:
-    spec = _add(commands, "spec", _spec, "print the JSON spec of a run, for `sagips run` and to be edited")
+    spec = _add(commands, "spec", _spec, "print the JSON spec of a run, to be saved and edited for `sagips run`")
     spec.add_argument("problem", help="a ready problem such as Proxy, or your own as module:Class")
     names = "Ring (default), AllReduce, Independent, ...; edit the file to combine several"
     spec.add_argument("--exchange", default="Ring", help=names)
@@ -105,9 +105,9 @@ def _add_training(commands: Any) -> None:
     run.add_argument("--store", help="write to this folder or URL instead of the one in the spec")
     run.add_argument("--overwrite", action="store_true", help="delete a run that is already in the store")
     run.add_argument("--resume", action="store_true", help="continue the run if it has been started, or start it")
-    tune = _add(commands, "tune", _tune, "compare the speed of modes of exchange on the ranks of this mpiexec")
+    tune = _add(commands, "tune", _tune, "compare how fast the modes of exchange are on the ranks of this mpiexec")
     tune.add_argument("spec", help=_SPEC)
-    tune.add_argument("--seconds", type=float, default=2.0, help="time for each mode (default: 2)")
+    tune.add_argument("--trial-s", type=float, default=2.0, metavar="SECONDS", help="time for each mode (default: 2)")
 
 
 def _add_reading(commands: Any) -> None:
@@ -243,7 +243,7 @@ def _tune(options: Options) -> None:
     world = World.here()
     with world.rank_0_first("rank 0 to read the spec"):
         spec = RunSpec.from_file(options.spec)
-    tuning = tune_run(spec, world, options.seconds)
+    tuning = tune_run(spec, world, options.trial_s)
     if world.rank == 0:
         print(tuning)
 

@@ -1,9 +1,12 @@
 """The command `sagips`: what it prints, its exit status, and its error messages."""
 
+import argparse
 import dataclasses
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from gaussian import QUICK, Gaussian
 from mpi_launcher import environment, mpiexec
 
 from sagips_kit import RunSpec, open_run, prepare, read_status, request_stop, run_rank
+from sagips_kit import cli
 from sagips_kit._value import value
 from sagips_kit.cli import main
 from sagips_kit.ranks.world import World
@@ -164,6 +168,26 @@ def test_mistakes_in_the_spec_leave_nothing_behind(capsys, path, spec, tmp_path)
     status, out, err = sagips(capsys, "run", path)
     assert (status, out) == (2, "") and "unknown field 'n_member'. Did you mean n_members?" in err
     assert list(tmp_path.iterdir()) == [path]
+
+
+def all_parsers(parser):
+    """A parser and those of its sub-commands, by the words of their commands."""
+    yield parser.prog, parser
+    for action in parser._actions:
+        for one in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+            yield from all_parsers(one)
+
+
+def test_every_command_and_argument_is_explained():
+    parsers = dict(all_parsers(cli._parser()))
+    commands = {name for name, parser in parsers.items() if parser.get_default("command")}
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    for text in (cli.__doc__, readme.replace("|", " ").replace("`", "")):
+        rows = {" ".join(re.findall("[a-z]+", row[0])) for row in re.findall(r"^ *(sagips [a-z ]+)", text, re.M)}
+        assert {name for name in commands if not any(row.startswith(name) for row in rows)} == set()
+    for name, parser in parsers.items():
+        assert parser.description in parser.format_help().replace("\n", " "), name
+        assert all(action.help for action in parser._actions if action.metavar not in ("COMMAND", "ACTION")), name
 
 
 @pytest.mark.parametrize("arguments", [(), ("train",), ("run",), ("spec", "Proxy")])

@@ -272,10 +272,8 @@ def test_list_tells_what_is_installed(capsys):
 
 def test_install_says_what_is_missing_still(capsys):
     status, out, _ = sagips(capsys, "profiles", "install", "polaris", "--account", "physics", "--ranks-per-node=2")
-    assert (
-        status == 0
-        and "Options that are still missing: walltime, filesystems. Type `sagips profiles install polaris" in out
-    )
+    assert status == 0
+    assert "Options that are still missing: walltime, filesystems. Type `sagips profiles install polaris" in out
     assert profiles.find("polaris").options["ranks_per_node"] == 2
 
 
