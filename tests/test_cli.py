@@ -14,8 +14,7 @@ import xarray as xr
 from gaussian import QUICK, Gaussian
 from mpi_launcher import environment, mpiexec
 
-from sagips_kit import RunSpec, open_run, prepare, read_status, request_stop, run_rank
-from sagips_kit import cli
+from sagips_kit import RunSpec, cli, open_run, prepare, read_status, request_stop, run_rank
 from sagips_kit._value import value
 from sagips_kit.cli import main
 from sagips_kit.ranks.world import World
