@@ -63,7 +63,7 @@ def test_it_follows_the_run_to_its_end(path, show):
     until(lambda: bar.value == 500 and image.value != before)
     assert "steps/s, about" in facts.value
     advance(path, 1000)
-    until(lambda: "finished</b>" in facts.value)
+    until(lambda: "<b>finished</b>" in facts.value)
     assert button.disabled
     until(lambda: not dashboard._thread.is_alive())
     assert "step 1000" in repr(dashboard)
