@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -95,7 +95,8 @@ def snapshot(path: "Location") -> Snapshot:
 
 
 def _snapshot(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot:
-    layout = schema.RunLayout(**root.attrs[schema.LAYOUT_KEY])
+    sizes: Any = root.attrs[schema.LAYOUT_KEY]
+    layout = schema.RunLayout(**sizes)
     row = int(np.searchsorted(layout.steps, status.step, side="right")) - 1
     if row < 1:
         return Snapshot(status)
