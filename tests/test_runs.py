@@ -196,6 +196,16 @@ def test_tables_hold_estimates_draws_and_convergence(folder, tmp_path):
     assert [path.name for path in under_way] == ["convergence.csv"]
 
 
+def test_tables_of_a_damaged_run_are_refused(folder, tmp_path):
+    """Damaged chains are not taken for chains that have not been written yet."""
+    for chunk in (folder / "ring.zarr" / "posterior" / "theta1" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="is damaged: posterior/theta1 cannot be read"):
+        export.to_csv(open_run(folder / "ring.zarr"), tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
 def test_a_timeline_holds_all_time_and_all_waiting(folder, tmp_path):
     run = open_run(folder / "under way.zarr")
     history = run["history"].isel(rank=1).to_dataset().dropna("step", subset=["elapsed_s"])
