@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 
 from sagips_kit import RunSpec, analysis, list_runs, open_run, read_progress
@@ -14,6 +16,17 @@ from sagips_kit.store.writer import RunWriter
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {"00_quickstart": "quickstart", "01_dayabay": "dayabay", "04_on_a_cluster": "cluster"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_papermill_understands_every_parameter(path, caplog):
+    """It reads them line by line, and a comment behind a value can make it give up on the line."""
+    cells = nbformat.read(path, as_version=4).cells
+    source = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    names = [line.partition(" = ")[0] for line in source.splitlines() if not line.startswith("#")]
+    found = papermill.inspect_notebook(str(path))
+    assert not caplog.records and list(found) == names
+    assert all(entry["default"] != "None" for entry in found.values())
 
 
 def execute(notebook, folder, **parameters):
