@@ -365,12 +365,12 @@ def train(start):
     """A run that writes its progress; defined here, as only nested functions travel by value from a test module."""
 
     def train(rank, path):
-        milestones = Milestones(Control(path), "", rank, 10, 400, 0, Signals())
+        milestones = Milestones(Control(path), rank, 10, 400, 0, Signals())
         with RunWriter(path, rank) as writer:
             for step in range(10, 401, 10):
                 time.sleep(0.1)
                 writer.set_progress(step)
-                if step < 400 and milestones.reached(step)[0]:
+                if step < 400 and milestones.reached(step).stop:
                     break
         return step
 
@@ -380,12 +380,12 @@ def train(start):
 def test_progress_and_stop_go_through_the_store(train):
     run = train()
     deadline = time.monotonic() + 30
-    while run.progress().steps.min() < 20:
+    while run.status().steps.min() < 20:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     run.stop()
     ends = run.result()
-    stop_step = run.progress().stop_step
+    stop_step = run.status().stop_step
     assert all(stop_step <= end < stop_step + 10 for end in ends)
     assert stop_step < 400
     assert run.open()
@@ -411,11 +411,11 @@ def test_a_run_of_another_notebook_is_attached(engines, train, capsys):
     with pytest.raises(RuntimeError, match=r"Busy with a run: engines 0, 1. .*session.attach\(path\)"):
         engines.submit(None)
     found.watch(until=20)
-    assert "running" in repr(found)
+    assert "unfinished" in repr(found)
     found.stop()
     found.watch(interval=0.1)
-    assert f"{found.progress().stop_step}/{found.progress().stop_step}" in capsys.readouterr().err
-    assert {rank["steps"] for rank in found.result()} == set(found.progress().steps)
+    assert f"{found.status().stop_step}/{found.status().stop_step}" in capsys.readouterr().err
+    assert {rank["steps"] for rank in found.result()} == set(found.status().steps)
 
 
 def test_a_run_of_another_notebook_that_failed_is_known_to_have(engines, start):

@@ -64,7 +64,7 @@ def methods_of(kind):
     """Public methods and properties that the kit defines, as paths."""
     for name, member in inspect.getmembers(kind):
         function = inspect.unwrap(getattr(member, "fget", None) or getattr(member, "func", None) or member)
-        is_ours = getattr(function, "__module__", "").startswith("sagips_kit")
+        is_ours = (getattr(function, "__module__", None) or "").startswith("sagips_kit")
         if not name.startswith("_") and is_ours and (inspect.isroutine(member) or isinstance(member, property)):
             yield f"{path_of(kind)}.{name}", isinstance(member, property)
 

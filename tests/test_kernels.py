@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sagips_kit import read_progress
+from sagips_kit import read_status
 
 jupyter_client = pytest.importorskip("jupyter_client", reason="no Jupyter: pip install jupyterlab")
 
@@ -92,14 +92,14 @@ async def interrupt_and_restart():
         assert "The run goes on. Look again with .watch()" in await notebook.interrupted("run.watch()")
         await notebook.kernel.restart_kernel()
         assert "joined; `ipcluster stop --profile=local" in await notebook.run(AGAIN)
-        assert "running" in await notebook.run("run.watch(until=run.progress().step + 20)\nrun")
+        assert "unfinished" in await notebook.run("run.watch(until=run.status().step + 20)\nrun")
         assert "100%" in await notebook.run("run.stop()\nrun.watch()")
         await notebook.run("import subprocess\nsubprocess.run(session._engines.stop_line, shell=True)")
 
 
 def test_a_run_outlives_interrupted_cells_and_a_restart(folder):
     asyncio.run(interrupt_and_restart())
-    assert read_progress("a.zarr").is_finished
+    assert read_status("a.zarr").state == "stopped"
 
 
 async def fail(folder):
@@ -111,4 +111,4 @@ async def fail(folder):
 def test_a_notebook_that_ends_by_an_error_leaves_no_engine(folder):
     asyncio.run(fail(folder))
     assert not list(processes_of(folder))
-    assert 20 <= read_progress("a.zarr").step < 100_000
+    assert 20 <= read_status("a.zarr").step < 100_000

@@ -44,7 +44,7 @@ def test_polaris_runs_on_a_plain_pbs():
         pids = [fact["pid"] for fact in session._facts]
         assert session.submit(long_run("a.zarr", 40)).result()[1]["steps"] == 40
         run = session.submit(long_run("b.zarr"))
-        until(lambda: run.progress().step > 0)
+        until(lambda: run.status().step > 0)
         job_id = session._engines.cluster.engine_set.job_id
         session._engines.cluster.engine_set.job.cancel(job_id)
         with pytest.raises(connect.RankError, match=r"(?s)job 1.here: F, exit status 271.*is safe"):

@@ -11,6 +11,7 @@ from zarr.abc.store import Store
 from ..store import schema
 from ..store.location import is_url, local_path
 from ..store.reader import open_run
+from ..store.status import RunStatus
 from .estimates import distance_to_mle
 from .facts import fact
 
@@ -136,8 +137,8 @@ def _row(path):
     try:
         run = open_run(path)
         row = {name: fact(run, name) for name in ("problem", "mode", "ranks", "members", "seed", "state")}
-        row["step"] = int(run[schema.HISTORY][schema.PROGRESS].min())
-        row["n_steps"] = run.attrs[schema.LAYOUT_KEY]["n_steps"]
+        status = RunStatus.from_run(run)
+        row["step"], row["n_steps"] = status.step, status.n_steps
         row["created"] = run.attrs[schema.CREATED_KEY]
     except (ValueError, OSError) as error:
         return {"state": str(error), "created": ""}

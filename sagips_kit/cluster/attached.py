@@ -28,24 +28,24 @@ class Elsewhere:
         return self._is_ready
 
     def successful(self):
-        progress = self._progress()
-        return progress.steps[self._rank] >= min(progress.n_steps, progress.stop_step)
+        status = self._status()
+        return bool(status.steps[self._rank] >= status.stop_step)
 
     def exception(self):
         from ipyparallel.error import RemoteError
 
-        progress = self._progress()
-        step = f"step {progress.steps[self._rank]} of {progress.n_steps}"
+        status = self._status()
+        step = f"step {status.steps[self._rank]} of {status.n_steps}"
         text = f"ended at {step}; the notebook that submitted the run has its message"
         return RemoteError("RunError", text, "")
 
     def get(self):
-        return {"rank": self._rank, "steps": int(self._progress().steps[self._rank])}
+        return {"rank": self._rank, "steps": int(self._status().steps[self._rank])}
 
     def _is_busy(self):
         return self._rank in self._client.ids and self._client.queue_status(self._rank)["queue"] > 0
 
-    def _progress(self):
-        from ..store import status
+    def _status(self):
+        from ..store.status import read_status
 
-        return status.read_progress(self._path)
+        return read_status(self._path)

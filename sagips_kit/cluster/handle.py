@@ -49,11 +49,18 @@ class RunHandle:
         self.path = path
         self._results, self._facts, self._engines = results, facts, engines
 
-    def progress(self):
-        """How far the run is, from its store: `.steps` (rank,), `.n_steps`, `.stop_step`, `.is_finished`."""
-        from ..store import status
+    def status(self):
+        """Read from the store how far the run is.
 
-        return status.read_progress(self.path)
+        Returns
+        -------
+        RunStatus
+            The steps that each rank has completed (`steps`), the length of the run (`n_steps`) and its state in one
+            word (`state`), among others.
+        """
+        from ..store.status import read_status
+
+        return read_status(self.path)
 
     def open(self):
         """The run as a DataTree, at any time; open it again to see more."""
@@ -99,7 +106,7 @@ class RunHandle:
         try:
             while not self._is_over():
                 line.show(self._bar())
-                if until is not None and self.progress().step >= until:
+                if until is not None and self.status().step >= until:
                     return
                 time.sleep(interval)
         except KeyboardInterrupt:
@@ -127,9 +134,9 @@ class RunHandle:
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._is_over():
             if deadline is not None and time.monotonic() > deadline:
-                progress, how = self.progress(), "Call .wait() again, or .stop() to end it."
-                if progress.stop_step < progress.n_steps:
-                    how = f"It will stop at step {progress.stop_step}, {progress.step} are made: call .wait() again."
+                status, how = self.status(), "Call .wait() again, or .stop() to end it."
+                if status.state == "stopping":
+                    how = f"It will stop at step {status.stop_step}, {status.step} are made: call .wait() again."
                 raise TimeoutError(f"{self.path} goes on after {timeout} s. {how}")
             time.sleep(POLL_S)
         self._await_failed()
@@ -168,22 +175,21 @@ class RunHandle:
             time.sleep(POLL_S)
 
     def _was_ended(self):
-        progress = self.progress()
-        return progress.step < progress.n_steps and Control(self.path)[schema.ASKED] == schema.BY_SIGNAL
+        return not self.status().is_finished and Control(self.path)[schema.ASKED] == schema.BY_SIGNAL
 
     def _ended(self):
-        progress = self.progress()
+        status = self.status()
         text = (
             f"The run was asked to end by a signal, or because its job is nearly out of time. It ended at step "
-            f"{progress.step} of {progress.n_steps}; what is in {self.path} is safe. {_GO_ON}"
+            f"{status.step} of {status.n_steps}; what is in {self.path} is safe. {_GO_ON}"
         )
         return RankError(text, None, None, {})
 
     def _lost(self):
-        progress = self.progress()
+        status = self.status()
         text = (
             f"The engines are gone, and the run with them: {self._engines.state().words}. What is in {self.path} up to "
-            f"step {progress.step} of {progress.n_steps} is safe. {_GO_ON}\n"
+            f"step {status.step} of {status.n_steps} is safe. {_GO_ON}\n"
             f"{tail(self._engines.output())}"
         )
         return RankError(text, None, None, {})
@@ -220,8 +226,11 @@ class RunHandle:
         return progress_line.snapshot(self.path).line()
 
     def __repr__(self):
-        state = "failed" if self._failed() else "ended" if self._is_ready() else "running"
-        return f"RunHandle({str(self.path)!r}, ranks={len(self._results)}, {state})"
+        try:
+            status, end = self.status(), ", failed" if self._failed() else ""
+        except (ValueError, OSError):
+            status, end = "its store cannot be read", ""
+        return f"RunHandle({str(self.path)!r}, ranks={len(self._results)}, {status}{end})"
 
 
 def _user_frames(traceback):

@@ -3,7 +3,6 @@
 Nothing here blocks; how engines are started is in `cluster`, what becomes of a submitted run in `handle`.
 """
 
-import importlib.metadata
 import os
 import pickle
 import platform
@@ -215,9 +214,9 @@ class Session:
         FileNotFoundError, ValueError
             If there is no run at `path`, or one of another number of ranks.
         """
-        from ..store import status
+        from ..store.status import read_status
 
-        n_ranks = len(status.read_progress(path).steps)
+        n_ranks = len(read_status(path).steps)
         if n_ranks != self.n:
             raise ValueError(
                 f"`{path}` is a run of {n_ranks} ranks, and this session has {self.n} engines: it runs elsewhere. Look "
@@ -288,14 +287,9 @@ def _device():
 
 
 def _versions():
-    return {name: platform.python_version() if name == "python" else _version(name) for name in VERSIONS}
+    from ..store.create import installed_version
 
-
-def _version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    return {name: platform.python_version() if name == "python" else installed_version(name) for name in VERSIONS}
 
 
 def _differences(facts, n, command):
