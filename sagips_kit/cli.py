@@ -181,7 +181,7 @@ def _spec(options: Options) -> None:
 
 
 def _check(options: Options) -> int:
-    from .check import check_problem
+    from .check.suite import check_problem
     from .running.launch import observed_events
     from .running.spec import RunSpec
 
@@ -329,7 +329,7 @@ def _install_profile(options: Options) -> None:
     from .cluster import profiles
 
     folder = profiles.install_profile(options.name, options.overwrite, **options.settings)
-    print(f"{folder}: {profiles.CONFIG} explains every option")
+    print(f"{folder}: {profiles.CONFIG} explains each option, {profiles.GIVEN} holds those that you have given")
     profile = profiles.find(options.name)
     if profile.missing:
         print(f"Options that are still missing: {', '.join(profile.missing)}. Type `{profile.install_line}`.")

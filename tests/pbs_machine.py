@@ -1,6 +1,6 @@
-"""A stand-in for PBS, of which there is no package: it reads scripts as PBS Pro would, and runs them on this machine.
+"""A simulated PBS, as there is no package of it: it reads scripts as PBS Pro does, and runs them on this machine.
 
-Jobs begin with a fresh environment, leave their output when they have ended, and are forgotten by nobody.  `qsub`,
+Jobs begin with a fresh environment, deliver their output when they have ended, and are never forgotten.  `qsub`,
 `qstat` and `qdel` know the options that the kit uses, and refuse all others.
 """
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 class Line:
-    """What a store needs to know of a problem."""
+    """What a store needs of a problem."""
 
     parameters, lower, upper, units, long_names = ("slope",), (0.0,), (1.0,), {}, {}
     observables, truth, published = ("x",), None, {}
@@ -89,7 +89,7 @@ def _engines_of(pid):
 
 
 def _runs(pid):
-    """Whether a process is there, which one that has ended is not, though nobody has asked how."""
+    """Whether a process is running; a zombie, which has ended but was not reaped, is not."""
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
@@ -131,10 +131,10 @@ def test_a_profile_that_submits_jobs_has_to_be_installed(ipython_dir):
         connect.connect("polaris", N, walltime="1:00:00")
 
 
-def test_an_allocation_is_looked_for(ipython_dir, monkeypatch):
+def test_an_allocation_is_required(ipython_dir, monkeypatch):
     for name in ("PBS_JOBID", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(RuntimeError, match="PBS_JOBID and SLURM_JOB_ID are not set. Begin one with `qsub -I`"):
+    with pytest.raises(RuntimeError, match="PBS_JOBID and SLURM_JOB_ID are not set. Begin a job with `qsub -I`"):
         connect.connect("allocation", N)
 
 
@@ -154,7 +154,7 @@ def test_number_of_engines_is_checked(n):
 
 @pytest.fixture
 def zombie():
-    """The id of a process that has ended, and that nobody has asked how."""
+    """The id of a process that has ended and was not reaped."""
     process = subprocess.Popen(["true"])
     deadline = time.monotonic() + 10
     while _runs(process.pid):
@@ -176,7 +176,7 @@ def test_a_process_that_has_ended_counts_as_ended_reaped_or_not(ipython_dir, zom
     location = json.dumps({"location": "127.0.0.1"})
     (security / f"ipcontroller-{cluster_id}-client.json").write_text(location)
     joined = connect._running(profiles.find("local"), N)
-    # Engines of a notebook that is there are its own; without a controller nobody finds them.
+    # Engines of a living notebook belong to it; without a controller nobody finds them.
     assert (joined is not None) == (who in ("owner", "mpiexec"))
     if joined:
         assert joined.state().phase == ("ended" if who == "mpiexec" else "running")
@@ -187,7 +187,7 @@ def test_a_process_that_has_ended_counts_as_ended_reaped_or_not(ipython_dir, zom
 
 @pytest.fixture
 def mpiexec(ipython_dir, monkeypatch, tmp_path):
-    """Put a script in mpiexec's place; the finder looks beside sys.executable, then on PATH."""
+    """Replace mpiexec by a script; the kit looks beside sys.executable, then on PATH."""
     real = Path(sys.executable).with_name("mpiexec")
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -211,8 +211,8 @@ def test_missing_mpiexec_says_what_to_install(ipython_dir, monkeypatch, tmp_path
 def test_fewer_engines_than_asked(mpiexec):
     mpiexec('shift 2; exec {real} -n 1 "$@"')
     before = _engines_of(os.getpid())
-    with pytest.raises(RuntimeError, match=r"2 engines were asked for, 1 came within .*connect\(timeout="):
-        connect.connect("local", 2, timeout=8)
+    with pytest.raises(RuntimeError, match=r"2 engines were requested, but only 1 came within .*connect\(timeout_s="):
+        connect.connect("local", 2, timeout_s=8)
     assert _engines_of(os.getpid()) == before
 
 
@@ -251,7 +251,7 @@ def test_engines_use_one_thread_each(start):
 
 def test_connect_again_returns_the_open_session(engines):
     assert connect.connect("local", N) is engines
-    with pytest.raises(ValueError, match=r"has 2 engines, n=3 .*connect\(n=2\)"):
+    with pytest.raises(ValueError, match=r"has 2 engines, but n=3 were requested. .*connect\(n=2\)"):
         connect.connect("local", 3)
 
 
@@ -294,14 +294,14 @@ def test_busy_engines_are_refused_before_the_store_is_made(engines, start):
         with pytest.raises(RuntimeError, match="Busy with a run: engines 0, 1"):
             engines.submit(None)
         time.sleep(0.5)
-        engines._results.clear()  # as for a notebook that has joined: only the controller knows of the run
-    run.wait(timeout=30)
+        engines._results.clear()  # as after joining: only the controller knows about the run
+    run.wait(timeout_s=30)
 
 
 # A run
 
 
-def test_failure_surfaces_while_others_go_on(start):
+def test_failure_surfaces_while_others_continue(start):
     def fail(rank, path):
         if rank == 1:
             raise ZeroDivisionError("no events left")
@@ -314,7 +314,7 @@ def test_failure_surfaces_while_others_go_on(start):
     assert caught.value.rank == 1
     assert caught.value.host
     assert ".fail(rank" in caught.value.failures[1]
-    assert "Not ended yet: 0" in str(caught.value)
+    assert "Ranks still running: 0" in str(caught.value)
     assert "\x1b" not in str(caught.value)
     assert "ipyparallel" not in str(caught.value)
 
@@ -329,7 +329,9 @@ def test_cause_is_shown_before_what_follows_from_it(start):
         time.sleep(0.5)
         raise ValueError("bad data")
 
-    with pytest.raises(connect.RankError, match=r"(?s)^Rank 1 on .*bad data.*Failed too: 0: PeerError") as caught:
+    with pytest.raises(
+        connect.RankError, match=r"(?s)^Rank 1 on .*bad data.*Ranks that failed too: 0: PeerError"
+    ) as caught:
         start(fail).wait()
     assert list(caught.value.failures) == [0, 1]
 
@@ -351,18 +353,17 @@ def test_a_rank_that_hangs_ends_the_others_and_is_named(start):
         start(train).wait()
 
 
-def test_wait_gives_up_and_the_run_goes_on(start):
+def test_wait_gives_up_and_the_run_continues(start):
     run = start(lambda rank, path: time.sleep(2))
-    with pytest.raises(TimeoutError, match="goes on"):
-        run.wait(timeout=0.2)
-    assert "running" in repr(run)
-    run.wait(timeout=30)
-    assert "ended" in repr(run)
+    with pytest.raises(TimeoutError, match="continues after 0.2 s. Call .wait"):
+        run.wait(timeout_s=0.2)
+    assert repr(run) == f"RunHandle('{run.path}', 2 ranks, step 0 of 400, unfinished)"
+    run.wait(timeout_s=30)
 
 
 @pytest.fixture
 def train(start):
-    """A run that writes its progress; defined here, as only nested functions travel by value from a test module."""
+    """A run that writes its progress; nested, because only nested functions of a test module are pickled by value."""
 
     def train(rank, path):
         milestones = Milestones(Control(path), rank, 10, 400, 0, Signals())
@@ -391,17 +392,17 @@ def test_progress_and_stop_go_through_the_store(train):
     assert run.open()
 
 
-def test_a_run_that_its_job_has_ended_is_not_taken_for_a_whole_one(train):
+def test_a_run_that_its_job_has_ended_is_not_mistaken_for_a_finished_one(train):
     run = train()
     Control(run.path)[schema.ASKED] = 1  # as a rank does when it is sent a signal
     run.stop()
-    with pytest.raises(connect.RankError, match=r"asked to end by a signal.* step \d+ of 400; .*resume=True\)"):
-        run.wait(timeout=30)
+    with pytest.raises(connect.RankError, match=r"asked to stop by a signal.* step \d+ of 400; .*resume=True\)"):
+        run.wait(timeout_s=30)
 
 
 def test_watch_ends_with_a_full_bar(train, capsys):
     run = train()
-    run.watch(interval=0.1)
+    run.watch(interval_s=0.1)
     assert "100%" in capsys.readouterr().err
 
 
@@ -413,7 +414,8 @@ def test_a_run_of_another_notebook_is_attached(engines, train, capsys):
     found.watch(until=20)
     assert "unfinished" in repr(found)
     found.stop()
-    found.watch(interval=0.1)
+    found.watch(interval_s=0.1)
+    assert repr(found).endswith(", stopped)")
     assert f"{found.status().stop_step}/{found.status().stop_step}" in capsys.readouterr().err
     assert {rank["steps"] for rank in found.result()} == set(found.status().steps)
 
@@ -421,7 +423,7 @@ def test_a_run_of_another_notebook_is_attached(engines, train, capsys):
 def test_a_run_of_another_notebook_that_failed_is_known_to_have(engines, start):
     path = start(lambda rank, path: 1 / (1 - rank)).path
     with pytest.raises(connect.RankError, match=r"ended at step 0 of 400; the notebook that submitted the run"):
-        engines.attach(path).wait(timeout=30)
+        engines.attach(path).wait(timeout_s=30)
 
 
 def test_only_runs_of_these_engines_are_attached(engines, tmp_path):
@@ -442,7 +444,7 @@ def test_interrupting_the_cell_leaves_the_run_alone(train, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(handle.time, "sleep", interrupt)
         run.watch()
-    assert "The run goes on" in capsys.readouterr().err
+    assert "The run continues. Show it again with .watch()" in capsys.readouterr().err
     assert run.result() == [400] * N
 
 
@@ -454,7 +456,7 @@ def test_dead_engines_are_reported_and_close_leaves_no_process(ipython_dir, tmp_
     mine = connect.connect("local", N)
     run = _handle(mine, lambda path: os.kill(os.getpid(), signal.SIGKILL), tmp_path)
     with pytest.raises(connect.RankError, match="have died"):
-        run.wait(timeout=30)
+        run.wait(timeout_s=30)
     with pytest.raises(RuntimeError, match=r"some are gone.*connect\(...\)"):
         mine.submit(None)
     mine.close()
@@ -517,7 +519,7 @@ def test_joins_engines_started_in_a_terminal(ipython_dir):
             assert [fact["rank"] for fact in joined._facts] == [0, 1, 2]
             assert "ipcluster stop --profile=local" in joined.preview()
         assert _engines_of(terminal.pid)
-        with pytest.raises(ValueError, match=r"has 3 engines, n=2 .*ipcluster stop --profile=local"):
+        with pytest.raises(ValueError, match=r"has 3 engines, but n=2 .*ipcluster stop --profile=local"):
             connect.connect("local", 2)
     finally:
         processes = _engines_of(terminal.pid)

@@ -135,6 +135,7 @@ def run_examples(name, tmp_path, monkeypatch, folder):
 
 @pytest.mark.parametrize("name", names(with_engines=False))
 def test_examples_run(name, finished_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # where some of them install a profile
     run_examples(name, tmp_path, monkeypatch, finished_run)
 
 

@@ -24,7 +24,7 @@ pytest.importorskip("ipywidgets", reason="no widgets: pip install ipywidgets")
 playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
 
 ROOT = Path(__file__).parents[1]
-# The system's own: Playwright would download hundreds of megabytes.
+# The system's Chromium: Playwright would download hundreds of megabytes.
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 
 
 def _processes_of(folder):
-    """Servers, kernels and engines, by the environment that they inherit; also those whose parents have ended."""
+    """Servers, kernels and engines, found by the environment that they inherit, even after their parents have ended."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.environ().get("JUPYTER_RUNTIME_DIR") == str(folder / "runtime"):
@@ -81,7 +81,7 @@ def open_notebook(folder, address, tmp_path):
 
         def open_notebook(notebook, name, height):
             nbformat.write(notebook, folder / name)
-            # High enough for all cells: JupyterLab draws only those that are in sight.
+            # High enough for all cells: JupyterLab renders only those that are visible.
             page = browser.new_page(viewport={"width": 1000, "height": height})
             page.set_default_timeout(60_000)
             page.goto(f"{address}lab/tree/{name}?token=secret&reset")
@@ -114,7 +114,7 @@ def run_all(page, path, seconds):
 
     def is_done():
         texts = prompts.all_inner_texts()
-        return texts[0] == "[1]:" and "[*]:" not in texts  # cells after an error are not run
+        return texts[0] == "[1]:" and "[*]:" not in texts  # cells after an error are not executed
 
     until(is_done, seconds)
     page.keyboard.press("Control+s")

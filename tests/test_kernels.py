@@ -1,4 +1,4 @@
-"""What becomes of engines and of a run when the notebook's kernel is interrupted, restarted or ended."""
+"""What happens to engines and to a run when the notebook's kernel is interrupted, restarted or ended."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ print(session.preview())
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Where the notebook is; no process that was started there is left at the end."""
+    """The folder of the notebook; no process that was started there is left at the end."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
@@ -54,7 +54,7 @@ def processes_of(folder):
 
 
 class Notebook:
-    """A kernel, and its cells; to be used in one event loop."""
+    """A kernel that executes cells; to be used in one event loop."""
 
     async def __aenter__(self):
         self.kernel = jupyter_client.AsyncKernelManager(kernel_name="python3")
@@ -79,7 +79,7 @@ class Notebook:
         return "\n".join([*filter(None, texts), *(line for part in shown for line in part.get("traceback", []))])
 
     async def interrupted(self, source):
-        """The same, interrupted after a second."""
+        """Run a cell and interrupt it after a second."""
         cell = asyncio.create_task(self.run(source))
         await asyncio.sleep(1)
         await self.kernel.interrupt_kernel()
@@ -89,7 +89,7 @@ class Notebook:
 async def interrupt_and_restart():
     async with Notebook() as notebook:
         await notebook.run(BEGIN)
-        assert "The run goes on. Look again with .watch()" in await notebook.interrupted("run.watch()")
+        assert "The run continues. Show it again with .watch()" in await notebook.interrupted("run.watch()")
         await notebook.kernel.restart_kernel()
         assert "joined; `ipcluster stop --profile=local" in await notebook.run(AGAIN)
         assert "unfinished" in await notebook.run("run.watch(until=run.status().step + 20)\nrun")

@@ -1,4 +1,4 @@
-"""The profile `polaris` with all that is Polaris switched off, on a stand-in for PBS that runs its jobs here."""
+"""The profile `polaris` without the options of Polaris, on a simulated PBS that runs its jobs on this machine."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ import pytest
 from test_slurm import long_run, until
 
 from sagips_kit.cluster import connect, notebook_job, profiles
+from sagips_kit.cluster.configuration import mpiexec_beside_python
 
 N = 2
 ROOT = Path(__file__).parents[1]
@@ -34,7 +35,7 @@ def installed(tmp_path, monkeypatch):
         affinity="",
         interface="",
         threads=1,
-        mpiexec=f"{profiles.mpiexec_beside_python()} -n {{n}}",
+        mpiexec=f"{mpiexec_beside_python()} -n {{n}}",
     )
 
 
@@ -48,14 +49,14 @@ def test_polaris_runs_on_a_plain_pbs():
         job_id = session._engines.cluster.engine_set.job_id
         session._engines.cluster.engine_set.job.cancel(job_id)
         with pytest.raises(connect.RankError, match=r"(?s)job 1.here: F, exit status 271.*is safe"):
-            run.wait(timeout=60)
+            run.wait(timeout_s=60)
     until(lambda: not any(map(psutil.pid_exists, pids)))
 
 
 def test_a_queue_that_is_too_long_is_left():
-    message = r"still in the queue after .*job 1.here: Q, Not Running: Insufficient amount .* A: 2 T: 2\)"
+    message = r"'polaris' was still in the queue after .*job 1.here: Q, Not Running: Insufficient amount .* A: 2 T: 2\)"
     with pytest.raises(RuntimeError, match=message):
-        connect.connect("polaris", N, queue="full", queue_timeout=1)
+        connect.connect("polaris", N, queue="full", queue_timeout_s=1)
 
 
 def test_interrupting_the_wait_cancels_the_job(tmp_path, monkeypatch):
@@ -70,7 +71,7 @@ def test_interrupting_the_wait_cancels_the_job(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("is_error", [False, True])
-def test_a_session_tells_of_a_job_that_it_could_not_cancel(tmp_path, is_error):
+def test_a_session_warns_of_a_job_that_it_could_not_cancel(tmp_path, is_error):
     qdel = tmp_path / "pbs" / "bin" / "qdel"
     works = qdel.read_text()
     session = connect.connect("polaris", N)
@@ -78,7 +79,7 @@ def test_a_session_tells_of_a_job_that_it_could_not_cancel(tmp_path, is_error):
     qdel.write_text("#!/bin/sh\necho cannot connect to server >&2; exit 255\n")
     message = "Job 1.here was not cancelled.*: cannot connect to server. Type `qdel 1.here` in a terminal"
     try:
-        # Where warnings are errors, the controller ends nevertheless.
+        # Even where warnings are errors, the controller ends.
         with pytest.raises(UserWarning, match=message) if is_error else pytest.warns(UserWarning, match=message):
             session.close()
         assert controller and not psutil.wait_procs(controller, timeout=5)[1]
@@ -101,7 +102,7 @@ def test_a_job_is_cancelled_though_ipyparallel_cannot_stop_it(tmp_path, monkeypa
     session.close()
 
 
-def test_the_last_words_of_a_job_that_dies_early_are_quoted():
+def test_the_last_output_of_a_job_that_dies_early_is_quoted():
     message = r"(?s)0 came .*job 1.here: F, exit status 1.*no such module: conda"
     with pytest.raises(RuntimeError, match=message):
         connect.connect("polaris", N, setup="echo no such module: conda; exit 1")
@@ -123,7 +124,7 @@ def test_ipcluster_ends_with_the_reason_if_there_can_be_no_job(options, message)
 
 
 def test_ipcluster_ends_with_the_reason_if_an_option_was_mistyped_in_the_file():
-    config = profiles.installed("polaris") / "ipcluster_config.py"
+    config = profiles.installed("polaris") / "ipcluster_config.json"
     config.write_text(config.read_text().replace('"walltime": "00:10:00"', '"walltime": "tomorrow"'))
     command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=polaris", f"--n={N}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

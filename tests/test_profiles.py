@@ -1,10 +1,13 @@
 """Profiles: what is installed, what options do, and the exact scripts that reach a scheduler."""
 
 import dataclasses
+import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -28,13 +31,13 @@ def ipython_dir(tmp_path, monkeypatch):
 
 
 def shown(name, n=4, **options):
-    """A job script in which this machine's folders have names that are the same everywhere."""
+    """A job script in which the folders of this machine are replaced by fixed names."""
     text = profiles.show_profile(name, n, **options)
     return text.replace(os.environ["IPYTHONDIR"], "/home/me/.ipython").replace(sys.executable, "python")
 
 
 def given(name):
-    """What a profile of the kit needs, and no more."""
+    """The mandatory options of a profile."""
     return {option: GIVEN[option] for option in profiles.find(name).missing}
 
 
@@ -56,36 +59,136 @@ def test_install_copies_every_file_and_can_be_repeated(ipython_dir):
         assert {"ipcluster_config.py", "ipcontroller_config.py", "ipengine_config.py"} <= set(os.listdir(folder))
 
 
-def test_install_keeps_what_the_user_changed():
-    changed = profiles.install_profile("local") / "ipengine_config.py"
-    changed.write_text("# mine\n")
-    with pytest.raises(FileExistsError, match=r"ipengine_config.py.*overwrite=True.*install local --overwrite"):
-        profiles.install_profile("local")
-    assert changed.read_text() == "# mine\n"
-    profiles.install_profile("local", overwrite=True)
-    assert changed.read_text() != "# mine\n"
+def kit(folder, monkeypatch, text):
+    """Another version of the kit, whose only profile is `local`, of one file."""
+    (folder / "local").mkdir(parents=True, exist_ok=True)
+    (folder / "local" / "ipcluster_config.py").write_text(text)
+    monkeypatch.setattr(profiles, "_source", lambda: folder)
 
 
 def test_install_replaces_an_older_version_of_the_kit(monkeypatch, tmp_path):
-    older = tmp_path / "older"
-    (older / "local").mkdir(parents=True)
-    (older / "local" / "ipcluster_config.py").write_text("c = get_config()  # older\n")
     with monkeypatch.context() as patch:
-        patch.setattr(profiles, "_source", lambda: older)
+        kit(tmp_path / "older", patch, "c = get_config()  # older\n")
         folder = profiles.install_profile("local")
     profiles.install_profile("local")
     assert "older" not in (folder / "ipcluster_config.py").read_text()
 
 
-def test_options_are_written_where_they_are_explained_and_stay():
-    profiles.install_profile("polaris", account="physics", nodes="3")
+def test_install_keeps_what_the_user_changed(monkeypatch, tmp_path):
+    changed = profiles.install_profile("polaris") / "ipcluster_config.py"
+    mine = changed.read_text().replace('"queue": "debug"', '"queue": "prod"')
+    changed.write_text(mine)
+    profiles.install_profile("polaris", walltime="10:00")
+    assert changed.read_text() == mine
+    assert profiles.find("polaris").options | {"queue": "prod", "walltime": "10:00"} == profiles.find("polaris").options
+    profiles.install_profile("polaris", overwrite=True)
+    assert changed.read_bytes() == (ROOT / "cluster_profiles" / "polaris" / "ipcluster_config.py").read_bytes()
+    assert not (changed.parent / "ipcluster_config.json").exists()
+
+
+def test_a_file_that_user_and_kit_have_changed_is_not_overwritten_without_a_word(monkeypatch, tmp_path):
+    kit(tmp_path / "kit", monkeypatch, "c = get_config()\n")
+    changed = profiles.install_profile("local") / "ipcluster_config.py"
+    changed.write_text("# mine\n")
+    kit(tmp_path / "kit", monkeypatch, "c = get_config()  # newer\n")
+    with pytest.raises(FileExistsError, match=r"ipcluster_config.py.*overwrite=True.*install local --overwrite"):
+        profiles.install_profile("local")
+    assert changed.read_text() == "# mine\n"
+    profiles.install_profile("local", overwrite=True)
+    assert "newer" in changed.read_text()
+
+
+def test_a_profile_of_other_origin_is_not_overwritten_without_a_word(ipython_dir):
+    (ipython_dir / "profile_local").mkdir(parents=True)
+    (ipython_dir / "profile_local" / "ipcluster_config.py").write_text("# ipython profile create --parallel\n")
+    with pytest.raises(FileExistsError, match="differ from the kit's: ipcluster_config.py. Nothing was written"):
+        profiles.install_profile("local")
+
+
+def test_options_are_written_into_json_alone_and_stay():
+    folder = profiles.install_profile("polaris", account="physics", nodes="3")
     profiles.install_profile("polaris", walltime="01:00:00")
-    text = (profiles.installed("polaris") / "ipcluster_config.py").read_text()
-    for line in ('    "account": "physics",', '    "nodes": 3,', '    "walltime": "01:00:00",'):
-        assert line in text.splitlines()
+    given = {"account": "physics", "nodes": 3, "walltime": "01:00:00"}
+    assert json.loads((folder / "ipcluster_config.json").read_text()) == {"PBSEngines": {"options": given}}
+    assert profiles.find("polaris").options | given == profiles.find("polaris").options
     assert profiles.find("polaris").missing == ["filesystems"]
+    assert "#PBS -A physics\n" in shown("polaris", 12, filesystems="home")
     profiles.install_profile("polaris", overwrite=True)
     assert profiles.find("polaris").missing == ["account", "walltime", "filesystems"]
+
+
+def test_json_that_the_user_has_edited_is_kept_and_explained_where_it_is_wrong():
+    file = profiles.install_profile("slurm", walltime="10:00") / "ipcluster_config.json"
+    file.write_text('{"SlurmEngines": {"options": {"queue": "gpu"}, "poll_s": 9.0}, "Cluster": {"n": 8}}')
+    profiles.install_profile("slurm", walltime="5:00")
+    assert json.loads(file.read_text()) == {
+        "SlurmEngines": {"options": {"queue": "gpu", "walltime": "5:00"}, "poll_s": 9.0},
+        "Cluster": {"n": 8},
+    }
+    file.write_text('{"SlurmEngines": {"options": {"que": "gpu"}}}')
+    with pytest.raises(
+        ValueError, match=r"unknown field 'que'. Did you mean queue.*options of .*'slurm' are in .*slurm"
+    ):
+        profiles.show_profile("slurm")
+    file.write_text('{"SlurmEngines": {')
+    with pytest.raises(ValueError, match="ipcluster_config.json is not valid JSON: .*Correct it, or delete it"):
+        profiles.show_profile("slurm")
+
+
+@pytest.mark.parametrize("name", ["local", "polaris"])
+def test_ipcluster_reads_the_files_as_the_kit_does_and_json_has_priority(name, caplog):
+    from ipyparallel import Cluster
+
+    options = given(name)
+    folder = profiles.install_profile(name, **options)
+    file = folder / "ipcluster_config.json"
+    content = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(content | {"Cluster": {"engine_timeout": 7}}))
+    cluster = Cluster(profile_dir=str(folder), cluster_id="")  # which loads the files by traitlets
+    found = profiles.find(name)
+    assert cluster.engine_timeout == 7 and cluster.config.Cluster == found.config.Cluster
+    if found.section:
+        launcher = cluster.engine_launcher_class(parent=cluster)
+        assert launcher.given == found.options and launcher.options == options
+        # Defaults and given options are different traits, so traitlets does not warn about each of them.
+        assert not [record for record in caplog.records if "options" in record.getMessage()]
+
+
+def test_options_of_one_call_leave_the_profile_as_it_was():
+    found = profiles.find("slurm")
+    other = found.with_options(queue="gpu")
+    assert (found.options["queue"], other.options["queue"]) == ("", "gpu")
+
+
+@pytest.mark.parametrize("name", profiles.profiles())
+def test_the_controller_listens_where_the_interface_says(name):
+    from ipyparallel import Cluster
+
+    options = {"interface": "lo"} if profiles.find(name).section else {}
+    config = profiles.find(name).with_options(**options).config
+    cluster = Cluster(load_profile=False, config=config)
+    args = cluster.controller_launcher_class(parent=cluster).args
+    if name == "local":
+        assert cluster.controller_ip == "127.0.0.1"
+        return
+    assert args[-2:] == ["--ip=127.0.0.1", "--location=127.0.0.1"]
+    elsewhere = profiles.find(name).with_options(interface="nowhere").config
+    cluster = Cluster(load_profile=False, config=elsewhere)
+    args = cluster.controller_launcher_class(parent=cluster).args
+    assert args[-2:] == ["--ip=*", f"--location={socket.gethostname()}"]
+    chosen = cluster.controller_launcher_class(parent=cluster, controller_args=["--ip=10.0.0.1"]).args
+    assert chosen[-1] == "--ip=10.0.0.1"  # as for `ipcluster start --ip=10.0.0.1`
+
+
+def test_a_wheel_contains_the_profiles(tmp_path):
+    build = pytest.importorskip("hatchling.builders.wheel", reason="no hatchling: pip install hatchling")
+    wheel = next(iter(build.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])))
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    for folder in ("shared", *profiles.profiles()):
+        for source in (ROOT / "cluster_profiles" / folder).glob("*.py"):
+            assert f"sagips_kit/cluster_profiles/{folder}/{source.name}" in names
+    assert not [name for name in names if name.startswith("cluster_profiles/")]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +246,7 @@ def test_bash_reads_every_script(name):
 
 
 @pytest.mark.parametrize("n_nodes", [1, 2, 10])
-def test_polaris_says_to_pbs_and_mpiexec_what_is_meant(n_nodes):
+def test_pbs_and_mpiexec_read_from_polaris_what_is_meant(n_nodes):
     script = read_script(shown("polaris", 4 * n_nodes, **GIVEN))
     assert (script.account, script.nodes, script.chunk) == ("physics", n_nodes, {"system": "polaris"})
     assert script.resources["filesystems"] == "home:eagle" and script.resources["place"] == "scatter"
@@ -217,7 +320,7 @@ def test_a_job_without_a_limit_has_no_end(walltime):
     ],
 )
 def test_a_walltime_that_the_scheduler_does_not_read_is_refused(name, walltime, allowed):
-    message = f"walltime = '{walltime}': should be {allowed}.*runs end cleanly before.*--walltime 00:30:00"
+    message = f"walltime = '{walltime}': should be {allowed}.*runs stop cleanly before.*--walltime 00:30:00"
     with pytest.raises(ValueError, match=message):
         profiles.install_profile(name, walltime=walltime)
     with pytest.raises(ValueError, match=message):
@@ -232,7 +335,7 @@ def test_a_script_carries_no_more_of_the_environment_than_python_needs(monkeypat
 
 
 @pytest.mark.parametrize("name", SITES)
-def test_missing_options_are_told_with_the_line_to_type(name, capsys):
+def test_missing_options_are_reported_with_the_line_to_type(name, capsys):
     missing = profiles.find(name).missing
     assert "walltime" in missing
     status, out, err = sagips(capsys, "profiles", "show", name)
@@ -250,7 +353,7 @@ def test_ranks_that_do_not_fit_are_refused():
 
 
 def test_a_command_with_unknown_braces_is_refused():
-    with pytest.raises(ValueError, match=r"mpiexec = 'mpiexec -n \{ranks\}': may hold \{n\}, \{nodes\}"):
+    with pytest.raises(ValueError, match=r"mpiexec = 'mpiexec -n \{ranks\}': may contain \{n\}, \{nodes\}"):
         shown("pbs", walltime="5:00", mpiexec="mpiexec -n {ranks}")
 
 
@@ -262,7 +365,7 @@ def test_further_options_of_a_scheduler_have_lines_of_their_own():
 # The command
 
 
-def test_list_tells_what_is_installed(capsys):
+def test_list_shows_what_is_installed(capsys):
     profiles.install_profile("local")
     status, out, _ = sagips(capsys, "profiles", "list")
     lines = out.splitlines()
@@ -346,8 +449,8 @@ REFUSES = {
 
 
 def scheduler(folder, monkeypatch, kind, refusal, state):
-    """Put a scheduler on PATH that refuses to cancel, and answers `state` of a job."""
-    for command, answer in ((kind.delete[0], refusal), (kind._ask[0], state)):
+    """Put a scheduler on PATH that refuses to cancel a job, and answers `state` when asked for its state."""
+    for command, answer in ((kind.cancel_command[0], refusal), (kind._state_command[0], state)):
         (folder / command).write_text(f"#!/bin/sh\n{answer}\n")
         (folder / command).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
@@ -355,11 +458,12 @@ def scheduler(folder, monkeypatch, kind, refusal, state):
 
 @pytest.mark.parametrize("kind", [PBS, Slurm])
 @pytest.mark.parametrize("is_known", [False, True])
-def test_a_job_that_was_not_cancelled_is_told(kind, is_known, monkeypatch, tmp_path):
+def test_a_job_that_was_not_cancelled_is_reported(kind, is_known, monkeypatch, tmp_path):
     running = {PBS: "Job Id: 12.here\n    job_state = R", Slurm: "RUNNING|None"}[kind]
     state = f"echo '{running}'" if is_known else "echo cannot connect >&2; exit 1"
     scheduler(tmp_path, monkeypatch, kind, REFUSES[kind], state)
-    seen = f"Job 12 was not cancelled.*(cannot connect|Unable to contact).*Type `{kind.delete[0]} 12` in a terminal"
+    line = f"{kind.cancel_command[0]} 12"
+    seen = f"Job 12 was not cancelled.*(cannot connect|Unable to contact).*Type `{line}` in a terminal"
     with pytest.warns(UserWarning, match=seen):
         kind().cancel("12")
 
@@ -390,8 +494,8 @@ def test_a_scheduler_that_hangs_has_not_cancelled_the_job(error, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [PBS, Slurm])
-def test_a_missing_scheduler_is_told(kind, monkeypatch, tmp_path):
+def test_a_missing_scheduler_is_reported(kind, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match=f"No {kind.submit[0]} on PATH: .*login node"):
-        kind().submitted("job.sh")
+    with pytest.raises(RuntimeError, match=f"No {kind.submit_command[0]} on PATH: .*login node"):
+        kind().submit("job.sh")
     assert issubclass(kind, Job) and kind().state("12").phase == "unknown"

@@ -1,4 +1,4 @@
-"""A real Slurm of one node: engines as a job, notebooks as jobs, and what the user sees when a job does not go on."""
+"""A real Slurm of one node: engines as a job, notebooks as jobs, and what the user sees when a job ends early."""
 
 import contextlib
 import os
@@ -102,7 +102,7 @@ def long_run(store, n_steps=100_000, problem=None, checkpoint_s=300.0):
 
 
 def slow_run(store):
-    """A run of seconds, with a checkpoint after the first of them."""
+    """A run of several seconds, with an early checkpoint."""
     return long_run(store, 400, Slow(n_observed=200), checkpoint_s=0.5)
 
 
@@ -113,7 +113,7 @@ def cancel_after_a_checkpoint(path):
 
 
 def submit_batch(notebook, *parameters):
-    """What `sagips batch` tells of the job that it has submitted: dict."""
+    """What `sagips batch` prints about the job that it has submitted: dict."""
     command = [sys.executable, "-m", "sagips_kit", "batch", str(notebook), "--profile", "slurm", "--submit"]
     words = [str(word) for pair in parameters for word in ("-p", *pair)]
     done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
@@ -136,7 +136,7 @@ def test_a_notebook_joins_the_engines_that_ipcluster_has_started(folder):
         assert done.returncode == 0, done.stderr[-3000:]
         assert_good(folder / "runs" / "quickstart.zarr")
         assert "ipcluster stop --profile=slurm" in (folder / "executed.ipynb").read_text()
-        assert len(jobs()) == 1  # the notebook's end has not ended them
+        assert len(jobs()) == 1  # the end of the notebook has not ended the engines
         script = (profiles.installed("slurm") / "jobs" / "sagips.sh").read_text()
         assert script == profiles.show_profile("slurm", N)
     until(lambda: not jobs())
@@ -145,33 +145,33 @@ def test_a_notebook_joins_the_engines_that_ipcluster_has_started(folder):
 @pytest.mark.slow
 def test_a_notebook_as_a_job(folder):
     small = [("n", N), ("n_steps", 60), ("n_members", 2), ("n_events", 384)]
-    told = submit_batch(ROOT / "notebooks" / "00_quickstart.ipynb", *small)
-    assert told["job"] in jobs() and told["store"] == str(folder / "runs" / f"00_quickstart-{told['job']}.zarr")
+    job = submit_batch(ROOT / "notebooks" / "00_quickstart.ipynb", *small)
+    assert job["job"] in jobs() and job["store"] == str(folder / "runs" / f"00_quickstart-{job['job']}.zarr")
     until(lambda: not jobs(), 200)
-    log = Path(told["log"]).read_text()
-    assert Path(told["notebook"]).is_file(), log
-    assert_good(told["store"])
-    assert "allocation" in Path(told["notebook"]).read_text()
+    log = Path(job["log"]).read_text()
+    assert Path(job["notebook"]).is_file(), log
+    assert_good(job["store"])
+    assert "allocation" in Path(job["notebook"]).read_text()
     assert not list((folder / "runs").glob("*.ipython"))
 
 
-def test_a_job_that_is_cancelled_is_reported_as_such_and_another_goes_on(folder):
+def test_a_job_that_is_cancelled_is_reported_as_such_and_another_resumes_its_run(folder):
     with connect.connect("slurm", N) as session:
         assert f"#SBATCH --ntasks={N}" in session.preview()
         run = session.submit(slow_run("a.zarr"))
         cancel_after_a_checkpoint("a.zarr")
         began = time.monotonic()
-        # Ranks that are quick end in order before they are killed.
-        seen = r"(?s)(engines are gone.*job \d+: CANCELLED|asked to end by a signal).* of 400.*is safe.*resume=True\)"
+        # Fast ranks stop cleanly before they are killed.
+        seen = r"(?s)(engines are gone.*job \d+: CANCELLED|asked to stop by a signal).* of 400.*is safe.*resume=True\)"
         with pytest.raises(connect.RankError, match=seen):
-            run.wait(timeout=60)
+            run.wait(timeout_s=60)
         assert time.monotonic() - began < 30
         until(lambda: not session.is_open)
         with pytest.raises(RuntimeError, match=r"some are gone: job \d+: CANCELLED"):
             session.submit(long_run("b.zarr"))
     reached = read_status("a.zarr").step
     with connect.connect("slurm", N) as session:
-        session.submit(long_run("whole.zarr", 400)).wait(timeout=60)
+        session.submit(long_run("whole.zarr", 400)).wait(timeout_s=60)
         first_steps = {rank["first_step"] for rank in session.submit(slow_run("a.zarr"), resume=True).result()}
     assert len(first_steps) == 1 and 0 < first_steps.pop() <= reached < 400
     assert_same_bits("a.zarr", "whole.zarr")
@@ -193,7 +193,7 @@ session.close()
 """
 
 
-def test_a_notebook_whose_job_is_cancelled_goes_on_as_another_job(folder):
+def test_a_notebook_whose_job_is_cancelled_continues_as_another_job(folder):
     parameters = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(CELL)], metadata=kernel)
@@ -212,8 +212,10 @@ def test_a_notebook_whose_job_is_cancelled_goes_on_as_another_job(folder):
 
 
 def test_a_queue_that_is_too_long_is_left():
-    with pytest.raises(RuntimeError, match=r"'slurm' was still in the queue after \d+ s \(job \d+: PENDING, JobHeld"):
-        connect.connect("slurm", N, queue_timeout=6, directives="--hold")
+    with pytest.raises(
+        RuntimeError, match=r"The job of profile 'slurm' was still in the queue after \d+ s \(job \d+: PENDING, JobHeld"
+    ):
+        connect.connect("slurm", N, queue_timeout_s=6, directives="--hold")
     until(lambda: not jobs())
 
 
@@ -229,13 +231,13 @@ def test_a_queue_is_waited_for_longer_than_for_engines(monkeypatch):
 
     lines = []
     monkeypatch.setattr("sagips_kit.cluster.session.ProgressLine.show", show)
-    with connect.connect("slurm", N, timeout=60, directives="--hold") as session:
+    with connect.connect("slurm", N, timeout_s=60, directives="--hold") as session:
         assert session.is_open and len(released) == 1
     assert any("PENDING, JobHeldUser" in line for line in lines)
 
 
-def test_the_last_words_of_a_job_that_dies_early_are_quoted():
-    message = r"(?s)2 engines were asked for, 0 came .*: job \d+: FAILED.*no such module: gcc"
+def test_the_last_output_of_a_job_that_dies_early_is_quoted():
+    message = r"(?s)2 engines were requested, but only 0 came .*: job \d+: FAILED.*no such module: gcc"
     with pytest.raises(RuntimeError, match=message):
         connect.connect("slurm", N, setup="echo no such module: gcc; exit 1")
 
@@ -249,7 +251,7 @@ def test_what_slurm_refuses_is_quoted():
 NOTEBOOK = """
 import sys, time
 from test_slurm import *
-session = cluster.connect("slurm", N)
+session = connect.connect("slurm", N)
 session.submit(long_run("a.zarr", int(sys.argv[1])))
 print("submitted", flush=True)
 time.sleep(300)
@@ -259,16 +261,16 @@ time.sleep(300)
 def test_two_clusters_from_one_folder_at_once_and_a_run_outlives_its_notebook(request):
     with background("-c", NOTEBOOK, "50000") as other:
         until(lambda: "submitted" in other.log.read_text())
-        # The other notebook is alive, so its engines are not taken.
+        # The other notebook is running, so its engines are not joined.
         with connect.connect("slurm", N) as mine:
             assert "started here" in mine.preview() and len(jobs()) == 2
-            mine.submit(long_run("b.zarr", 50)).wait(timeout=100)
+            mine.submit(long_run("b.zarr", 50)).wait(timeout_s=100)
         until(lambda: len(jobs()) == 1)
         controller = psutil.Process(other.pid).children(recursive=True)
         request.addfinalizer(lambda: [process.kill() for process in psutil.wait_procs(controller, timeout=0)[1]])
         other.kill()
         other.wait()
-        # Now nobody owns them: as after a restart of the kernel.
+        # Now nobody owns these engines, as after a restart of the kernel.
         with connect.connect("slurm", N) as found:
             assert "joined" in found.preview() and len(jobs()) == 1
             with pytest.raises(RuntimeError, match=r"Busy with a run.*session.attach\(path\)"):

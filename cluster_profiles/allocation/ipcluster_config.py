@@ -1,46 +1,39 @@
-"""Profile `allocation`: engines on the nodes of the PBS or Slurm job in which the notebook runs itself.
+"""Profile `allocation`: engines on the nodes of the PBS or Slurm job in which the notebook itself runs.
 
 For a notebook in an interactive job (`qsub -I`, `salloc`) and for batch jobs; nothing is submitted.
 """
 
 import os
 
-from sagips_kit.cluster.profiles import controller_address, mpiexec_beside_python
+from sagips_kit.cluster.configuration import configure_cluster, mpiexec_beside_python
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
-# All engines are one MPI world.
+# Settings that all clusters share: the controller's network, protection of its keys, the output of ipcluster.
+configure_cluster(c)
+
+# All engines form one MPI world.
 c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.AllocationEngines"
 
 mpiexec = mpiexec_beside_python()
-c.AllocationEngines.options = {
-    # Command that starts all engines on the nodes of the job: with Slurm its own, else the mpiexec that belongs to the
-    # running Python's mpi4py.
+# The options of this profile.  Those in ipcluster_config.json, where `sagips profiles install` writes what you give it,
+# have priority.
+c.AllocationEngines.defaults = {
+    # Command that starts all engines on the nodes of the job: srun in a Slurm job, else the mpiexec that belongs to
+    # the running Python's mpi4py.
     "mpiexec": "srun -K --overlap -n {n}" if "SLURM_JOB_ID" in os.environ else mpiexec + " -n {n}",
-    # Engines on each node, for a command that says {ranks_per_node}.
+    # Engines on each node, for a command that contains {ranks_per_node}.
     "ranks_per_node": 0,
-    # Cores for each engine, for a command that says {cores_per_rank}.
+    # Cores for each engine, for a command that contains {cores_per_rank}.
     "cores_per_rank": 1,
     # Threads of each engine; several engines share a node's cores.
     "threads": 1,
-    # Shell commands that each rank runs before MPI starts; "" for none.  With GPUs, give each rank its own:
+    # Shell commands that each rank executes before MPI starts; "" for none.  With GPUs, give each rank its own:
     # "export CUDA_VISIBLE_DEVICES=$SLURM_LOCALID" (Slurm), ...=$PMI_LOCAL_RANK (Cray), ...=$MPI_LOCALRANKID (MPICH).
     "affinity": "",
-    # Network by which engines reach the controller, such as "ib0" or "hsn0"; "" takes the host's name.
+    # Network by which engines reach the controller, such as "ib0" or "hsn0"; "" uses the host's name.
     "interface": "",
 }
 
-# The controller listens where the engines can reach it.
-c.Cluster.controller_ip, c.Cluster.controller_location = controller_address(c.AllocationEngines.options["interface"])
-
-# Engines find the controller by a file in this folder, which they must be able to read; the key in it never enters the
-# environment of a process.
-c.Cluster.send_engines_connection_env = False
-
-# In a terminal: what the cluster does, and the last of what the engines have printed when they end.
-c.IPClusterStart.logging_config = {"loggers": {"IPClusterStart": {"level": "INFO"}}}
-c.IPClusterStart.early_shutdown = 0
-c.AllocationEngines.output_limit = 20
-
-# Seconds between asking mpiexec to end and forcing it: an engine inside an MPI call does not hear the question.
+# Seconds between asking mpiexec to end and killing it: an engine inside an MPI call cannot react to the request.
 c.AllocationEngines.stop_seconds_until_kill = 3

@@ -1,24 +1,29 @@
-"""Profile `frontier`: one Slurm job on Frontier at Oak Ridge, eight GPUs (half an MI250X each) and 56 cores a node.
+"""Profile `frontier`: one Slurm job on Frontier at Oak Ridge, eight GPUs (half an MI250X each) and 56 cores per node.
 
 The notebook runs on a login node.  Compute nodes cannot write to home directories: set IPYTHONDIR to a folder on Lustre
 (`export IPYTHONDIR=/lustre/orion/PROJECT/scratch/$USER/ipython`) before installing this profile and starting Jupyter.
 """
 
-from sagips_kit.cluster.profiles import controller_address
+from sagips_kit.cluster.configuration import configure_cluster
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
-# All engines are one MPI world, in one job.
+# Settings that all clusters share: the controller's network, protection of its keys, the output of ipcluster.
+configure_cluster(c)
+
+# All engines form one MPI world, in one job.
 c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.SlurmEngines"
 
-c.SlurmEngines.options = {
-    # Project that the node hours are charged to; "" leaves the line out, here and below.  Mandatory.
+# The options of this profile.  Those in ipcluster_config.json, where `sagips profiles install` writes what you give it,
+# have priority.
+c.SlurmEngines.defaults = {
+    # Project that the node hours are charged to; "" leaves the option out, here and below.  Mandatory.
     "account": None,
     # Partition: "batch" or "extended".
     "queue": "batch",
     # Quality of service: "debug" for short tests.
     "qos": "",
-    # Longest duration, HH:MM:SS; the scheduler then ends the job.  Mandatory.
+    # Longest duration, HH:MM:SS; the scheduler ends the job after it.  Mandatory.
     "walltime": None,
     # Nodes of the job; 0 takes as many as the engines need.
     "nodes": 0,
@@ -28,33 +33,20 @@ c.SlurmEngines.options = {
     "gpus_per_node": 8,
     # Further options of the scheduler, as on its command line, separated by ";": "--mail-type=END; --core-spec=8".
     "directives": "",
-    # Shell commands that make the environment on the nodes; Slurm jobs begin with that of the notebook.
+    # Shell commands that prepare the environment on the nodes; a Slurm job begins with that of the notebook.
     "setup": "",
-    # Command that starts all engines; each sees the GPU next to its cores, and no other.
-    # -K ends all when one fails.
+    # Command that starts all engines; each engine sees only the GPU next to its cores.
+    # -K ends all engines when one fails.
     "mpiexec": "srun -K --ntasks={n} --cpus-per-task={cores_per_rank} --gpus-per-task=1 --gpu-bind=closest",
     # Engines on each node: one for each GPU.
     "ranks_per_node": 8,
-    # Cores for each engine: one of eight is the system's.
+    # Cores for each engine: seven of eight, because one is reserved for the system.
     "cores_per_rank": 7,
-    # Threads of each engine: one on each of its cores.
+    # Threads of each engine: one per core.
     "threads": 7,
-    # Shell commands that each rank runs before MPI starts; "" for none, as srun chooses the GPUs.
+    # Shell commands that each rank executes before MPI starts; "" for none, as srun chooses the GPUs.
     "affinity": "",
-    # Network by which engines reach the controller: the high-speed one, which login and compute nodes share.  Where
+    # Network by which engines reach the controller: the high-speed one, which login and compute nodes share.  If
     # there is none of this name, the host's name is used.
     "interface": "hsn0",
 }
-
-# The controller listens where the engines can reach it.
-c.Cluster.controller_ip, c.Cluster.controller_location = controller_address(c.SlurmEngines.options["interface"])
-
-# Engines find the controller by a file in this folder, which they must be able to read; the key in it never enters the
-# environment of a job, which others can see.
-c.Cluster.send_engines_connection_env = False
-
-# In a terminal: what the cluster does, and the last of what a job has printed when it ends; a queue may take hours, so
-# a late start is no failure.
-c.IPClusterStart.logging_config = {"loggers": {"IPClusterStart": {"level": "INFO"}}}
-c.IPClusterStart.early_shutdown = 0
-c.SlurmEngines.output_limit = 20

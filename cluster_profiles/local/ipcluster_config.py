@@ -6,13 +6,13 @@ Read by `ipcluster start --profile=local --n=4` in a terminal and by `sagips_kit
 import os
 import shlex
 
-from sagips_kit.cluster.profiles import mpiexec_beside_python
+from sagips_kit.cluster.configuration import mpiexec_beside_python
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
-# All engines are started together by one mpiexec, so they share one MPI world; the launcher adds --mpi, which makes
-# each engine ask for its MPI rank as its id.  The mpiexec beside the running Python belongs to its mpi4py, even if the
-# environment is not activated; else it is the one on PATH.
+# One mpiexec starts all engines, so they share one MPI world; the launcher adds --mpi, by which each engine requests
+# its MPI rank as its id.  The mpiexec beside the running Python belongs to its mpi4py, even if the environment is not
+# activated; if there is none, the one on PATH is used.
 c.Cluster.engine_launcher_class = "mpi"
 c.MPILauncher.mpi_cmd = shlex.split(mpiexec_beside_python())
 
@@ -21,7 +21,7 @@ c.MPILauncher.environment = {
     name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 }
 
-# Engines in a terminal without --n: enough to see every exchange at work.
+# Engines in a terminal without --n: enough to see each exchange at work.
 c.Cluster.n = 4
 
 # Only processes of this machine can reach the controller.
@@ -34,9 +34,9 @@ c.Cluster.send_engines_connection_env = False
 c.Cluster.engine_timeout = 120
 
 # In a terminal: what the cluster does, but not the logs of all engines (which its own debug level would stream), and
-# only the last of what mpiexec printed when it ends.
+# only the last lines that mpiexec has printed when it ends.
 c.IPClusterStart.logging_config = {"loggers": {"IPClusterStart": {"level": "INFO"}}}
 c.MPILauncher.output_limit = 10
 
-# Seconds between asking mpiexec to end and forcing it: an engine inside an MPI call does not hear the question.
+# Seconds between asking mpiexec to end and killing it: an engine inside an MPI call cannot react to the request.
 c.MPILauncher.stop_seconds_until_kill = 3

@@ -5,11 +5,11 @@ c = get_config()  # noqa: F821  provided by IPython when it reads this file
 # Only processes of this machine can reach it.
 c.IPController.ip = "127.0.0.1"
 
-# Its schedulers are threads: with a handful of engines, processes would only take cores from the training.
+# Its schedulers are threads: with a handful of engines, processes would take cores from the training.
 c.IPController.use_threads = True
 
-# A training engine returns to its loop rarely: it is given up after an hour without a sign of life (1200 x 3 s), not
-# after half a minute.  An engine that dies is noticed at once all the same, by the watcher process beside it.
+# A training engine returns to its loop rarely: it is given up after an hour without a heartbeat (1200 x 3 s), not
+# after half a minute.  The watcher process beside an engine still reports at once that the engine has died.
 c.HeartMonitor.period = 3000
 c.HeartMonitor.max_heartmonitor_misses = 1200
 

@@ -1,60 +1,52 @@
 """Profile `pbs`: a starting point for any site with PBS Pro or OpenPBS.
 
-Install it under this name with your site's options, or copy the folder and change what is said here.
+Install it under this name with your site's options, or copy the folder and edit the copy.
 """
 
-from sagips_kit.cluster.profiles import controller_address, mpiexec_beside_python
+from sagips_kit.cluster.configuration import configure_cluster, mpiexec_beside_python
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
-# All engines are one MPI world, in one job.
+# Settings that all clusters share: the controller's network, protection of its keys, the output of ipcluster.
+configure_cluster(c)
+
+# All engines form one MPI world, in one job.
 c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.PBSEngines"
 
-c.PBSEngines.options = {
-    # Project that the node hours are charged to (-A); "" leaves the line out, here and below.
+# The options of this profile.  Those in ipcluster_config.json, where `sagips profiles install` writes what you give it,
+# have priority.
+c.PBSEngines.defaults = {
+    # Project that the node hours are charged to (-A); "" leaves the option out, here and below.
     "account": "",
     # Queue (-q); "" is the site's default.
     "queue": "",
-    # Longest duration, HH:MM:SS; the scheduler then ends the job.  Mandatory.
+    # Longest duration, HH:MM:SS; the scheduler ends the job after it.  Mandatory.
     "walltime": None,
     # Nodes of the job; 0 takes as many as the engines need.
     "nodes": 0,
-    # What is asked of each node.  With GPUs add :ngpus={ranks_per_node}; cores for threads of each engine are asked for
-    # with ncpus=32 or so.
+    # Resources of each node.  With GPUs add :ngpus={ranks_per_node}; if engines have several threads, request more
+    # cores, such as ncpus=32.
     "select": "ncpus={ranks_per_node}:mpiprocs={ranks_per_node}",
     # How the nodes are chosen: "scatter" takes each node once.
     "place": "",
-    # Filesystems that the job needs, where the site asks for that.
+    # Filesystems that the job needs, if the site asks for them.
     "filesystems": "",
     # Further options of the scheduler, as on its command line, separated by ";": "-m abe; -M me@example.org".
     "directives": "",
-    # Shell commands that make the environment on the nodes, as you type them after logging in: PBS jobs begin with a
-    # fresh one.  For instance "module load mpich".
+    # Shell commands that prepare the environment on the nodes, as you type them after logging in, because a PBS job
+    # begins with a fresh one.  For instance "module load mpich".
     "setup": "",
     # Command that starts all engines: that of the MPI which the running Python's mpi4py was built with.
     "mpiexec": mpiexec_beside_python() + " -n {n}",
     # Engines on each node; 0 puts all on one.
     "ranks_per_node": 0,
-    # Cores for each engine, for options that say {cores_per_rank}.
+    # Cores for each engine, for options that contain {cores_per_rank}.
     "cores_per_rank": 1,
     # Threads of each engine.
     "threads": 1,
-    # Shell commands that each rank runs before MPI starts; "" for none.  With GPUs, give each rank its own:
+    # Shell commands that each rank executes before MPI starts; "" for none.  With GPUs, give each rank its own:
     # "export CUDA_VISIBLE_DEVICES=$SLURM_LOCALID" (Slurm), ...=$PMI_LOCAL_RANK (Cray), ...=$MPI_LOCALRANKID (MPICH).
     "affinity": "",
-    # Network by which engines reach the controller, such as "ib0" or "hsn0"; "" takes the host's name.
+    # Network by which engines reach the controller, such as "ib0" or "hsn0"; "" uses the host's name.
     "interface": "",
 }
-
-# The controller listens where the engines can reach it.
-c.Cluster.controller_ip, c.Cluster.controller_location = controller_address(c.PBSEngines.options["interface"])
-
-# Engines find the controller by a file in this folder, which they must be able to read; the key in it never enters the
-# environment of a job, which others can see.
-c.Cluster.send_engines_connection_env = False
-
-# In a terminal: what the cluster does, and the last of what a job has printed when it ends; a queue may take hours, so
-# a late start is no failure.
-c.IPClusterStart.logging_config = {"loggers": {"IPClusterStart": {"level": "INFO"}}}
-c.IPClusterStart.early_shutdown = 0
-c.PBSEngines.output_limit = 20

@@ -1,24 +1,29 @@
-"""Profile `perlmutter`: one Slurm job on Perlmutter at NERSC, four A100 and 64 cores a GPU node.
+"""Profile `perlmutter`: one Slurm job on Perlmutter at NERSC, four A100 and 64 cores per GPU node.
 
 The notebook runs on a login node.
 """
 
-from sagips_kit.cluster.profiles import controller_address
+from sagips_kit.cluster.configuration import configure_cluster
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
-# All engines are one MPI world, in one job.
+# Settings that all clusters share: the controller's network, protection of its keys, the output of ipcluster.
+configure_cluster(c)
+
+# All engines form one MPI world, in one job.
 c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.SlurmEngines"
 
-c.SlurmEngines.options = {
-    # Project that the node hours are charged to, with "_g" at its end for GPUs; "" leaves the line out, here and below.
-    # Mandatory.
+# The options of this profile.  Those in ipcluster_config.json, where `sagips profiles install` writes what you give it,
+# have priority.
+c.SlurmEngines.defaults = {
+    # Project that the node hours are charged to, with "_g" at its end for GPUs; "" leaves the option out, here and
+    # below.  Mandatory.
     "account": None,
     # Partition: the site chooses it by the quality of service.
     "queue": "",
     # Quality of service, there called queue: "debug", "interactive", "regular", "preempt".
     "qos": "regular",
-    # Longest duration, HH:MM:SS; the scheduler then ends the job.  Mandatory.
+    # Longest duration, HH:MM:SS; the scheduler ends the job after it.  Mandatory.
     "walltime": None,
     # Nodes of the job; 0 takes as many as the engines need.
     "nodes": 0,
@@ -28,33 +33,21 @@ c.SlurmEngines.options = {
     "gpus_per_node": 4,
     # Further options of the scheduler, as on its command line, separated by ";": "--mail-type=END; --licenses=scratch".
     "directives": "",
-    # Shell commands that make the environment on the nodes; Slurm jobs begin with that of the notebook.
+    # Shell commands that prepare the environment on the nodes; a Slurm job begins with that of the notebook.
     "setup": "",
-    # Command that starts all engines, each bound to cores of its own; their GPUs are chosen by the affinity below.
-    # -K ends all when one fails.
+    # Command that starts all engines, each bound to its own cores; the affinity below chooses their GPUs.
+    # -K ends all engines when one fails.
     "mpiexec": "srun -K --ntasks={n} --cpus-per-task={cores_per_rank} --cpu-bind=cores --gpu-bind=none",
     # Engines on each node: one for each GPU.
     "ranks_per_node": 4,
     # Cores for each engine, counted with hyper-threads: a quarter of a node's 128.
     "cores_per_rank": 32,
-    # Threads of each engine: one on each of its physical cores.
+    # Threads of each engine: one per physical core.
     "threads": 16,
-    # Shell commands that each rank runs before MPI starts: it sees one GPU only.  GPUs are numbered opposite to cores.
+    # Shell commands that each rank executes before MPI starts: each sees one GPU only.  GPUs are numbered
+    # in the opposite order of cores.
     "affinity": "export CUDA_VISIBLE_DEVICES=$((3 - SLURM_LOCALID % 4))",
-    # Network by which engines reach the controller: the high-speed one, which login and compute nodes share.  Where
+    # Network by which engines reach the controller: the high-speed one, which login and compute nodes share.  If
     # there is none of this name, the host's name is used.
     "interface": "hsn0",
 }
-
-# The controller listens where the engines can reach it.
-c.Cluster.controller_ip, c.Cluster.controller_location = controller_address(c.SlurmEngines.options["interface"])
-
-# Engines find the controller by a file in this folder, which they must be able to read; the key in it never enters the
-# environment of a job, which others can see.
-c.Cluster.send_engines_connection_env = False
-
-# In a terminal: what the cluster does, and the last of what a job has printed when it ends; a queue may take hours, so
-# a late start is no failure.
-c.IPClusterStart.logging_config = {"loggers": {"IPClusterStart": {"level": "INFO"}}}
-c.IPClusterStart.early_shutdown = 0
-c.SlurmEngines.output_limit = 20

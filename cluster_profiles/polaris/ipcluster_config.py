@@ -1,60 +1,53 @@
-"""Profile `polaris`: one PBS Pro job on Polaris at Argonne, four A100 and 32 cores a node.
+"""Profile `polaris`: one PBS Pro job on Polaris at Argonne, four A100 and 32 cores per node.
 
-The notebook runs on a login node.  Every option can be switched off or changed, for other machines too.
+The notebook runs on a login node.  Each option can be switched off or changed, also for other machines.
 """
 
-from sagips_kit.cluster.profiles import controller_address
+from sagips_kit.cluster.configuration import configure_cluster
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
-# All engines are one MPI world, in one job.
+# Settings that all clusters share: the controller's network, protection of its keys, the output of ipcluster.
+configure_cluster(c)
+
+# All engines form one MPI world, in one job.
 c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.PBSEngines"
 
-c.PBSEngines.options = {
-    # Project that the node hours are charged to (-A); "" leaves the line out, here and below.  Mandatory.
+# The options of this profile.  Those in ipcluster_config.json, where `sagips profiles install` writes what you give it,
+# have priority.
+c.PBSEngines.defaults = {
+    # Project that the node hours are charged to (-A); "" leaves the option out, here and below.  Mandatory.
     "account": None,
     # Queue: debug (2 nodes, 1 h), debug-scaling (10 nodes, 1 h), preemptable (10 nodes; ended without warning), prod
     # (10 nodes and more).
     "queue": "debug",
-    # Longest duration, HH:MM:SS; the scheduler then ends the job.  Mandatory.
+    # Longest duration, HH:MM:SS; the scheduler ends the job after it.  Mandatory.
     "walltime": None,
     # Filesystems that hold your environment, notebooks and runs, such as "home:eagle".  Mandatory.
     "filesystems": None,
     # Nodes of the job; 0 takes as many as the engines need.
     "nodes": 0,
-    # What is asked of each node: to be one of Polaris; nodes are given whole.
+    # Resources of each node: any node of Polaris; nodes are allocated as a whole.
     "select": "system=polaris",
-    # How the nodes are chosen: each only once.
+    # How the nodes are chosen: each of them only once.
     "place": "scatter",
     # Further options of the scheduler, as on its command line, separated by ";": "-m abe; -M me@example.org".
     "directives": "",
-    # Shell commands that make the environment on the nodes: PBS jobs begin with a fresh one.  The Python of the engines
-    # is the notebook's in any case, so a virtual environment needs no activation here.
+    # Shell commands that prepare the environment on the nodes, because a PBS job begins with a fresh one.  The engines
+    # use the notebook's Python in any case, so a virtual environment needs no activation here.
     "setup": "module use /soft/modulefiles; module load conda; conda activate base",
-    # Command that starts all engines, each bound to cores of its own.
+    # Command that starts all engines, each bound to its own cores.
     "mpiexec": "mpiexec -n {n} --ppn {ranks_per_node} --depth={cores_per_rank} --cpu-bind depth",
     # Engines on each node: one for each GPU.
     "ranks_per_node": 4,
     # Cores for each engine: a quarter of a node's.
     "cores_per_rank": 8,
-    # Threads of each engine: one on each of its cores.
+    # Threads of each engine: one per core.
     "threads": 8,
-    # Shell commands that each rank runs before MPI starts: it sees one GPU only.  GPUs are numbered opposite to cores.
+    # Shell commands that each rank executes before MPI starts: each sees one GPU only.  GPUs are numbered
+    # in the opposite order of cores.
     "affinity": "export CUDA_VISIBLE_DEVICES=$((3 - PMI_LOCAL_RANK % 4))",
-    # Network by which engines reach the controller: the high-speed one, which login and compute nodes share.  Where
+    # Network by which engines reach the controller: the high-speed one, which login and compute nodes share.  If
     # there is none of this name, the host's name is used.
     "interface": "hsn0",
 }
-
-# The controller listens where the engines can reach it.
-c.Cluster.controller_ip, c.Cluster.controller_location = controller_address(c.PBSEngines.options["interface"])
-
-# Engines find the controller by a file in this folder, which they must be able to read; the key in it never enters the
-# environment of a job, which others can see.
-c.Cluster.send_engines_connection_env = False
-
-# In a terminal: what the cluster does, and the last of what a job has printed when it ends; a queue may take hours, so
-# a late start is no failure.
-c.IPClusterStart.logging_config = {"loggers": {"IPClusterStart": {"level": "INFO"}}}
-c.IPClusterStart.early_shutdown = 0
-c.PBSEngines.output_limit = 20

@@ -6,8 +6,8 @@ c = get_config()  # noqa: F821  provided by IPython when it reads this file
 c.IPEngine.wait_for_url_file = 60
 c.IPEngine.timeout = 60
 
-# An engine whose controller is gone ends itself after this many missed signs of life (20 x 3.5 s, counted only while
-# the engine is idle), so none is left behind.
+# An engine whose controller is gone ends itself after this many missed heartbeats (20 x 3.5 s, counted only while the
+# engine is idle), so none is left behind.
 c.IPEngine.max_heartbeat_misses = 20
 
 # Errors only: the warnings are about debugging, and about encryption, which loopback does not need.

@@ -1,7 +1,7 @@
 """Engines: `connect`, which starts them by a profile or joins running ones.
 
-Each engine is one MPI rank; the notebook's own process never starts MPI.  What a profile says is in `profiles`, what is
-done with the engines in `session`.
+Each engine is one MPI rank; the notebook's own process never starts MPI.  `profiles` reads what a profile says,
+`session` uses the engines.
 """
 
 import atexit
@@ -10,6 +10,8 @@ import json
 import re
 import socket
 import time
+from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -21,15 +23,21 @@ from .session import Session
 __all__ = ["RankError", "RunHandle", "Session", "connect"]
 
 _LAST_PATIENCE_S = 1  # Jupyter and papermill kill a kernel that takes longer than 2.5 s to end
-_sessions = {}
+_sessions: dict[Path, Session] = {}
 
 
-def connect(profile="local", n=4, timeout=120, queue_timeout=None, **options):
+def connect(
+    profile: str = "local",
+    n: int = 4,
+    timeout_s: float = 120,
+    queue_timeout_s: float | None = None,
+    **options: Any,
+) -> Session:
     """Start engines, or join running ones, and check that they are one MPI world.
 
-    Engines started by `ipcluster start --profile=<profile>` are joined, and so are those that a notebook left when its
-    kernel was killed; else n engines are started, on a cluster as one job that may have to wait in the queue.  Called
-    again, it returns the open session.
+    Engines that `ipcluster start --profile=<profile>` has started are joined, and so are those that a notebook left
+    running when its kernel was killed.  Otherwise n engines are started; on a cluster they are one job, which may have
+    to wait in the queue.  A second call returns the open session.
 
     Parameters
     ----------
@@ -37,26 +45,48 @@ def connect(profile="local", n=4, timeout=120, queue_timeout=None, **options):
         One of `profiles()`, or an IPython profile of your own whose engines are started by MPI.  Profiles that submit
         jobs have to be installed first: `sagips profiles install <profile>`.
     n : int
-        Engines, each of them one MPI rank.  Running engines must be exactly as many: their MPI world is fixed.
-    timeout : float
-        Seconds to wait for the engines, counted from when their job runs.
-    queue_timeout : float or None
-        Seconds to wait in the queue; None waits as long as it takes.  Interrupting the cell cancels the job.
-    **options
+        Number of engines, each of them one MPI rank.  Running engines must be exactly as many, because the size of an
+        MPI world is fixed.
+    timeout_s : float
+        Longest time to wait for the engines, counted from when their job runs, in seconds.
+    queue_timeout_s : float or None
+        Longest time to wait in the queue, in seconds; None waits as long as it takes.  Interrupting the cell cancels
+        the job.
+    **options : str or int
         Options of the profile for engines that are started now, such as walltime="01:00:00"; they are not kept.
 
     Returns
     -------
     Session
+        The engines; `session.submit(spec)` starts a run on them.
 
     Raises
     ------
     ValueError
-        For a profile that is unknown or not installed, an option that is unknown, wrong or missing, or an `n` that is
-        not what is running; nothing was submitted.
+        If the profile is unknown or not installed, an option is unknown, wrong or missing, or `n` differs from the
+        number of running engines; nothing was submitted.
     RuntimeError
-        If mpiexec or the scheduler is missing, engines are missing, or they differ; no engines that were started here
-        are left behind.
+        If mpiexec or the scheduler is missing, or if engines are missing or differ from each other; engines that were
+        started here have been ended.
+
+    See Also
+    --------
+    profiles : The names of the kit's profiles.
+    install_profile : Install a profile, with the options of your account and site.
+    show_profile : Print the job script without submitting it.
+    run : Train in this process, without engines.
+
+    Examples
+    --------
+    >>> from sagips_kit import Proxy, RunSpec, Settings, connect, open_run
+    >>> settings = Settings(n_members=1, n_events=64)
+    >>> spec = RunSpec(problem=Proxy(), store="runs/d.zarr", settings=settings, n_steps=20, reference=False)
+    >>> session = connect("local", n=2)
+    >>> handle = session.submit(spec)
+    >>> handle.wait()
+    >>> open_run("runs/d.zarr")["history"].sizes["rank"]
+    2
+    >>> session.close()
     """
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n = {n!r}: should be a number of engines, 1 or more.")
@@ -68,28 +98,28 @@ def connect(profile="local", n=4, timeout=120, queue_timeout=None, **options):
             return session
         session.close()
     session = Session(_running(found, n) or Started(found, n), n)
-    session.open(timeout, queue_timeout)
+    session.open(timeout_s, queue_timeout_s)
     _sessions[found.folder] = session
     atexit.unregister(_leave)
     atexit.register(_leave)  # after ipyparallel's own, to run before it, which is slow and noisy
     return session
 
 
-def _leave():
-    """End all sessions with this process; but a run goes on for the kernel that takes this one's place."""
+def _leave() -> None:
+    """Close all sessions with this process; but a run continues if the kernel is being restarted."""
     for session in _sessions.values():
         session.close(_is_restarting(), _LAST_PATIENCE_S)
 
 
-def _is_restarting():
+def _is_restarting() -> bool:
     from IPython import get_ipython
 
-    # The kernel's own answer to the request to end; nothing else tells the two kinds of end apart.
+    # The kernel's own answer to the request to end; nothing else distinguishes a restart from a shutdown.
     answer = getattr(getattr(get_ipython(), "kernel", None), "_shutdown_message", None)
     return answer is not None and answer["content"]["restart"]
 
 
-def _found(name):
+def _found(name: str) -> profiles.Profile:
     """The installed profile; those that need no options of a site are installed when they are first used."""
     found = profiles.find(name)
     if name not in profiles.profiles():
@@ -104,22 +134,22 @@ def _found(name):
     return profiles.find(name)
 
 
-def _check_number(n, running, whose, remedy):
+def _check_number(n: int, running: int, whose: str, remedy: str) -> None:
     if n != running:
         raise ValueError(
-            f"{whose} {running} engines, n={n} were asked for. An MPI world cannot grow or shrink: type "
+            f"{whose} {running} engines, but n={n} were requested. An MPI world cannot grow or shrink: type "
             f"connect(n={running}) to use all of them. {remedy} to start others."
         )
 
 
-def _running(profile, n):
+def _running(profile: profiles.Profile, n: int) -> Joined | None:
     """Running engines of this profile that do not belong to another notebook, or None."""
     security = profile.folder / "security"
     for file in sorted(security.glob("cluster-*.json")):
         state = _state(file)
         cluster_id = state["cluster"]["cluster_id"]
         connection = security / f"ipcontroller{'-' * bool(cluster_id)}{cluster_id}-client.json"
-        # Process ids mean something on their own host only, and login nodes share this folder.
+        # Process ids are valid on their own host only, and login nodes share this folder.
         if not connection.exists() or not _is_here(json.loads(connection.read_text())["location"]):
             continue
         owner = re.match(r"notebook-(\d+)-", cluster_id)
@@ -133,14 +163,14 @@ def _running(profile, n):
     return None
 
 
-def _state(file):
-    """What ipyparallel has written of a cluster, once it has started the engines: a second after the controller."""
+def _state(file: Path) -> dict[str, Any]:
+    """What ipyparallel has written about a cluster, once it has started the engines: a second after the controller."""
     deadline = time.monotonic() + 5
     while not (state := json.loads(file.read_text()))["engines"]["sets"] and time.monotonic() < deadline:
         time.sleep(0.1)
     return state
 
 
-def _is_here(location):
+def _is_here(location: str) -> bool:
     addresses = (address.address for network in psutil.net_if_addrs().values() for address in network)
     return location in (socket.gethostname(), *addresses)

@@ -1,7 +1,7 @@
-"""Engines of a cluster, by one name: those that this process starts and ends, and those that it finds running.
+"""Engines of a cluster, under one contract: those that this process starts and ends, and those that it finds running.
 
-Both open a client, say what the scheduler or mpiexec does, and what the engines have printed.  Whether the engines are
-what a run needs is checked in `session`.
+Both connect a client, report the state of the scheduler or of mpiexec, and return what the engines have printed.
+`session` checks whether the engines are what a run needs.
 """
 
 import contextlib
@@ -11,17 +11,69 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import psutil
 
-from .jobs import JobState, JobWatch
-from .profiles import CONFIG, KINDS
+from .jobs import Job, JobState, JobWatch
+from .profiles import CONFIG, KINDS, Profile
 
-_POLL_S = 5.0  # between two questions to a scheduler
-_FINALIZE_S = 0.5  # for idle engines to take leave of MPI
+if TYPE_CHECKING:
+    from ipyparallel import Client
+
+_POLL_S = 5.0  # between two queries of a scheduler
+_FINALIZE_S = 0.5  # for idle engines to finalize MPI
 _ALLOCATIONS = ("PBS_JOBID", "SLURM_JOB_ID")  # set where this process runs inside a job
 _counter = itertools.count()
+
+
+class Engines(Protocol):
+    """What a session uses of its engines.
+
+    Attributes
+    ----------
+    profile : str
+        Name of the profile.
+    n : int
+        Number of engines.
+    origin : str
+        Who started them, and how to end them.
+    launcher_name : str
+        Name of ipyparallel's launcher.
+    """
+
+    profile: str
+    n: int
+    origin: str
+    launcher_name: str
+
+    @property
+    def command(self) -> str:
+        """The command line that started the engines."""
+        ...
+
+    @property
+    def script(self) -> str:
+        """The job script as it was submitted; empty where there is none."""
+        ...
+
+    def open(self, timeout_s: float) -> "Client":
+        """Start the engines if they are not running, and connect to their controller."""
+        ...
+
+    def state(self) -> JobState:
+        """The state of the job or of mpiexec: whether engines can still come, and are still there."""
+        ...
+
+    def output(self) -> str:
+        """What mpiexec and the engines have printed."""
+        ...
+
+    def close(self, client: "Client | None", patience_s: float, is_busy: bool, is_kept: bool) -> None:
+        """Close the client, and end the engines if this process started them."""
+        ...
 
 
 class Started:
@@ -29,10 +81,10 @@ class Started:
 
     origin = "started here"
 
-    def __init__(self, profile, n):
+    def __init__(self, profile: Profile, n: int):
         import ipyparallel
 
-        profile.ranks()  # tells what is missing
+        profile.placement()  # reports missing options
         self.profile, self.n = profile.name, n
         self.cluster = ipyparallel.Cluster(
             load_profile=False,
@@ -42,14 +94,14 @@ class Started:
             n=n,
             log_level=logging.CRITICAL,  # below it, a normal stop prints the log of every engine into the notebook
         )
-        self.launcher_name = self.cluster.engine_launcher_class.__name__
+        self.launcher_name: str = self.cluster.engine_launcher_class.__name__
         self._is_job = profile.is_job
         self._check_launcher(profile)
 
-    def _check_launcher(self, profile):
+    def _check_launcher(self, profile: Profile) -> None:
         from ipyparallel.cluster.launcher import LocalEngineSetLauncher
 
-        launcher = self.cluster.engine_launcher_class
+        launcher: Any = self.cluster.engine_launcher_class
         if issubclass(launcher, LocalEngineSetLauncher):
             raise ValueError(
                 f"Profile {self.profile!r} starts engines without MPI ({launcher.__name__}): set "
@@ -57,20 +109,21 @@ class Started:
             )
         if profile.section == "AllocationEngines" and not any(name in os.environ for name in _ALLOCATIONS):
             raise RuntimeError(
-                f"Profile {self.profile!r} starts engines inside a job, and this is none: {' and '.join(_ALLOCATIONS)} "
-                "are not set. Begin one with `qsub -I` or `salloc`, or type connect('local')."
+                f"Profile {self.profile!r} starts engines inside a job, and this process is in none: "
+                f"{' and '.join(_ALLOCATIONS)} are not set. Begin a job with `qsub -I` or `salloc`, or type "
+                "connect('local')."
             )
         command = launcher(parent=self.cluster, profile_dir=str(profile.folder)).args[0]
         if shutil.which(command) is None:
             raise RuntimeError(f"No {command}: neither in {Path(sys.executable).parent} nor on PATH. {self._remedy()}")
 
-    def _remedy(self):
+    def _remedy(self) -> str:
         if self._is_job:
             return "Jobs are submitted from a login node of the site; elsewhere type connect('local')."
         return "Engines are MPI ranks: type `pip install mpich`, or load the MPI module before you start Jupyter."
 
-    def open(self, timeout):
-        """Start controller and engines, or submit their job: ipyparallel.Client."""
+    def open(self, timeout_s: float) -> "Client":
+        """Start the controller and the engines, or submit their job; RuntimeError if that fails."""
         from ipyparallel.cluster.launcher import LauncherError
 
         try:
@@ -78,43 +131,45 @@ class Started:
         except LauncherError as error:
             raise RuntimeError(str(error)) from None
         with _quiet():
-            return self.cluster.connect_client_sync(timeout=timeout)
+            return self.cluster.connect_client_sync(timeout=timeout_s)
 
     @property
-    def command(self):
-        return shlex.join(self.cluster.engine_set.args)
+    def _launcher(self) -> Any:
+        """The launcher of the engines, None before they are started and after they have ended."""
+        return self.cluster.engine_set
 
     @property
-    def script(self):
-        """The job script as it was submitted; empty where there is none."""
-        return Path(self.cluster.engine_set.args[-1]).read_text() if self._is_job else ""
+    def command(self) -> str:
+        return shlex.join(self._launcher.args)
 
-    def state(self):
-        """Whether the engines may still come, or go on: JobState."""
-        launcher = self.cluster.engine_set
+    @property
+    def script(self) -> str:
+        return Path(self._launcher.args[-1]).read_text() if self._is_job else ""
+
+    def state(self) -> JobState:
+        launcher = self._launcher
         if launcher is None:
             return JobState("ended", "the session was closed")
         if self._is_job:
             return _of_job(launcher.job_id, launcher.job_state())
         return JobState("running", "") if launcher.poll() is None else JobState("ended", "mpiexec has ended")
 
-    def output(self):
-        """What mpiexec and the engines have printed."""
-        return self.cluster.engine_set.get_output() if self.cluster.engine_set else ""
+    def output(self) -> str:
+        return self._launcher.get_output() if self._launcher else ""
 
-    def close(self, client, patience_s, is_busy, is_kept):
-        """End engines and controller, by force where they do not end by themselves: an engine may be inside MPI.
+    def close(self, client: "Client | None", patience_s: float, is_busy: bool, is_kept: bool) -> None:
+        """End engines and controller, by force if they do not end by themselves: an engine may be inside MPI.
 
         Parameters
         ----------
         client : ipyparallel.Client or None
-            Of `open`, None where that failed; closed here.
-        patience_s : int
+            The client to close; None if `open` failed.
+        patience_s : float
             Seconds until force is used.
         is_busy : bool
             Whether the engines are in the middle of a run.
         is_kept : bool
-            Let them go on, also when this process ends.
+            Leave engines and controller running, also when this process ends.
         """
         self.cluster.shutdown_atexit = False
         if client is not None:
@@ -124,10 +179,10 @@ class Started:
         if is_kept:
             return
         processes = self._processes()
-        if self.cluster.engine_set and not self._is_job:
-            self.cluster.engine_set.stop_seconds_until_kill = patience_s
-        launcher, has_failed = self.cluster.engine_set, False
-        # Engines first: their watchers linger for seconds when there is no controller to take leave of.
+        launcher, has_failed = self._launcher, False
+        if launcher and not self._is_job:
+            launcher.stop_seconds_until_kill = patience_s
+        # Engines first: without a controller to unregister from, their watchers linger for seconds.
         for stop in (self.cluster.stop_engines_sync, self.cluster.stop_controller_sync):
             with contextlib.suppress(OSError):
                 try:
@@ -140,120 +195,121 @@ class Started:
                 process.kill()
         psutil.wait_procs(left, timeout=1)
         if has_failed and self._is_job and launcher is not None and launcher.job_id:
-            # Force has ended all that ran here, but it does not reach a job; this tells if nothing does.
+            # Force has ended all local processes, but it does not reach a job; this warns if nothing does.
             launcher.job.cancel(launcher.job_id)
 
-    def _processes(self):
+    def _processes(self) -> list[psutil.Process]:
         found = []
-        for launcher in (self.cluster.engine_set, self.cluster.controller):
-            if getattr(launcher, "process", None) is not None:
+        for launcher in (self._launcher, self.cluster.controller):
+            process = getattr(launcher, "process", None)
+            if process is not None:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    found += [launcher.process, *launcher.process.children(recursive=True)]
+                    found += [process, *process.children(recursive=True)]
         return found
 
 
 class Joined:
-    """Engines that were started in a terminal, or left by a notebook whose kernel was killed.
+    """Engines that were started in a terminal, or left running by a notebook whose kernel was killed.
 
     Parameters
     ----------
     profile : Profile
+        The profile whose folder describes the cluster.
     state : dict
-        What ipyparallel has written of the cluster.
+        What ipyparallel has written about the cluster.
     connection : Path
         The file by which clients find the controller.
     """
 
-    def __init__(self, profile, state, connection):
+    def __init__(self, profile: Profile, state: Mapping[str, Any], connection: Path):
         self.profile, self.connection = profile.name, connection
         cluster_id = state["cluster"]["cluster_id"]
         self.stop_line = f"ipcluster stop --profile={profile.name}" + f" --cluster-id={cluster_id}" * bool(cluster_id)
         self.origin = f"joined; `{self.stop_line}` ends it"
-        self.launcher_name = state["engines"]["class"].rpartition(".")[2]
-        self._kind = KINDS.get(self.launcher_name)
+        self.launcher_name: str = state["engines"]["class"].rpartition(".")[2]
         sets = state["engines"]["sets"].values()
-        self._engines = next(iter(sets), {})
-        self.n = sum(engines["n"] for engines in sets)
+        self._engines: dict[str, Any] = next(iter(sets), {})
+        self.n: int = sum(engines["n"] for engines in sets)
         self._job = None
         if job_id := self._engines.get("job_id"):
-            self._job = JobWatch(self._kind(**self._engines["options"]), job_id, _POLL_S)
+            options = {**self._engines["defaults"], **self._engines["options"]}
+            # Only the launchers of jobs write an id.
+            self._job = JobWatch(cast(Job, KINDS[self.launcher_name](**options)), job_id, _POLL_S)
 
     @property
-    def command(self):
+    def command(self) -> str:
         if self._job:
-            return f"{shlex.join(self._kind.submit)} {self._script_path}"
+            return f"{shlex.join(self._job.job.submit_command)} {self._script_path}"
         return shlex.join(_command_line(self._engines["pid"]))
 
     @property
-    def script(self):
-        """The job script as it was submitted; empty where there is none."""
+    def script(self) -> str:
         return self._script_path.read_text() if self._job and self._script_path.is_file() else ""
 
     @property
-    def _script_path(self):
+    def _script_path(self) -> Path:
         return Path(self._engines["output_file"]).with_suffix(".sh")
 
-    def open(self, timeout):
-        """Connect to the controller: ipyparallel.Client."""
+    def open(self, timeout_s: float) -> "Client":
+        """Connect to the controller; RuntimeError if it does not answer."""
         import ipyparallel
 
         try:
+            timeout: Any = min(timeout_s, 20)  # which ipyparallel annotates as int
             with _quiet():
-                return ipyparallel.Client(str(self.connection), timeout=min(timeout, 20))
+                return ipyparallel.Client(str(self.connection), timeout=timeout)
         except TimeoutError:
             raise RuntimeError(
                 f"The cluster of {self.connection} does not answer. Type `{self.stop_line}` in a terminal; if that "
                 "does not help, delete this file."
             ) from None
 
-    def state(self):
-        """Whether the engines may still come, or go on: JobState."""
+    def state(self) -> JobState:
         if self._job:
             return _of_job(self._job.job_id, self._job.state())
         return JobState("running", "") if runs(self._engines["pid"]) else JobState("ended", "mpiexec has ended")
 
-    def output(self):
-        """What mpiexec and the engines have printed."""
+    def output(self) -> str:
         file = Path(self._engines.get("output_file", ""))
         return file.read_text(errors="replace") if file.is_file() else ""
 
-    def close(self, client, patience_s, is_busy, is_kept):
-        """End the connection alone: whoever started the engines ends them."""
+    def close(self, client: "Client | None", patience_s: float, is_busy: bool, is_kept: bool) -> None:
+        """Close the connection only: whoever started the engines ends them."""
         if client is not None:
             client.close()
 
 
-def runs(pid):
-    """Whether a process of this host runs; one that has ended does not, though nobody has asked how."""
+def runs(pid: int) -> bool:
+    """Whether a process of this host is running; a zombie, which has ended but was not reaped, is not."""
     try:
         return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def _finalize(client):
-    """Let idle engines take leave of MPI, which leaves its shared memory behind where it is ended by force."""
+def _finalize(client: "Client") -> None:
+    """Let idle engines finalize MPI, which leaves its shared memory behind where it is killed."""
     from ipyparallel.error import NoEnginesRegistered
 
     with contextlib.suppress(NoEnginesRegistered):
         client[:].apply_async(_end_mpi).wait(_FINALIZE_S)
 
 
-def _end_mpi():
+def _end_mpi() -> None:
     from mpi4py import MPI
 
     MPI.Finalize()
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Without the warning that messages bear no signature: a connection that is encrypted needs none."""
+def _quiet() -> Iterator[None]:
+    """Suppress the warning that messages are not signed: an encrypted connection needs no signatures."""
     from traitlets.log import get_logger
 
     def is_another(record):
         return not record.getMessage().startswith("Message signing is disabled")
 
-    log = get_logger()
+    log: Any = get_logger()
     log.addFilter(is_another)
     try:
         yield
@@ -261,11 +317,11 @@ def _quiet():
         log.removeFilter(is_another)
 
 
-def _of_job(job_id, state):
+def _of_job(job_id: str, state: JobState) -> JobState:
     return JobState(state.phase, f"job {job_id}: {state.words}")
 
 
-def _command_line(pid):
+def _command_line(pid: int) -> list[str]:
     try:
         return psutil.Process(pid).cmdline()
     except psutil.NoSuchProcess:

@@ -1,101 +1,188 @@
 """A run on the engines, as the notebook sees it: how far it is, its end, its failure.
 
-How far a run is comes from its store, whether it failed from the engines' results, which are polled: an engine inside
-a collective operation would hold the notebook for ever when another rank has failed.
+The progress of a run is read from its store, failures from the results of the engines.  The results are polled, because
+waiting for an engine inside a collective operation would block the notebook forever after another rank has failed.
 """
 
 import re
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .._text import listed, tail
+from .._text import counted, listed, tail
 from ..report.progress_line import ProgressLine
 from ..running.coordination import Control
 from ..store import schema
+from .attached import RankResult
+from .engines import Engines
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from ..report.dashboard import Dashboard
+    from ..store.status import RunStatus
 
 CARRIER = "run_in"  # the function that carries a call to an engine, in `session`
 POLL_S = 0.1  # between two looks at the engines
 _GRACE_S = 2.0  # for other ranks to fail too, before a failure is reported
-_GO_ON = "Type session.close(), connect(...), and submit(spec, resume=True) to go on."
+_RESUME = "Type session.close(), connect(...), and submit(spec, resume=True) to resume it."
 _SECONDARY = ("PeerError",)  # raised on a rank because another one failed: never the cause
 
 
 class RankError(RuntimeError):
-    """A rank of a run failed.
+    """A rank of a run failed, or the run ended before its last step.
+
+    Parameters
+    ----------
+    text : str
+        The message.
+    rank : int or None
+        The rank that failed first.
+    host : str or None
+        The host of that rank.
+    failures : dict of int to str
+        The remote traceback of each rank that failed.
 
     Attributes
     ----------
     rank : int or None
-        None if no rank is known to have failed, as when a job was cancelled.
+        The rank that failed first; None if no rank is known to have failed, as when a job was cancelled.
     host : str or None
+        The host of that rank, if it is known.
     failures : dict of int to str
-        The remote traceback of every rank that failed.
+        The remote traceback of each rank that failed.
+
+    See Also
+    --------
+    sagips_kit.cluster.handle.RunHandle.wait : Raises this error.
+
+    Examples
+    --------
+    >>> from sagips_kit import Proxy, RunSpec, Settings, connect
+    >>> from sagips_kit.cluster.handle import RankError
+    >>> settings = Settings(n_members=1, n_events=64)
+    >>> spec = RunSpec(problem=Proxy(), store="runs/a.zarr", settings=settings, n_steps=20, reference=False)
+    >>> session = connect("local", n=2)
+    >>> handle = session.submit(spec)
+    >>> try:
+    ...     handle.wait()
+    ... except RankError as error:
+    ...     print(f"rank {error.rank} on {error.host}:\\n{error.failures[error.rank]}")
+    >>> session.close()
     """
 
-    def __init__(self, text, rank, host, failures):
+    def __init__(self, text: str, rank: int | None, host: str | None, failures: Mapping[int, str]):
         super().__init__(text)
         self.rank, self.host, self.failures = rank, host, failures
 
 
 class RunHandle:
-    """A run on the engines; losing the handle changes nothing for the run.
+    """A run on the engines, returned by `Session.submit` and `Session.attach`.
+
+    The run does not depend on its handle: when the handle is lost, `Session.attach` returns another one.
+
+    Parameters
+    ----------
+    path : Path
+        The store of the run.
+    results : list of ipyparallel.AsyncResult
+        The call of each rank.
+    facts : list of dict
+        What each engine reported about itself.
+    engines : Engines
+        The engines of the session.
 
     Attributes
     ----------
     path : Path
         The store of the run.
+
+    See Also
+    --------
+    sagips_kit.cluster.session.Session : Submits runs.
+    sagips_kit.open_run : Open a run by its path.
+
+    Examples
+    --------
+    >>> from sagips_kit import Proxy, RunSpec, Settings, connect
+    >>> settings = Settings(n_members=1, n_events=64)
+    >>> spec = RunSpec(problem=Proxy(), store="runs/b.zarr", settings=settings, n_steps=20, reference=False)
+    >>> session = connect("local", n=2)
+    >>> handle = session.submit(spec)
+    >>> handle.wait(timeout_s=60)
+    >>> handle.status()
+    RunStatus(step 20 of 20, finished)
+    >>> handle
+    RunHandle('...runs/b.zarr', 2 ranks, step 20 of 20, finished)
+    >>> run = handle.open()
+    >>> session.close()
     """
 
-    def __init__(self, path, results, facts, engines):
+    path: Path | str
+
+    def __init__(
+        self, path: Path | str, results: Sequence[RankResult], facts: Sequence[Mapping[str, Any]], engines: Engines
+    ):
         self.path = path
         self._results, self._facts, self._engines = results, facts, engines
 
-    def status(self):
-        """Read from the store how far the run is.
+    def status(self) -> "RunStatus":
+        """How far the run is, from its store.
 
         Returns
         -------
         RunStatus
-            The steps that each rank has completed (`steps`), the length of the run (`n_steps`) and its state in one
-            word (`state`), among others.
+            Among others `.step`, which all ranks have completed, `.steps` (rank,), `.n_steps`, and `.state`:
+            "unfinished", "stopping", "stopped" or "finished".
         """
-        from ..store.status import read_status
+        from ..store import status
 
-        return read_status(self.path)
+        return status.read_status(self.path)
 
-    def open(self):
-        """The run as a DataTree, at any time; open it again to see more."""
+    def open(self) -> "xr.DataTree":
+        """Open the run, at any time.
+
+        Returns
+        -------
+        DataTree
+            What has been written so far; open the run again to see more.
+        """
         from ..report import accessor
 
         return accessor.open_run(self.path)
 
-    def dashboard(self, interval=2.0):
-        """A live view of the run in the notebook, with a button that stops it.
+    def dashboard(self, interval_s: float = 2.0) -> "Dashboard":
+        """A live view of the run in the notebook, with a button that stops the run.
 
         Parameters
         ----------
-        interval : float
-            Seconds between two looks at the store.
+        interval_s : float
+            Time between two looks at the store, in seconds.
 
         Returns
         -------
         Dashboard
+            A widget, which the notebook displays.
         """
         from ..report.dashboard import Dashboard
 
-        return Dashboard(self.path, interval, self.stop, lambda: bool(self._failed()))
+        return Dashboard(self.path, interval_s, self.stop, lambda: bool(self._failed()))
 
-    def watch(self, until=None, interval=1.0):
-        """Show how the run goes until it ends; interrupting the cell leaves the run alone.
+    def watch(self, until: int | None = None, interval_s: float = 1.0) -> None:
+        """Show the progress of the run until it ends; interrupting the cell does not affect the run.
 
-        One line tells the steps, time used and left, the steps of the slowest and the fastest rank, how far the answer
-        has moved during the last tenth of the run, the part of the time that ranks wait, and the age of messages.
+        One line shows the steps, the time used and left, the steps of the slowest and the fastest rank, how far the
+        answer has moved during the last tenth of the run, the fraction of the time that ranks wait, and the age of
+        messages.
 
         Parameters
         ----------
         until : int or None
-            Return as soon as all ranks have written so many steps, `record_every * rows_per_block` at a time.
-        interval : float
-            Seconds between two looks at the store.
+            Return as soon as all ranks have written this step; steps are written in blocks of
+            `record_every * rows_per_block`.  None returns when the run has ended.
+        interval_s : float
+            Time between two looks at the store, in seconds.
 
         Raises
         ------
@@ -108,36 +195,37 @@ class RunHandle:
                 line.show(self._bar())
                 if until is not None and self.status().step >= until:
                     return
-                time.sleep(interval)
+                time.sleep(interval_s)
         except KeyboardInterrupt:
-            line.end(f"{self._bar()}\nThe run goes on. Look again with .watch(), end it with .stop().")
+            line.end(f"{self._bar()}\nThe run continues. Show it again with .watch(), end it with .stop().")
             return
         self._await_failed()
         line.end(self._bar())
         self.wait()
 
-    def wait(self, timeout=None):
+    def wait(self, timeout_s: float | None = None) -> None:
         """Wait until all ranks have ended.
 
         Parameters
         ----------
-        timeout : float or None
-            Seconds to wait at most.
+        timeout_s : float or None
+            Longest time to wait, in seconds; None waits as long as it takes.
 
         Raises
         ------
         RankError
-            As soon as a rank has failed, even if others go on; or if a signal or its job's time ended the run early.
+            As soon as a rank has failed, even if others are still running; or if a signal or the end of its job's time
+            has stopped the run early.
         TimeoutError
-            If the run goes on.
+            If the run has not ended in time; it continues.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._is_over():
             if deadline is not None and time.monotonic() > deadline:
                 status, how = self.status(), "Call .wait() again, or .stop() to end it."
-                if status.state == "stopping":
-                    how = f"It will stop at step {status.stop_step}, {status.step} are made: call .wait() again."
-                raise TimeoutError(f"{self.path} goes on after {timeout} s. {how}")
+                if status.stop_step < status.n_steps:
+                    how = f"It will stop at step {status.stop_step} and is at step {status.step}: call .wait() again."
+                raise TimeoutError(f"{self.path} continues after {timeout_s} s. {how}")
             time.sleep(POLL_S)
         self._await_failed()
         if self._failed():
@@ -147,54 +235,68 @@ class RunHandle:
         if self._was_ended():
             raise self._ended()
 
-    def stop(self):
-        """Ask the ranks to end cleanly at a step that none of them has reached; returns at once."""
+    def stop(self) -> None:
+        """Ask the ranks to stop cleanly, all at the same step; returns at once.
+
+        The step is one that no rank has reached yet.  The run can be resumed by `Session.submit(spec, resume=True)`.
+        """
         from ..store import status
 
         status.stop_soon(self.path)
 
-    def result(self):
-        """What each rank returned, in the order of the ranks; waits for the end as `wait` does."""
+    def result(self) -> list[dict[str, Any]]:
+        """What each rank returned; waits for the end of the run, without a limit.
+
+        Returns
+        -------
+        list of dict
+            In the order of the ranks.
+
+        Raises
+        ------
+        RankError
+            If a rank has failed, or the run was stopped early by a signal or the end of its job's time.
+        """
         self.wait()
         return [result.get() for result in self._results]
 
-    def _is_ready(self):
+    def _is_ready(self) -> bool:
         return all(result.ready() for result in self._results)
 
-    def _is_over(self):
-        # Engines that end with their job answer nothing any more, and their controller waits for them for an hour.
+    def _is_over(self) -> bool:
+        # Engines that end with their job no longer answer, and their controller waits for them for an hour.
         return self._is_ready() or bool(self._failed()) or self._engines.state().phase == "ended"
 
-    def _failed(self):
+    def _failed(self) -> list[int]:
         return [rank for rank, result in enumerate(self._results) if result.ready() and not result.successful()]
 
-    def _await_failed(self):
+    def _await_failed(self) -> None:
         """Give other ranks time to fail too: the first error to arrive need not be the cause."""
         deadline = time.monotonic() + _GRACE_S
         while self._is_over() and not self._is_ready() and time.monotonic() < deadline:
             time.sleep(POLL_S)
 
-    def _was_ended(self):
+    def _was_ended(self) -> bool:
         return not self.status().is_finished and Control(self.path)[schema.ASKED] == schema.BY_SIGNAL
 
-    def _ended(self):
+    def _ended(self) -> RankError:
         status = self.status()
         text = (
-            f"The run was asked to end by a signal, or because its job is nearly out of time. It ended at step "
-            f"{status.step} of {status.n_steps}; what is in {self.path} is safe. {_GO_ON}"
+            f"The run was asked to stop by a signal, or because its job is nearly out of time. It ended at step "
+            f"{status.step} of {status.n_steps}; what is in {self.path} is safe. {_RESUME}"
         )
         return RankError(text, None, None, {})
 
-    def _lost(self):
+    def _lost(self) -> RankError:
         status = self.status()
         text = (
             f"The engines are gone, and the run with them: {self._engines.state().words}. What is in {self.path} up to "
-            f"step {status.step} of {status.n_steps} is safe. {_GO_ON}\n"
+            f"step {status.step} of {status.n_steps} is safe. {_RESUME}\n"
             f"{tail(self._engines.output())}"
         )
         return RankError(text, None, None, {})
 
-    def _error(self):
+    def _error(self) -> RankError:
         errors = {rank: self._results[rank].exception() for rank in self._failed()}
         first = min(errors, key=lambda rank: (errors[rank].ename in _SECONDARY, self._ended_at(rank), rank))
         failures = {rank: _user_frames(error.traceback or str(error)) for rank, error in errors.items()}
@@ -203,37 +305,37 @@ class RunHandle:
         if all(error.ename == "EngineError" for error in errors.values()):
             text = (
                 f"The engines of ranks {listed(errors)} have died{on_host}; when one process dies, MPI ends them all. "
-                f"What is in {self.path} is safe. {_GO_ON}\n"
+                f"What is in {self.path} is safe. {_RESUME}\n"
                 f"{tail(self._engines.output())}"
             )
             return RankError(text, first, host, failures)
         lines = [f"Rank {first}{on_host} failed: {errors[first].ename}: {errors[first].evalue}\n\n{failures[first]}\n"]
-        others = {}
+        others: dict[str, list[int]] = {}
         for rank in errors.keys() - {first}:
             others.setdefault(f"{errors[rank].ename}: {errors[rank].evalue}", []).append(rank)
         busy = [rank for rank, result in enumerate(self._results) if not result.ready()]
-        lines += [f"Failed too: {listed(ranks)}: {error}" for error, ranks in others.items()]
-        lines += [f"Not ended yet: {listed(busy)}; session.close() ends them by force."] if busy else []
+        lines += [f"Ranks that failed too: {listed(ranks)}: {error}" for error, ranks in others.items()]
+        lines += [f"Ranks still running: {listed(busy)}; session.close() ends them by force."] if busy else []
         return RankError("\n".join(lines), first, host, failures)
 
-    def _ended_at(self, rank):
+    def _ended_at(self, rank: int) -> float:
         ended = self._results[rank].metadata["completed"]
         return ended.timestamp() if ended else float("inf")
 
-    def _bar(self):
+    def _bar(self) -> str:
         from ..report import progress_line
 
         return progress_line.snapshot(self.path).line()
 
     def __repr__(self):
         try:
-            status, end = self.status(), ", failed" if self._failed() else ""
-        except (ValueError, OSError):
-            status, end = "its store cannot be read", ""
-        return f"RunHandle({str(self.path)!r}, ranks={len(self._results)}, {status}{end})"
+            status = "failed" if self._failed() else str(self.status())
+        except (OSError, ValueError):
+            status = "no run in its store"  # which was moved or deleted
+        return f"RunHandle({str(self.path)!r}, {counted(len(self._results), 'rank')}, {status})"
 
 
-def _user_frames(traceback):
+def _user_frames(traceback: str) -> str:
     """A remote traceback without colours and without the frames that carried the call to the engine."""
     blocks = re.sub(r"\x1b\[[0-9;]*m", "", traceback).split("\n\n")
     carriers = [i for i, block in enumerate(blocks) if f" in {CARRIER}(" in block]

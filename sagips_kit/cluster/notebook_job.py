@@ -1,12 +1,15 @@
 """A notebook as a batch job: the script that runs it by papermill on the compute node, with engines beside it.
 
-The job's own ranks are started by the profile `allocation`, by the same command as those of the given profile.
+The engines of that job are started by the profile `allocation`, with the same command as those of the given profile.
 """
 
+import os
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import profiles
 from .jobs import Job, passed_environment
@@ -21,13 +24,13 @@ class Batch:
     Attributes
     ----------
     job : Job
+        The options of the job.
     path : Path
         The script.
     outputs : Path
-        What the executed notebook, the store and the log are called, with {id} for the number of the job and without
-        an ending.
+        Path of the executed notebook, the store and the log, without extension; {id} stands for the number of the job.
     store : str or None
-        Where the notebook's run goes, with {id} too; None if its parameters do not say.
+        Path of the notebook's run, also with {id}; None if the notebook has no parameter `store`.
     """
 
     job: Job
@@ -36,39 +39,47 @@ class Batch:
     store: str | None
 
     @property
-    def submit_line(self):
-        return shlex.join([*self.job.submit, str(self.path)])
+    def submit_line(self) -> str:
+        """The command that submits the script."""
+        return shlex.join([*self.job.submit_command, str(self.path)])
 
-    def submit(self):
+    def submit(self) -> str:
         """Submit the script; returns the job's id."""
-        return self.job.submitted(self.path)
+        return self.job.submit(self.path)
 
 
-def write_batch(notebook, profile, parameters=None, folder="runs", **options):
+def write_batch(
+    notebook: str | os.PathLike[str],
+    profile: str,
+    parameters: Mapping[str, Any] | None = None,
+    folder: str | os.PathLike[str] = "runs",
+    **options: Any,
+) -> Batch:
     """Write the job script that runs a notebook on a cluster.
 
     Parameters
     ----------
     notebook : path
-        With a cell tagged `parameters` that sets `profile` and `n`, and perhaps `store`.
+        A notebook with a cell tagged `parameters` that sets `profile` and `n`, and perhaps `store`.
     profile : str
         A profile that submits jobs.
-    parameters : dict
+    parameters : dict of str
         Other values for the notebook's parameters.
     folder : path
-        Where script, executed notebook, store and log go.
-    **options
+        Folder for the script, the executed notebook, the store and the log.
+    **options : str or int
         Options of the profile for this job.
 
     Returns
     -------
     Batch
+        The script that was written; `.submit()` submits it.
 
     Raises
     ------
     ValueError
-        For a profile that submits no jobs, an option that is unknown, wrong or missing, or parameters that the
-        notebook does not have.
+        If the profile submits no jobs, an option is unknown, wrong or missing, or the notebook does not have these
+        parameters.
     FileNotFoundError
         If there is no such notebook.
     """
@@ -79,7 +90,8 @@ def write_batch(notebook, profile, parameters=None, folder="runs", **options):
     if not found.is_job:
         allowed = (name for name in profiles.profiles() if profiles.find(name).is_job)
         raise ValueError(f"Profile {profile!r} submits no jobs. Allowed: {', '.join(allowed)}.")
-    job = found.ranks()
+    job = found.placement()
+    assert isinstance(job, Job)  # as is_job says
     n = int(given.get("n", known["n"]))
     outputs = folder / f"{notebook.stem}-{{id}}"
     store = given.get("store", f"{outputs}.zarr" if "store" in known else None)
@@ -92,12 +104,12 @@ def write_batch(notebook, profile, parameters=None, folder="runs", **options):
     return Batch(job, path, outputs, store)
 
 
-def _parameters(notebook, given):
-    """The notebook's parameters with their defaults, as text; ValueError for others."""
+def _parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, str]:
+    """The notebook's parameters with their defaults, as text; ValueError if others are given."""
     try:
         import papermill
     except ImportError:
-        raise ImportError('Notebooks are run by papermill. Type `pip install "sagips_kit[notebooks]"`.') from None
+        raise ImportError('Notebooks are executed by papermill. Type `pip install "sagips_kit[notebooks]"`.') from None
     if not notebook.is_file():
         raise FileNotFoundError(f"There is no notebook `{notebook}`. Current folder: {Path.cwd()}")
     found = papermill.inspect_notebook(str(notebook))
@@ -105,7 +117,7 @@ def _parameters(notebook, given):
     for name in ("profile", "n"):
         if name not in known:
             raise ValueError(
-                f"`{notebook}` has no parameter {name!r}. Set {name} in its first cell, and give that the tag "
+                f"`{notebook}` has no parameter {name!r}. Set {name} in its first cell, and give the cell the tag "
                 "`parameters`."
             )
     for name in given:
@@ -115,8 +127,8 @@ def _parameters(notebook, given):
     return known
 
 
-def _body(job, n, notebook, folder, given, has_store):
-    """The lines that run the notebook, in the folder in which this command was typed."""
+def _body(job: Job, n: int, notebook: Path, folder: Path, given: Mapping[str, Any], has_store: bool) -> Sequence[str]:
+    """The shell commands that run the notebook, in the folder in which this command was typed."""
     python, here = shlex.quote(sys.executable), shlex.quote(str(Path.cwd()))
     run = f"{shlex.quote(f'{folder}/{notebook.stem}-')}{job.id_variable}"
     ranks = {"mpiexec": job.mpiexec, "ranks_per_node": job.sizes(n)["ranks_per_node"]}

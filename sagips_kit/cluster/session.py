@@ -1,6 +1,6 @@
 """Engines that are one MPI world, as the notebook uses them: check them, submit a run, close them.
 
-Nothing here blocks; how engines are started is in `cluster`, what becomes of a submitted run in `handle`.
+`engines` starts them; `handle` follows a submitted run to its end.
 """
 
 import os
@@ -10,33 +10,83 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 from .._text import listed, tail
 from ..report.progress_line import ProgressLine
 from ..store.location import absolute
-from .attached import Elsewhere
+from .attached import AttachedResult, RankResult
+from .engines import Engines
 from .handle import POLL_S, RunHandle
+from .jobs import JobState
 
-_ANSWER_S = 60.0  # for idle engines to say what they are
+if TYPE_CHECKING:
+    from ipyparallel import AsyncResult, Client
+
+    from ..running.spec import RunSpec
+    from ..running.tune import Tuning
+
+_ANSWER_S = 60.0  # for idle engines to report what they are
 VERSIONS = ("python", "torch", "mpi4py", "cloudpickle", "sagips_kit")
 
 
 class Session:
-    """Engines that are one MPI world; made by `connect`, closed by `close` or at the end of a `with` block.
+    """Engines that are one MPI world, returned by `connect`; they train one run at a time.
+
+    A session is closed by `close`, at the end of a `with` block, or with the notebook's process.
+
+    Parameters
+    ----------
+    engines : Engines
+        Engines of this process, or running ones that it has found.
+    n : int
+        Number of engines.
 
     Attributes
     ----------
     n : int
-        Engines, which is the number of MPI ranks.
+        Number of engines, which is the number of MPI ranks.
+
+    See Also
+    --------
+    sagips_kit.connect : Open a session.
+    sagips_kit.run : Train in this process, without engines.
+
+    Examples
+    --------
+    >>> from sagips_kit import Proxy, RunSpec, Settings, connect
+    >>> settings = Settings(n_members=1, n_events=64)
+    >>> spec = RunSpec(problem=Proxy(), store="runs/c.zarr", settings=settings, n_steps=20, reference=False)
+    >>> session = connect("local", n=2)
+    >>> print(session.preview())
+    profile   local (...)
+    launcher  ...
+    command   ...mpiexec -n 2 ...
+    <BLANKLINE>
+    rank  host  ...
+    >>> handle = session.submit(spec)
+    >>> handle.wait()
+    >>> session.is_open
+    True
+    >>> session.close()
     """
 
-    def __init__(self, engines, n):
+    def __init__(self, engines: Engines, n: int):
         self._engines, self.n = engines, n
-        self._client = None
-        self._facts, self._results = [], []
+        self._open_client: Client | None = None
+        self._facts: list[dict[str, Any]] = []
+        self._results: Sequence[RankResult] = []
 
-    def open(self, timeout, queue_timeout=None):
+    def open(self, timeout_s: float, queue_timeout_s: float | None = None) -> None:
         """Start or join the engines and check them; called by `connect`.
+
+        Parameters
+        ----------
+        timeout_s : float
+            Longest time to wait for the engines, counted from when their job runs, in seconds.
+        queue_timeout_s : float or None
+            Longest time to wait in the queue, in seconds; None waits as long as it takes.
 
         Raises
         ------
@@ -44,9 +94,9 @@ class Session:
             If engines are missing or different; those that were started here are ended.
         """
         try:
-            self._client = self._engines.open(timeout)
-            deadline = self._await_engines(timeout, queue_timeout)
-            # Engines in the middle of a run answer nothing: they are checked before the next one.
+            self._open_client = self._engines.open(timeout_s)
+            deadline = self._await_engines(timeout_s, queue_timeout_s)
+            # Engines in the middle of a run do not answer: they are checked before the next one.
             if not self._busy():
                 self._check_engines(deadline)
         except BaseException:
@@ -54,89 +104,104 @@ class Session:
             raise
 
     @property
-    def is_open(self):
-        is_whole = self._client is not None and len(self._client.ids) == self.n
+    def _client(self) -> "Client":
+        if self._open_client is None:
+            raise RuntimeError("This session is closed. Type session = connect(...) to open another.")
+        return self._open_client
+
+    @property
+    def is_open(self) -> bool:
+        """Whether all engines are connected."""
+        is_whole = self._open_client is not None and len(self._open_client.ids) == self.n
         return is_whole and self._engines.state().phase != "ended"
 
-    def _await_engines(self, timeout, queue_timeout):
-        """Wait until all engines are there; returns when the rest should be done, on the monotonic clock."""
+    def _await_engines(self, timeout_s: float, queue_timeout_s: float | None) -> float:
+        """Wait until all engines are there; returns the deadline for their answers, on the monotonic clock."""
         line, profile, started = ProgressLine(), self._engines.profile, time.monotonic()
         deadline = None
         while (n := len(self._client.ids)) < self.n:
-            state, waited = self._engines.state(), time.monotonic() - started
+            state, waited_s = self._engines.state(), time.monotonic() - started
             if state.phase in ("queued", "unknown"):
-                line.show(f"{profile}: {state.words}, for {waited:.0f} s")
-                if queue_timeout is not None and waited > queue_timeout:
-                    raise RuntimeError(self._still_queued(state, waited))
+                line.show(f"{profile}: {state.words}, for {waited_s:.0f} s")
+                if queue_timeout_s is not None and waited_s > queue_timeout_s:
+                    raise RuntimeError(self._still_queued(state, waited_s))
             else:
-                deadline = deadline or time.monotonic() + timeout
-                line.show(f"{profile}: {n} of {self.n} engines after {waited:.0f} s {state.words}")
+                deadline = deadline or time.monotonic() + timeout_s
+                line.show(f"{profile}: {n} of {self.n} engines after {waited_s:.0f} s {state.words}")
                 if state.phase == "ended" or time.monotonic() > deadline:
-                    raise RuntimeError(self._missing_engines(n, waited, state))
+                    raise RuntimeError(self._missing_engines(n, waited_s, state))
             time.sleep(POLL_S)
         line.end(f"{profile}: {n} of {self.n} engines after {time.monotonic() - started:.0f} s")
-        return deadline or time.monotonic() + timeout
+        return deadline or time.monotonic() + timeout_s
 
-    def _still_queued(self, state, waited):
+    def _still_queued(self, state: JobState, waited_s: float) -> str:
         return (
-            f"Profile {self._engines.profile!r} was still in the queue after {waited:.0f} s ({state.words}), which is "
-            "given up. Allow more time with connect(queue_timeout=...), ask for less, or try another queue."
+            f"The job of profile {self._engines.profile!r} was still in the queue after {waited_s:.0f} s "
+            f"({state.words}) and has been cancelled. Allow more time with connect(queue_timeout_s=...), request less, "
+            "or try another queue."
         )
 
-    def _missing_engines(self, n, waited, state):
+    def _missing_engines(self, n: int, waited_s: float, state: JobState) -> str:
         why = state.words if state.phase == "ended" else "the others have not registered"
         return (
-            f"{self.n} engines were asked for, {n} came within {waited:.0f} s: {why}. If they are slow, type "
-            f"connect(timeout=...); if the machine is too small, fewer engines. The last words of "
+            f"{self.n} engines were requested, but only {n} came within {waited_s:.0f} s: {why}. If they are slow, "
+            f"type connect(timeout_s=...); if the machine is too small, request fewer engines. The last output of "
             f"`{self._engines.command}`:\n{tail(self._engines.output())}"
         )
 
-    def _check_idle(self):
-        if self._client is None:
-            raise RuntimeError("This session is closed. Type session = connect(...) to open another.")
+    def _check_idle(self) -> None:
+        client = self._client
         if not self.is_open:
             state = self._engines.state()
-            why = f": {state.words}" if state.phase == "ended" else f", {len(self._client.ids)} are left"
+            why = f": {state.words}" if state.phase == "ended" else f", {len(client.ids)} are left"
             raise RuntimeError(
-                f"Of {self.n} engines some are gone{why}, and an MPI world is whole or nothing. Type session.close(), "
-                f"then connect(...) again.\n{tail(self._engines.output())}"
+                f"Of {self.n} engines some are gone{why}, and an MPI world cannot continue without them. Type "
+                f"session.close(), then connect(...) again.\n{tail(self._engines.output())}"
             )
         if busy := self._busy():
             raise RuntimeError(
-                f"Busy with a run: engines {listed(busy)}. Wait for it, or end it with its handle's stop(); a "
-                "run submitted from another notebook is found by session.attach(path)."
+                f"Busy with a run: engines {listed(busy)}. Wait for it, or end it with its handle's stop(); "
+                "session.attach(path) returns the handle of a run that another notebook has submitted."
             )
 
-    def _busy(self):
-        """Ranks that are in the middle of a run: set of int."""
+    def _busy(self) -> set[int]:
+        """Ranks that are in the middle of a run."""
         status = self._client.queue_status()
         busy = {rank for rank in self._client.ids if status[rank]["queue"]}
         # What was submitted a moment ago may not have reached the queues.
         return busy | {rank for rank, result in enumerate(self._results) if not result.ready()}
 
-    def _check_engines(self, deadline):
+    def _check_engines(self, deadline: float) -> None:
         from ipyparallel.error import RemoteError
 
         try:
             self._facts = self._ask(self._client[:].apply_async(_facts), deadline)
         except RemoteError as error:
             raise RuntimeError(
-                f"The engines cannot run the kit: {error}. They need the environment of this notebook, {sys.prefix}: "
-                "install what is missing there, or start the engines from it."
+                f"The engines cannot import the kit: {error}. They need the environment of this notebook, {sys.prefix}:"
+                " install what is missing there, or start the engines from it."
             ) from None
         differences = _differences(self._facts, self.n, self._engines.command)
         if differences:
-            raise RuntimeError("The engines are not the one MPI world that was asked for.\n" + "\n".join(differences))
+            raise RuntimeError("The engines are not the MPI world that was requested.\n" + "\n".join(differences))
 
-    def _ask(self, answers, deadline):
+    def _ask(self, answers: "AsyncResult", deadline: float) -> list[dict[str, Any]]:
         while not answers.ready():
             if time.monotonic() > deadline:
-                raise RuntimeError("The engines are there but do not answer. Allow more time: connect(timeout=...).")
+                raise RuntimeError(
+                    "The engines are there but do not answer. Allow more time with connect(timeout_s=...)."
+                )
             time.sleep(POLL_S)
         return answers.get()
 
-    def preview(self):
-        """Text: profile, launcher, command line, a table of the engines, and the job script if there is one."""
+    def preview(self) -> str:
+        """What the engines are: profile, launcher, command line, one line per engine, and the job script if any.
+
+        Returns
+        -------
+        str
+            Text to print.
+        """
         names = ("rank", "host", "pid", "device", *VERSIONS)
         rows = [names, *([str(fact[name]) for name in names] for fact in self._facts)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -147,30 +212,32 @@ class Session:
             f"command   {self._engines.command}",
         ]
         if not self._facts:
-            table = [f"{self.n} engines in the middle of a run: session.attach(path) finds it"]
+            table = [f"{self.n} engines in the middle of a run: session.attach(path) returns its handle"]
         script = ["", self._engines.script] if self._engines.script else []
         return "\n".join([*head, "", *table, *script])
 
-    def submit(self, spec, resume=False):
-        """Create the store of a run and start it on all engines; returns at once.
+    def submit(self, spec: "RunSpec", resume: bool = False) -> RunHandle:
+        """Create the store of a run and start the run on all engines; returns at once.
 
         Parameters
         ----------
         spec : RunSpec
+            The run.
         resume : bool
-            Go on with this run if the store holds it already, from its newest checkpoint; a finished one stays as it
-            is.  So the same cell starts a run and, after a job that was ended, goes on with it.
+            Resume this run from its newest checkpoint if the store contains it already; a finished run stays as it is.
+            So the same cell starts a run and, after its job has ended early, resumes it.
 
         Returns
         -------
         RunHandle
+            Follows the run, waits for its end, and stops it.
 
         Raises
         ------
         ValueError, FileExistsError
-            If the spec cannot be run; no engine has been touched.
+            If the spec cannot be run, or its store contains another run; no engine was used.
         RuntimeError
-            If the engines are gone or busy.
+            If the session is closed, or the engines are gone or busy.
         """
         self._check_idle()
         if not self._facts:
@@ -182,22 +249,32 @@ class Session:
             absolute(spec.store), self._start(launch.run_rank, spec, None, resume), self._facts, self._engines
         )
 
-    def tune(self, spec, seconds=2.0):
-        """Try modes of exchange for the generators of `spec` on the engines: `Tuning`; waits for it.
+    def tune(self, spec: "RunSpec", trial_s: float = 2.0) -> "Tuning":
+        """Measure the speed of several modes of exchange on the engines, for the generators of a run; waits for it.
 
         Parameters
         ----------
         spec : RunSpec
-            Its own exchange does not matter.
-        seconds : float
-            For each mode.
+            The run; its own exchange does not matter.
+        trial_s : float
+            Time for each mode, in seconds.
+
+        Returns
+        -------
+        Tuning
+            The speed of each mode, and the recommended exchange as `.best`; printed, it is a table.
+
+        Raises
+        ------
+        RuntimeError
+            If the session is closed, or the engines are gone or busy.
         """
         self._check_idle()
         from ..running.tune import tune_run
 
-        return self._start(tune_run, spec, None, seconds)[0].get()
+        return self._start(tune_run, spec, None, trial_s)[0].get()
 
-    def attach(self, path):
+    def attach(self, path: str | os.PathLike[str]) -> RunHandle:
         """The handle of a run on these engines that another notebook has submitted, or this one before its restart.
 
         Parameters
@@ -208,65 +285,72 @@ class Session:
         Returns
         -------
         RunHandle
+            The handle of the run, whether it is running or has ended.
 
         Raises
         ------
-        FileNotFoundError, ValueError
-            If there is no run at `path`, or one of another number of ranks.
+        FileNotFoundError
+            If there is no run at `path`.
+        ValueError
+            If the run has another number of ranks.
+        RuntimeError
+            If the session is closed.
         """
-        from ..store.status import read_status
+        from ..store import status
 
-        n_ranks = len(read_status(path).steps)
+        n_ranks = len(status.read_status(path).steps)
         if n_ranks != self.n:
             raise ValueError(
-                f"`{path}` is a run of {n_ranks} ranks, and this session has {self.n} engines: it runs elsewhere. Look "
-                "at it with open_run(...)."
+                f"`{path}` is a run of {n_ranks} ranks, and this session has {self.n} engines: the run is not on these "
+                "engines. Look at it with open_run(...)."
             )
-        path = absolute(path)
-        self._results = [Elsewhere(self._client, rank, path) for rank in range(self.n)]
-        return RunHandle(path, self._results, self._facts, self._engines)
+        place = absolute(path)
+        self._results = [AttachedResult(self._client, rank, place) for rank in range(self.n)]
+        return RunHandle(place, self._results, self._facts, self._engines)
 
-    def _start(self, function, *args):
+    def _start(self, function: Callable[..., Any], *args: Any) -> Sequence[RankResult]:
         import cloudpickle
 
         call = cloudpickle.dumps((function, args))
         self._results = [self._client[rank].apply_async(run_in, os.getcwd(), call) for rank in range(self.n)]
         return self._results
 
-    def close(self, keep_run=False, patience_s=3):
-        """End the engines if this session started them; can be called again.
+    def close(self, keep_run: bool = False, patience_s: float = 3) -> None:
+        """End the engines if this session started them; a second call does nothing.
 
         Parameters
         ----------
         keep_run : bool
-            Leave engines alone that are in the middle of a run; `connect` joins them again, and `attach` finds the run.
-        patience_s : int
-            Seconds for engines of this machine to end by themselves; a run may write its checkpoint meanwhile.
+            Leave engines running that are in the middle of a run; `connect` joins them again, and `attach` returns the
+            handle of the run.
+        patience_s : float
+            Time for engines of this machine to end by themselves, in seconds; a run may write its checkpoint meanwhile.
         """
         is_busy = not all(result.ready() for result in self._results)
-        client, self._client = self._client, None
+        client, self._open_client = self._open_client, None
         self._engines.close(client, patience_s, is_busy, is_kept=keep_run and is_busy)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def __repr__(self):
-        state = "open" if self.is_open else "closed" if self._client is None else "engines lost"
+        state = "open" if self.is_open else "closed" if self._open_client is None else "engines lost"
         return f"Session({self._engines.profile!r}, n={self.n}, {self._engines.origin}, {state})"
 
 
-def run_in(folder, call):
+def run_in(folder: str, call: bytes) -> Any:
+    """Call a pickled function in a folder; executed on the engines."""
     # Relative paths and modules beside the notebook mean the same here, so the folder comes before the unpickling.
     os.chdir(folder)
     function, args = pickle.loads(call)
     return function(*args)
 
 
-def _facts():
-    """What an engine says of itself; runs on the engines, the only place where MPI is imported."""
+def _facts() -> dict[str, Any]:
+    """What an engine is; executed on the engines, the only place where MPI is imported."""
     from mpi4py import MPI
 
     return {
@@ -280,31 +364,32 @@ def _facts():
     }
 
 
-def _device():
+def _device() -> str:
     import torch
 
     return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "cpu"
 
 
-def _versions():
+def _versions() -> dict[str, str]:
     from ..store.create import installed_version
 
     return {name: platform.python_version() if name == "python" else installed_version(name) for name in VERSIONS}
 
 
-def _differences(facts, n, command):
+def _differences(facts: list[dict[str, Any]], n: int, command: str) -> list[str]:
+    """Why the engines are not one MPI world of equal ranks, one line per reason."""
     lines = []
     if sizes := {fact["size"] for fact in facts} - {n}:
         lines.append(
-            f"{n} engines, but MPI worlds of size {listed(sizes)}: the engines' MPI is {facts[0]['library']}, which is "
-            f"not the one of `{command}`. Use the mpiexec of that MPI, e.g. `pip install mpich` beside mpi4py."
+            f"{n} engines, but MPI worlds of size {listed(sizes)}: the engines' MPI is {facts[0]['library']}, which "
+            f"does not belong to `{command}`. Use the mpiexec of that MPI, e.g. `pip install mpich` beside mpi4py."
         )
     elif [fact["rank"] for fact in facts] != list(range(n)):
         ranks = listed(fact["rank"] for fact in facts)
         lines.append(f"The engines 0 to {n - 1} have the MPI ranks {ranks}: they were started without --mpi.")
     if len({fact["device"] for fact in facts}) > 1:
         counts = ", ".join(f"{device} on {count}" for device, count in Counter(f["device"] for f in facts).items())
-        lines.append(f"devices: {counts} engines. Give every rank its GPU before MPI starts: the profile's affinity.")
+        lines.append(f"devices: {counts} engines. Give each rank its GPU by the profile's option affinity.")
     here = _versions()
     for name in VERSIONS:
         found = Counter(fact[name] for fact in facts)

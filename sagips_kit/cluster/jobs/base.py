@@ -1,7 +1,7 @@
-"""How ranks are started on a cluster, as values: the line that starts them, the script of a job, the scheduler's words.
+"""How ranks are started on a cluster, as values: the command that starts them, the job script, the state of the job.
 
-A value here knows neither engines nor notebooks: `launchers` gives it the program of the engines, `batch` that of a
-notebook.  An option that is None has not been given yet; an empty one leaves its line out.
+These values know neither engines nor notebooks: `launchers` passes them the program of the engines, `notebook_job` that
+of a notebook.  An option that is None still has to be given; an empty one leaves its line out of the script.
 """
 
 import math
@@ -12,8 +12,9 @@ import shutil
 import subprocess
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 import pydantic
 from pydantic import Field
@@ -30,14 +31,14 @@ EXAMPLES = {"account": "PROJECT", "walltime": "00:30:00", "filesystems": "home:e
 
 @dataclass(frozen=True)
 class JobState:
-    """What the scheduler says of a job.
+    """The state of a job, as the scheduler reports it.
 
     Attributes
     ----------
     phase : {"queued", "running", "ended", "unknown"}
         "unknown" if the scheduler did not answer.
     words : str
-        The scheduler's own.
+        The scheduler's own description.
     """
 
     phase: Literal["queued", "running", "ended", "unknown"]
@@ -45,23 +46,50 @@ class JobState:
 
 
 @value
-class Ranks:
-    """Ranks on nodes that are there already.
+class Placement:
+    """Ranks on nodes: the command that starts them, and how many ranks, cores and threads each node carries.
+
+    Used as it is on nodes that have been allocated already, and by `PBS` and `Slurm` for the nodes of a job.
 
     Parameters
     ----------
     mpiexec : str
-        Command that starts all ranks; {n}, {nodes}, {ranks_per_node}, {cores_per_rank} stand for numbers.
+        Command that starts all ranks.  The placeholders {n} (ranks), {nodes}, {ranks_per_node} and {cores_per_rank} are
+        replaced by numbers.
     ranks_per_node : int
-        0 puts all on one node.
+        Ranks on each node; 0 puts all ranks on one node.
     cores_per_rank : int
         Cores for each rank.
     threads : int
         Threads of each rank (OMP_NUM_THREADS).
     affinity : str
-        Shell commands that each rank runs before MPI starts, for instance to choose its GPU.
+        Shell commands that each rank executes before MPI starts, for instance to choose its GPU.
     interface : str
-        Network by which engines reach the controller, such as "hsn0"; the host's name where there is none.
+        Network interface by which the engines reach the controller, such as "hsn0".  If the machine has no interface of
+        this name, the controller listens on all of them and is found by the host's name.
+
+    Raises
+    ------
+    ValueError
+        For an unknown option, or a value of the wrong type or out of range.
+
+    See Also
+    --------
+    sagips_kit.cluster.jobs.PBS, sagips_kit.cluster.jobs.Slurm : Jobs of a batch scheduler.
+    sagips_kit.show_profile : Print what starts the engines of a profile.
+
+    Examples
+    --------
+    Sixteen ranks, four per node, each with eight cores:
+
+    >>> from sagips_kit.cluster.jobs import Placement
+    >>> placement = Placement(
+    ...     mpiexec="mpiexec -n {n} --ppn {ranks_per_node} --depth={cores_per_rank}", ranks_per_node=4, cores_per_rank=8
+    ... )
+    >>> placement.sizes(16)
+    {'n': 16, 'nodes': 4, 'ranks_per_node': 4, 'cores_per_rank': 8}
+    >>> placement.command(16, ["python", "train.py"])
+    'mpiexec -n 16 --ppn 4 --depth=8 python train.py'
     """
 
     mpiexec: Line = "mpiexec -n {n}"
@@ -71,49 +99,115 @@ class Ranks:
     affinity: Line = ""
     interface: Line = ""
 
-    def missing(self):
-        """Names of options that have to be given still."""
+    def missing(self) -> list[str]:
+        """Names of mandatory options that have not been given yet.
+
+        Returns
+        -------
+        list of str
+            In the order of the fields; empty if the options are complete.
+        """
         return [field.name for field in fields(self) if getattr(self, field.name) is None]
 
-    def sizes(self, n):
-        """The numbers that options can refer to, for n ranks: dict."""
+    def sizes(self, n: int) -> dict[str, int]:
+        """The numbers that replace the placeholders of the options.
+
+        Parameters
+        ----------
+        n : int
+            Number of ranks.
+
+        Returns
+        -------
+        dict of str to int
+            With the keys n, nodes, ranks_per_node and cores_per_rank.
+        """
         per_node = min(self.ranks_per_node or n, n)
         nodes = math.ceil(n / per_node)
         return {"n": n, "nodes": nodes, "ranks_per_node": per_node, "cores_per_rank": self.cores_per_rank}
 
-    def command(self, n, program):
-        """The shell command that starts `program` (list of str) on n ranks."""
+    def command(self, n: int, program: Sequence[str]) -> str:
+        """The shell command that starts a program on all ranks.
+
+        Parameters
+        ----------
+        n : int
+            Number of ranks.
+        program : list of str
+            The program and its arguments; they are quoted for the shell.
+
+        Returns
+        -------
+        str
+            One line for a POSIX shell.
+
+        Raises
+        ------
+        ValueError
+            If `mpiexec` has an unknown placeholder.
+        """
         wrapper = ["bash", "-c", f'{self.affinity}; exec "$0" "$@"'] if self.affinity else []
         return f"{self.filled('mpiexec', n)} {shlex.join([*wrapper, *program])}"
 
-    def filled(self, name, n):
-        """An option with the numbers of n ranks in it."""
+    def filled(self, name: str, n: int) -> str:
+        """The text of an option, with numbers in place of its placeholders.
+
+        Parameters
+        ----------
+        name : str
+            Name of the option.
+        n : int
+            Number of ranks.
+
+        Returns
+        -------
+        str
+            The option's text.
+
+        Raises
+        ------
+        ValueError
+            If the text has an unknown placeholder.
+        """
         text, sizes = getattr(self, name), self.sizes(n)
         try:
             return text.format(**sizes)
         except (KeyError, IndexError, ValueError):
             allowed = ", ".join(f"{{{size}}}" for size in sizes)
-            raise ValueError(f"{name} = {text!r}: may hold {allowed}; other braces are doubled.") from None
+            raise ValueError(f"{name} = {text!r}: may contain {allowed}; write other braces twice.") from None
 
 
 @value
-class Job(Ranks):
-    """One job of a batch scheduler, with all ranks in it.
+class Job(Placement):
+    """One job of a batch scheduler that contains all ranks; the base of `PBS` and `Slurm`.
 
     Parameters
     ----------
+    mpiexec : str
+        Command that starts all ranks, with placeholders such as {n}.
+    ranks_per_node : int
+        Ranks on each node; 0 puts all ranks on one node.
+    cores_per_rank : int
+        Cores for each rank.
+    threads : int
+        Threads of each rank (OMP_NUM_THREADS).
+    affinity : str
+        Shell commands that each rank executes before MPI starts.
+    interface : str
+        Network interface by which the engines reach the controller.
     account : str
         Project that the node hours are charged to.
     queue : str
         Queue, or partition.
     walltime : str
-        Longest duration, HH:MM:SS, or whatever else the scheduler reads; runs end cleanly before it is over.
+        Longest duration of the job, HH:MM:SS or another format that the scheduler reads.  Runs stop cleanly before it
+        is over.
     nodes : int
         Nodes of the job; 0 takes as many as the ranks need.
     directives : str
         Further options of the scheduler, as on its command line, separated by ";".
     setup : str
-        Shell commands that make the environment on the compute node, such as `module load`.
+        Shell commands that prepare the environment on the compute node, such as `module load`.
     """
 
     account: Text = ""
@@ -123,25 +217,42 @@ class Job(Ranks):
     directives: Line = ""
     setup: Line = ""
 
-    scheduler: ClassVar[str]  # ending of the file in which it leaves messages of its own
-    mark: ClassVar[str]  # before its options in a script
-    submit: ClassVar[tuple]
-    delete: ClassVar[tuple]
-    job_id: ClassVar[str]  # what an id looks like in the answer to `submit`
-    id_variable: ClassVar[str]  # the shell's expression for a job's number
-    walltimes: ClassVar[str]  # what it reads as a duration, in words
-    _ask: ClassVar[tuple]
-    _gone: ClassVar[str]  # what it says of a job that it has forgotten
+    scheduler: ClassVar[str]  # extension of the file to which the scheduler writes its own messages
+    mark: ClassVar[str]  # begins a line of the script that holds an option of the scheduler
+    submit_command: ClassVar[tuple[str, ...]]
+    cancel_command: ClassVar[tuple[str, ...]]
+    job_id: ClassVar[str]  # pattern of an id in the answer to `submit_command`
+    id_variable: ClassVar[str]  # shell expression for the job's number
+    walltimes: ClassVar[str]  # the durations that it reads, in words
+    _state_command: ClassVar[tuple[str, ...]]
+    _gone: ClassVar[str]  # pattern of its answer about a job that it no longer knows
 
     def __post_init__(self):
-        if self.walltime and self.seconds(self.walltime) is None:
+        if self.walltime and self.walltime_s(self.walltime) is None:
             example = EXAMPLES["walltime"]
             raise ValueError(
-                f"walltime = {self.walltime!r}: should be {self.walltimes}, for runs end cleanly before it is over. "
-                f'Type walltime="{example}", or --walltime {example} in a terminal.'
+                f"walltime = {self.walltime!r}: should be {self.walltimes}, because runs stop cleanly before it is "
+                f'over. Type walltime="{example}", or --walltime {example} in a terminal.'
             )
 
-    def sizes(self, n):
+    def sizes(self, n: int) -> dict[str, int]:
+        """The numbers that replace the placeholders of the options.
+
+        Parameters
+        ----------
+        n : int
+            Number of ranks.
+
+        Returns
+        -------
+        dict of str to int
+            With the keys n, nodes, ranks_per_node and cores_per_rank.
+
+        Raises
+        ------
+        ValueError
+            If the ranks do not fit on the nodes.
+        """
         sizes = super().sizes(n)
         if not self.nodes:
             return sizes
@@ -153,23 +264,35 @@ class Job(Ranks):
             )
         return sizes | {"nodes": self.nodes, "ranks_per_node": min(per_node, n)}
 
-    def script(self, n, body, name, log, environment=None):
+    def script(
+        self, n: int, body: Sequence[str], name: str, log: str, environment: Mapping[str, str] | None = None
+    ) -> str:
         """The text of the job script.
 
         Parameters
         ----------
         n : int
-            Ranks.
+            Number of ranks.
         body : list of str
-            Lines that do the work.
+            Shell commands that do the work.
         name : str
-            What the scheduler's lists call the job.
+            Name of the job in the scheduler's lists.
         log : str
-            Absolute name of the file for everything the job prints; {id} in it becomes the number of the job.
-        environment : dict
-            Variables to set.
+            Absolute path of the file to which the job prints; {id} in it is replaced by the number of the job.
+        environment : dict of str to str or None
+            Environment variables to set.
+
+        Returns
+        -------
+        str
+            A bash script with the scheduler's options in its first lines.
+
+        Raises
+        ------
+        ValueError
+            If the ranks do not fit on the nodes, or an option has an unknown placeholder.
         """
-        environment = {"OMP_NUM_THREADS": str(self.threads)} | (environment or {})
+        variables = {"OMP_NUM_THREADS": str(self.threads), **(environment or {})}
         words = [*self._directives(n, name, log), *filter(None, map(str.strip, self.directives.split(";")))]
         return "\n".join(
             [
@@ -178,27 +301,55 @@ class Job(Ranks):
                 "",
                 *self._preamble(log),
                 *self._end(),
-                *(f"export {variable}={shlex.quote(text)}" for variable, text in environment.items()),
+                *(f"export {variable}={shlex.quote(text)}" for variable, text in variables.items()),
                 *([self.setup] if self.setup else []),
                 *body,
                 "",
             ]
         )
 
-    def submitted(self, path):
-        """Submit a script; returns the job's id."""
-        if shutil.which(self.submit[0]) is None:
-            raise RuntimeError(f"No {self.submit[0]} on PATH: jobs are submitted from a login node of the site.")
-        done = _run([*self.submit, str(path)])
+    def submit(self, path: str | os.PathLike[str]) -> str:
+        """Submit a script to the scheduler.
+
+        Parameters
+        ----------
+        path : path
+            The job script.
+
+        Returns
+        -------
+        str
+            The id of the job.
+
+        Raises
+        ------
+        RuntimeError
+            If the scheduler is not installed here, or refuses the script; its message is quoted.
+        """
+        command = self.submit_command[0]
+        if shutil.which(command) is None:
+            raise RuntimeError(f"No {command} on PATH: jobs are submitted from a login node of the site.")
+        done = _run([*self.submit_command, str(path)])
         found = re.search(self.job_id, done.stdout)
         if done.returncode or not found:
-            raise RuntimeError(f"{self.submit[0]} refused {path}:\n{(done.stderr or done.stdout).strip()}")
+            raise RuntimeError(f"{command} refused {path}:\n{(done.stderr or done.stdout).strip()}")
         return found[0]
 
-    def state(self, job_id):
-        """What the scheduler says of a job: JobState."""
+    def state(self, job_id: str) -> JobState:
+        """Ask the scheduler for the state of a job.
+
+        Parameters
+        ----------
+        job_id : str
+            As returned by `submit`.
+
+        Returns
+        -------
+        JobState
+            `.phase` ("queued", "running", "ended" or "unknown") and `.words`, the scheduler's own description.
+        """
         try:
-            done = _run([*self._ask, job_id])
+            done = _run([*self._state_command, job_id])
         except (OSError, subprocess.TimeoutExpired) as error:
             return JobState("unknown", str(error))
         if done.returncode == 0 and done.stdout.strip():
@@ -208,63 +359,100 @@ class Job(Ranks):
         is_gone = re.search(self._gone, words) or not words
         return JobState("ended", "ended, and forgotten by the scheduler") if is_gone else JobState("unknown", words)
 
-    def cancel(self, job_id):
-        """End a job; one that has ended already is left alone, of one that may go on a UserWarning tells."""
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job; a job that has ended already is no error.
+
+        Parameters
+        ----------
+        job_id : str
+            As returned by `submit`.
+
+        Warns
+        -----
+        UserWarning
+            If the job could not be cancelled and may still be running.
+        """
         try:
-            done = _run([*self.delete, job_id])
-            words = (done.stderr or done.stdout).strip() or f"{self.delete[0]} ended with status {done.returncode}"
+            done = _run([*self.cancel_command, job_id])
+            words = (done.stderr or done.stdout).strip()
+            words = words or f"{self.cancel_command[0]} returned exit status {done.returncode}"
             is_over = not done.returncode or re.search(self._gone, words) or self.state(job_id).phase == "ended"
         except (OSError, subprocess.TimeoutExpired) as error:
             words, is_over = str(error), False
         if not is_over:
-            line = shlex.join([*self.delete, job_id])
+            line = shlex.join([*self.cancel_command, job_id])
             warnings.warn(
-                f"Job {job_id} was not cancelled, and may go on at your account's cost: {words.rstrip('.')}. Type "
+                f"Job {job_id} was not cancelled, and may continue at your account's cost: {words.rstrip('.')}. Type "
                 f"`{line}` in a terminal.",
                 stacklevel=2,
             )
 
-    def _directives(self, n, name, log):
-        """The job's resources and names as options of the scheduler: list of str."""
+    def _directives(self, n: int, name: str, log: str) -> list[str]:
+        """The job's name, resources and output file as options of the scheduler."""
         raise NotImplementedError
 
-    def _end(self):
-        """The shell command that tells runs when the job's time is over, so that they end cleanly before."""
-        seconds = self.seconds(self.walltime) if self.walltime else 0
+    def _end(self) -> list[str]:
+        """The shell command that sets the time at which the job ends, so that runs can stop cleanly before."""
+        seconds = self.walltime_s(self.walltime) if self.walltime else 0
         return [f"export SAGIPS_ENDS_AT=$(($(date +%s) + {seconds}))"] if seconds else []
 
-    def _preamble(self, log):
-        """Shell commands that come first: list of str."""
+    def _preamble(self, log: str) -> list[str]:
+        """Shell commands that come first."""
         return []
 
     @staticmethod
-    def seconds(walltime):
-        """A duration as the scheduler reads it: int, 0 for no limit, or None for what it does not read."""
+    def walltime_s(walltime: str) -> int | None:
+        """A duration in seconds, as the scheduler reads it.
+
+        Parameters
+        ----------
+        walltime : str
+            The duration.
+
+        Returns
+        -------
+        int or None
+            0 for no limit, None for a text that the scheduler does not read.
+        """
         raise NotImplementedError
 
     @staticmethod
-    def read_state(text):
-        """What the scheduler's answer says of a job: JobState."""
+    def read_state(text: str) -> JobState:
+        """The state of a job from the scheduler's answer.
+
+        Parameters
+        ----------
+        text : str
+            Output of the scheduler's command.
+
+        Returns
+        -------
+        JobState
+            `.phase` ("queued", "running", "ended" or "unknown") and `.words`, the scheduler's own description.
+        """
         raise NotImplementedError
 
 
 class JobWatch:
-    """A job that is looked at often, and asked for rarely: schedulers serve many users.
+    """A job whose state is read often but queried rarely, because a scheduler serves many users.
 
     Parameters
     ----------
     job : Job
+        Its options.
     job_id : str
+        Its id.
     poll_s : float
-        Seconds between two questions to the scheduler.
+        Least time between two queries of the scheduler, in seconds.
     """
 
-    def __init__(self, job, job_id, poll_s):
+    def __init__(self, job: Job, job_id: str, poll_s: float):
         self.job, self.job_id, self._poll_s = job, job_id, poll_s
-        self._state, self._asked = None, 0.0
+        self._state: JobState | None = None
+        self._asked = 0.0
 
-    def state(self):
-        """What the scheduler says of the job, or said a moment ago: JobState."""
+    def state(self) -> JobState:
+        """The scheduler's latest answer, at most `poll_s` seconds old."""
         now = time.monotonic()
         if self._state is None or (self._state.phase != "ended" and now - self._asked > self._poll_s):
             state = self.job.state(self.job_id)
@@ -275,24 +463,24 @@ class JobWatch:
         return self._state
 
 
-def passed_environment():
-    """Variables by which a job's Python finds what this one finds: dict.
+def passed_environment() -> dict[str, str]:
+    """Environment variables by which a job's Python finds the same modules and profiles as this one.
 
-    Nothing else travels: schedulers show a job's environment to everybody.
+    Nothing else is passed on, because schedulers show a job's environment to everybody.
     """
     return {name: os.environ[name] for name in _PASSED if os.environ.get(name)}
 
 
-def parsed(kind, name, text):
-    """An option given as text on a command line, in the type that it has in `kind`."""
-    hints = {field.name: field.type for field in fields(kind)}
-    if name not in hints or not isinstance(text, str):
-        return text
+def parsed(kind: type[Placement], name: str, given: Any) -> Any:
+    """An option that was given as text on a command line, converted to the type that it has in `kind`."""
+    if not isinstance(given, str) or name not in {field.name for field in fields(kind)}:
+        return given
+    hint = get_type_hints(kind, include_extras=True)[name]
     try:
-        return pydantic.TypeAdapter(hints[name]).validate_python(text, strict=False)
+        return pydantic.TypeAdapter(hint).validate_python(given, strict=False)
     except pydantic.ValidationError:
-        return text  # the constructor says what is wrong with it
+        return given  # the constructor's message explains what is wrong
 
 
-def _run(command):
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)

@@ -10,16 +10,69 @@ from .base import Job, JobState, Text
 
 @value
 class PBS(Job):
-    """A job of PBS Pro or OpenPBS.
+    """A job of PBS Pro or OpenPBS that contains all ranks.
 
     Parameters
     ----------
+    mpiexec : str
+        Command that starts all ranks.  The placeholders {n} (ranks), {nodes}, {ranks_per_node} and {cores_per_rank} are
+        replaced by numbers.
+    ranks_per_node : int
+        Ranks on each node; 0 puts all ranks on one node.
+    cores_per_rank : int
+        Cores for each rank.
+    threads : int
+        Threads of each rank (OMP_NUM_THREADS).
+    affinity : str
+        Shell commands that each rank executes before MPI starts, for instance to choose its GPU.
+    interface : str
+        Network interface by which the engines reach the controller, such as "hsn0".  If the machine has no interface of
+        this name, the controller listens on all of them and is found by the host's name.
+    account : str
+        Project that the node hours are charged to.  Here and below, empty text leaves the option out of the script.
+    queue : str
+        Queue.
+    walltime : str
+        Longest duration of the job: HH:MM:SS, MM:SS or seconds.  Runs stop
+        cleanly before it is over.
+    nodes : int
+        Nodes of the job; 0 takes as many as the ranks need.
+    directives : str
+        Further options of the scheduler, as on its command line, separated by ";".
+    setup : str
+        Shell commands that prepare the environment on the compute node, such as "module load mpich".
     select : str
-        What a node's share of the job is to have, such as "system=polaris".
+        Resources of each node, such as "system=polaris" or "ncpus=4:mpiprocs=4"; may contain the placeholders above.
     place : str
-        How the shares are placed, such as "scatter".
+        How the nodes are chosen, such as "scatter".
     filesystems : str
         Filesystems that the job needs, such as "home:eagle".
+
+    Raises
+    ------
+    ValueError
+        For an unknown option, a value of the wrong type or out of range, or a walltime that PBS does not read.
+
+    See Also
+    --------
+    sagips_kit.install_profile : Keep such options in a profile.
+    sagips_kit.show_profile : Print the job script of a profile.
+    sagips_kit.cluster.jobs.Slurm : The same for Slurm.
+
+    Examples
+    --------
+    >>> from sagips_kit.cluster.jobs import PBS
+    >>> job = PBS(account="physics", walltime="00:30:00", ranks_per_node=4, select="ngpus={ranks_per_node}")
+    >>> body = [job.command(8, ["python", "train.py"])]
+    >>> print(job.script(8, body, "train", "/home/me/train.log"))
+    #!/bin/bash -l
+    #PBS -N train
+    #PBS -A physics
+    #PBS -l select=2:ngpus=4
+    #PBS -l walltime=00:30:00
+    ...
+    export OMP_NUM_THREADS=1
+    mpiexec -n 8 python train.py
     """
 
     select: Text = ""
@@ -28,17 +81,17 @@ class PBS(Job):
 
     scheduler: ClassVar[str] = "pbs"
     mark: ClassVar[str] = "#PBS"
-    submit: ClassVar[tuple] = ("qsub",)
-    delete: ClassVar[tuple] = ("qdel",)
+    submit_command: ClassVar[tuple[str, ...]] = ("qsub",)
+    cancel_command: ClassVar[tuple[str, ...]] = ("qdel",)
     job_id: ClassVar[str] = r"\d+[\w.-]*"
     id_variable: ClassVar[str] = "${PBS_JOBID%%.*}"
     walltimes: ClassVar[str] = "HH:MM:SS, MM:SS or seconds"
-    _ask: ClassVar[tuple] = ("qstat", "-x", "-f")
+    _state_command: ClassVar[tuple[str, ...]] = ("qstat", "-x", "-f")
     _gone: ClassVar[str] = "Unknown Job|has finished"
 
-    def _directives(self, n, name, log):
-        sizes = self.sizes(n)
-        select = f"{sizes['nodes']}:{self.filled('select', n)}" if self.select else sizes["nodes"]
+    def _directives(self, n: int, name: str, log: str) -> list[str]:
+        nodes = self.sizes(n)["nodes"]
+        select = f"{nodes}:{self.filled('select', n)}" if self.select else nodes
         resources = {"place": self.place, "walltime": self.walltime, "filesystems": self.filesystems}
         return [
             f"-N {name}",
@@ -47,17 +100,28 @@ class PBS(Job):
             f"-l select={select}",
             *(f"-l {resource}={text}" for resource, text in resources.items() if text),
             "-j oe",
-            f"-o {log.replace('-{id}', '')}.pbs",  # PBS knows no number here
+            f"-o {log.replace('-{id}', '')}.pbs",  # PBS does not replace a job's number here
         ]
 
-    def _preamble(self, log):
-        # PBS brings a job's output only when the job has ended.
+    def _preamble(self, log: str) -> list[str]:
+        # PBS delivers a job's output only when the job has ended.
         file = f'"{self.id_variable}"'.join(map(shlex.quote, log.split("{id}")))
         return [f"exec >{file} 2>&1"]
 
     @staticmethod
-    def seconds(walltime):
-        """The seconds in [[hours:]minutes:]seconds[.fraction]: int, or None for anything else."""
+    def walltime_s(walltime: str) -> int | None:
+        """The seconds in [[hours:]minutes:]seconds[.fraction].
+
+        Parameters
+        ----------
+        walltime : str
+            The duration.
+
+        Returns
+        -------
+        int or None
+            None for a text that PBS does not read.
+        """
         if not re.fullmatch(r"([0-9]+:){0,2}[0-9]+(\.[0-9]+)?", walltime):
             return None
         total = 0
@@ -66,8 +130,19 @@ class PBS(Job):
         return total
 
     @staticmethod
-    def read_state(text):
-        """The state of a job in the output of `qstat -f`."""
+    def read_state(text: str) -> JobState:
+        """The state of a job from the output of `qstat -f`.
+
+        Parameters
+        ----------
+        text : str
+            Output of `qstat -f` for one job.
+
+        Returns
+        -------
+        JobState
+            `.phase` ("queued", "running", "ended" or "unknown") and `.words`, PBS's own description.
+        """
         entries = dict(re.findall(r"^ +(\w+) = (.*)$", text.replace("\n\t", ""), flags=re.MULTILINE))
         letter = entries.get("job_state", "?")
         phase = "queued" if letter in "QHWTM" else "running" if letter in "RESUB" else "ended"

@@ -9,16 +9,73 @@ from .base import Job, JobState, Number, Text
 
 @value
 class Slurm(Job):
-    """A job of Slurm.
+    """A job of Slurm that contains all ranks.
 
     Parameters
     ----------
+    mpiexec : str
+        Command that starts all ranks.  The placeholders {n} (ranks), {nodes}, {ranks_per_node} and {cores_per_rank} are
+        replaced by numbers.
+    ranks_per_node : int
+        Ranks on each node; 0 puts all ranks on one node.
+    cores_per_rank : int
+        Cores for each rank.
+    threads : int
+        Threads of each rank (OMP_NUM_THREADS).
+    affinity : str
+        Shell commands that each rank executes before MPI starts, for instance to choose its GPU.
+    interface : str
+        Network interface by which the engines reach the controller, such as "hsn0".  If the machine has no interface of
+        this name, the controller listens on all of them and is found by the host's name.
+    account : str
+        Project that the node hours are charged to.  Here and below, empty text leaves the option out of the script.
+    queue : str
+        Partition.
+    walltime : str
+        Longest duration of the job: HH:MM:SS, minutes, D-HH:MM:SS or UNLIMITED, among others.  Runs stop
+        cleanly before it is over.
+    nodes : int
+        Nodes of the job; 0 takes as many as the ranks need.
+    directives : str
+        Further options of the scheduler, as on its command line, separated by ";".
+    setup : str
+        Shell commands that prepare the environment on the compute node, such as "module load mpich".
     qos : str
-        Quality of service; some sites call it queue.
+        Quality of service.
     constraint : str
         Kind of nodes, such as "gpu".
     gpus_per_node : int
-        0 asks for none.
+        GPUs of each node; 0 requests none.
+
+    Raises
+    ------
+    ValueError
+        For an unknown option, a value of the wrong type or out of range, or a walltime that Slurm does not read.
+
+    See Also
+    --------
+    sagips_kit.install_profile : Keep such options in a profile.
+    sagips_kit.show_profile : Print the job script of a profile.
+    sagips_kit.cluster.jobs.PBS : The same for PBS.
+
+    Examples
+    --------
+    >>> from sagips_kit.cluster.jobs import Slurm
+    >>> job = Slurm(account="physics", walltime="00:30:00", ranks_per_node=4, mpiexec="srun -n {n}")
+    >>> body = [job.command(8, ["python", "train.py"])]
+    >>> print(job.script(8, body, "train", "/home/me/train-{id}.log"))
+    #!/bin/bash -l
+    #SBATCH --job-name=train
+    #SBATCH --account=physics
+    #SBATCH --time=00:30:00
+    #SBATCH --nodes=2
+    #SBATCH --ntasks=8
+    #SBATCH --ntasks-per-node=4
+    #SBATCH --cpus-per-task=1
+    #SBATCH --output=/home/me/train-%j.log
+    ...
+    export OMP_NUM_THREADS=1
+    srun -n 8 python train.py
     """
 
     qos: Text = ""
@@ -27,15 +84,15 @@ class Slurm(Job):
 
     scheduler: ClassVar[str] = "slurm"
     mark: ClassVar[str] = "#SBATCH"
-    submit: ClassVar[tuple] = ("sbatch", "--parsable")
-    delete: ClassVar[tuple] = ("scancel",)
+    submit_command: ClassVar[tuple[str, ...]] = ("sbatch", "--parsable")
+    cancel_command: ClassVar[tuple[str, ...]] = ("scancel",)
     job_id: ClassVar[str] = r"^\d+"
     id_variable: ClassVar[str] = "$SLURM_JOB_ID"
     walltimes: ClassVar[str] = "HH:MM:SS, MM:SS, minutes, D-HH, D-HH:MM, D-HH:MM:SS or UNLIMITED"
-    _ask: ClassVar[tuple] = ("squeue", "--noheader", "--states=all", "--format=%T|%r", "--jobs")
+    _state_command: ClassVar[tuple[str, ...]] = ("squeue", "--noheader", "--states=all", "--format=%T|%r", "--jobs")
     _gone: ClassVar[str] = "Invalid job id|already completing or completed"
 
-    def _directives(self, n, name, log):
+    def _directives(self, n: int, name: str, log: str) -> list[str]:
         sizes = self.sizes(n)
         words = {
             "job-name": name,
@@ -54,13 +111,18 @@ class Slurm(Job):
         return [f"--{word}={text}" for word, text in words.items() if text]
 
     @staticmethod
-    def seconds(walltime):
+    def walltime_s(walltime: str) -> int | None:
         """The seconds in minutes[:seconds], hours:minutes:seconds or days-hours[:minutes[:seconds]].
+
+        Parameters
+        ----------
+        walltime : str
+            The duration.
 
         Returns
         -------
         int or None
-            0 for no limit, None for what Slurm does not read.
+            0 for no limit, None for a text that Slurm does not read.
         """
         if walltime.upper() in ("UNLIMITED", "INFINITE", "-1"):
             return 0
@@ -74,8 +136,19 @@ class Slurm(Job):
         return sum(unit * int(number or 0) for unit, number in zip(units, match.groups(), strict=True))
 
     @staticmethod
-    def read_state(text):
-        """The state of a job in the output of `squeue --format=%T|%r`."""
+    def read_state(text: str) -> JobState:
+        """The state of a job from the output of `squeue --format=%T|%r`.
+
+        Parameters
+        ----------
+        text : str
+            Output of `squeue` for one job.
+
+        Returns
+        -------
+        JobState
+            `.phase` ("queued", "running" or "ended") and `.words`, Slurm's own description.
+        """
         state, _, reason = text.strip().splitlines()[0].partition("|")
         queued = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
         running = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
