@@ -73,7 +73,7 @@ class RankRun:
         replica, self._replicas = spec.exchange.replica(world.rank, world.size), self._checkpoints.replicas
         self._is_leader = self._replicas.index(replica) == world.rank
         # The events in the store, not newly made ones: the analysis reads what the ranks were trained on.
-        observed = _opened(spec)[OBSERVED]
+        observed = _opened(spec)[OBSERVED].to_dataset()
         events = np.stack([observed[name].values for name in spec.problem.observables], axis=-1)
         self._trainer = Trainer(
             spec.problem,
@@ -249,10 +249,10 @@ def _opened(spec: RunSpec) -> xr.DataTree:
 
 def _windows(spec: RunSpec) -> Callable[[int], NDArray] | None:
     """Reads one window of a file of events by its number; None unless the ranks read the file themselves."""
-    file = spec.streamed
-    if file is None:
+    file, n_rows = spec.streamed, spec.n_observed
+    if file is None or n_rows is None:
         return None
-    return lambda number: file.window(spec.problem, number, spec.n_observed, spec.seed)
+    return lambda number: file.window(spec.problem, number, n_rows, spec.seed)
 
 
 def _rows(records: list[Record]) -> dict[str, NDArray]:
