@@ -230,7 +230,7 @@ def test_a_queue_is_waited_for_longer_than_for_engines(monkeypatch):
             subprocess.run(["scontrol", "release", *released], check=True)
 
     lines = []
-    monkeypatch.setattr("sagips_kit.cluster.session.Line.show", show)
+    monkeypatch.setattr("sagips_kit.cluster.session.ProgressLine.show", show)
     with connect.connect("slurm", N, timeout_s=60, directives="--hold") as session:
         assert session.is_open and len(released) == 1
     assert any("PENDING, JobHeldUser" in line for line in lines)
