@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 from ranks import mpiexec_line, rank_environment
 
-from sagips_kit import Proxy, Ring, RunSpec, Settings, analysis, open_run, read_progress
+from sagips_kit import Proxy, Ring, RunSpec, Settings, analysis, open_run, read_status
 
 HERE = Path(__file__).parent
 PILOT_STEPS = 400
@@ -128,7 +128,7 @@ class Soak:
         return time.monotonic() - self._start
 
     def _step(self):
-        return read_progress(self.spec.store).step if Path(self.spec.store).exists() else 0
+        return read_status(self.spec.store).step if Path(self.spec.store).exists() else 0
 
 
 def growth(memory):
@@ -150,7 +150,7 @@ def judged(spec):
     values = [history[name].values for name in ("theta", "loss_discriminator", "loss_generator")]
     left = [path.name for path in Path(spec.store).rglob("*") if path.suffix in (".partial", ".safetensors")]
     return {
-        "is_finished": read_progress(spec.store).step == spec.n_steps,
+        "is_finished": read_status(spec.store).is_finished,
         "rows": int(history.sizes["step"]),
         "rows_missing": int(sum(np.isnan(one).sum() for one in values)),
         "chains": int(run["posterior"].sizes["chain"]),

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from sagips_kit import open_run, read_progress, request_stop
+from sagips_kit import open_run, read_status, request_stop
 from sagips_kit.store.create import create_run
 from sagips_kit.store.schema import RunLayout
 from sagips_kit.store.writer import RunWriter
@@ -223,20 +223,20 @@ def measure_live(folder, options):
     with open(folder / "live.txt", "w") as log:
         ranks = subprocess.Popen([*command, str(folder / "live.json")], stdout=log, stderr=log)
     try:
-        while not path.exists() or read_progress(path).step == 0:
+        while not path.exists() or read_status(path).step == 0:
             if ranks.poll() is not None:
                 raise RuntimeError((folder / "live.txt").read_text())
             time.sleep(0.1)
-        first, times = read_progress(path).step, []
+        first, times = read_status(path).step, []
         seen = np.full(open_run(path)["history"]["theta"].shape, np.nan)
         for _ in range(options.openings):
             started = time.perf_counter()
             run = open_run(path)
             times.append(time.perf_counter() - started)
             seen = check(run["history"], seen)
-        steps = read_progress(path).step - first
+        steps = read_status(path).step - first
         is_live = ranks.poll() is None
-        request_stop(path, int(read_progress(path).steps.max()) + 200)
+        request_stop(path, int(read_status(path).steps.max()) + 200)
         ranks.wait(120)
     finally:
         ranks.kill()

@@ -42,7 +42,8 @@ from .running.tune import tune_exchange as tune_exchange
 from .statistics.fisher import fisher_information as fisher_information
 from .statistics.fisher import floor_step as floor_step
 from .statistics.likelihood import fit_likelihood as fit_likelihood
-from .store.status import read_progress as read_progress
+from .store.status import RunStatus as RunStatus
+from .store.status import read_status as read_status
 from .store.status import request_stop as request_stop
 from .training.settings import Settings as Settings
 from .training.trainer import Trainer as Trainer

@@ -13,7 +13,7 @@ import psutil
 from gaussian import QUICK, Gaussian
 from mpi_launcher import TESTS, command, environment
 
-from sagips_kit import Ring, RunSpec, open_run, read_progress
+from sagips_kit import Ring, RunSpec, open_run, read_status
 from sagips_kit.store.location import local_path
 
 KINDS = ("exception", "SIGKILL", "SIGSTOP", "slow", "NaN", "corrupt", "full disk", "read-only store", "clock jump")
@@ -39,10 +39,10 @@ EXCLUDED = {(kind, where): _UNWRITTEN for kind in ("full disk", "read-only store
 EXCLUDED |= {("NaN", where): _COMPUTED for where in WRITING}
 EXCLUDED |= {("corrupt", where): _NO_MESSAGE for where in ("before the exchange", "after the exchange", "store write")}
 CELLS = [(kind, where, 2) for kind, places in FAULTS.items() for where in places]
-# On more ranks the others have to hear of it from one of several.
+# On more ranks, one of several has to inform the others.
 CELLS += [(kind, "during the exchange", 4) for kind in ("exception", "SIGKILL", "SIGSTOP", "NaN", "corrupt")]
 CELLS += [("SIGKILL", where, 4) for where in WRITING]
-# They change numbers, and the run goes on.
+# They change numbers, and the run continues.
 CHANGING = {("NaN", where) for where in EXCHANGE} | {("corrupt", "during the exchange")}
 _LIMIT_S = 240.0  # a run that takes longer hangs; machines may be busy
 _SETTINGS = dataclasses.replace(
@@ -104,11 +104,11 @@ def play(folder, kind, where, n_ranks, whole, nest=None):
     dict
         kind, where, ranks, seen (what the user saw), hangs, survived, reached and from_step (steps, of the resumption),
         rows_repeated, rows_lost, is_finished, is_same (bit for bit as `whole`), rejected (rank,), seconds, and
-        seconds_to_resume: from the command until training goes on, and from its end until the command ends.
+        seconds_to_resume: from the command until training continues, and from its end until the command ends.
     """
     spec = make_spec(folder, f"{kind}-{where}-{n_ranks}".replace(" ", "_"))
     status, output, seconds = attempt(spec, n_ranks, kind, where, nest)
-    progress = read_progress(spec.store)
+    progress = read_status(spec.store)
     cell = {"kind": kind, "where": where, "ranks": n_ranks}
     cell |= {"seen": what_is_seen(status, output), "hangs": status is None}
     cell |= {"survived": progress.step == spec.n_steps, "reached": int(progress.steps.max())}
@@ -121,14 +121,14 @@ def play(folder, kind, where, n_ranks, whole, nest=None):
         cell["hangs"] = cell["hangs"] or status is None
         cell["seconds_to_resume"] = round(seconds - training_s(spec.store, cell["from_step"]), 1)
         cell["rows_repeated"] = (cell["reached"] - cell["from_step"]) // _SETTINGS.record_every
-    cell["is_finished"] = read_progress(spec.store).step == spec.n_steps
+    cell["is_finished"] = read_status(spec.store).is_finished
     cell["is_same"] = is_same(spec.store, whole)
     cell["rejected"] = np.nansum(open_run(spec.store)["history"]["rejected"].values, axis=1).astype(int).tolist()
     return cell
 
 
 def what_is_seen(status, output):
-    """The line of the output that tells most."""
+    """The most informative line of the output."""
     if status is None:
         return "nothing: it hangs"
     lines = [line.strip() for line in output.splitlines() if line.strip()]

@@ -366,12 +366,12 @@ def train(start):
     """A run that writes its progress; nested, because only nested functions of a test module are pickled by value."""
 
     def train(rank, path):
-        milestones = Milestones(Control(path), "", rank, 10, 400, 0, Signals())
+        milestones = Milestones(Control(path), rank, 10, 400, 0, Signals())
         with RunWriter(path, rank) as writer:
             for step in range(10, 401, 10):
                 time.sleep(0.1)
                 writer.set_progress(step)
-                if step < 400 and milestones.reached(step)[0]:
+                if step < 400 and milestones.reached(step).stop:
                     break
         return step
 

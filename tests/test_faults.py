@@ -1,4 +1,4 @@
-"""The matrix of faults: none makes a run hang, none loses a row that was stored, and every run comes to its end."""
+"""The matrix of faults: none makes a run hang or loses a stored row, and every run can be finished."""
 
 import itertools
 
@@ -7,9 +7,9 @@ from faults import CELLS, CHANGING, EXCHANGE, EXCLUDED, FAULTS, KINDS, WRITING, 
 from mpi_launcher import Nest
 
 QUICK = {("exception", "during the exchange", 2), ("SIGKILL", "checkpoint", 2), ("full disk", "store write", 2)}
-# The run goes on, and the user need do nothing
+# The run continues without help from the user
 SURVIVED = {(kind, where) for kind in ("slow", "clock jump") for where in FAULTS[kind]} | CHANGING
-# There is nothing to tell the user
+# The user sees nothing
 SILENT = {"slow", "clock jump"}
 
 
@@ -21,7 +21,7 @@ def nest():
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, nest):
-    """A function: the store of a run without faults on so many ranks."""
+    """A function that returns the store of a run without faults on a number of ranks."""
     stores = {}
 
     def store(n_ranks):
@@ -55,7 +55,7 @@ def test_a_fault_costs_time_and_nothing_else(tmp_path, nest, undisturbed, kind, 
     if kind == "NaN":
         assert rejected.pop(1) > 0
     if (kind, where) == ("corrupt", "during the exchange"):
-        # Each rank of a ring gets the same mean, and drops it.
+        # All ranks of a ring receive the same mean and drop it.
         assert set(rejected.values()) == {1}, cell
     else:
         assert not any(rejected.values()) and cell["is_same"] == ((kind, where) not in CHANGING), cell

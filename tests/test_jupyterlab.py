@@ -16,7 +16,7 @@ from test_analysis import make_run, make_theta
 
 from sagips_kit.running.coordination import Control
 from sagips_kit.store import schema
-from sagips_kit.store.status import read_progress
+from sagips_kit.store.status import read_status
 from sagips_kit.store.writer import RunWriter
 
 pytest.importorskip("jupyterlab", reason="no JupyterLab: pip install jupyterlab")
@@ -138,7 +138,7 @@ def test_run_all_shows_progress_and_figures(open_notebook, folder):
     shown = page.locator(".jp-OutputArea-output").all_inner_texts()
     assert any("100%" in text and "300/300" in text and "moved" in text for text in shown)
     assert page.locator(".jp-RenderedImage img").count() >= 6
-    assert read_progress(folder / "runs" / "quickstart.zarr").is_finished
+    assert read_status(folder / "runs" / "quickstart.zarr").is_finished
 
 
 def test_the_dashboard_is_a_widget_that_follows_the_run_and_stops_it(open_notebook, folder):

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,15 +16,23 @@ from sagips_kit import (
     Observed,
     Ring,
     RunSpec,
+    RunStatus,
     Trainer,
     World,
+    analysis,
+    list_runs,
     open_run,
     prepare,
-    read_progress,
+    read_status,
     request_stop,
     run,
     run_rank,
 )
+from sagips_kit.cli import main
+from sagips_kit.cluster.handle import RunHandle
+from sagips_kit.report import html
+from sagips_kit.report.dashboard import Dashboard
+from sagips_kit.report.progress_line import snapshot
 from sagips_kit.store import diagnostics
 from sagips_kit.store.writer import RunWriter
 from sagips_kit.training import predictions
@@ -72,14 +81,14 @@ def test_store_holds_what_the_trainer_makes(spec):
     rows = history["theta"][0].sel(step=snapshots["step"])
     np.testing.assert_allclose(snapshots["parameters"].mean("set"), rows, rtol=1e-6)
     assert (np.diff(history["elapsed_s"][0]) > 0).all()
-    assert read_progress(spec.store).is_finished
+    assert read_status(spec.store).is_finished
     wanted = {"rank": 0, "replica": 0, "steps": 103, "waited_s": 0.0, "device": "cpu"}
     assert result == result | wanted
     assert result["elapsed_s"] == history["elapsed_s"].values[0, -1]
 
 
 def test_a_long_run_keeps_only_its_last_records(spec, monkeypatch):
-    """Else memory grows with the steps: small things from many of them leave the heap in pieces."""
+    """Otherwise memory would grow with the steps, because small objects kept from many steps fragment it."""
     made, alive = [], []
 
     def iterate(self, original=Trainer.iterate):
@@ -90,7 +99,7 @@ def test_a_long_run_keeps_only_its_last_records(spec, monkeypatch):
 
     monkeypatch.setattr(Trainer, "iterate", iterate)
     run(change(spec, n_steps=300), World.alone("cpu"))
-    # Those that early warnings look at, and a block that is not written yet.
+    # Those that the early warnings use, and a block that has not been written yet.
     assert len(made) == 60 and max(alive) <= max(diagnostics.N_ROWS, SMALL.rows_per_block) + 2
 
 
@@ -151,7 +160,7 @@ def test_a_file_that_does_not_fit_into_memory_is_trained_on_window_by_window(spe
     assert stored["observed_data"].attrs["source"].endswith("the ranks train on windows of the whole file")
     best, deviation = exact_fit(events)
     found = [float(stored["posterior"][name].mean()) for name in spec.problem.parameters]
-    # 50 windows of 8 batches, within what 4000 events alone would tell.
+    # 50 windows of 8 batches; the tolerance is twice the deviation for 4000 events.
     assert (np.abs(np.subtract(found, best)) < 2 * np.array(deviation) * (40_000 / 4000) ** 0.5).all()
 
 
@@ -208,12 +217,12 @@ def test_a_store_under_a_file_leaves_nothing_behind(spec, tmp_path):
     assert [str(path) for path in listing(tmp_path)] == ["file"] and (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_store_that_exists_is_not_replaced_unless_told_to(spec):
+def test_an_existing_store_is_replaced_only_on_request(spec):
     prepare(spec, n_ranks=1)
     with pytest.raises(FileExistsError, match=r"already holds an unfinished run \(at step 0 of 103\).*overwrite=True"):
         run(change(spec, seed=5), World.alone("cpu"))
     run(change(spec, overwrite=True, seed=5, n_steps=20), World.alone("cpu"))
-    assert read_progress(spec.store).n_steps == 20
+    assert read_status(spec.store).n_steps == 20
 
 
 def test_what_is_not_a_run_is_never_replaced(spec, tmp_path):
@@ -245,15 +254,15 @@ def test_stop_request_ends_the_run_at_the_next_block(spec, asked, reached):
     prepare(spec, n_ranks=1)
     request_stop(spec.store, asked)
     result = run_rank(spec, World.alone("cpu"))
-    progress = read_progress(spec.store)
-    assert result["steps"] == progress.step == reached and progress.is_finished
+    status = read_status(spec.store)
+    assert result["steps"] == status.step == reached and status.state == "stopped"
     history = open_run(spec.store)["history"]
     assert history["theta"].notnull().all(("rank", "member", "parameter")).sum() == reached // 5
     assert open_run(spec.store)["posterior"]["mu"].isnull().all()
 
 
 def test_stop_request_during_the_run(spec, monkeypatch):
-    """Asked for while the first block is trained, as another process would."""
+    """Requested while the first block is trained, as another process would."""
     prepare(spec, n_ranks=1)
     set_progress = RunWriter.set_progress
 
@@ -264,14 +273,69 @@ def test_stop_request_during_the_run(spec, monkeypatch):
 
     monkeypatch.setattr(RunWriter, "set_progress", set_and_ask)
     assert run_rank(spec, World.alone("cpu"))["steps"] == 60
-    assert read_progress(spec.store).step == 60
+    assert read_status(spec.store).step == 60
+
+
+def words(spec, capsys):
+    """What each door says about how far the run is."""
+    run, status = open_run(spec.store), read_status(spec.store)
+    handle = RunHandle(spec.store, [], [], None)
+    with pytest.raises(FileExistsError) as refused:
+        prepare(spec, n_ranks=1)
+    assert main(["info", spec.store]) == 0
+    dashboard = Dashboard(spec.store, 60)
+    dashboard.close()
+    texts = {
+        "repr": repr(status),
+        "analysis.describe": analysis.describe(run),
+        "list_runs": list_runs(Path(spec.store).parent)["state"].item(),
+        "report": html.page(run),
+        "handle": repr(handle),
+        "dashboard": dashboard._facts.value,
+        "prepare": str(refused.value),
+        "sagips info": capsys.readouterr().out,
+    }
+    states = {
+        "status": status.state,
+        "opened": RunStatus.from_run(run).state,
+        "analysis.state": analysis.state(run),
+        "analysis.fact": analysis.fact(run, "state"),
+        "progress line": snapshot(spec.store).status.state,
+        "RunHandle.status": handle.status().state,
+    }
+    allowed = "unfinished|stopping|stopped|finished"
+    return states | {door: re.search(rf"\b({allowed})\b", text)[1] for door, text in texts.items()}
+
+
+def test_a_run_has_the_same_state_through_every_door(spec, capsys):
+    spec = change(spec, n_steps=40, reference=False)
+    found = {}
+    prepare(spec, n_ranks=1)
+    found["unfinished"] = words(spec, capsys)
+    request_stop(spec.store, 20)
+    found["stopping"] = words(spec, capsys)
+    run_rank(spec, World.alone("cpu"))
+    found["stopped"] = words(spec, capsys)
+    run(spec, World.alone("cpu"), resume=True)
+    found["finished"] = words(spec, capsys)
+    for state, doors in found.items():
+        assert set(doors.values()) == {state}, doors
+
+
+def test_every_call_of_run_frees_its_communicator(spec, monkeypatch):
+    """Their number is limited, and a script may train many runs."""
+    closed = []
+    monkeypatch.setattr(World, "here", lambda: World.alone("cpu"))
+    monkeypatch.setattr(World, "close", lambda self: closed.append(self))
+    run(change(spec, n_steps=1, reference=False))
+    assert len(closed) == 1
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 5, 6])
 def test_tiny_runs_have_complete_draws(spec, n_steps):
     run(change(spec, n_steps=n_steps), World.alone("cpu"))
     stored = open_run(spec.store)
-    assert read_progress(spec.store).is_finished
+    assert read_status(spec.store).is_finished
     assert stored["posterior"]["mu"].notnull().all() and stored["posterior_predictive"]["x"].notnull().all()
     assert stored["history"]["theta"].notnull().all()
 
@@ -317,7 +381,7 @@ def test_ring_under_mpiexec_fills_the_whole_store(spec, tmp_path):
     assert done.returncode == 0, done.stdout
     assert re.search(r"^103 steps on 3 ranks in \d+ s: ", done.stdout, re.MULTILINE)
     stored = open_run(spec.store)
-    assert read_progress(spec.store).steps.tolist() == [103] * 3
+    assert read_status(spec.store).steps.tolist() == [103] * 3
     assert stored["posterior"].sizes == {"chain": 2, "draw": 3} and stored["posterior"]["mu"].notnull().all()
     for name in ("theta", "loss_discriminator", "loss_generator", "waited_s", "elapsed_s"):
         assert stored["history"][name].notnull().all()
@@ -335,7 +399,7 @@ def test_stop_request_under_mpiexec_stops_all_ranks_at_one_step(spec, tmp_path):
     long = change(spec, exchange=Ring(), n_steps=1_000_000, reference=False)
     (tmp_path / "stop.py").write_text(
         "import sys\n"
-        "from sagips_kit import RunSpec, request_stop, read_progress, run_rank\n"
+        "from sagips_kit import RunSpec, request_stop, read_status, run_rank\n"
         "from sagips_kit.running.launch import prepare\n"
         "from sagips_kit.ranks.world import World\n"
         "spec, world = RunSpec.from_file('spec.json'), World.here()\n"
@@ -348,11 +412,11 @@ def test_stop_request_under_mpiexec_stops_all_ranks_at_one_step(spec, tmp_path):
     (tmp_path / "spec.json").write_text(long.to_json())
     done = mpiexec(2, "stop.py", cwd=tmp_path, timeout=60)
     assert done.returncode == 0, done.stdout
-    assert read_progress(long.store).steps.tolist() == [60, 60]
+    assert read_status(long.store).steps.tolist() == [60, 60]
 
 
 @pytest.mark.mpi
-def test_failure_to_prepare_is_told_once_and_ends_all_ranks(spec, tmp_path):
+def test_failure_to_prepare_is_reported_once_and_ends_all_ranks(spec, tmp_path):
     prepare(spec, n_ranks=3)
     done = run_under_mpi(spec, 3, tmp_path)
     assert done.returncode != 0
@@ -362,10 +426,10 @@ def test_failure_to_prepare_is_told_once_and_ends_all_ranks(spec, tmp_path):
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("exchange", [Ring(), pytest.param(Independent(), marks=pytest.mark.slow)])
-def test_failure_of_one_rank_is_told_once_and_ends_all_ranks(spec, tmp_path, exchange):
+def test_failure_of_one_rank_is_reported_once_and_ends_all_ranks(spec, tmp_path, exchange):
     problem = Faulty(n_observed=200)
     done = run_under_mpi(change(spec, problem=problem, exchange=exchange, reference=False), 3, tmp_path)
     assert done.returncode != 0
     assert done.stdout.count("sagips: the magnet of rank 1 quenched") == 1 == done.stdout.count("sagips: ")
     assert "Traceback" not in done.stdout
-    assert read_progress(change(spec).store).steps.max() <= 103
+    assert read_status(change(spec).store).steps.max() <= 103

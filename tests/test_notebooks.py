@@ -11,7 +11,7 @@ import pandas as pd
 import papermill
 import pytest
 
-from sagips_kit import RunSpec, analysis, list_runs, open_run, read_progress
+from sagips_kit import RunSpec, analysis, list_runs, open_run, read_status
 from sagips_kit.store.writer import RunWriter
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,7 @@ def test_notebook_runs_as_a_batch_job(notebook, tmp_path):
     done = execute(notebook, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     path = tmp_path / "runs" / f"{NOTEBOOKS[notebook]}.zarr"
-    assert read_progress(path).is_finished
+    assert read_status(path).is_finished
     estimates = analysis.estimate(open_run(path))
     assert np.isfinite(estimates["mean"]).all() and (estimates["deviation"] > 0).all()
     known = estimates[["truth", "published"]].to_dataarray().mean("variable")
@@ -61,7 +61,7 @@ def test_the_notebook_of_how_good_it_is_runs_as_a_batch_job(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     text = (tmp_path / "executed.ipynb").read_text()
     assert "Traceback" not in text and "theta0 (+0.89), theta3 (+0.45)" in text
-    assert read_progress(tmp_path / "runs" / "how_good.zarr").is_finished
+    assert read_status(tmp_path / "runs" / "how_good.zarr").is_finished
     assert len(list((tmp_path / "runs" / "figures").glob("*.png"))) == 3
 
 
@@ -70,7 +70,7 @@ def test_the_notebook_on_modes_trains_in_all_of_them(tmp_path):
     done = execute("02_modes", tmp_path, n_members=1, n_steps=20, uneven_steps=20, tune_seconds=0.1)
     assert done.returncode == 0, done.stderr[-3000:]
     stores = sorted((tmp_path / "runs").glob("modes_*.zarr"))
-    assert len(stores) == 8 and all(read_progress(path).is_finished for path in stores)
+    assert len(stores) == 8 and all(read_status(path).is_finished for path in stores)
     assert len(list((tmp_path / "runs" / "figures").glob("modes_*.png"))) == 2
     assert "Traceback" not in (tmp_path / "executed.ipynb").read_text()
 
@@ -83,7 +83,7 @@ def test_a_problem_that_lives_in_its_notebook_is_checked_and_solved(tmp_path):
     assert "Traceback" not in text
     assert "FirstTry: 2 to mend" in text and "Smooth: keeps" in text and "Resonance: keeps its contract" in text
     path = tmp_path / "runs" / "own_problem.zarr"
-    assert read_progress(path).is_finished
+    assert read_status(path).is_finished
     estimates = analysis.estimate(open_run(path))
     assert float(abs((estimates["mle"] - estimates["truth"]) / estimates["floor"]).max()) < 4
     assert len(list((tmp_path / "runs" / "figures").glob("own_problem_*.png"))) == 2
@@ -98,7 +98,7 @@ def test_the_notebook_on_two_dimensions_trains_on_both_problems(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("Proxy2D", "Image"):
         path = tmp_path / "runs" / f"two_dimensions_{name}.zarr"
-        assert read_progress(path).is_finished
+        assert read_status(path).is_finished
         estimates = analysis.estimate(open_run(path))
         assert float(abs((estimates["mle"] - estimates["truth"]) / estimates["floor"]).max()) < 4
     assert len(list((tmp_path / "runs" / "figures").glob("two_dimensions_*.png"))) == 2

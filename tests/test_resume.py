@@ -1,4 +1,4 @@
-"""A run that ends early goes on where it was, with the same bits; and says so when it cannot."""
+"""A run that ended early continues where it was, with the same bits, or the error says why it cannot."""
 
 import contextlib
 import dataclasses
@@ -27,15 +27,15 @@ from sagips_kit import (
     Trainer,
     open_run,
     prepare,
-    read_progress,
+    read_status,
     request_stop,
     run,
     run_rank,
 )
 from sagips_kit.ranks.world import World
-from sagips_kit.running import resume
+from sagips_kit.running import resume, signals
 from sagips_kit.running.checkpoints import FOLDER, Checkpoints
-from sagips_kit.running.coordination import Control, Milestones
+from sagips_kit.running.coordination import Control, Due, Milestones
 from sagips_kit.running.signals import Signals
 from sagips_kit.store import files, location, schema
 from sagips_kit.store.writer import RunWriter
@@ -89,12 +89,12 @@ def files_of(path):
 
 
 def assert_same_bits(path, other):
-    """Everything that training has made is the same, apart from how long it took."""
+    """All results of the training are the same, apart from the times."""
     one, two = open_run(path), open_run(other)
     for group in ("history", "posterior", "posterior_predictive"):
         for name in one[group].data_vars.keys() - TIMES:
             np.testing.assert_array_equal(one[group][name], two[group][name], err_msg=name)
-    assert read_progress(path).is_finished
+    assert read_status(path).is_finished
 
 
 EVENTS = Gaussian().observed(500, np.random.default_rng(0))
@@ -105,12 +105,12 @@ def make_trainer(**changes):
 
 
 @pytest.mark.parametrize("step", [0, 1, 7, 8, 25, 39])
-def test_a_trainer_goes_on_from_the_state_of_another(step):
+def test_a_trainer_continues_from_the_state_of_another(step):
     whole, begun, resumed = make_trainer(), make_trainer(), make_trainer()
     records = list(whole.iterate())[step:]
     begun.run(step)
     state = nested(flattened(begun.state_dict()))
-    begun.run(3)  # what was taken stays as it was
+    begun.run(3)  # the saved state stays as it was
     resumed.load_state_dict(state)
     for record, again in zip(records, resumed.iterate(), strict=True):
         assert record.step == again.step and again.elapsed_s > 0
@@ -129,11 +129,11 @@ def test_a_trainer_refuses_the_state_of_another_kind(changes):
 
 
 @pytest.mark.parametrize("stop", [20, 100, 200])
-def test_a_stopped_run_goes_on_with_the_same_bits(spec, tmp_path, stop):
+def test_a_stopped_run_continues_with_the_same_bits(spec, tmp_path, stop):
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     alone(whole)
     stop_at(spec, stop)
-    assert read_progress(spec.store).step == stop
+    assert read_status(spec.store).step == stop
     result = alone(spec, resume=True)
     assert (result["steps"], result["first_step"]) == (203, stop)
     assert_same_bits(spec.store, whole.store)
@@ -170,7 +170,7 @@ def test_a_run_without_a_checkpoint_starts_again(spec, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "pickle"])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(spec, damage):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(spec, damage):
     stop_at(spec, 60)
     older = files_of(spec.store)
     request_stop(spec.store, None)
@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_taken(spec, damage):
     data = newer.read_bytes()
     spoilt = {"cut": data[:-7], "flip": data[:999] + bytes([data[999] ^ 1]) + data[1000:], "empty": b"", "pickle": b"."}
     newer.write_bytes(spoilt[damage])
-    with pytest.warns(UserWarning, match=r"checkpoint 000000000120-.* is damaged: .* An earlier one is taken"):
+    with pytest.warns(UserWarning, match=r"checkpoint 000000000120-.* is damaged: .* An earlier checkpoint is used"):
         assert alone(spec, resume=True)["first_step"] == 60
 
 
@@ -194,16 +194,16 @@ def test_the_last_two_checkpoints_are_kept(spec):
         mine.write(step, state)
         other.write(step, state)
     assert mine.steps() == other.steps() == {40, 60}
-    # Those that some rank still lacks are no reason to give up what all have.
+    # Checkpoints that some rank lacks do not replace those that all ranks have.
     mine.write(80, state)
     mine.write(100, state)
     assert mine.steps() == {60, 80, 100} and other.steps() == {40, 60}
     read = mine.read(80)
     assert torch.equal(read["a"]["b"], state["a"]["b"]) and int(read["n"]) == 7
-    open_run(spec.store).load()  # nobody who reads the store stumbles over them
+    open_run(spec.store).load()  # readers of the store do not see them
 
 
-def test_replicas_that_are_through_wait_for_nobody(spec):
+def test_finished_replicas_wait_for_nobody(spec):
     prepare(spec, n_ranks=2)
     apart, together = (Checkpoints(spec.store, 1, 203, replicas) for replicas in ((0, 1), (0, 0)))
     for steps, agreed, shared in [
@@ -253,14 +253,14 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_not_given_up(spec, tmp
         patch.setattr(files.Files, "read", refuse)
         with pytest.raises(OSError, match="cannot read its checkpoint 000000000060-.*Stale.* Nothing was changed"):
             alone(spec, resume=True)
-    assert files_of(spec.store) == before and read_progress(spec.store).step == 60
+    assert files_of(spec.store) == before and read_status(spec.store).step == 60
     assert alone(spec, resume=True)["first_step"] == 60
     assert_same_bits(spec.store, whole.store)
 
 
 @contextlib.contextmanager
 def after_step(step, act):
-    """A patch of a trained run: `act` is done once rank 0 has declared the rows up to `step` valid."""
+    """Call `act` once rank 0 has declared the rows up to `step` valid."""
     set_progress = RunWriter.set_progress
 
     def set_and_act(self, reached):
@@ -287,7 +287,7 @@ def test_a_run_that_another_process_has_taken_is_left_to_it(spec, tmp_path, monk
         run_rank(spec, World.alone("cpu"))
     if how == "deleted":
         return
-    assert read_progress(spec.store).step == (100 if how == "resumed" else 0)
+    assert read_status(spec.store).step == (100 if how == "resumed" else 0)
     spec = spec if how == "resumed" else change(other, overwrite=False)
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     alone(whole)
@@ -312,7 +312,7 @@ def test_a_file_system_that_refuses_once_does_not_end_the_run(spec, monkeypatch)
 
 
 class Quiet:
-    """Signals of which none comes."""
+    """Signals that never come."""
 
     takes_s = ()
 
@@ -321,39 +321,39 @@ class Quiet:
         return False
 
 
-def test_the_lowest_rank_that_is_not_through_plans(spec):
+def test_the_lowest_unfinished_rank_plans(spec):
     prepare(spec, n_ranks=3)
     control = Control(spec.store)
-    ranks = [Milestones(control, "", rank, 20, 203, 0, Quiet()) for rank in range(3)]
+    ranks = [Milestones(control, rank, 20, 203, 0, Quiet()) for rank in range(3)]
     writers = [RunWriter(spec.store, rank) for rank in range(3)]
     control[schema.ASKED] = schema.BY_USER
     for rank in (1, 2):
-        assert ranks[rank].reached(20) == (False, False)
+        assert ranks[rank].reached(20) == Due(stop=False, checkpoint=False)
     assert control[schema.STOP_STEP] == schema.NO_STOP
     writers[0].set_progress(203)
-    time.sleep(0.5)  # blocks of about so long
+    time.sleep(0.5)  # the duration of a block
     ranks[2].reached(40)
     assert control[schema.STOP_STEP] == schema.NO_STOP
     ranks[1].reached(40)
     assert 40 < control[schema.STOP_STEP] < 203
-    assert read_progress(spec.store).stop_step == control[schema.STOP_STEP]
+    assert read_status(spec.store).stop_step == control[schema.STOP_STEP]
 
 
-def test_the_end_of_the_time_leaves_time_for_the_blocks_on_the_way(spec, monkeypatch):
+def test_the_end_of_the_time_leaves_time_for_the_last_blocks(spec, monkeypatch):
     monkeypatch.setenv("SAGIPS_ENDS_AT", str(time.time() + 1000))
     signals = Signals()
     assert not signals.ask_to_end(0.0) and not signals.ask_to_end(900.0)
     assert signals.ask_to_end(1100.0)
     prepare(spec, n_ranks=1)
     quiet = Quiet()
-    milestones = Milestones(Control(spec.store), "", 0, 20, 203, 0, quiet)
+    milestones = Milestones(Control(spec.store), 0, 20, 203, 0, quiet)
     time.sleep(0.2)
     milestones.reached(20)
     assert quiet.takes_s[0] > 0.6  # two blocks ahead, and the one under way
 
 
 def test_a_checkpoint_is_safe_with_its_name(spec, monkeypatch):
-    """Before older ones are removed: a loss of power leaves some."""
+    """Before older ones are removed, so that a loss of power leaves some."""
     prepare(spec, 1)
     checkpoints, synced, fsync = Checkpoints(spec.store, 0, 203, (0,)), [], os.fsync
 
@@ -374,13 +374,13 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(spec, monkeypa
     monkeypatch.setattr(files.Files, "write", refuse)
     prepare(spec, 1)
     request_stop(spec.store, 60)
-    with pytest.warns(UserWarning, match="cannot write its checkpoint of step 60: .*No space left.* The run goes on"):
+    with pytest.warns(UserWarning, match="cannot write its checkpoint of step 60: .*No space left.* The run continues"):
         run_rank(spec, World.alone("cpu"))
-    assert read_progress(spec.store).step == 60
+    assert read_status(spec.store).step == 60
 
 
 def test_generators_that_are_lost_are_not_written_over_those_that_are_not(spec, monkeypatch):
-    """Else a run would be resumed to end again, for ever."""
+    """Otherwise a resumed run would fail again and again."""
     reached = Milestones.reached
 
     def lose(self, step):
@@ -395,7 +395,9 @@ def test_generators_that_are_lost_are_not_written_over_those_that_are_not(spec, 
     monkeypatch.setattr(Milestones, "reached", lose)
     prepare(spec, 1, resume=True)
     request_stop(spec.store, 120)
-    with pytest.warns(UserWarning, match="writes no checkpoint of step 120: the weights of its generators are not"):
+    with pytest.warns(
+        UserWarning, match="writes no checkpoint of step 120, because the weights of its generators are not"
+    ):
         run_rank(spec, World.alone("cpu"), resume=True)
     assert files_of(spec.store) == before
 
@@ -411,9 +413,9 @@ def test_generators_that_are_lost_are_not_written_over_those_that_are_not(spec, 
 )
 def test_another_run_is_refused_with_the_difference(spec, changes, text):
     stop_at(spec, 20)
-    with pytest.raises(ValueError, match=rf"cannot go on, it is the store of another run\. {text}"):
+    with pytest.raises(ValueError, match=rf"cannot be resumed, because it holds another run\. {text}"):
         alone(change(spec, **changes), resume=True)
-    assert read_progress(spec.store).step == 20
+    assert read_status(spec.store).step == 20
 
 
 @pytest.mark.parametrize(
@@ -429,15 +431,15 @@ def test_a_problem_whose_code_was_changed_is_refused(spec, monkeypatch, name, co
     stop_at(spec, 20)
     monkeypatch.setattr(Gaussian, name, code)
     what = {"simulate": "events", "lower": "ranges"}.get(name, name)
-    with pytest.raises(ValueError, match=f"problem: the code of Gaussian gives other {what} than when"):
+    with pytest.raises(ValueError, match=f"problem: the code of Gaussian now gives other {what} than when"):
         alone(spec, resume=True)
     monkeypatch.undo()
     alone(spec, resume=True)
-    assert read_progress(spec.store).is_finished
+    assert read_status(spec.store).is_finished
 
 
 def test_a_store_without_marks_is_never_left(spec, tmp_path, monkeypatch):
-    """It would be in the way, and any code could go on with it."""
+    """It would be in the way, and changed code could resume it unnoticed."""
     with monkeypatch.context() as patch:
         patch.setattr(resume, "_probe", lambda problem: os.read(-1, 1))
         with pytest.raises(OSError, match="Bad file descriptor"):
@@ -473,7 +475,7 @@ def partly_replaced(events):
     ("replaced", "text"),
     [
         (halved, "it has 10000 rows now, and had 20000"),
-        (partly_replaced, "other numbers are in its 20000 rows"),
+        (partly_replaced, "its 20000 rows hold other numbers"),
     ],
 )
 def test_a_streamed_file_that_was_replaced_is_refused(streamed, replaced, text):
@@ -482,17 +484,17 @@ def test_a_streamed_file_that_was_replaced_is_refused(streamed, replaced, text):
     np.save(streamed.events.path, replaced(events))
     with pytest.raises(
         ValueError,
-        match=rf"another run\. events: `.*events.npy` was changed since the run was begun: {text}\. Start it as",
+        match=rf"another run\. events: `.*events.npy` was changed after the run was started: {text}\. Resume the",
     ):
         alone(streamed, resume=True)
-    assert read_progress(streamed.store).step == 100
+    assert read_status(streamed.store).step == 100
     np.save(streamed.events.path, events)
     assert alone(streamed, resume=True)["first_step"] == 100
     os.remove(streamed.events.path)
     assert alone(streamed, resume=True)["steps"] == 203, "a finished run is left as it is"
 
 
-def test_a_streamed_run_of_before_there_were_digests_goes_on(streamed):
+def test_a_streamed_run_without_a_digest_is_resumed(streamed):
     stop_at(streamed, 100)
     control = zarr.open_group(streamed.store, mode="r+")["control"]
     attributes = dict(control.attrs)
@@ -504,12 +506,12 @@ def test_a_streamed_run_of_before_there_were_digests_goes_on(streamed):
 
 def test_another_number_of_ranks_is_refused(spec):
     prepare(spec, n_ranks=2)
-    with pytest.raises(ValueError, match=r"ranks: 2 in the store, 1 now\. A wider ensemble is another run"):
+    with pytest.raises(ValueError, match=r"ranks: 2 in the store, 1 now\. An ensemble on more ranks is another run"):
         alone(spec, resume=True)
 
 
 def test_resuming_and_overwriting_exclude_each_other(spec):
-    with pytest.raises(ValueError, match="resume goes on with a run and overwrite deletes it"):
+    with pytest.raises(ValueError, match="resume=True continues a run, and overwrite=True deletes it"):
         alone(change(spec, overwrite=True), resume=True)
 
 
@@ -519,7 +521,7 @@ def test_what_is_not_a_run_is_not_resumed(spec, tmp_path):
         alone(spec, resume=True)
 
 
-def test_a_run_behind_a_url_goes_on(spec, tmp_path):
+def test_a_run_behind_a_url_is_resumed(spec, tmp_path):
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     alone(whole)
     spec = change(spec, store="memory://resume/a.zarr")
@@ -536,27 +538,33 @@ def test_a_signal_ends_the_run_cleanly_with_a_checkpoint(spec, number):
     def signalled(self, step):
         if step == 40:
             os.kill(os.getpid(), number)
-            os.kill(os.getpid(), number)  # the scheduler's, and mpiexec's
+            os.kill(os.getpid(), number)  # one from the scheduler, one from mpiexec
         return reached(self, step)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Milestones, "reached", signalled)
         result = alone(spec, resume=True)
-    assert 40 < result["steps"] == read_progress(spec.store).step < 10_000
+    assert 40 < result["steps"] == read_status(spec.store).step < 10_000
     assert [file.name[:12] for file in files_of(spec.store)] == [f"{result['steps']:012d}"]
     assert signal.getsignal(number) == signal.SIG_DFL
 
 
+@pytest.fixture
+def three_seconds(monkeypatch):
+    """Whatever the environment says of the end of the time, it is three seconds after a run looks at it."""
+    monkeypatch.setattr(signals, "_seconds", lambda name: time.time() + 3)
+
+
 @pytest.mark.parametrize("name", ["SAGIPS_ENDS_AT", "SLURM_JOB_END_TIME"])
-def test_the_end_of_the_time_ends_the_run_cleanly(spec, monkeypatch, name):
-    monkeypatch.setenv(name, str(time.time() + 3))
+def test_the_end_of_the_time_ends_the_run_cleanly(spec, monkeypatch, three_seconds, name):
+    monkeypatch.setenv(name, "soon")
     assert alone(change(spec, n_steps=100_000))["steps"] < 10_000
 
 
 @pytest.mark.parametrize("days", [-1, 1])
-def test_a_clock_that_is_set_does_not_move_the_end(spec, monkeypatch, days):
-    """Neither does the run end at once, nor go on beyond its time."""
-    monkeypatch.setenv("SAGIPS_ENDS_AT", str(time.time() + 3))
+def test_a_clock_that_is_set_does_not_move_the_end(spec, monkeypatch, three_seconds, days):
+    """The run neither ends at once nor continues beyond its time."""
+    monkeypatch.setenv("SAGIPS_ENDS_AT", "soon")
     clock, reached = time.time, Milestones.reached
 
     def set_clock(self, step):
@@ -572,12 +580,15 @@ def test_a_time_that_is_over_or_not_understood(spec, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() - 1)))
     assert alone(spec)["steps"] == 203
     monkeypatch.setenv("SAGIPS_ENDS_AT", "in an hour")
-    with pytest.raises(ValueError, match=r"SAGIPS_ENDS_AT = 'in an hour': should be the seconds since 1970"):
+    with pytest.raises(
+        ValueError,
+        match=r"SAGIPS_ENDS_AT = 'in an hour': should be the time at which the job ends, in seconds since 1970",
+    ):
         alone(change(spec, overwrite=True))
 
 
 def test_checkpoints_are_written_periodically(spec):
-    """Those of a run alone, every tenth of a second."""
+    """Every tenth of a second, for a single rank."""
     seen = set()
     write = Checkpoints.write
 
@@ -598,21 +609,21 @@ def under_mpi(spec, n_ranks, nest, timeout=120):
 
 
 @pytest.mark.mpi
-def test_what_a_slow_rank_has_done_is_kept_when_rank_0_is_through(spec, tmp_path, nest):
+def test_the_work_of_a_slow_rank_is_kept_after_rank_0_has_finished(spec, tmp_path, nest):
     spec = change(spec, n_steps=403)
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     under_mpi(whole, 2, nest)
-    arguments = command(2, TESTS / "mpi" / "uneven.py", file_of(spec), "--resume")  # mpiexec hands the signal on
+    arguments = command(2, TESTS / "mpi" / "uneven.py", file_of(spec), "--resume")  # mpiexec forwards the signal
     with subprocess.Popen(
         arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        while not location.local_path(spec.store).exists() or read_progress(spec.store).steps[0] < 403:
+        while not location.local_path(spec.store).exists() or read_status(spec.store).steps[0] < 403:
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
     assert "Stopped before step 403" in output
-    fast, slow = read_progress(spec.store).steps
+    fast, slow = read_status(spec.store).steps
     assert fast == 403 and 0 < slow < 403
     assert [file.name[:19] for file in files_of(spec.store)] == [f"{slow:012d}-000001", "000000000403-000000"]
     under_mpi(spec, 2, nest)
@@ -622,7 +633,7 @@ def test_what_a_slow_rank_has_done_is_kept_when_rank_0_is_through(spec, tmp_path
 
 
 def steps_done(spec):
-    return read_progress(spec.store).step if location.local_path(spec.store).exists() else 0
+    return read_status(spec.store).step if location.local_path(spec.store).exists() else 0
 
 
 def signal_after(spec, n_ranks, n_steps, number, rng, nest, delay_s=0.0):
@@ -658,22 +669,22 @@ MODES = {
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode_goes_on_with_the_same_bits(spec, tmp_path, nest, mode):
+def test_every_mode_continues_with_the_same_bits(spec, tmp_path, nest, mode):
     spec = change(spec, exchange=MODES[mode])
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     under_mpi(whole, 2, nest)
     stop_at(spec, 100, 2, nest)
-    assert read_progress(spec.store).steps.tolist() == [100, 100]
-    assert " from step 100 on" in under_mpi(spec, 2, nest)
+    assert read_status(spec.store).steps.tolist() == [100, 100]
+    assert "resumed at step 100" in under_mpi(spec, 2, nest)
     assert_same_bits(spec.store, whole.store)
 
 
 @pytest.mark.mpi
-def test_one_sided_ranks_go_on_together(spec, nest):
-    """Not with the same bits, since who is how late is chance; but at the same place."""
+def test_one_sided_ranks_continue_together(spec, nest):
+    """At the same place, but not with the same bits, because the delays of messages are random."""
     spec = change(spec, exchange=Ring(mailbox="one-sided"), n_steps=403)
     stop_at(spec, 200, 2, nest)
-    assert " from step 200 on" in under_mpi(spec, 2, nest)
+    assert "resumed at step 200" in under_mpi(spec, 2, nest)
     theta = open_run(spec.store)["history"]["theta"].mean("member").values
     np.testing.assert_allclose(theta[:, 40], theta[:, 39], atol=0.2)
 
@@ -683,7 +694,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(spec, rng, nest):
     spec = change(spec, exchange=Ring(), n_steps=100_000)
     sent, output = signal_after(spec, 2, 100, signal.SIGUSR1, rng, nest)
     assert sent and "Stopped before step 100000" in output
-    one, other = read_progress(spec.store).steps
+    one, other = read_status(spec.store).steps
     assert one == other > 100
     assert {file.name[:12] for file in files_of(spec.store)} == {f"{one:012d}"} and len(files_of(spec.store)) == 2
 
@@ -700,7 +711,7 @@ def test_a_run_killed_ten_times_equals_the_undisturbed_one(spec, tmp_path, rng, 
 
 
 def kill_ten_times(spec, rng, nest):
-    """At any moment of a life: while it starts, in a block of rows, in a checkpoint; then let the run end."""
+    """At any moment, while it starts, in a block of rows or in a checkpoint; then let the run finish."""
     n_killed = 0
     for n_steps in rng.permutation([0, 0, *rng.integers(1, 150, 8)]):
         n_killed += signal_after(spec, 2, int(n_steps), signal.SIGKILL, rng, nest, rng.uniform(0, 0.1))[0]
@@ -713,7 +724,7 @@ def kill_ten_times(spec, rng, nest):
 @pytest.mark.mpi
 @pytest.mark.slow
 def test_a_one_sided_run_killed_ten_times_comes_to_the_same_answer(spec, tmp_path, rng, nest):
-    """Which messages come in time is chance, also without a kill: the answers agree by the measure of that."""
+    """Which messages arrive in time is random even without a kill; the answers agree within that spread."""
     spec = change(spec, exchange=Ring(mailbox="one-sided"), n_steps=2003, checkpoint_s=0.1)
     spec = change(spec, settings=dataclasses.replace(SMALL, n_events=256, bootstrap=False), problem=Gaussian())
     whole = change(spec, store=str(tmp_path / "whole.zarr"), checkpoint_s=0.0)

@@ -16,7 +16,7 @@ from gaussian import Gaussian, Slow
 from test_notebooks import execute
 from test_resume import assert_same_bits
 
-from sagips_kit import Independent, RunSpec, Settings, analysis, open_run, read_progress
+from sagips_kit import Independent, RunSpec, Settings, analysis, open_run, read_status
 from sagips_kit.cluster import connect, profiles
 from sagips_kit.running.checkpoints import FOLDER
 
@@ -122,7 +122,7 @@ def submit_batch(notebook, *parameters):
 
 
 def assert_good(path):
-    assert read_progress(path).is_finished
+    assert read_status(path).is_finished
     estimates = analysis.estimate(open_run(path))
     assert (estimates["deviation"] > 0).all()
     assert float(abs((estimates["mle"] - estimates["truth"]) / estimates["floor"]).max()) < 4
@@ -169,7 +169,7 @@ def test_a_job_that_is_cancelled_is_reported_as_such_and_another_resumes_its_run
         until(lambda: not session.is_open)
         with pytest.raises(RuntimeError, match=r"some are gone: job \d+: CANCELLED"):
             session.submit(long_run("b.zarr"))
-    reached = read_progress("a.zarr").step
+    reached = read_status("a.zarr").step
     with connect.connect("slurm", N) as session:
         session.submit(long_run("whole.zarr", 400)).wait(timeout_s=60)
         first_steps = {rank["first_step"] for rank in session.submit(slow_run("a.zarr"), resume=True).result()}
@@ -201,11 +201,11 @@ def test_a_notebook_whose_job_is_cancelled_continues_as_another_job(folder):
     first = submit_batch("train.ipynb")
     cancel_after_a_checkpoint(first["store"])
     until(lambda: not jobs())
-    assert 0 < read_progress(first["store"]).step < 400
+    assert 0 < read_status(first["store"]).step < 400
     second = submit_batch("train.ipynb", ("store", first["store"]), ("resume", True))
     assert second["store"] == first["store"] and second["notebook"] != first["notebook"]
     until(lambda: not jobs(), 100)
-    assert read_progress(first["store"]).is_finished, Path(second["log"]).read_text()
+    assert read_status(first["store"]).is_finished, Path(second["log"]).read_text()
     [note] = open_run(first["store"])["control"].attrs["resumed"]
     assert note["from_step"] > 0
     assert open_run(first["store"])["history"]["theta"].notnull().all()
@@ -230,7 +230,7 @@ def test_a_queue_is_waited_for_longer_than_for_engines(monkeypatch):
             subprocess.run(["scontrol", "release", *released], check=True)
 
     lines = []
-    monkeypatch.setattr("sagips_kit.cluster.session.Line.show", show)
+    monkeypatch.setattr("sagips_kit.cluster.session.ProgressLine.show", show)
     with connect.connect("slurm", N, timeout_s=60, directives="--hold") as session:
         assert session.is_open and len(released) == 1
     assert any("PENDING, JobHeldUser" in line for line in lines)

@@ -1,4 +1,4 @@
-"""A run as a value: to JSON and back, and what it says to mistakes."""
+"""A run as a value: to JSON and back, and the errors for mistakes."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def changed(**changes):
 
 
 class Plain(Problem):
-    """A problem of a user's own that is no dataclass."""
+    """A user's own problem that is not a dataclass."""
 
     parameters, lower, upper, observables, noise_dim = ("a",), (0.0,), (1.0,), ("x",), 1
 
@@ -68,13 +68,13 @@ def test_json_round_trip_is_the_same_spec(problem, exchange):
     assert RunSpec.from_dict(json.loads(spec.to_json())) == spec
 
 
-def test_names_of_ready_and_own_classes_in_json():
+def test_names_of_classes_in_json():
     assert SPEC.to_dict()["problem"] == {"type": "Proxy", "n_observed": 51_200, "truth": list(Proxy.truth)}
     own = dataclasses.replace(SPEC, problem=Gaussian(n_observed=9)).to_dict()["problem"]
     assert own == {"type": "gaussian:Gaussian", "n_observed": 9}
 
 
-def test_an_own_class_need_not_be_a_dataclass():
+def test_a_users_class_need_not_be_a_dataclass():
     spec = RunSpec.from_dict(changed(problem={"type": "test_spec:Plain"}))
     assert type(spec.problem).__name__ == "Plain" and spec.to_dict()["problem"] == {"type": f"{__name__}:Plain"}
 
@@ -86,10 +86,10 @@ def test_an_own_class_need_not_be_a_dataclass():
         ({"exchange": Ring}, r"exchange = .*: should be an object, such as Ring\(\)"),
         ({"problem": Proxy}, r"problem = .*: should be an object, such as Proxy\(\)"),
         ({"problem": "proxi"}, r"problem = 'proxi': should be an object, such as Proxy\(\)"),
-        ({"events": 3}, "events = 3: should be the name of a file as a text, or Observed"),
+        ({"events": 3}, "events = 3: should be the name of a file as a string, or Observed"),
     ],
 )
-def test_what_stands_in_the_place_of_an_object_is_told_what_to_type(changes, text):
+def test_the_error_says_what_to_type_instead_of_a_class_or_a_name(changes, text):
     with pytest.raises(ValueError, match=text):
         dataclasses.replace(SPEC, **changes)
 
@@ -98,7 +98,7 @@ def test_what_stands_in_the_place_of_an_object_is_told_what_to_type(changes, tex
     ("given", "text"),
     [("a.json", r"'a.json' is not a RunSpec. Type RunSpec.from_file\('a.json'\)"), ({}, r"Type RunSpec.from_dict\(")],
 )
-def test_what_is_no_spec_is_told_how_to_make_one(given, text):
+def test_the_error_says_how_to_make_a_spec(given, text):
     with pytest.raises(TypeError, match=text):
         require_spec(given)
 
@@ -128,7 +128,7 @@ def test_wrong_values_are_refused(name, given):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (3, "should be an object with fields such as problem and store, not 3"),
+        (3, "A spec should be an object with fields such as problem and store, not 3"),
         ([], r"not \[\]"),
         ({"store": "a"}, "field 'problem' is missing"),
         ({"problem": {"type": "Proxy"}}, "field 'store' is missing"),
@@ -152,7 +152,7 @@ def test_wrong_values_are_refused(name, given):
         (changed(problem={"type": "this:Gauss"}), "'this:Gauss' is not a Problem: this belongs to Python itself"),
         (changed(problem={"type": "sagips_kit.__main__:A"}), "module 'sagips_kit.__main__' has no attribute 'A'"),
         (changed(problem={"type": "gaussian:exact_fit"}), "problem 'gaussian:exact_fit' is not a Problem"),
-        (changed(exchange={"type": "gaussian:Gaussian"}), "exchange 'gaussian:Gaussian' is not a Exchange|an Exchange"),
+        (changed(exchange={"type": "gaussian:Gaussian"}), "exchange 'gaussian:Gaussian' is not an Exchange"),
         (
             changed(exchange={"type": "Rings"}),
             "Unknown exchange 'Rings'. Allowed: AllReduce, Chain, .*Within, or one of your own",
@@ -163,7 +163,7 @@ def test_wrong_values_are_refused(name, given):
         (changed(settings={"n_members": 0}), "Settings: n_members = 0: should be greater than or equal to 1"),
     ],
 )
-def test_mistakes_in_json_are_told_in_one_line(given, message):
+def test_mistakes_in_json_are_reported_in_one_line(given, message):
     refuse(message, given)
 
 
@@ -171,7 +171,7 @@ def test_an_abstract_class_is_refused():
     refuse("abstract", changed(problem={"type": "sagips_kit.problems.base:Problem"}), TypeError)
 
 
-def test_a_module_that_cannot_be_imported_is_told_with_its_own_error(tmp_path, monkeypatch):
+def test_the_error_of_a_module_that_cannot_be_imported_is_shown(tmp_path, monkeypatch):
     (tmp_path / "broken_module.py").write_text("x = 1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
     refuse("cannot be imported: ZeroDivisionError: division by zero", changed(problem={"type": "broken_module:A"}))
@@ -194,7 +194,7 @@ class Tabulated(Plain):
 
 def test_fields_that_json_cannot_keep_are_named():
     spec = dataclasses.replace(SPEC, problem=Tabulated(table=np.zeros(3)))
-    with pytest.raises(ValueError, match="Tabulated: table is a ndarray, which JSON files and stores cannot keep"):
+    with pytest.raises(ValueError, match="Tabulated: table is a ndarray, which cannot be written as JSON"):
         spec.to_dict()
 
 

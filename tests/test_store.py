@@ -25,7 +25,7 @@ from sagips_kit.store import create, files, location, schema
 from sagips_kit.store.create import create_run
 from sagips_kit.store.reader import open_run
 from sagips_kit.store.schema import RunLayout
-from sagips_kit.store.status import read_progress, request_stop, stop_soon
+from sagips_kit.store.status import read_status, request_stop, stop_soon
 from sagips_kit.store.writer import RunWriter
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -307,7 +307,7 @@ def test_rows_beyond_progress_are_masked(make, path):
     np.testing.assert_array_equal(
         history["theta"].sel(step=[50, 60], parameter="theta1")[1, 2], [1020041 + 1e6, np.nan]
     )
-    assert read_progress(path).steps.tolist() == [0, 59, 0, 0]
+    assert read_status(path).steps.tolist() == [0, 59, 0, 0]
 
 
 def test_snapshots_beyond_progress_are_masked(make, path, rng):
@@ -391,7 +391,7 @@ def test_a_run_is_not_overwritten_by_accident(make, path):
     with pytest.raises(FileExistsError, match=r"a finished run \(105 steps\)"):
         make()
     make(overwrite=True)
-    assert read_progress(path).step == 0
+    assert read_status(path).step == 0
     assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
 
 
@@ -455,7 +455,7 @@ def test_a_run_behind_a_url_is_replaced_if_asked_for(make):
     with pytest.raises(FileExistsError, match="already holds an unfinished run"):
         make(url)
     make(url, overwrite=True)
-    assert read_progress(url).steps[0] == 0
+    assert read_status(url).steps[0] == 0
 
 
 def test_a_zarr_store_with_arrays_of_others_is_not_cleared(make):
@@ -474,7 +474,7 @@ def test_urls_of_files_are_the_files(make, path, scheme):
     url = f"{scheme}://{path}"
     make(url)
     assert isinstance(location.located(url), LocalStore) and location.local_path(url) == path
-    assert read_progress(path).n_steps == 105
+    assert read_status(path).n_steps == 105
     files.Files(url, "control").write("a", b"1")
     assert (path / "control" / "a").read_bytes() == b"1"
     assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
@@ -502,7 +502,7 @@ def test_nothing_is_left_when_the_disk_is_full(make, path, monkeypatch, overwrit
             make(overwrite=overwrite)
     assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"] * overwrite
     if overwrite:
-        assert read_progress(path).steps[0] == 30
+        assert read_status(path).steps[0] == 30
 
 
 def test_an_old_run_survives_a_failing_exchange_of_folders(make, path, monkeypatch):
@@ -519,7 +519,7 @@ def test_an_old_run_survives_a_failing_exchange_of_folders(make, path, monkeypat
     with pytest.raises(OSError, match="Input/output error"):
         make(overwrite=True)
     assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
-    assert read_progress(path).steps[0] == 30
+    assert read_status(path).steps[0] == 30
 
 
 def test_what_a_killed_process_left_is_not_in_the_way(make, path):
@@ -528,7 +528,7 @@ def test_what_a_killed_process_left_is_not_in_the_way(make, path):
         (path.parent / f".a.zarr.{word}-{os.getpid()}" / "history").mkdir(parents=True)
     make()
     make(overwrite=True)
-    assert read_progress(path).steps[0] == 0
+    assert read_status(path).steps[0] == 0
 
 
 @pytest.fixture
@@ -634,14 +634,14 @@ def test_a_run_that_was_being_replaced_is_found_again(make, path):
     assert process.exitcode == 9 and not path.exists()
     (old,) = path.parent.glob(".a.zarr.old-*")
     line = f"mv {old} {path}"
-    for action in (open_run, read_progress):
+    for action in (open_run, read_status):
         with pytest.raises(ValueError, match=f"a.zarr` is missing: .* still whole. To have it back, type: {line}; if"):
             action(path)
     for overwrite in (False, True):
         with pytest.raises(FileExistsError, match=line):
             make(overwrite=overwrite)
     subprocess.run(line.split(), check=True)
-    assert read_progress(path).steps[0] == 30
+    assert read_status(path).steps[0] == 30
 
 
 def test_what_is_left_of_a_replaced_run_is_no_run(make, path, monkeypatch):
@@ -689,7 +689,7 @@ def write(path):
     RunWriter(path, 0)
 
 
-ACTIONS = (open_run, read_progress, write, stop_soon, Control)
+ACTIONS = (open_run, read_status, write, stop_soon, Control)
 
 
 @pytest.mark.parametrize("name", ["history/progress", "history/theta", "posterior/theta0", "environment", "control"])
@@ -763,31 +763,40 @@ def test_a_path_with_wildcards_is_the_one_run_it_matches(make, path):
 def test_a_run_can_be_asked_to_stop(make, path):
     make()
     writers = [RunWriter(path, rank) for rank in range(4)]
-    assert read_progress(path).stop_step == schema.NO_STOP
+    status = read_status(path)
+    assert (status.state, status.stop_step) == ("unfinished", 105)
     writers[0].set_progress(20)
-    with pytest.raises(ValueError, match="step = 20: a rank has reached 20"):
+    with pytest.raises(
+        ValueError, match="step = 20: some rank has already reached step 20, .* Choose a later step, below 105"
+    ):
         request_stop(path, 20)
-    request_stop(path, 40)
-    assert read_progress(path).stop_step == 40
-    assert not read_progress(path).is_finished
+    for step in (105, 10**6, 40.0, True, "40"):
+        with pytest.raises(ValueError, match=f"step = {step!r}: should be"):
+            request_stop(path, step)
+    request_stop(path, np.int64(40))
+    status = read_status(path)
+    assert (status.state, status.stop_step, status.has_ended) == ("stopping", 40, False)
     for writer in writers:
         writer.set_progress(40)
-    assert read_progress(path).is_finished
+    status = read_status(path)
+    assert (status.state, status.has_ended, status.is_finished) == ("stopped", True, False)
+    stop_soon(path)
+    assert Control(path)[schema.ASKED] == 0, "nobody trains"
     request_stop(path, None)
-    assert not read_progress(path).is_finished
+    assert read_status(path).state == "unfinished"
     stop_soon(path)
     # Which step it will be, one of the ranks says.
-    assert Control(path)[schema.ASKED] == schema.BY_USER and read_progress(path).stop_step == schema.NO_STOP
+    assert Control(path)[schema.ASKED] == schema.BY_USER and read_status(path).stop_step == 105
 
 
 def test_no_rank_stops_later_than_others(make, path):
     make()
     request_stop(path, 40)
     stop_soon(path)
-    assert read_progress(path).stop_step == 40 and not Control(path)[schema.ASKED]
+    assert read_status(path).stop_step == 40 and not Control(path)[schema.ASKED]
     RunWriter(path, 0).set_progress(40)
     for step in (80, None):
-        with pytest.raises(ValueError, match="ranks have stopped at 40 already"):
+        with pytest.raises(ValueError, match="some ranks have already stopped at step 40"):
             request_stop(path, step)
 
 
@@ -849,7 +858,7 @@ def test_a_reader_beside_writers_sees_whole_rows(make, path):
             np.testing.assert_array_equal(seen[:, is_valid], rows_of(rank, 0, is_valid.sum()))
             assert np.isnan(seen[:, ~is_valid]).all()
     assert [writer.exitcode for writer in writers] == [0, 0]
-    assert read_progress(path).steps.tolist() == [105, 0, 0, 105]
+    assert read_status(path).steps.tolist() == [105, 0, 0, 105]
 
 
 def test_the_git_revision_may_be_missing(monkeypatch):

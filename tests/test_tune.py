@@ -3,20 +3,22 @@
 import dataclasses
 import time
 
+import numpy as np
 import pytest
 from gaussian import QUICK, Gaussian
 from mpi_launcher import mpiexec
 
-from sagips_kit import Independent, Ring, RunSpec, World, tune_exchange
+from sagips_kit import Independent, Problem, Ring, RunSpec, World, tune_exchange
 from sagips_kit._value import value
 from sagips_kit.cli import main
 from sagips_kit.exchange.base import Channel, Mixed
+from sagips_kit.running import tune
 from sagips_kit.running.tune import Trial, recommended, usual_modes
 
 
 @value
 class Sleepy(Independent):
-    """An exchange that takes its time."""
+    """An exchange that takes a given time."""
 
     seconds: float = 0.01
 
@@ -42,7 +44,7 @@ def path(tmp_path):
 
 def test_a_mode_that_costs_too_much_is_not_recommended():
     slow, fast = Sleepy(seconds=0.02), Sleepy(seconds=0.0)
-    tuning = tune_exchange(World.alone("cpu"), 10, step_s=0.005, seconds=0.1, modes=[slow, fast])
+    tuning = tune_exchange(World.alone("cpu"), 10, step_s=0.005, trial_s=0.1, modes=[slow, fast])
     assert tuning.best == fast
     first, second = tuning.trials
     assert first.rate < 0.5 < second.rate
@@ -57,11 +59,11 @@ def test_the_preferred_one_of_equals_is_recommended():
     assert recommended(trials) == "all-reduce"
 
 
-@pytest.mark.parametrize("wrong", [{"n_weights": 0}, {"step_s": -1.0}, {"seconds": float("nan")}])
-def test_numbers_that_cannot_be_are_refused(wrong):
+@pytest.mark.parametrize("wrong", [{"n_weights": 0}, {"step_s": -1.0}, {"trial_s": float("nan")}])
+def test_numbers_that_are_not_positive_are_refused(wrong):
     name, number = next(iter(wrong.items()))
-    with pytest.raises(ValueError, match=rf"tune_exchange: {name} = {number!r} should be larger than 0"):
-        tune_exchange(World.alone("cpu"), **({"n_weights": 10, "step_s": 0.01, "seconds": 0.1} | wrong))
+    with pytest.raises(ValueError, match=rf"tune_exchange: {name} = {number!r}: should be larger than 0"):
+        tune_exchange(World.alone("cpu"), **({"n_weights": 10, "step_s": 0.01, "trial_s": 0.1} | wrong))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,26 @@ def test_groups_are_tried_where_nodes_make_equal_ones(nodes, is_grouped):
 def test_a_rank_alone_has_no_choice(path, capsys):
     assert main(["tune", str(path), "--seconds", "0.1"]) == 0
     assert capsys.readouterr().out.endswith("recommended: exchange=Independent()\n")
+
+
+class WithoutEvents(Gaussian):
+    """Its events are in a file."""
+
+    observed = Problem.observed
+
+
+def test_the_step_is_timed_with_the_events_of_the_run(path, tmp_path, monkeypatch):
+    np.save(tmp_path / "events.npy", np.random.default_rng(0).normal(size=(300, 1)))
+    spec = RunSpec.from_file(path)
+    spec = dataclasses.replace(spec, problem=WithoutEvents(), events=str(tmp_path / "events.npy"))
+    seen, make = [], tune.Trainer
+
+    def note(problem, settings, events, **options):
+        seen.append(np.shape(events))
+        return make(problem, settings, events, **options)
+
+    monkeypatch.setattr(tune, "Trainer", note)
+    assert tune.tune_run(spec, World.alone("cpu"), 0.1).best == Independent() and seen == [(300, 1)]
 
 
 @pytest.mark.mpi

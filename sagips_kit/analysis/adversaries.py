@@ -5,6 +5,7 @@ import xarray as xr
 from scipy.stats import rankdata
 
 from ..store import schema
+from ..store.status import RunStatus
 from .base import for_each_run, quantiles
 from .events import snapshots
 
@@ -68,10 +69,10 @@ def discriminator(run, n_bins=40):
     """
     scores = run[schema.SCORES].to_dataset().load()
     if scores["observed"].isnull().all():
-        step, n_steps = int(run[schema.HISTORY][schema.PROGRESS].min()), run.attrs[schema.LAYOUT_KEY]["n_steps"]
+        status = RunStatus.from_run(run)
         raise ValueError(
-            f"No scores have been written yet: the run is at step {step} of {n_steps}, and the discriminators are "
-            "asked at its end. Look at losses(run) until then."
+            f"No scores have been written yet: the run is at step {status.step} of {status.n_steps}, and the "
+            "discriminators are asked at its end. Look at losses(run) until then."
         )
     both = {name: scores[name].transpose(schema.RANK, schema.MEMBER, schema.EVENT).values for name in schema.SCORED}
     n = scores.sizes[schema.EVENT]

@@ -8,6 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from ..store import schema
+from ..store.status import RunStatus
 
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 
@@ -68,11 +69,8 @@ def _joined(results, labels):
 
 
 def state(run):
-    """Whether a run is finished, stopped early on request, or neither yet: "finished", "stopped" or "unfinished"."""
-    step = int(run[schema.HISTORY][schema.PROGRESS].min())
-    if step >= run.attrs[schema.LAYOUT_KEY]["n_steps"]:
-        return "finished"
-    return "stopped" if step >= int(run[schema.CONTROL][schema.STOP_STEP]) else "unfinished"
+    """How far a run is, in one word: "unfinished", "stopping", "stopped" or "finished"; see `read_status`."""
+    return RunStatus.from_run(run).state
 
 
 def written(run, group):
@@ -95,15 +93,15 @@ def written(run, group):
     # Only chains without any number: one that diverged in a parameter stays, and shows.
     chains = run[group].to_dataset().load().dropna(schema.CHAIN, how="all")
     if not chains.sizes[schema.CHAIN]:
-        step, n_steps = int(run[schema.HISTORY][schema.PROGRESS].min()), run.attrs[schema.LAYOUT_KEY]["n_steps"]
-        if state(run) == "stopped":
+        status = RunStatus.from_run(run)
+        if status.state == "stopped":
             raise ValueError(
-                f"No chain has been written: the run was stopped at step {step} of {n_steps}. Go on with it by "
-                "resume=True, or look at convergence(run)."
+                f"No chain has been written: the run was stopped at step {status.step} of {status.n_steps}. Go on with "
+                "it by resume=True, or look at convergence(run)."
             )
         raise ValueError(
-            f"No chain has been written yet: the run is at step {step} of {n_steps}. Look at convergence(run) "
-            "until it ends, then open the run again."
+            f"No chain has been written yet: the run is at step {status.step} of {status.n_steps}. Look at "
+            "convergence(run) until it ends, then open the run again."
         )
     return chains
 

@@ -11,6 +11,7 @@ from zarr.abc.store import Store
 from ..store import schema
 from ..store.location import is_url, local_path
 from ..store.reader import open_run
+from ..store.status import RunStatus
 from .estimates import distance_to_mle
 from .facts import fact
 
@@ -43,7 +44,7 @@ def list_runs(folder="."):
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder `{folder}`. Current folder: {Path.cwd()}")
     if (folder / "zarr.json").exists():
-        raise ValueError(f"`{folder}` is a store itself. Type open_run({str(folder)!r}), or sagips info {folder}")
+        raise ValueError(f"`{folder}` is a store itself. Type open_run({str(folder)!r}), or sagips describe {folder}")
     rows = {str(path.relative_to(folder)): _row(path) for path in _stores(folder, _DEPTH)}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(_COLUMNS))
     return table.sort_values("created", kind="stable").rename_axis("run")
@@ -66,7 +67,7 @@ def open_runs(paths, along="run", labels=None):
     -------
     DataTree
         A child for each run, by its label, and the labels as a coordinate.  The functions of `analysis` take it as they
-        take a run, and what they return has the dimension `along`; `plot.comparison` and `plot.scaling` draw it.
+        take a run, and what they return has the dimension `along`; `plot.convergence` and `plot.pace` draw it.
 
     Raises
     ------
@@ -136,8 +137,8 @@ def _row(path):
     try:
         run = open_run(path)
         row = {name: fact(run, name) for name in ("problem", "mode", "ranks", "members", "seed", "state")}
-        row["step"] = int(run[schema.HISTORY][schema.PROGRESS].min())
-        row["n_steps"] = run.attrs[schema.LAYOUT_KEY]["n_steps"]
+        status = RunStatus.from_run(run)
+        row["step"], row["n_steps"] = status.step, status.n_steps
         row["created"] = run.attrs[schema.CREATED_KEY]
     except (ValueError, OSError) as error:
         return {"state": str(error), "created": ""}

@@ -7,6 +7,7 @@ import pandas as pd
 
 from .._text import counted
 from ..store import schema
+from ..store.status import RunStatus
 from .base import for_each_run, single_run, state
 
 
@@ -76,7 +77,6 @@ def describe(run):
         In each line a name, filled up to ten characters, and a text.
     """
     facts, layout = run.attrs, run.attrs[schema.LAYOUT_KEY]
-    progress = run[schema.HISTORY][schema.PROGRESS].values
     place = environment(run)
     versions = ", ".join(f"{name} {version}" for name, version in facts[schema.VERSIONS_KEY].items())
     source = run[schema.OBSERVED].attrs.get(schema.SOURCE_KEY)
@@ -87,7 +87,7 @@ def describe(run):
         "ranks": f"{layout['n_ranks']}, {counted(layout['n_members'], 'member')} each",
         "mode": facts[schema.MODE_KEY] or "unknown",
         "chains": counted(layout["n_replicas"] * layout["n_members"], "independent generator"),
-        "progress": f"step {progress.min()} of {layout['n_steps']}, {state(run)}",
+        "progress": str(RunStatus.from_run(run)),
         "resumed": _resumed(run[schema.CONTROL].attrs.get(schema.RESUMED_KEY, [])),
         "created": f"{facts[schema.CREATED_KEY]} on {facts[schema.HOSTNAME_KEY]}",
         "ran on": f"{place['host']} ({place['device']})",

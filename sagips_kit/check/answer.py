@@ -13,7 +13,6 @@ from ..statistics.fisher import fisher_information, information_and_score
 from ..statistics.information import Information
 from ..training.networks import Discriminator
 from ..training.settings import Settings
-from .contract import has_likelihood
 from .report import mend, note
 
 _N_EVENTS = 20_000
@@ -60,7 +59,7 @@ def _uniform(case, n_events):
 def likelihood(case):
     """The likelihood is that of the simulated events."""
     problem, theta = case.problem, case.middle
-    if not has_likelihood(problem):
+    if not problem.has_likelihood:
         yield note("no log_likelihood: a run will have no reference fit to be compared with.")
         return
     statistic = problem.statistic(problem.simulate(theta, _uniform(case, _N_EVENTS)))
@@ -125,7 +124,7 @@ def grids(case):
         return information_and_score(problem, theta, events, _N_EVENTS, 0)[1]
 
     found = {"the answer": (_information(problem, case, case.events), by_features)}
-    if has_likelihood(problem):
+    if problem.has_likelihood:
         statistic = problem.statistic(events)
         matrix, pulls = _curvature(case, statistic)
         information = Information(problem.parameters, case.width.numpy(), (per_event * matrix + pulls).numpy())

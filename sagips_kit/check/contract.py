@@ -7,7 +7,6 @@ from numbers import Real
 import torch
 
 from ..events.resampling import check_events
-from ..problems.base import Problem
 from ..store.schema import check_names
 from .report import mend, place
 
@@ -135,7 +134,7 @@ def _shapes_of_the_rest(case, events):
     constraints = problem.constraints(theta, case.statistic)
     if constraints.ndim != 1:
         yield mend(f"constraints gives {tuple(constraints.shape)}: should be one-dimensional, (constraint,).")
-    if has_likelihood(problem):
+    if problem.has_likelihood:
         value = problem.log_likelihood(theta, case.statistic)
         if value.ndim:
             yield mend(f"log_likelihood gives {tuple(value.shape)}: should be a scalar. Add .sum().")
@@ -155,10 +154,6 @@ def derivative(case):
             return
     if not is_there:
         yield mend(f"simulate has no derivative: its events do not know the parameters they are made of. {_WITHOUT}")
-
-
-def has_likelihood(problem):
-    return type(problem).log_likelihood is not Problem.log_likelihood
 
 
 def batches(case):

@@ -3,7 +3,6 @@
 `engines` starts them; `handle` follows a submitted run to its end.
 """
 
-import importlib.metadata
 import os
 import pickle
 import platform
@@ -15,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from .._text import listed, tail
-from ..report.progress_line import Line
+from ..report.progress_line import ProgressLine
 from ..store.location import absolute
 from .attached import AttachedResult, RankResult
 from .engines import Engines
@@ -118,7 +117,7 @@ class Session:
 
     def _await_engines(self, timeout_s: float, queue_timeout_s: float | None) -> float:
         """Wait until all engines are there; returns the deadline for their answers, on the monotonic clock."""
-        line, profile, started = Line(), self._engines.profile, time.monotonic()
+        line, profile, started = ProgressLine(), self._engines.profile, time.monotonic()
         deadline = None
         while (n := len(self._client.ids)) < self.n:
             state, waited_s = self._engines.state(), time.monotonic() - started
@@ -372,14 +371,9 @@ def _device() -> str:
 
 
 def _versions() -> dict[str, str]:
-    return {name: platform.python_version() if name == "python" else _version(name) for name in VERSIONS}
+    from ..store.create import installed_version
 
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    return {name: platform.python_version() if name == "python" else installed_version(name) for name in VERSIONS}
 
 
 def _differences(facts: list[dict[str, Any]], n: int, command: str) -> list[str]:

@@ -139,6 +139,11 @@ class Problem(ABC):
             f"{type(self).__name__} declares no log_likelihood, so it has no likelihood reference."
         )
 
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether the class declares a `log_likelihood`; not to be overridden."""
+        return type(self).log_likelihood is not Problem.log_likelihood
+
     def image_of_parameters(self):
         """`image`; not to be overridden.
 

@@ -215,7 +215,7 @@ class World:
             if waited_s > timeout_s:
                 raise PeerError(
                     f"{self._waiting(why, timeout_s)} and nothing came: some rank stalled, or left the run. "
-                    "Look at the slowest rank with read_progress(...)."
+                    "Look at the slowest rank with read_status(...)."
                 )
             if report_s < waited_s < timeout_s < math.inf:
                 _LOG.warning("%s so far; it ends the run after %.0f s.", self._waiting(why, waited_s), timeout_s)

@@ -8,7 +8,7 @@ from ..store import schema
 from ..store.reader import open_run
 from . import export
 from .dashboard import Dashboard
-from .html import page
+from .html import html_report
 
 __all__ = ["RunAccessor", "list_runs", "open_run", "open_runs"]
 
@@ -72,13 +72,13 @@ class RunAccessor:
         """pandas.Series: see `analysis.environment`."""
         return analysis.environment(self._run)
 
-    def report(self, figure=None):
-        """All pictures on one sheet: see `plot.report`."""
-        return plot.report(self._run, figure)
+    def overview(self, figure=None):
+        """All pictures on one sheet: see `plot.overview`."""
+        return plot.overview(self._run, figure)
 
-    def page(self):
+    def report(self):
         """The run as an HTML page, str."""
-        return page(self._run)
+        return html_report(self._run)
 
     def to_arviz(self):
         """InferenceData or DataTree: see `export.to_arviz`."""
@@ -88,9 +88,9 @@ class RunAccessor:
         """The run as it is now, DataTree."""
         return open_run(self._source())
 
-    def dashboard(self, interval=2.0):
+    def dashboard(self, interval_s=2.0):
         """A live view of the run in a notebook: see `Dashboard`."""
-        return Dashboard(self._source(), interval)
+        return Dashboard(self._source(), interval_s)
 
     def _source(self):
         if "source" not in self._run.encoding:

@@ -1,13 +1,16 @@
-"""Checkpoints of a run: for each rank the two newest that all ranks have, as safetensors files inside the store.
+"""Checkpoints of a run: the two newest that all ranks have, as one safetensors file per rank inside the store.
 
-A file's name holds its step, its rank and the first half of its SHA-256, so a damaged file is known as one; no pickle
-is involved.  Files lie below the node of an array, where readers of zarr do not look.  A checkpoint counts if all ranks
-have one of the same step, and older ones are removed only then; replicas that are through wait for nobody.
+The name of a file holds its step, its rank and the first half of its SHA-256, so damage is detected; pickle is not
+used.  The files lie below the node of an array, where readers of zarr do not look.  A checkpoint counts once all ranks
+of a replica have one of the same step, and older ones are removed only then.
 """
 
 import hashlib
+import os
 import re
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -29,21 +32,31 @@ class Checkpoints:
     path : path or URL
         The store of the run.
     rank, n_steps : int
+        The rank, and the length of the run in steps.
     replicas : sequence of int
         The replica of each rank.
     """
 
-    def __init__(self, path, rank, n_steps, replicas):
+    def __init__(self, path: str | os.PathLike[str], rank: int, n_steps: int, replicas: Sequence[int]) -> None:
         self._files, self.path, self.rank = Files(path, FOLDER), path, rank
         self.n_steps, self.replicas = n_steps, tuple(replicas)
 
-    def write(self, step, state):
-        """Write `state`, nested dicts of tensors; a file is there as a whole or not at all.
+    def write(self, step: int, state: dict[str, Any]) -> None:
+        """Write a checkpoint, and remove the checkpoints of this rank that are no longer needed.
+
+        The file appears as a whole or not at all.
+
+        Parameters
+        ----------
+        step : int
+            Steps that the rank has made.
+        state : nested dict of Tensor
+            What `Trainer.state_dict` returned.
 
         Raises
         ------
         OSError
-            If the disk refuses; earlier checkpoints are as they were.
+            If the file cannot be written; earlier checkpoints are left as they were.
         """
         names = self._names()
         data = safetensors.torch.save(flattened(state))
@@ -54,79 +67,84 @@ class Checkpoints:
             if rank == self.rank and old < newest:
                 self._files.remove(name)
 
-    def agreed(self, steps):
-        """The step of the checkpoint that each rank can go on from: list of int, 0 where there is none.
+    def agreed(self, steps: Sequence[set[int]]) -> list[int]:
+        """The step from which each rank can resume.
 
-        All ranks of a replica go on from the same step.  Replicas know nothing of each other, so one that is through
-        stays so, and the others go on from a step of their own.
+        All ranks of a replica resume from the same step.  Replicas are independent of each other: one that has made all
+        its steps stays finished, and the others resume from a step of their own.
 
         Parameters
         ----------
         steps : sequence of set of int
             Steps of which each rank has a checkpoint.
-        """
-        left = {of for each, of in zip(steps, self.replicas, strict=True) if self.n_steps not in each}
-        common = [each for each, of in zip(steps, self.replicas, strict=True) if of in left]
-        newest = max(set.intersection(*common), default=0) if common else 0
-        return [newest if of in left else self.n_steps for of in self.replicas]
 
-    def steps(self):
-        """Steps of which this rank has a whole checkpoint: set of int; warns of damaged ones.
+        Returns
+        -------
+        list of int
+            The step of each rank's checkpoint, 0 where there is none.
+        """
+        unfinished = {of for each, of in zip(steps, self.replicas, strict=True) if self.n_steps not in each}
+        common = [each for each, of in zip(steps, self.replicas, strict=True) if of in unfinished]
+        newest = max(set.intersection(*common), default=0) if common else 0
+        return [newest if of in unfinished else self.n_steps for of in self.replicas]
+
+    def steps(self) -> set[int]:
+        """Steps of which this rank has an intact checkpoint; warns of damaged ones.
 
         Raises
         ------
         OSError
-            If a checkpoint cannot be read now, which says nothing about it.
+            If a checkpoint cannot be read at the moment, which does not mean that it is damaged.
         """
-        return {step for step, rank in self._names() if rank == self.rank and self._is_whole(step)}
+        return {step for step, rank in self._names() if rank == self.rank and self._is_intact(step)}
 
-    def read(self, step):
-        """The state that was written at `step`: nested dicts of tensors.
+    def read(self, step: int) -> dict[str, Any]:
+        """The state that was written at `step`, as nested dict of Tensor.
 
         Raises
         ------
         ValueError
-            If there is none, or it is damaged.
+            If there is no such checkpoint, or it is damaged.
         OSError
-            If it cannot be read now.
+            If it cannot be read at the moment.
         """
         name = self._names().get((step, self.rank))
         if name is None:
             raise ValueError(f"Rank {self.rank} has no checkpoint of step {step}.")
-        advice = "Nothing was changed. Type the same line again when the files can be read."
+        advice = "Nothing was changed. Repeat the command when the files can be read again."
         with explained(f"Rank {self.rank} cannot read its checkpoint {name}", advice):
             data = self._files.read(name)
         try:
-            if _NAME.fullmatch(name)[3] != _digest(data):
-                raise ValueError("its checksum is another one")
+            if not name.endswith(f"-{_digest(data)}.safetensors"):
+                raise ValueError("its checksum differs from the one in its name")
             return nested(safetensors.torch.load(data))
         except (ValueError, KeyError, SafetensorError) as error:
             raise ValueError(f"The checkpoint {name} is damaged: {error}.") from None
 
-    def forget_after(self, step):
-        """Remove this rank's checkpoints of later steps, before a run goes another way from `step`."""
+    def forget_after(self, step: int) -> None:
+        """Remove the later checkpoints of this rank, before the run is trained again from `step`."""
         for (later, rank), name in self._names().items():
             if rank == self.rank and later > step:
                 self._files.remove(name)
 
-    def clear(self):
-        """Remove the checkpoints of all ranks, of a run that is finished."""
+    def clear(self) -> None:
+        """Remove the checkpoints of all ranks, after the run has finished."""
         for name in self._names().values():
             self._files.remove(name)
 
-    def _names(self):
-        """Names of the files of all ranks: dict of (step, rank) to str."""
+    def _names(self) -> dict[tuple[int, int], str]:
+        """Names of the files of all ranks by (step, rank)."""
         found = filter(None, map(_NAME.fullmatch, self._files.names()))
         return {(int(match[1]), int(match[2])): match[0] for match in found}
 
-    def _is_whole(self, step):
+    def _is_intact(self, step: int) -> bool:
         try:
             self.read(step)
         except ValueError as error:
-            warnings.warn(f"{error} An earlier one is taken.", stacklevel=3)
+            warnings.warn(f"{error} An earlier checkpoint is used.", stacklevel=3)
             return False
         return True
 
 
-def _digest(data):
+def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]

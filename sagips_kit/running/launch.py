@@ -1,45 +1,72 @@
 """One function behind every door: notebook, batch job and single process all run `run_rank` on each rank."""
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from ..check import require
 from ..events.observed import Observed
 from ..events.resampling import check_events
-from ..problems.base import Problem
 from ..ranks.world import World
 from ..statistics.likelihood import fit_likelihood
 from ..store import create
 from ..store.schema import RunLayout
+from ..store.status import read_status
 from ..training import predictions
 from . import resume as resuming
-from .rank_run import train
-from .spec import require_spec
+from .rank_run import RankResult, RankRun, result_of_finished
+from .spec import RunSpec, require_spec
 
 
-def prepare(spec, n_ranks, resume=False):
-    """Check a run and create its store, complete but empty; called once, before any rank starts.
+def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
+    """Check a run and create its store, complete but empty, before any rank starts.
+
+    Call it once, in one process; afterwards each rank calls `run_rank`.  `run` and `Session.submit` do both.
 
     Parameters
     ----------
     spec : RunSpec
+        The run.
     n_ranks : int
+        Number of ranks that will train the run.
     resume : bool
-        Take the store as it is if it holds this run already, so that `run_rank` goes on with it.
+        If the store already holds this run, keep it, so that `run_rank(spec, resume=True)` continues it.  If the store
+        is empty, create the run as usual.
 
     Raises
     ------
     TypeError
-        If `spec` is no RunSpec, but for instance a file's name.
-    ValueError, FileNotFoundError
-        If the problem cannot be trained, the observed events cannot be used, or the run to resume is another one.
+        If `spec` is not a RunSpec, but for instance the name of a file.
+    ValueError
+        If the problem cannot be trained, if the observed events cannot be used, or if the store holds another run than
+        the one to be resumed; the text says what to change.
+    FileNotFoundError
+        If there is no file of observed events.
     FileExistsError
-        If the store holds a run already.
+        If there is something at the place of the store already, and neither `resume` nor `spec.overwrite` applies.
     OSError
-        If the store cannot be written; nothing half-written is left.
+        If the store cannot be written; nothing half-written is left behind.
+
+    See Also
+    --------
+    run : Prepare a run and train it.
+    run_rank : Train one rank of a prepared run.
+    check_problem : Check only the problem, and print what is wrong with it.
+
+    Examples
+    --------
+    >>> from sagips_kit import Proxy, RunSpec, open_run, prepare
+    >>> spec = RunSpec(problem=Proxy(), store="prepared.zarr", n_steps=100, n_observed=2000, overwrite=True)
+    >>> prepare(spec, n_ranks=4)
+    >>> open_run("prepared.zarr")["observed_data"].sizes["event"]
+    2000
     """
     require_spec(spec)
     if resume and spec.overwrite:
-        raise ValueError("resume goes on with a run and overwrite deletes it: give one of the two.")
+        raise ValueError("resume=True continues a run, and overwrite=True deletes it: give only one of them.")
     if resume and resuming.is_begun(spec.store):
         resuming.reopen(spec, n_ranks)
         return
@@ -48,10 +75,9 @@ def prepare(spec, n_ranks, resume=False):
     events, source = observed_events(spec)
     events = check_events(problem, events)
     require(problem, events)
-    n_replicas = spec.exchange.n_replicas(n_ranks)
     layout = RunLayout(
         n_ranks=n_ranks,
-        n_replicas=n_replicas,
+        n_replicas=spec.exchange.n_replicas(n_ranks),
         n_members=settings.n_members,
         n_steps=spec.n_steps,
         record_every=settings.record_every,
@@ -77,62 +103,173 @@ def prepare(spec, n_ranks, resume=False):
     )
 
 
-def run_rank(spec, world=None, resume=False):
+def run_rank(spec: RunSpec, world: World | None = None, resume: bool = False) -> RankResult:
     """Train one rank of a run whose store has been prepared.  Collective.
 
-    SIGTERM, SIGUSR1 and the end of a job's time make all ranks write a checkpoint and stop, at the same step.
+    All ranks of the run call it, each in its own process, with the same spec.  SIGTERM, SIGUSR1, the approaching end of
+    a job's time and a request to stop all make the ranks write a checkpoint and stop, at the same step.
 
     Parameters
     ----------
     spec : RunSpec
+        The run, as it was prepared.
     world : World or None
-        None takes all ranks that an MPI launcher started together with this one, or a rank alone.
+        The ranks of the run.  None takes all ranks that an MPI launcher started together with this one, or this process
+        alone if there was no launcher.
     resume : bool
-        Go on from the newest checkpoint that all ranks have; from the beginning if there is none.  A finished run is
+        Continue from the newest checkpoint that all ranks have, or start again if there is none.  A finished run is
         left as it is.
 
     Returns
     -------
     dict
-        rank, replica, steps, elapsed_s, waited_s (since the start or the resumption), first_step, host and device.
+        What this rank did: its number (`rank`), its `replica`, the `steps` made in total, the time since the start or
+        the resumption (`elapsed_s`) and the part of it spent waiting for other ranks (`waited_s`), both in seconds, the
+        step at which it started or resumed (`first_step`), and its `host` and `device`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no run in the store.
+    ValueError
+        If the store is not that of a run, or a checkpoint is damaged.
+    RuntimeError
+        If another process has taken over the run, or the training has failed too often in succession.
+    PeerError
+        If another rank has failed, or has not answered in time.
+    OSError
+        If the store cannot be read or written.
+
+    See Also
+    --------
+    prepare : Check a run and create its store.
+    run : Prepare a run and train it.
+
+    Examples
+    --------
+    >>> from sagips_kit import Proxy, RunSpec, Settings, prepare, run_rank
+    >>> small = Settings(n_members=2, n_events=128)
+    >>> spec = RunSpec(
+    ...     problem=Proxy(), store="ranks.zarr", settings=small, n_steps=20, n_observed=2000, overwrite=True
+    ... )
+    >>> prepare(spec, n_ranks=1)
+    >>> result = run_rank(spec)
+    >>> result["rank"], result["steps"]
+    (0, 20)
     """
-    own = World.here() if world is None else None
-    world = own or world
-    try:
-        result = train(spec, world, resume)
-    except BaseException as error:
-        # The others must not wait for this rank; the first error is the one to show.
-        world.announce_failure(error)
-        raise
-    if own:
-        own.close()  # engines run one spec after another, and communicators are not without number
-    return result
+    with all_ranks(world) as world:
+        try:
+            if resume and read_status(spec.store).is_finished:
+                return result_of_finished(spec, world)
+            with RankRun(spec, world) as rank_run:
+                if resume:
+                    rank_run.go_back()
+                rank_run.train()
+                rank_run.finish()
+            return rank_run.result()
+        except BaseException as error:
+            # The others must not wait for this rank; the first error is the one to show.
+            world.announce_failure(error)
+            raise
 
 
-def run(spec, world=None, resume=False):
-    """Prepare a run and train it, in a batch job or a single process.  Collective."""
-    world = world or World.here()
-    with world.rank_0_first("rank 0 to create the store"):
-        if world.rank == 0:
-            prepare(spec, world.size, resume)
-    return run_rank(spec, world, resume)
+def run(spec: RunSpec, world: World | None = None, resume: bool = False) -> RankResult:
+    """Prepare a run and train it, in a single process or in a batch job.  Collective.
+
+    Under an MPI launcher (`mpiexec -n 4 python script.py`) all processes call it with the same spec: rank 0 checks the
+    run and creates its store, then every rank trains.  SIGTERM, SIGUSR1, the approaching end of a job's time and a
+    request to stop all make the ranks write a checkpoint and stop, at the same step.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        The run.
+    world : World or None
+        The ranks of the run.  None takes all ranks that an MPI launcher started together with this one, or this process
+        alone if there was no launcher.
+    resume : bool
+        If the store already holds this run, continue it from the newest checkpoint that all ranks have; a finished run
+        is left as it is.  If the store is empty, start the run.  So the same line starts a run and, after a job has
+        ended early, continues it.
+
+    Returns
+    -------
+    dict
+        What this rank did: its number (`rank`), its `replica`, the `steps` made in total, the time since the start or
+        the resumption (`elapsed_s`) and the part of it spent waiting for other ranks (`waited_s`), both in seconds, the
+        step at which it started or resumed (`first_step`), and its `host` and `device`.  The results are in the store.
+
+    Raises
+    ------
+    TypeError
+        If `spec` is not a RunSpec, but for instance the name of a file.
+    ValueError
+        If the problem cannot be trained, if the observed events cannot be used, or if the store holds another run than
+        the one to be resumed; the text says what to change.
+    FileNotFoundError
+        If there is no file of observed events.
+    FileExistsError
+        If there is something at the place of the store already, and neither `resume` nor `spec.overwrite` applies.
+    OSError
+        If the store cannot be read or written.
+    RuntimeError
+        If another process has taken over the run, or the training has failed too often in succession.
+    PeerError
+        If another rank has failed, or has not answered in time.
+
+    See Also
+    --------
+    open_run : Open the results, also while the run is under way.
+    connect : Start ranks from a notebook instead.
+    prepare : Check a run and create its store, without training it.
+
+    Examples
+    --------
+    >>> from sagips_kit import Proxy, RunSpec, Settings, analysis, open_run, run
+    >>> small = Settings(n_members=2, n_events=128)
+    >>> spec = RunSpec(
+    ...     problem=Proxy(), store="small.zarr", settings=small, n_steps=20, n_observed=2000, overwrite=True
+    ... )
+    >>> result = run(spec)
+    >>> result["rank"], result["steps"]
+    (0, 20)
+    >>> analysis.state(open_run("small.zarr"))
+    'finished'
+    """
+    with all_ranks(world) as world:
+        with world.rank_0_first("rank 0 to create the store"):
+            if world.rank == 0:
+                prepare(spec, world.size, resume)
+        return run_rank(spec, world, resume)
 
 
-def observed_events(spec):
-    """Events of the problem's own or of a file, and in words where they come from."""
+def observed_events(spec: RunSpec) -> tuple[Any, str]:
+    """The observed events of a run, (event, observable), and in words where they come from."""
     if spec.events is None:
         events = spec.problem.observed(spec.n_observed, np.random.default_rng(spec.seed))
         return events, f"{spec.problem!r}.observed, seed {spec.seed}"
     file = spec.events if isinstance(spec.events, Observed) else Observed(spec.events)
     events = file.read(spec.problem, spec.n_observed, spec.seed)
     sampling = "" if spec.n_observed is None else f", {spec.n_observed} at random, seed {spec.seed}"
-    rest = "; the ranks train on windows of the whole file" if spec.streams else ""
+    rest = "; the ranks train on windows of the whole file" if spec.streamed else ""
     return events, f"{file!r}{sampling}{rest}"
 
 
-def _reference(spec, events):
-    has_likelihood = type(spec.problem).log_likelihood is not Problem.log_likelihood
-    if not (spec.reference and has_likelihood):
+@contextlib.contextmanager
+def all_ranks(world: World | None) -> Iterator[World]:
+    """`world`, or the ranks that were started together with this one, whose communicator is freed afterwards."""
+    if world is not None:
+        yield world
+        return
+    world = World.here()
+    yield world
+    # Only after success, since this is collective.  The number of communicators is limited, and an engine may train
+    # many runs, one after another.
+    world.close()
+
+
+def _reference(spec: RunSpec, events: NDArray) -> dict[str, NDArray] | None:
+    if not (spec.reference and spec.problem.has_likelihood):
         return None
     fit = fit_likelihood(spec.problem, events)
     return {"mle": fit.theta, "deviation": fit.deviation, "covariance": fit.covariance}

@@ -1,83 +1,225 @@
-"""One rank of a run, from its store to its last checkpoint."""
+"""One rank of a run, from its store to its last checkpoint.
 
+`RankRun` owns what a rank needs while it trains and uses it in the only safe order; how ranks agree on what to do is in
+`coordination`, and how they train is in `training`.
+"""
+
+import contextlib
 import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
+import xarray as xr
+from numpy.typing import NDArray
 
+from ..ranks.world import World
 from ..store.files import sync_rows
 from ..store.reader import open_run
-from ..store.schema import HISTORY, OBSERVED, PROGRESS, ROWS
-from ..store.status import read_progress
+from ..store.schema import HISTORY, OBSERVED, ROWS
+from ..store.status import read_status
 from ..store.writer import RunWriter
 from ..training import predictions
+from ..training.records import Record
 from ..training.trainer import Trainer
-from . import resume as resuming
+from . import resume
 from .checkpoints import Checkpoints
 from .coordination import Control, Milestones
 from .signals import Signals
+from .spec import RunSpec
 
 
-def train(spec, world, resume):
-    replica = spec.exchange.replica(world.rank, world.size)  # or an error that says what is missing
-    replicas = spec.exchange.replicas(world.size)
-    checkpoints = Checkpoints(spec.store, world.rank, spec.n_steps, replicas)
-    if resume and resuming.is_finished(spec.store):
-        checkpoints.clear()  # left by a kill at the very end
-        return _result(world, spec, *_ended(spec.store, world.rank), first_step=spec.n_steps)
-    # The events of the store, not new ones: what is analysed is what was trained on.
-    observed = _opened(spec)[OBSERVED]
-    events = np.stack([observed[name].values for name in spec.problem.observables], axis=-1)
-    trainer = Trainer(
-        spec.problem,
-        spec.settings,
-        events,
-        n_steps=spec.n_steps,
-        seed=spec.seed,
-        world=world,
-        exchange=spec.exchange,
-        windows=_windows(spec),
-    )
-    is_leader = replicas.index(replica) == world.rank
-    writer = RunWriter(spec.store, world.rank, replica if is_leader else None)
-    control = Control(spec.store)
-    owner = world.from_rank_0(control.take, "rank 0 to begin")
-    # Who is through waits for the others in `trainer`, and a signal that ends it there would end them all.
-    with Signals() as signals, trainer, writer:
-        if resume:
-            _go_back(trainer, writer, checkpoints, world)
-        first_step = trainer.step
-        writer.write_facts(host=world.hostname, device=_device_name(world.device), library=_library(world))
-        block_steps = spec.settings.record_every * spec.settings.rows_per_block
-        milestones = Milestones(control, owner, world.rank, block_steps, spec.n_steps, spec.checkpoint_s, signals)
-        elapsed_s, waited_s = _write_history(trainer, writer, milestones, checkpoints)
-        milestones.check_owner()
-        if trainer.step == spec.n_steps:
-            if len(set(replicas)) > 1:
-                _save(trainer, checkpoints)  # others may take much longer, and be resumed without this rank
-            predictive = trainer.predict()
-            if is_leader:
-                writer.write_chains(trainer.draws, predictive)
-            generated, observed = predictions.scores(trainer, predictive)
-            writer.write_scores(generated=generated, observed=observed)
+class RankResult(TypedDict):
+    """What `run_rank` returns."""
+
+    rank: int
+    replica: int
+    steps: int
+    elapsed_s: float
+    waited_s: float
+    first_step: int
+    host: str
+    device: str
+
+
+class RankRun:
+    """One rank of a run that has been prepared.  Collective.
+
+    The methods are called once, in this order::
+
+        with RankRun(spec, world) as rank_run:
+            rank_run.go_back()  # only if the run is resumed
+            rank_run.train()
+            rank_run.finish()
+        rank_run.result()
+
+    Parameters
+    ----------
+    spec : RunSpec
+        The run, as it was prepared.
+    world : World
+        All ranks of the run.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no run in the store of `spec`.
+    """
+
+    def __init__(self, spec: RunSpec, world: World) -> None:
+        self._spec, self._world = spec, world
+        self._checkpoints = _checkpoints(spec, world)
+        replica, self._replicas = spec.exchange.replica(world.rank, world.size), self._checkpoints.replicas
+        self._is_leader = self._replicas.index(replica) == world.rank
+        # The events in the store, not newly made ones: the analysis reads what the ranks were trained on.
+        observed = _opened(spec)[OBSERVED]
+        events = np.stack([observed[name].values for name in spec.problem.observables], axis=-1)
+        self._trainer = Trainer(
+            spec.problem,
+            spec.settings,
+            events,
+            n_steps=spec.n_steps,
+            seed=spec.seed,
+            world=world,
+            exchange=spec.exchange,
+            windows=_windows(spec),
+        )
+        self._writer = RunWriter(spec.store, world.rank, replica if self._is_leader else None)
+        self._control, self._signals = Control(spec.store), Signals()
+        self._owner = world.from_rank_0(self._control.take, "rank 0 to take over the run")
+        self._resources = contextlib.ExitStack()
+        self._first_step, self._elapsed_s, self._waited_s = 0, 0.0, 0.0
+
+    def __enter__(self) -> "RankRun":
+        # A rank that has finished waits for the others while the trainer closes its exchange.  A signal that killed it
+        # there would end all ranks, so the handlers of signals are restored last.
+        for resource in (self._signals, self._trainer, self._writer):
+            self._resources.enter_context(resource)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._resources.__exit__(*exception)
+
+    def go_back(self) -> None:
+        """Restore the newest checkpoint that all ranks have; without one, the run starts again.  Collective."""
+        trainer, writer, checkpoints = self._trainer, self._writer, self._checkpoints
+        reached = int(read_status(writer.path).steps.max())
+        steps = resume.agreed_steps(checkpoints, self._world)
+        if step := steps[self._world.rank]:
+            trainer.load_state_dict(checkpoints.read(step))
+            if trainer.step != step:
+                raise ValueError(
+                    f"The checkpoint of step {step} is damaged: it holds the state of step {trainer.step}."
+                )
+        if step < trainer.n_steps:  # else only the chains may be missing
+            writer.set_progress(step)  # later rows will be written again
+            checkpoints.forget_after(step)
+        if self._world.rank == 0 and reached:
+            resume.note(writer.path, min(steps), reached)
+
+    def train(self) -> None:
+        """Train to the last step, or to the step at which the run was asked to stop, and store all rows."""
+        spec, settings, writer = self._spec, self._spec.settings, self._writer
+        self._first_step = self._trainer.step
+        writer.write_facts(
+            host=self._world.hostname, device=_device_name(self._world.device), library=_library(self._world)
+        )
+        block_steps = settings.record_every * settings.rows_per_block
+        milestones = Milestones(
+            self._control, self._world.rank, block_steps, spec.n_steps, spec.checkpoint_s, self._signals
+        )
+        next_row = self._first_step // settings.record_every
+        for block in self._blocks():
+            self._check_owner()
+            writer.write_rows(next_row, _rows(block))
+            next_row += len(block)
+            step = block[-1].step
+            if step == spec.n_steps:
+                break  # `finish` declares the last rows valid
+            due = milestones.reached(step)
+            if not due.stop:
+                writer.set_progress(step)
+            if due.checkpoint:
+                self._save()
+            if due.stop:
+                break
+
+    def finish(self) -> None:
+        """Store the chains and scores if this rank made all its steps, and declare its last rows valid."""
+        self._check_owner()
+        if self._trainer.step == self._spec.n_steps:
+            if len(set(self._replicas)) > 1:
+                self._save()  # other replicas may take much longer, and be resumed without this rank
+            self._write_results()
         # Last of all, so that a run which counts as finished has its chains.
-        writer.set_progress(trainer.step)
-        if resuming.is_finished(spec.store):  # seen by the last rank
-            checkpoints.clear()
-    return _result(world, spec, trainer.step, elapsed_s, waited_s, first_step)
+        self._writer.set_progress(self._trainer.step)
+        if read_status(self._spec.store).is_finished:  # true for the last rank
+            self._checkpoints.clear()
+
+    def result(self) -> RankResult:
+        """What `run_rank` returns."""
+        steps = self._trainer.step
+        return _result(self._spec, self._world, steps, self._elapsed_s, self._waited_s, self._first_step)
+
+    def _check_owner(self) -> None:
+        self._control.check_owner(self._owner)
+
+    def _blocks(self) -> Iterator[list[Record]]:
+        """Train, and yield the records of each block of rows; the last block may be shorter.
+
+        The list is valid until the next one: small objects kept from many steps would fragment the memory.
+        """
+        trainer, writer, block = self._trainer, self._writer, []
+        for record in trainer.iterate():
+            block.append(record)
+            self._waited_s, self._elapsed_s = self._waited_s + record.waited_s, record.elapsed_s
+            if writer.wants_snapshot(record.step):
+                parameters, events = predictions.snapshot(trainer)
+                writer.write_snapshot(record.step, parameters=parameters, events=events)
+            if len(block) == trainer.settings.rows_per_block or record.step == trainer.n_steps:
+                yield block
+                block.clear()
+
+    def _save(self) -> None:
+        """Write a checkpoint; a rank that cannot write it warns, and the run continues."""
+        trainer, checkpoints = self._trainer, self._checkpoints
+        # Discriminators return to their last good state by themselves, generators do not.
+        if not all(weight.isfinite().all() for weight in trainer.generator.parameters()):
+            warnings.warn(
+                f"Rank {checkpoints.rank} writes no checkpoint of step {trainer.step}, because the weights of its "
+                "generators are not finite. A resumed run continues from an earlier checkpoint.",
+                stacklevel=2,
+            )
+            return
+        try:
+            sync_rows(checkpoints.path, checkpoints.rank)
+            checkpoints.write(trainer.step, trainer.state_dict())
+        except OSError as error:
+            warnings.warn(
+                f"Rank {checkpoints.rank} cannot write its checkpoint of step {trainer.step}: {error}. The run "
+                "continues; if it is killed, it can be resumed from the previous checkpoint.",
+                stacklevel=2,
+            )
+
+    def _write_results(self) -> None:
+        predictive = self._trainer.predict()
+        if self._is_leader:
+            self._writer.write_chains(self._trainer.draws, predictive)
+        generated, observed = predictions.scores(self._trainer, predictive)
+        self._writer.write_scores(generated=generated, observed=observed)
 
 
-def _opened(spec):
-    try:
-        return open_run(spec.store)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"There is no run at `{spec.store}`, and run_rank trains one that prepare(spec, n_ranks) has made. Type "
-            "sagips_kit.run(spec), which does both."
-        ) from None
+def result_of_finished(spec: RunSpec, world: World) -> RankResult:
+    """What `run_rank` returns for a run that is already finished; removes checkpoints that a kill left behind."""
+    history = open_run(spec.store)[HISTORY].to_dataset()
+    _checkpoints(spec, world).clear()
+    elapsed_s = float(history["elapsed_s"][world.rank].values[-1])
+    waited_s = float(history["waited_s"][world.rank].values.sum())
+    return _result(spec, world, spec.n_steps, elapsed_s, waited_s, first_step=spec.n_steps)
 
 
-def _result(world, spec, steps, elapsed_s, waited_s, first_step):
+def _result(spec: RunSpec, world: World, steps: int, elapsed_s: float, waited_s: float, first_step: int) -> RankResult:
     return {
         "rank": world.rank,
         "replica": spec.exchange.replica(world.rank, world.size),
@@ -90,103 +232,44 @@ def _result(world, spec, steps, elapsed_s, waited_s, first_step):
     }
 
 
-def _ended(path, rank):
-    """Steps, elapsed_s and waited_s of a rank of a finished run."""
-    history = open_run(path)[HISTORY]
-    times = history["elapsed_s"][rank].values[-1], history["waited_s"][rank].values.sum()
-    return int(history[PROGRESS][rank]), *map(float, times)
+def _checkpoints(spec: RunSpec, world: World) -> Checkpoints:
+    spec.exchange.replica(world.rank, world.size)  # raises an error if the replicas depend on the nodes
+    return Checkpoints(spec.store, world.rank, spec.n_steps, spec.exchange.replicas(world.size) or ())
 
 
-def _go_back(trainer, writer, checkpoints, world):
-    """Take up the newest checkpoint that all ranks have.  Collective."""
-    reached = int(read_progress(writer.path).steps.max())
-    steps = resuming.agreed_steps(checkpoints, world)
-    if step := steps[world.rank]:
-        trainer.load_state_dict(checkpoints.read(step))
-        if trainer.step != step:
-            raise ValueError(f"The checkpoint of step {step} is damaged: it says that it is of step {trainer.step}.")
-    if step < trainer.n_steps:  # else only the chains may be missing
-        writer.set_progress(step)  # rows beyond will be written again
-        checkpoints.forget_after(step)
-    if world.rank == 0 and reached:
-        resuming.note(writer.path, min(steps), reached)
-
-
-def _write_history(trainer, writer, milestones, checkpoints):
-    """Train to the end or to the step where a stop was asked for; rows go to the store block by block.
-
-    Returns how long that took, and how long this rank waited for others, in seconds.
-    """
-    settings, waited_s, elapsed_s = trainer.settings, 0.0, 0.0
-    # No more than a block: small things kept from many steps would leave the heap in pieces.
-    next_row, block = trainer.step // settings.record_every, []
-    for record in trainer.iterate():
-        block.append(record)
-        waited_s, elapsed_s = waited_s + record.waited_s, record.elapsed_s
-        if writer.wants_snapshot(record.step):
-            parameters, events = predictions.snapshot(trainer)
-            writer.write_snapshot(record.step, parameters=parameters, events=events)
-        is_last = record.step == trainer.n_steps
-        if len(block) < settings.rows_per_block and not is_last:
-            continue
-        milestones.check_owner()
-        writer.write_rows(next_row, _rows(block))
-        next_row += len(block)
-        block.clear()
-        if is_last:
-            break
-        stops, saves = milestones.reached(record.step)
-        if not stops:
-            writer.set_progress(record.step)
-        if saves:
-            _save(trainer, checkpoints)
-        if stops:
-            break
-    return elapsed_s, waited_s
-
-
-def _save(trainer, checkpoints):
-    # Discriminators find back to their last good state, generators do not.
-    if not all(weight.isfinite().all() for weight in trainer.generator.parameters()):
-        warnings.warn(
-            f"Rank {checkpoints.rank} writes no checkpoint of step {trainer.step}: the weights of its generators are "
-            "not finite. A run that is resumed goes on from an earlier one.",
-            stacklevel=2,
-        )
-        return
+def _opened(spec: RunSpec) -> xr.DataTree:
     try:
-        sync_rows(checkpoints.path, checkpoints.rank)
-        checkpoints.write(trainer.step, trainer.state_dict())
-    except OSError as error:
-        warnings.warn(
-            f"Rank {checkpoints.rank} cannot write its checkpoint of step {trainer.step}: {error}. The run goes on; "
-            "if it is killed, it can be resumed from the checkpoint before.",
-            stacklevel=2,
-        )
+        return open_run(spec.store)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"There is no run at `{spec.store}`. run_rank(spec) trains a run that prepare(spec, n_ranks) has created. "
+            "Type sagips_kit.run(spec), which does both."
+        ) from None
 
 
-def _device_name(device):
+def _windows(spec: RunSpec) -> Callable[[int], NDArray] | None:
+    """Reads one window of a file of events by its number; None unless the ranks read the file themselves."""
+    file = spec.streamed
+    if file is None:
+        return None
+    return lambda number: file.window(spec.problem, number, spec.n_observed, spec.seed)
+
+
+def _rows(records: list[Record]) -> dict[str, NDArray]:
+    """Records as rows of the history: name -> (member, row[, parameter]) or (row,)."""
+    columns = {name: np.array([getattr(record, name) for record in records]) for name in ROWS}
+    return {name: column if column.ndim == 1 else np.moveaxis(column, 0, 1) for name, column in columns.items()}
+
+
+def _device_name(device: torch.device) -> str:
     return f"{device}: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
 
 
-def _library(world):
-    """The MPI library, by its name and version."""
+def _library(world: World) -> str:
+    """Name and version of the MPI library."""
     if world.comm is None:
         return "none"
     from mpi4py import MPI
 
     name, version = MPI.get_vendor()
     return f"{name} {'.'.join(map(str, version))}"
-
-
-def _rows(records):
-    """Records as rows of the history: name -> (member, row[, parameter]) or (row,)."""
-    columns = {name: np.array([getattr(record, name) for record in records]) for name in ROWS}
-    return {name: column if column.ndim == 1 else np.moveaxis(column, 0, 1) for name, column in columns.items()}
-
-
-def _windows(spec):
-    """What reads a window of a file that the ranks read themselves, by its number; None if there is no such file."""
-    if not spec.streams:
-        return None
-    return lambda number: spec.events.window(spec.problem, number, spec.n_observed, spec.seed)

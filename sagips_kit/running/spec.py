@@ -1,12 +1,14 @@
-"""The run a user asks for, as one value: it is written in a notebook cell or a JSON file and travels to every rank."""
+"""The run that a user asks for, as one value: written in a notebook cell or a JSON file, it travels to every rank."""
 
 import dataclasses
 import difflib
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, InstanceOf
 
@@ -18,24 +20,28 @@ from ..problems.base import Problem
 from ..store.schema import SPEC_KEY
 from ..training.settings import Settings
 
-_FAMILIES = {"problem": (Problem, problems), "exchange": (Exchange, exchange)}
+if TYPE_CHECKING:
+    import xarray as xr
+
+# The base class of each family, and the module whose classes a spec may name without their module.
+_FAMILIES: dict[str, tuple[type, ModuleType]] = {"problem": (Problem, problems), "exchange": (Exchange, exchange)}
 
 
-def _a_file(events):
+def _a_file(events: Any) -> Any:
     if isinstance(events, (list, tuple)) or hasattr(events, "__array__"):
         raise ValueError(
-            "should be a file: np.save('events.npy', events), then events='events.npy'. Or let the problem's "
-            "`observed` return them"
+            "should be a file, not the events themselves: np.save('events.npy', events), then events='events.npy'. Or "
+            "let the problem's `observed` return them"
         )
     if not isinstance(events, (str, Observed, type(None))):
-        raise ValueError("should be the name of a file as a text, or Observed('events.npy', ...)")
+        raise ValueError("should be the name of a file as a string, or Observed('events.npy', ...)")
     return events
 
 
-def _object_of(family):
-    """A check that says what to type in the place of a class or a name."""
+def _object_of(family: str) -> BeforeValidator:
+    """A check whose error says what to type instead of a class or a name."""
 
-    def check(given):
+    def check(given: Any) -> Any:
         base, _ = _FAMILIES[family]
         if isinstance(given, base):
             return given
@@ -53,27 +59,55 @@ def _object_of(family):
 class RunSpec:
     """Everything that determines a run, apart from the number of ranks.
 
+    A spec is a frozen value: it can be compared, pickled and written as JSON, and `dataclasses.replace(spec, seed=1)`
+    makes a changed copy.
+
     Parameters
     ----------
     problem : Problem
+        The inverse problem, for instance `Proxy()` or an object of your own subclass of `Problem`.
     store : str
         Folder of the zarr store that the run writes, for instance "runs/proxy.zarr", or a URL that fsspec knows.
     settings : Settings
+        How the GANs are built and trained: sizes of networks and batches, learning rates, number of members and draws.
     exchange : Exchange
+        Mode of training: what the ranks exchange and when.  `Independent()`, the default, exchanges nothing.
     n_steps : int
+        Length of the run in steps; a step is one update of discriminator and generator on every rank.
     seed : int
-        Start of all random streams; the same seed and number of ranks give the same run.
+        Seed of all random numbers; the same seed and number of ranks give the same run.
     events : Observed, str or None
-        A file of observed events, or its name alone; None takes the problem's own events.
+        File of observed events, or its name alone.  None takes the problem's own events.
     n_observed : int or None
-        How many events: of the problem's own (None: its usual number), or of the file's, at random (None: all).  Of a
-        file with `stream`, so many at a time.
+        Number of observed events.  None takes the usual number of the problem, or all events of a file; a number takes
+        a random sample of the file.  With `Observed(..., stream=True)`, the number that a rank holds in memory at a
+        time.
     reference : bool
-        Fit the same events by maximum likelihood too, if the problem has a likelihood, to judge the run by.
+        Also fit the same events by maximum likelihood, if the problem has a likelihood, as a reference for the results.
     overwrite : bool
-        Replace a run that is in the store already.
+        Replace a run that is already in the store.
     checkpoint_s : float
-        Seconds between two checkpoints, from which a run that was killed can go on; 0 writes none but at a stop.
+        Seconds between two checkpoints, from which a killed run can be resumed.  0 writes checkpoints only when the run
+        is asked to stop.
+
+    Raises
+    ------
+    ValueError
+        For an unknown field or a value that is not allowed; the text says what is allowed.
+
+    See Also
+    --------
+    run : Prepare a run and train it.
+    Settings : How the GANs are built and trained.
+
+    Examples
+    --------
+    >>> from sagips_kit import Proxy, Ring, RunSpec
+    >>> spec = RunSpec(problem=Proxy(), store="runs/ring.zarr", exchange=Ring(), n_steps=1000)
+    >>> spec
+    RunSpec(problem=Proxy(), store='runs/ring.zarr', exchange=Ring(), n_steps=1000)
+    >>> RunSpec.from_dict(spec.to_dict()) == spec
+    True
     """
 
     problem: Annotated[InstanceOf[Problem], _object_of("problem")]
@@ -88,22 +122,33 @@ class RunSpec:
     overwrite: bool = False
     checkpoint_s: NonNegative = 300.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.settings.generator == "convolution":
             self.problem.image_of_parameters()
-        if self.streams and self.n_observed is None:
+        if self.streamed and self.n_observed is None:
             raise ValueError(
-                "events with stream = True, and no n_observed: how many events should a rank hold at a time? For "
-                "instance n_observed=1_000_000."
+                "events with stream=True need n_observed, the number of events that a rank holds in memory at a time. "
+                "For instance n_observed=1_000_000."
             )
 
     @property
-    def streams(self):
-        """Whether the ranks read the file of events themselves, a window at a time."""
-        return isinstance(self.events, Observed) and self.events.stream
+    def streamed(self) -> Observed | None:
+        """The file of events that the ranks read themselves, window by window; None if they do not."""
+        return self.events if isinstance(self.events, Observed) and self.events.stream else None
 
-    def to_dict(self):
-        """The spec as JSON values; `from_dict` makes an equal spec of them."""
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as JSON values.
+
+        Returns
+        -------
+        dict
+            Fields by name, from which `from_dict` makes an equal spec.
+
+        Raises
+        ------
+        ValueError
+            If a field of the problem or the exchange cannot be written as JSON.
+        """
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return fields | {
             "settings": dataclasses.asdict(self.settings),
@@ -112,24 +157,45 @@ class RunSpec:
             "exchange": _described(self.exchange, "exchange"),
         }
 
-    def to_json(self):
-        """The spec as the text of a JSON file."""
-        return json.dumps(self.to_dict(), indent=2) + "\n"
+    def to_json(self) -> str:
+        """The spec as the text of a JSON file, which `sagips run` and `from_file` read.
 
-    @classmethod
-    def from_dict(cls, given):
-        """Make a spec of JSON values.
-
-        A problem that is not the kit's own is named with its module, which is imported: so a spec, and a store's, is
-        to be trusted like the modules on Python's path.
+        Returns
+        -------
+        str
+            The JSON text.
 
         Raises
         ------
         ValueError
-            For unknown fields, wrong types or unknown problems and exchanges, with what is allowed.
+            If a field of the problem or the exchange cannot be written as JSON.
+        """
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, given: dict[str, Any]) -> "RunSpec":
+        """Make a spec from JSON values.
+
+        A problem or exchange that is not part of the package is named as "module:Class", and the module is imported.
+        So a spec, also that of a stored run, needs the same trust as a module on Python's path.
+
+        Parameters
+        ----------
+        given : dict
+            Fields by name, as `to_dict` returns them.  Missing fields take their defaults.
+
+        Returns
+        -------
+        RunSpec
+            The spec.
+
+        Raises
+        ------
+        ValueError
+            For unknown fields, wrong types, or unknown problems and exchanges; the text says what is allowed.
         """
         if not isinstance(given, dict):
-            raise ValueError(f"A run's spec should be an object with fields such as problem and store, not {given!r}.")
+            raise ValueError(f"A spec should be an object with fields such as problem and store, not {given!r}.")
         fields = dict(given)
         if "settings" in fields:
             fields["settings"] = _made(Settings, fields["settings"], "settings")
@@ -141,19 +207,47 @@ class RunSpec:
         return cls(**fields)
 
     @classmethod
-    def from_run(cls, run):
-        """The spec that an opened run was started with; without `overwrite`, which would delete that run.
+    def from_run(cls, run: "xr.DataTree") -> "RunSpec":
+        """The spec with which an opened run was started.
 
         Parameters
         ----------
         run : DataTree
-            Of `open_run`.
+            A run that `open_run` returned.
+
+        Returns
+        -------
+        RunSpec
+            The same spec, but with `overwrite=False`, so that using it again does not delete the run.
+
+        Raises
+        ------
+        ValueError
+            If the problem or the exchange of the run cannot be imported here.
         """
         return cls.from_dict(json.loads(run.attrs[SPEC_KEY]) | {"overwrite": False})
 
     @classmethod
-    def from_file(cls, path):
-        """Read a spec from a JSON file."""
+    def from_file(cls, path: str | os.PathLike[str]) -> "RunSpec":
+        """Read a spec from a JSON file.
+
+        Parameters
+        ----------
+        path : path
+            The file, as `to_json` or `sagips spec` writes it.
+
+        Returns
+        -------
+        RunSpec
+            The spec.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        ValueError
+            If the file is not JSON, or its fields are not those of a spec; the text says what is allowed.
+        """
         try:
             given = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -165,15 +259,15 @@ class RunSpec:
         return cls.from_dict(given)
 
 
-def require_spec(given):
-    """Raise TypeError for what is no RunSpec, with the line that makes one of it."""
+def require_spec(given: Any) -> None:
+    """Raise TypeError, with the line to type, for anything but a RunSpec."""
     if not isinstance(given, RunSpec):
         how = {str: f"from_file({given!r})", dict: "from_dict(...)"}.get(type(given), "from_file(path)")
         raise TypeError(f"{given!r} is not a RunSpec. Type RunSpec.{how}, or RunSpec(problem=..., store=...).")
 
 
-def _described(value, family):
-    """A problem or exchange as JSON values; `type` is its name, with its module unless the kit brings it."""
+def _described(value: Any, family: str) -> dict[str, Any]:
+    """A problem or exchange as JSON values; `type` is its name, with its module unless it belongs to the package."""
     kind = type(value)
     is_ready = getattr(_FAMILIES[family][1], kind.__name__, None) is kind
     name = kind.__name__ if is_ready else f"{kind.__module__}:{kind.__qualname__}"
@@ -186,22 +280,22 @@ def _described(value, family):
             json.dumps(item)
         except (TypeError, ValueError):
             raise ValueError(
-                f"{family} {name}: {field} is a {type(item).__name__}, which JSON files and stores cannot keep. Fields "
-                "should be numbers, texts or tuples of them; load or compute the rest in the class."
+                f"{family} {name}: {field} is a {type(item).__name__}, which cannot be written as JSON. Fields should "
+                "be numbers, strings or tuples of them; load or compute everything else in the class."
             ) from None
     return {"type": name} | described
 
 
-def _with_parts_described(item, family):
-    """A field as JSON values; what an exchange is made of are exchanges too."""
+def _with_parts_described(item: Any, family: str) -> Any:
+    """A field as JSON values; the parts of an exchange are exchanges too."""
     if isinstance(item, _FAMILIES[family][0]):
         return _described(item, family)
     if isinstance(item, tuple):
         return [_with_parts_described(one, family) for one in item]
-    return dataclasses.asdict(item) if dataclasses.is_dataclass(item) else item
+    return dataclasses.asdict(item) if dataclasses.is_dataclass(item) and not isinstance(item, type) else item
 
 
-def _from_description(family, given):
+def _from_description(family: str, given: Any) -> Any:
     if not isinstance(given, dict) or not isinstance(given.get("type"), str):
         raise ValueError(
             f'{family} = {given!r}: should be an object with a type, for instance {{"type": "{_ready(family)[0]}"}}.'
@@ -210,13 +304,14 @@ def _from_description(family, given):
     return _made(_kind(family, fields.pop("type")), fields, family)
 
 
-def _with_parts_made(item, family):
+def _with_parts_made(item: Any, family: str) -> Any:
     if isinstance(item, dict) and "type" in item:
         return _from_description(family, item)
     return [_with_parts_made(one, family) for one in item] if isinstance(item, list) else item
 
 
-def _kind(family, name):
+def _kind(family: str, name: str) -> type:
+    """The class that `name` stands for."""
     base, module = _FAMILIES[family]
     if name in _ready(family):
         return getattr(module, name)
@@ -225,44 +320,49 @@ def _kind(family, name):
         raise ValueError(
             f"Unknown {family} {name!r}. Allowed: {', '.join(_ready(family))}, or one of your own as 'module:Class'."
         )
-    if place.partition(".")[0] in sys.stdlib_module_names:  # some do things when they are imported
-        raise ValueError(f"{family} {name!r} is not a {base.__name__}: {place} belongs to Python itself.")
+    if place.partition(".")[0] in sys.stdlib_module_names:  # importing some of them has side effects
+        raise ValueError(f"{family} {name!r} is not {_a(base)}: {place} belongs to Python itself.")
     try:
         kind = getattr(importlib.import_module(place), kind_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{family} {name!r} cannot be imported: {error}. {_advice(place, kind_name)}") from None
     except Exception as error:
-        # The module's own, of any type; its traceback shows where.
+        # An error of the user's module, of any type; its traceback shows where.
         what = f"{type(error).__name__}: {error}"
         raise ValueError(f"{family} {name!r} cannot be imported: {what}. {_advice(place, kind_name)}") from error
     if not (isinstance(kind, type) and issubclass(kind, base)):
-        raise ValueError(f"{family} {name!r} is not a {base.__name__}.")
+        raise ValueError(f"{family} {name!r} is not {_a(base)}.")
     return kind
 
 
-def _advice(place, kind_name):
+def _a(base: type) -> str:
+    return f"{'an' if base.__name__[0] in 'AEIOU' else 'a'} {base.__name__}"
+
+
+def _advice(place: str, kind_name: str) -> str:
     if place == "__main__":
         return (
-            f"It was defined in a notebook or script, of which files keep the name alone. Run the cell of `class "
+            f"It was defined in a notebook or script, and files keep only its name. Run the cell of `class "
             f"{kind_name}` first, or put the class into a module on Python's path."
         )
     return "Put it in a module on Python's path."
 
 
-def _ready(family):
+def _ready(family: str) -> list[str]:
+    """Names of the classes of a family that belong to the package."""
     base, module = _FAMILIES[family]
     kinds = {name: getattr(module, name) for name in module.__all__}
     return sorted(name for name, kind in kinds.items() if issubclass(kind, base) and kind is not base)
 
 
-def _made(kind, fields, what):
+def _made(kind: type, fields: Any, what: str) -> Any:
     if not isinstance(fields, dict):
         raise ValueError(f"{what} = {fields!r}: should be an object with the fields of {kind.__name__}.")
-    # JSON has lists only; fields that hold several numbers are tuples, since values do not change.
+    # JSON has lists only; fields that hold several numbers are tuples, because values are immutable.
     return kind(**{name: _with_tuples(item) for name, item in fields.items()})
 
 
-def _with_tuples(item):
+def _with_tuples(item: Any) -> Any:
     if isinstance(item, dict):
         return {name: _with_tuples(one) for name, one in item.items()}
     return tuple(_with_tuples(one) for one in item) if isinstance(item, list) else item

@@ -26,7 +26,7 @@ from zarr.storage import LocalStore
 from .._text import spaced
 from . import schema
 from .location import beside, explained, is_empty, is_on_disk, local_path, located, old_prefix
-from .status import read_progress
+from .status import read_status
 
 # Rows of float32 shrink to two thirds with it, those of float64 to 60 %; without shuffled bits it is nine tenths.
 _COMPRESSION = BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle")
@@ -176,7 +176,7 @@ def _axes(problem, layout, uncertainty):
     attributes = {
         schema.CREATED_KEY: _now(),
         schema.LIBRARY_KEY: "sagips_kit",
-        schema.LIBRARY_VERSION_KEY: _version("sagips_kit"),
+        schema.LIBRARY_VERSION_KEY: installed_version("sagips_kit"),
         schema.UNCERTAINTY_KEY: uncertainty,
     }
     groups = {
@@ -215,7 +215,8 @@ def _provenance(problem, layout, spec, mode):
         schema.SPEC_KEY: json.dumps(spec),
         schema.MODE_KEY: mode,
         schema.LAYOUT_KEY: asdict(layout),
-        schema.VERSIONS_KEY: {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        schema.VERSIONS_KEY: {"python": platform.python_version()}
+        | {name: installed_version(name) for name in _PACKAGES},
         schema.CREATED_KEY: _now(),
         schema.HOSTNAME_KEY: socket.gethostname(),
         schema.REVISION_KEY: _git_revision(),
@@ -226,11 +227,12 @@ def _now():
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _version(package):
+def installed_version(package):
+    """The version of a package, or "not installed"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+        return "not installed"
 
 
 def _git_revision():
@@ -295,7 +297,7 @@ def check_free(path, overwrite=False):
     """Whether there is a run at `path`, to be replaced; raises FileExistsError if anything is there that must stay."""
     located(path)  # or an error that says what is wrong with a URL
     try:
-        progress = read_progress(path)
+        status = read_status(path)
     except FileNotFoundError:
         if is_empty(path):
             return False
@@ -305,9 +307,10 @@ def check_free(path, overwrite=False):
     except ValueError as error:
         raise FileExistsError(f"{error} It is not overwritten; choose another path.") from None
     if not overwrite:
-        done, go_on = f"a finished run ({spaced(progress.step)} steps)", ""
-        if progress.step < progress.n_steps:
-            done = f"an unfinished run (at step {spaced(progress.step)} of {spaced(progress.n_steps)})"
+        done, go_on = f"a finished run ({spaced(status.n_steps)} steps)", ""
+        if not status.is_finished:
+            article = "an" if status.state == "unfinished" else "a"
+            done = f"{article} {status.state} run (at step {spaced(status.step)} of {spaced(status.n_steps)})"
             go_on = " go on with it by resume=True (`sagips run --resume`),"
         raise FileExistsError(
             f"`{path}` already holds {done}. Open it with open_run(...),{go_on} or replace it by overwrite=True "

@@ -1,4 +1,4 @@
-"""Rank 0 is through long before the others, who take their time.  Arguments: those of `sagips run`."""
+"""Rank 0 finishes long before the others, which are slow.  Arguments: those of `sagips run`."""
 
 import sys
 import time
