@@ -103,7 +103,7 @@ def _estimates(run: xr.DataTree) -> str:
     if run[schema.REFERENCE].to_dataset()["mle"].notnull().any():
         distance = analysis.distance_to_mle(run)
         notes.insert(
-            0, f"RMS distance to the maximum-likelihood estimate of the same events: {distance:.2f} floor units."
+            0, f"RMS distance to the maximum-likelihood estimate from the same events: {distance:.2f} floor units."
         )
     notes.append(f"Training took {float(pace['duration']):.0f} s, {float(pace['waiting']):.1%} of it spent waiting.")
     return f"<div class=wide>{table}</div><p>{_text(' '.join(notes))}</p>"
