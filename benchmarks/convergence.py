@@ -16,24 +16,35 @@ import numpy as np
 from ranks import start_ranks
 
 from sagips_kit import Proxy, Settings, Trainer, World, fit_likelihood
-from sagips_kit.exchange import AllReduce, Chain, Every, Exponential, Hypercube, Independent, Leaders, Ring, Within
+from sagips_kit.exchange import (
+    AllReduce,
+    Chain,
+    Every,
+    Exponential,
+    Hypercube,
+    Independent,
+    Leaders,
+    OneSided,
+    Ring,
+    Within,
+)
 
 HERE = Path(__file__).parent
 N_RANKS, GROUP, PERIOD = 4, 2, 50
-_INNER, _ONE_SIDED = Within(Ring(), size=GROUP), Within(Ring(mailbox="one-sided"), size=GROUP)
+_INNER, _ONE_SIDED = Within(Ring(), size=GROUP), Within(OneSided(), size=GROUP)
 
 MODES = {
     "synchronous": AllReduce(),
     "ring": Ring(),
-    "one-sided": Ring(mailbox="one-sided"),
-    "one-sided gradients": Ring(mailbox="one-sided", payload="gradient"),
+    "one-sided": OneSided(),
+    "one-sided gradients": OneSided(payload="gradient"),
     "hypercube": Hypercube(),
     "hypercube, bfloat16": Hypercube(precision="bfloat16"),
     "exponential": Exponential(),
     "grouped": Chain(_INNER, Every(PERIOD, Leaders(Ring(payload="weights"), size=GROUP))),
     "grouped, outer momentum": Chain(_INNER, Every(PERIOD, Leaders(Ring(payload="updates"), size=GROUP))),
     "one-sided, grouped": Chain(_ONE_SIDED, Every(PERIOD, Leaders(Ring(payload="weights"), size=GROUP))),
-    "one-sided throughout": Chain(_ONE_SIDED, Every(PERIOD, Leaders(Ring(mailbox="one-sided"), size=GROUP))),
+    "one-sided throughout": Chain(_ONE_SIDED, Every(PERIOD, Leaders(OneSided(), size=GROUP))),
     "the paper's outer rule": Every(PERIOD, Leaders(Ring(), size=GROUP, hand_down=False), otherwise=_INNER),
     "grouped ensemble": _INNER,
     "ensemble": Independent(),

@@ -27,7 +27,7 @@ N_WEIGHTS = 51_206  # of the paper's generator
 TENSORS = [6 * 128, 128, *[128 * 128, 128] * 3, 128 * 6, 6]
 N_BLOCKS = 4  # at least, of which the first warms up
 HERE = Path(__file__).parent
-ONE_SIDED = ('Ring(mailbox="one-sided")', 'Ring(mailbox="one-sided", payload="gradient")')
+ONE_SIDED = ("OneSided()", 'OneSided(payload="gradient")')
 
 MODES = {
     "AllReduce()": kit.AllReduce(),

@@ -17,7 +17,7 @@ import numpy as np
 from scaling import usual_modes
 from simulate import Compute, Costs, Forwarding, simulate
 
-from sagips_kit.exchange import AllReduce, Chain, Every, Hypercube, Independent, Leaders, Ring, Within
+from sagips_kit.exchange import AllReduce, Chain, Every, Hypercube, Independent, Leaders, OneSided, Ring, Within
 
 HERE = Path(__file__).parent
 NODE = 4  # GPUs of a node of the machine that is asked about
@@ -102,7 +102,7 @@ def published(jitter):
         "ARAR": (Forwarding(), step_s),
         "ARAR-ARAR": (Every(1000, Leaders(Forwarding(), **outer), otherwise=inner), step_s),
         "RMA-ARAR-ARAR": (
-            Every(1000, Leaders(Forwarding(), **outer), otherwise=Within(Ring(mailbox="one-sided"), size=NODE)),
+            Every(1000, Leaders(Forwarding(), **outer), otherwise=Within(OneSided(), size=NODE)),
             one_sided_s,
         ),
     }
@@ -128,7 +128,7 @@ def _calibrated():
 def assumed_costs(exchange_costs):
     """Sums in memory as measured on 4 ranks of this machine, messages as assumed."""
     of_4 = exchange_costs["ranks"]["4"]["median_us"]
-    meeting, slots = (of_4[name] * 1e-6 / 4 for name in ("Ring()", 'Ring(mailbox="one-sided")'))
+    meeting, slots = (of_4[name] * 1e-6 / 4 for name in ("Ring()", "OneSided()"))
     return Costs(NODE, (0.0, meeting), (0.0, slots), MESSAGE_S, N_BYTES / BYTES_PER_S)
 
 
@@ -138,7 +138,7 @@ def grouped(inner, size, period, outer):
 
 def candidates():
     """Modes for many ranks: name -> Exchange."""
-    one_sided, weights, tree = Ring(mailbox="one-sided"), Ring(payload="weights"), Hypercube(payload="weights")
+    one_sided, weights, tree = OneSided(), Ring(payload="weights"), Hypercube(payload="weights")
     return {
         "independent": Independent(),
         "published ring": Forwarding(),
@@ -163,7 +163,7 @@ def predict(costs, compute, n_steps):
             table[n][name] = {**vars(outcome), "millions_of_events_per_s": millions}
         choices[n] = {
             f"size {size}, every {period}": simulate(
-                grouped(Ring(mailbox="one-sided"), size, period, Hypercube(payload="weights")), n, compute, costs, 1000
+                grouped(OneSided(), size, period, Hypercube(payload="weights")), n, compute, costs, 1000
             ).rate
             for size in SIZES
             for period in PERIODS

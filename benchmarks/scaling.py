@@ -27,7 +27,7 @@ import torch
 from ranks import start_ranks
 from simulate import Compute
 
-from sagips_kit.exchange import AllReduce, Chain, Every, Independent, Leaders, Ring, Within
+from sagips_kit.exchange import AllReduce, Chain, Every, Independent, Leaders, OneSided, Ring, Within
 from sagips_kit.problems import Proxy
 from sagips_kit.ranks.world import World
 from sagips_kit.store.create import create_run
@@ -44,13 +44,13 @@ HERE = Path(__file__).parent
 def usual_modes(size, period):
     """The modes to compare, with groups of `size` and an outer exchange in every `period`-th step: name -> Exchange."""
     outer = Every(period, Leaders(Ring(payload="weights"), size=size))
-    one_sided = Within(Ring(mailbox="one-sided"), size=size)
+    one_sided = Within(OneSided(), size=size)
     return {
         "independent": Independent(),
         "grouped, one-sided": Chain(one_sided, outer),
-        "grouped, one-sided throughout": Chain(one_sided, Every(period, Leaders(Ring(mailbox="one-sided"), size=size))),
+        "grouped, one-sided throughout": Chain(one_sided, Every(period, Leaders(OneSided(), size=size))),
         "grouped": Chain(Within(Ring(), size=size), outer),
-        "one-sided ring": Ring(mailbox="one-sided"),
+        "one-sided ring": OneSided(),
         "ring": Ring(),
         "synchronous": AllReduce(),
     }

@@ -234,13 +234,18 @@ class Simulation:
         return self._together(exchange, late, self.costs.forwarding)
 
     @_leave.register
+    def _(self, exchange: kit.OneSided, arrival):
+        n = arrival.done.shape[-1]
+        if n == 1 or not exchange.carries(arrival.payload, arrival.step):
+            return arrival.done
+        self._note_staleness(exchange, arrival)
+        return arrival.done + self.costs.slots(n)
+
+    @_leave.register
     def _(self, exchange: kit.Ring, arrival):
         n = arrival.done.shape[-1]
         if n == 1 or not exchange.carries(arrival.payload, arrival.step):
             return arrival.done
-        if exchange.mailbox == "one-sided":
-            self._note_staleness(exchange, arrival)
-            return arrival.done + self.costs.slots(n)
         if not self._share_memory(arrival.done):
             return self._together(exchange, arrival, self.costs.ring)
         # Who has seen that all have brought their buffers adds up its share; all need all shares.  Each of the three

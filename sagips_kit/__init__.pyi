@@ -3,7 +3,7 @@ from . import analysis as analysis
 from . import plot as plot
 from .analysis.collection import list_runs as list_runs
 from .analysis.collection import open_runs as open_runs
-from .check import check_problem as check_problem
+from .check.suite import check_problem as check_problem
 from .cluster.connect import connect as connect
 from .cluster.profiles import install_profile as install_profile
 from .cluster.profiles import profiles as profiles
@@ -16,6 +16,7 @@ from .exchange import Exponential as Exponential
 from .exchange import Hypercube as Hypercube
 from .exchange import Independent as Independent
 from .exchange import Leaders as Leaders
+from .exchange import OneSided as OneSided
 from .exchange import Ring as Ring
 from .exchange import Within as Within
 from .problems import DayaBay as DayaBay

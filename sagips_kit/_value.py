@@ -1,7 +1,7 @@
-"""Values: frozen, validated dataclasses that travel (pickle, JSON) and explain themselves.
+"""Values: frozen, validated dataclasses that can be pickled and written as JSON, with clear error messages.
 
-A *value* is what a user writes down in a notebook cell: how to train, how to exchange, which problem.  Everything that
-owns memory, files or messages is a resource and lives elsewhere.
+A *value* is what a user writes in a notebook cell: how to train, how to exchange gradients, which problem.  Objects
+that own memory, files or messages are no values.
 """
 
 import dataclasses
@@ -35,26 +35,28 @@ def value(*, positional: tuple[str, ...] = ()) -> Callable[[type[T]], type[T]]: 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
 def value(cls: Any = None, /, *, positional: tuple[str, ...] = ()) -> Any:
-    """Class decorator that makes a frozen dataclass whose fields are validated by its constructor.
+    """Class decorator that makes a frozen dataclass whose constructor validates its fields.
 
     Parameters
     ----------
     cls : type
         The class to decorate.
     positional : tuple of str
-        Fields that may be given without their names, in this order; a last one "*name" collects all remaining
-        arguments.  For type checkers, such a class also declares its constructor under `if TYPE_CHECKING:`.
+        Fields that may be given without their names, in this order.  If the last one is written "*name", that field
+        collects all remaining arguments.  Such a class declares its constructor under `if TYPE_CHECKING:`, because type
+        checkers cannot see this argument.
 
     Returns
     -------
     type
-        The class, with a validating constructor, a repr that is the expression which makes the value, and a signature.
+        The class with a validating constructor, a signature with names and defaults, and a repr that is the expression
+        which makes the value.
 
     Raises
     ------
     ValueError
-        By the constructor, for an unknown field, a wrong type or a number out of range; the text names the class, what
-        was given and what is allowed.
+        When an object is made, for an unknown field, a wrong type or a number out of range.  The message names the
+        class, what was given and what is allowed.
     """
     if cls is None:
         return functools.partial(value, positional=positional)
@@ -64,11 +66,11 @@ def value(cls: Any = None, /, *, positional: tuple[str, ...] = ()) -> Any:
 
     @functools.wraps(checked_init)
     def __init__(self, *args, **kwargs):
-        args, named = _name(args, positional)
+        unnamed, named = _named(args, positional)
         try:
             if named.keys() & kwargs.keys():
                 raise ValueError(f"{cls.__name__}: {', '.join(named.keys() & kwargs.keys())} is given twice.")
-            checked_init(self, *args, **named, **kwargs)
+            checked_init(self, *unnamed, **named, **kwargs)
         except pydantic.ValidationError as error:
             raise ValueError(_explain(cls, error)) from None
 
@@ -79,24 +81,30 @@ def value(cls: Any = None, /, *, positional: tuple[str, ...] = ()) -> Any:
     return cls
 
 
-def _signature(cls):
-    """What help and notebooks show: names and defaults, without pydantic's types."""
+def _signature(cls: Any) -> inspect.Signature:
+    """The signature that `help` and notebooks show: names and defaults, without pydantic's types."""
     named = [name.removeprefix("*") for name in cls._positional]
     parameters = []
     for field in sorted(fields(cls), key=lambda field: [*named, field.name].index(field.name)):
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if field.name in named else inspect.Parameter.KEYWORD_ONLY
         if f"*{field.name}" in cls._positional:
             parameters.append(inspect.Parameter(field.name, inspect.Parameter.VAR_POSITIONAL))
             continue
-        default = inspect.Parameter.empty if field.default is MISSING else field.default
-        if field.default_factory is not MISSING:
-            default = field.default_factory()
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if field.name in named else inspect.Parameter.KEYWORD_ONLY
+        default = _default(field)
+        default = inspect.Parameter.empty if default is MISSING else default
         parameters.append(inspect.Parameter(field.name, kind, default=default))
     return inspect.Signature(parameters)
 
 
-def _name(args, positional):
-    """Give arguments their names: those that have none, and the others by name."""
+def _default(field: dataclasses.Field) -> Any:
+    """The default value of a field; MISSING if it has none."""
+    # Compared by type: a class that was pickled by value in a notebook has another MISSING where it is unpickled.
+    factory: Any = field.default_factory
+    return field.default if isinstance(factory, type(MISSING)) else factory()
+
+
+def _named(args, positional):
+    """Split positional arguments into those that no field takes, and a dict of the others by field name."""
     named = {}
     for name in positional:
         if name.startswith("*"):
@@ -106,28 +114,27 @@ def _name(args, positional):
     return args, named
 
 
-def _repr(self):
-    """The expression that makes this value; fields that have their defaults are left out."""
+def _repr(self) -> str:
+    """The expression that makes this value, without fields that have their default."""
     words, names = [], [name.removeprefix("*") for name in self._positional]
     for field in sorted(fields(self), key=lambda field: field.name not in names):
         item = getattr(self, field.name)
-        # By type: a class of a notebook has travelled by value, and MISSING is another object there.
-        has_factory = not isinstance(field.default_factory, type(MISSING))
-        default = field.default_factory() if has_factory else field.default
         if f"*{field.name}" in self._positional:
             words += map(repr, item)
         elif field.name in names:
             words.append(repr(item))
-        elif item != default:
+        elif item != _default(field):
             words.append(f"{field.name}={item!r}")
     return f"{type(self).__name__}({', '.join(words)})"
 
 
-def _explain(cls, error):
+def _explain(cls: type, error: pydantic.ValidationError) -> str:
+    """Pydantic's errors as one line: for each field what was given and what is allowed."""
     allowed = [field.name for field in fields(cls)]
     lines = []
     for detail in error.errors():
-        name = _place(cls, detail["loc"])
+        name = _location(cls, detail["loc"])
+        message = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "unexpected_positional_argument":
             lines.append(f"{detail['input']!r} has no name. Give fields by name: {', '.join(allowed)}.")
         elif detail["type"] == "unexpected_keyword_argument":
@@ -136,22 +143,22 @@ def _explain(cls, error):
             lines.append(f"unknown field {name!r}.{hint} Allowed: {', '.join(allowed) or 'none'}.")
         elif detail["type"] == "missing":
             lines.append(f"field {name!r} is missing.")
-        elif not name:  # from __post_init__, about several fields
-            lines.append(detail["msg"].removeprefix("Value error, "))
+        elif not name:  # raised by __post_init__, about several fields
+            lines.append(message)
         else:
-            wanted = detail["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+            wanted = message.removeprefix("Input ").removeprefix("String ")
             if detail["type"] == "tuple_type":
                 wanted = f"should be a tuple, such as {_as_tuple(detail['input'])!r}"
             lines.append(f"{name} = {reprlib.repr(detail['input'])}: {wanted}.")
     return f"{cls.__name__}: " + " ".join(lines)
 
 
-def _place(cls, loc):
-    """The field that an error is about, and where in it: name, name[0] or name['key']; "" if it is about several."""
+def _location(cls, loc):
+    """The field that an error is about, and where in it: name, name[0] or name['key']; "" for several fields."""
     if not loc:
         return ""
     kind = next((field.type for field in fields(cls) if field.name == loc[0]), None)
-    # Other words that follow are the kinds that were tried, where a field may have several.
+    # Where a field may have one of several types, further words are the types that were tried.
     keys = loc[1:2] if get_origin(kind) is dict else [key for key in loc[1:] if isinstance(key, int)]
     return str(loc[0]) + "".join(f"[{key!r}]" for key in keys)
 

@@ -181,7 +181,7 @@ def _spec(options: Options) -> None:
 
 
 def _check(options: Options) -> int:
-    from .check import check_problem
+    from .check.suite import check_problem
     from .running.launch import observed_events
     from .running.spec import RunSpec
 

@@ -1,10 +1,21 @@
-"""All modes of exchange, and beside each what it should do, played for all ranks at once on a list of buffers."""
+"""All modes of exchange, each with what it should do to the buffers of all ranks."""
 
 import os
 
 import torch
 
-from sagips_kit.exchange import AllReduce, Chain, Every, Exponential, Hypercube, Independent, Leaders, Ring, Within
+from sagips_kit.exchange import (
+    AllReduce,
+    Chain,
+    Every,
+    Exponential,
+    Hypercube,
+    Independent,
+    Leaders,
+    OneSided,
+    Ring,
+    Within,
+)
 
 
 def nothing(buffers, step):
@@ -59,7 +70,7 @@ def chain(*parts):
 
 
 _WEIGHTS = Ring(payload="weights")
-APART = os.environ.get("MPIR_CVAR_NOLOCAL") == "1"  # MPICH takes each rank to be on a node of its own
+APART = os.environ.get("MPIR_CVAR_NOLOCAL") == "1"  # MPICH treats each rank as a node
 
 # name: exchange, what happens to gradients, what happens to weights
 MODES = {
@@ -83,12 +94,12 @@ MODES = {
         every(3, leaders(mean, 2, hand_down=False), within(mean, 2)),
         nothing,
     ),
-    "one-sided": (Ring(mailbox="one-sided"), nothing, mean),
-    "one-sided, waiting": (Ring(mailbox="one-sided", max_staleness=0, beyond="wait"), nothing, mean),
-    "one-sided gradients": (Ring(mailbox="one-sided", payload="gradient"), mean, nothing),
+    "one-sided": (OneSided(), nothing, mean),
+    "one-sided, waiting": (OneSided(max_staleness=0, beyond="wait"), nothing, mean),
+    "one-sided gradients": (OneSided(payload="gradient"), mean, nothing),
     "one-sided, grouped": (
         Chain(
-            Within(Ring(mailbox="one-sided", payload="gradient", max_staleness=5), size=2),
+            Within(OneSided(payload="gradient", max_staleness=5), size=2),
             Every(3, Leaders(Ring(payload="updates", momentum=0.5), size=2)),
         ),
         within(mean, 2),
@@ -107,11 +118,11 @@ MODES = {
 
 
 def rounding(name):
-    """Relative error that the messages of a mode may leave."""
+    """Largest relative error by the rounding of messages."""
     return 0.02 if "rounded" in name else 0.0
 
 
 def numbers(rank, shape, dtype, step=0):
-    """Whole numbers that tell rank, member, element and step, so that their sums are exact."""
+    """Whole numbers, whose sums are exact, distinct for each rank, member, element and step."""
     n_weights = shape[0] * shape[1]
     return (10_000 * (rank + 1) ** 2 + 7 * torch.arange(n_weights) + 1000 * step).to(dtype).view(shape)

@@ -68,7 +68,7 @@ def test_check_reports_what_to_fix(capsys, path, spec):
     faulty = dataclasses.replace(spec, problem=Misnamed(n_observed=200))
     path.write_text(faulty.to_json())
     status, out, _ = sagips(capsys, "check", path)
-    assert status == 1 and out.startswith("Misnamed: 1 to mend\n  MEND    names        units has 'X'")
+    assert status == 1 and out.startswith("Misnamed: 1 to fix\n  FIX     names        units has 'X'")
 
 
 def test_run_refuses_a_store_in_use_and_takes_another(capsys, path, spec, tmp_path):

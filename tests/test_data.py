@@ -1,4 +1,6 @@
-"""Observed events: checked, resampled without noise in their mean, ordered, and drawn evenly."""
+"""Observed events: checked, resampled without noise in the mean, ordered, and drawn evenly."""
+
+import itertools
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ def make_batches(events, categories=None, n_categories=1, batch_size=8, seed=0):
 
 
 def count_draws(batches, n_events, n_batches):
-    """How often each event, whose number is its last column, is drawn: (event,)."""
+    """How often each event is drawn, (event,); its last column is its number."""
     drawn = torch.cat([batches.draw()[:, -1] for _ in range(n_batches)]).long()
     return np.bincount(drawn.numpy(), minlength=n_events)
 
@@ -35,8 +37,8 @@ def count_draws(batches, n_events, n_batches):
         (np.full((5, 2), "0.5"), "type <U3"),
         (np.full((5, 2), None), "type object"),
         ([[0.5, 0.5], [0.5, np.nan], [np.inf, 0.5]], "2 of 3 observed events hold NaN or infinity, the first in row 1"),
-        (np.full((1, 2), 0.5), "1 observed events are too few for Proxy"),
-        (np.zeros((0, 2)), "0 observed events are too few for Proxy"),
+        (np.full((1, 2), 0.5), "Proxy needs at least 2 observed events, and got 1"),
+        (np.zeros((0, 2)), "Proxy needs at least 2 observed events, and got 0"),
     ],
 )
 def test_bad_events_are_refused_in_one_line(events, message):
@@ -139,7 +141,7 @@ def test_every_event_is_equally_likely(n_events, batch_size):
     n_batches = 200 * n_events // batch_size
     counts = count_draws(make_batches(events, batch_size=batch_size), n_events, n_batches)
     assert counts.sum() == n_batches * batch_size
-    # Stratified draws scatter less than random ones, so the test against random scatter is one-sided.
+    # Stratified draws fluctuate less than random ones, so only larger fluctuations are errors.
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
@@ -154,7 +156,7 @@ def test_an_epoch_draws_every_event_once_if_batches_fill_it():
     events = np.arange(96.0)[:, None]
     batches = make_batches(events, batch_size=8)
     drawn = count_draws(batches, 96, 12)
-    # Positions are jittered, so a neighbour may come in an event's place.
+    # Positions are jittered, so a neighbour may be drawn instead of an event.
     assert drawn.sum() == 96 and drawn.max() <= 2
     assert np.abs(np.cumsum(drawn) - np.arange(1, 97)).max() <= 1
 
@@ -163,7 +165,7 @@ def test_a_batch_is_a_small_image_of_all_events():
     events = np.random.default_rng(0).normal(size=(5000, 1))
     batches = make_batches(events, batch_size=100)
     means = [batches.draw().mean().item() for _ in range(200)]
-    # One event from each of 100 cells scatters far less than 100 random ones.
+    # The mean over one event from each of 100 cells fluctuates far less than that of 100 random ones.
     assert np.std(means) < 0.2 / np.sqrt(100)
     assert np.mean(means) == pytest.approx(events.mean(), abs=0.01)
 
@@ -177,12 +179,16 @@ def test_a_batch_may_be_larger_than_the_sample(n_events):
 
 
 def test_an_empty_category_is_an_error():
-    with pytest.raises(ValueError, match="No observed event is in category 1 of 2"):
+    with pytest.raises(
+        ValueError, match="No observed event is in category 1, and there should be events of all 2. Take"
+    ):
         make_batches(np.zeros((5, 1)), np.zeros(5, int), 2)
 
 
 def test_a_batch_without_room_for_all_categories_is_an_error():
-    with pytest.raises(ValueError, match="n_events = 2: should be at least 3, the number of categories"):
+    with pytest.raises(
+        ValueError, match=r"n_events = 2: should be at least 3, .* each category. Type Settings\(n_events="
+    ):
         make_batches(np.zeros((6, 1)), np.arange(6) % 3, 3, batch_size=2)
 
 
@@ -193,8 +199,8 @@ def test_batches_depend_on_their_random_generator_alone():
     assert torch.equal(first, same.draw()) and not torch.equal(first, other.draw())
 
 
-def test_priors_are_moved_as_resamples_are():
-    """Their mean over the chains is what is known, and they vary as another calibration would."""
+def test_priors_are_resampled_like_events():
+    """Their mean over the chains is the given value, and their scatter that of another calibration."""
     shifts = np.array([prior_shifts(50, chain, 8, 0) for chain in range(8)])
     np.testing.assert_allclose(shifts.mean(axis=0), 0, atol=1e-12)
     assert shifts.std(ddof=1) == pytest.approx(1, abs=0.1)
@@ -218,18 +224,25 @@ def test_ranks_of_a_replica_share_the_windows():
         assert ((drawn[:4] // 100) == rank).all() and ((drawn[4:] // 100) == rank + 3).all()
 
 
-def test_windows_are_resampled_each_in_another_way_that_adds_up_to_it():
+def test_each_window_has_resamples_of_its_own_that_add_up_to_it():
     resampling = Resampling(range(4), 4, 0, True)
     counts = [[np.bincount(one, minlength=50) for one in resampling.indices(50, window)] for window in range(2)]
     assert (np.sum(counts, axis=1) == 4).all()
-    assert (counts[0][0] != counts[1][0]).any()
+    whole = np.bincount(resampling.indices(50)[0], minlength=50)
+    assert all((one != other).any() for one, other in itertools.combinations([whole, counts[0][0], counts[1][0]], 2))
 
 
 @pytest.mark.parametrize("n_drawn", [0, 3, 4, 9])
-def test_a_supply_goes_on_where_another_was(n_drawn):
+def test_a_supply_continues_where_another_was(n_drawn):
     first, second = make_supply(bootstrap=True), make_supply(bootstrap=True)
     for _ in range(n_drawn):
         first.draw()
     second.load_state_dict(first.state_dict())
     for _ in range(10):
         assert torch.equal(first.draw(), second.draw())
+
+
+def test_a_position_in_windows_needs_windows():
+    supply = Supply(Gaussian(), 16, Resampling(range(2), 2, 0, False), [torch.Generator()] * 2)
+    with pytest.raises(ValueError, match=r"a run that reads windows of a file, .*events=Observed\(..., stream=True\)"):
+        supply.load_state_dict(make_supply().state_dict() | {"n_windows": 1})

@@ -1,6 +1,6 @@
 """Exchanges under a real mpiexec: the contract on several ranks, and ranks that fail or stall.
 
-The contract itself is in `mpi/test_exchange_contract.py`, and how chunks go around in `test_topology.py`.
+The contract itself is in `mpi/test_exchange_contract.py`, and the schedules of chunks are in `test_topology.py`.
 """
 
 import json
@@ -22,7 +22,7 @@ from modes import MODES, numbers, rounding
 from mpi_launcher import APART, TESTS, mpiexec
 from test_slots import Memory
 
-from sagips_kit.exchange import Chain, Every, Exchange, Leaders, Ring, Within
+from sagips_kit.exchange import AllReduce, Chain, Every, Exchange, Exponential, Leaders, OneSided, Ring, Within
 from sagips_kit.ranks.topology import groups
 from sagips_kit.ranks.world import PeerError, World
 
@@ -42,7 +42,8 @@ def play(tmp_path, n_ranks, name, how, n_weights, env=None):
     return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(n_ranks)]
 
 
-_WAITING = "Ring(mailbox='one-sided', payload='gradient', max_staleness=0, beyond='wait')"
+_WAITING = "OneSided(payload='gradient', max_staleness=0, beyond='wait')"
+_NEVER_WAITING = "OneSided(payload='gradient')"
 
 
 @pytest.mark.mpi
@@ -70,61 +71,71 @@ def test_a_rank_that_raises_ends_the_others_within_seconds(tmp_path, n_ranks, na
 @pytest.mark.mpi
 @pytest.mark.parametrize(
     ("env", "whom"),
-    [({}, r"rank 1 on \S+, on the same ring,"), (APART, r"rank \d on \S+, before this one on the ring,")],
+    [({}, r"rank 1 on \S+ \(on the same ring,"), (APART, r"rank \d on \S+ \(its predecessor on the ring,")],
 )
 def test_a_rank_that_stalls_is_waited_for_no_longer_than_the_timeout(tmp_path, env, whom):
     # With messages so large that they do not leave before somebody receives them.
     seen = play(tmp_path, 3, "Ring()", "stall", 1_000_000, env)
     assert [rank["error"] for rank in seen] == ["PeerError"] * 3
-    # Rank 0 or 2 gave up first; the others, and on its return the one that stalled, learn that it has left.
+    # Rank 0 or 2 gives up first; the other, and later the one that stalled, receive its notice.
     first = [rank for rank in (seen[0], seen[2]) if rank["rank"] is None]
     assert first and seen[1]["rank"] in (0, 2)
     for rank in first:
-        assert re.match(rf"Rank \d on \S+ waited 2 s for {whom} in step 3 and nothing came", rank["text"])
+        assert re.match(rf"Rank \d on \S+ waited 2 s for {whom} step 3\) in vain: some rank stalled", rank["text"])
         assert 1.4 < rank["seconds"] < 3.5
 
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("env", [{}, APART])
-def test_a_one_sided_ring_that_waits_says_for_whom(tmp_path, env):
+def test_a_one_sided_rank_that_waits_says_for_whom(tmp_path, env):
     seen = play(tmp_path, 3, _WAITING, "stall", 10, env)
     first = [rank for rank in (seen[0], seen[2]) if rank["rank"] is None]
     assert first
     for rank in first:
-        assert re.search(r"waited 2 s for rank 1 on \S+, which published step 2 last, in step 3", rank["text"])
+        assert re.search(r"waited 2 s for rank 1 on \S+ \(which published step 2 last, step 3\)", rank["text"])
 
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("env", [{}, APART])
-def test_a_one_sided_ring_goes_on_without_a_rank_that_pauses(tmp_path, env):
-    seen = play(tmp_path, 3, "Ring(mailbox='one-sided', payload='gradient')", "pause", 10, env)
+def test_one_sided_ranks_continue_without_one_that_pauses(tmp_path, env):
+    seen = play(tmp_path, 3, _NEVER_WAITING, "pause", 10, env)
     assert [rank["error"] for rank in seen] == [None] * 3
     assert [rank["steps"] for rank in seen] == [6] * 3
     assert max(seen[0]["seconds"], seen[2]["seconds"]) < 1
 
 
 @pytest.mark.mpi
-def test_a_one_sided_ring_that_went_on_without_a_rank_says_so_at_the_end(tmp_path):
-    seen = play(tmp_path, 3, "Ring(mailbox='one-sided', payload='gradient')", "stall", 10)
+def test_one_sided_ranks_that_continued_without_one_report_it_at_the_end(tmp_path):
+    seen = play(tmp_path, 3, _NEVER_WAITING, "stall", 10)
     assert seen[0]["steps"] == seen[2]["steps"] == 6
     first = [rank for rank in (seen[0], seen[2]) if rank["rank"] is None]
     assert first
     for rank in first:
-        assert re.match(r"rank 1 on \S+ did not finish: nothing came from there for 2 s", rank["text"])
+        assert re.match(r"rank 1 on \S+ did not finish: nothing was received for 2 s", rank["text"])
 
 
 def test_a_long_wait_is_reported_before_it_ends_the_run(caplog):
     world = World.alone("cpu")
     world.comm, world.report_s, world.timeout_s, world.look_for_failures = object(), 0.05, 0.2, lambda: None
-    with pytest.raises(PeerError, match="waited 0 s for rank 3, in step 7 and nothing came"):
-        world.wait(lambda: False, lambda: "rank 3, in step 7")
+    world.hosts = ("here",)
+    with pytest.raises(PeerError, match=r"waited 0 s for rank 3 \(step 7\) in vain: some rank stalled or left the run"):
+        world.wait(lambda: False, lambda: "rank 3 (step 7)")
     assert [record.getMessage() for record in caplog.records] == [
-        "Rank 0 waited 0 s for rank 3, in step 7 so far; it ends the run after 0 s."
+        "Rank 0 on here waited 0 s for rank 3 (step 7) so far. The run ends with an error after 0 s."
     ]
 
 
+def test_a_group_announces_failures_to_the_ranks_of_the_whole_run():
+    """These look for notices on their own communicator, not on that of the group."""
+    whole, group, announced = World.alone("cpu"), World.alone("cpu"), []
+    group.whole, whole.announce_failure = whole, announced.append
+    error = ValueError("no such magnet")
+    group.announce_failure(error)
+    assert announced == [error]
+
+
 class _MailOfRank:
-    """An MPI communicator in small: threads play ranks, and messages take random time."""
+    """A minimal MPI communicator: threads play ranks, and messages take random time."""
 
     def __init__(self, boxes, rank, ranks=None):
         self.boxes, self.rank, self.ranks = boxes, rank, ranks
@@ -134,7 +145,7 @@ class _MailOfRank:
         return self.boxes[(*names, tag, self.ranks)]
 
     def Isend(self, buffer, dest, tag):
-        # A buffer may be received long after it was sent, but is not to be written to before.
+        # A copy: the buffer may change before the message is received.
         self._box(self.rank, dest, tag).put(buffer.copy())
         return lambda: None
 
@@ -161,13 +172,16 @@ class _MailOfRank:
 
 
 class ThreadWorld:
-    """What a channel needs of a world."""
+    """What channels use of a world."""
 
     device_buffers = False
 
     def __init__(self, rank, ranks, boxes, random):
         self.rank, self.size, self.ranks, self.boxes, self._random = rank, len(ranks), ranks, boxes, random
         self.comm = _MailOfRank(boxes, rank, ranks)
+
+    def communicator(self):
+        return self.comm
 
     def name(self, rank):
         return f"rank {rank}"
@@ -187,16 +201,16 @@ class ThreadWorld:
     def close(self):
         pass
 
-    def wait(self, requests, why):
+    def wait(self, until, whom):
         # Messages leave first, since these sends and receives block; otherwise in any order and at any time.
-        for request in reversed(requests):
+        for request in reversed(until):
             time.sleep(self._random.choice([0, 1e-4, 1e-3]))
             request()
         return 0.0
 
 
 class SharingWorld(ThreadWorld):
-    """With memory that all of its ranks see."""
+    """Ranks of one node, which share memory."""
 
     def is_one_node(self):
         return True
@@ -211,16 +225,16 @@ class SharingWorld(ThreadWorld):
     def look_for_failures(self):
         pass
 
-    def wait(self, requests, why, timeout_s=None):
-        if not callable(requests):
-            return super().wait(requests, why)
-        while not requests():
+    def wait(self, until, whom, timeout_s=None):
+        if not callable(until):
+            return super().wait(until, whom)
+        while not until():
             time.sleep(self._random.choice([0, 1e-4, 1e-3]))
         return 0.0
 
 
 def play_in_threads(size, seed, rank_loop, kind=ThreadWorld):
-    """Run `rank_loop(world)` for all ranks at once; their results, list."""
+    """Run `rank_loop(world)` for all ranks at the same time; returns their results, a list."""
     random, boxes, results = np.random.default_rng(seed), defaultdict(queue.Queue), [None] * size
 
     def one(rank, random):
@@ -263,12 +277,12 @@ def test_modes_in_random_interleavings(name, size, n_weights, seed):
                 torch.testing.assert_close(results[rank][step][k], expected, rtol=rounding(name) or 1e-15, atol=0)
 
 
-@pytest.mark.parametrize("outer", [Ring(payload="weights"), Ring(mailbox="one-sided")], ids=str)
+@pytest.mark.parametrize("outer", [Ring(payload="weights"), OneSided()], ids=str)
 @settings(max_examples=15)
 @given(seed=st.integers(0, 99))
 def test_groups_of_ranks_out_of_step_lose_no_update(outer, seed):
     size, period, n_steps = 4, 3, 12
-    exchange = Chain(Within(Ring(mailbox="one-sided"), size=2), Every(period, Leaders(outer, size=2)))
+    exchange = Chain(Within(OneSided(), size=2), Every(period, Leaders(outer, size=2)))
     updates = np.random.default_rng(seed).normal(size=(size, n_steps, 2, 5))
     together = threading.Barrier(size)
 
@@ -276,10 +290,10 @@ def test_groups_of_ranks_out_of_step_lose_no_update(outer, seed):
         weights = torch.zeros(2, 5, dtype=torch.float64)
         channel = exchange.open(world, weights)
         for step in range(n_steps):
-            time.sleep(1e-3 * world.rank)  # who is late has heard of more than a leader in time
+            time.sleep(1e-3 * world.rank)  # a late rank has received more than a leader that is in time
             weights += torch.as_tensor(updates[world.rank, step])
             channel.mix_weights_(weights, step)
-        for step in range(n_steps, n_steps + 2 * period):  # nothing new: all should end at one place
+        for step in range(n_steps, n_steps + 2 * period):  # no updates: all ranks should end at the same weights
             together.wait(timeout=30)
             channel.mix_weights_(weights, step)
         together.wait(timeout=30)
@@ -290,11 +304,57 @@ def test_groups_of_ranks_out_of_step_lose_no_update(outer, seed):
         torch.testing.assert_close(weights, expected, rtol=0, atol=1e-12)
 
 
-def test_leaders_hand_down_their_result_where_the_group_is_of_one_mind():
-    leaders = Every(3, Leaders(Ring(payload="weights"), size=2))
-    for inner in (Ring(), Ring(mailbox="one-sided", payload="gradient")):
-        assert leaders.after(Within(inner, size=2)) == leaders
-    assert leaders.after(Every(2, Within(Ring(mailbox="one-sided"), size=2))).part.as_change
+@pytest.mark.parametrize(
+    ("inner", "mixes_deltas"),
+    [
+        (Ring(), False),
+        (OneSided(payload="gradient"), False),
+        (OneSided(), True),
+        (Every(2, OneSided()), True),
+        (Chain(AllReduce(), Every(2, Ring(), otherwise=Leaders(OneSided(), size=1))), True),
+    ],
+    ids=str,
+)
+def test_leaders_pass_on_their_change_only_after_one_sided_updates(inner, mixes_deltas):
+    exchange = Chain(Within(inner, size=2), Every(3, Leaders(Ring(payload="weights"), size=2)))
+    assert exchange.mixes_deltas == mixes_deltas
+    world = ThreadWorld(0, (0, 1, 2, 3), defaultdict(queue.Queue), None)
+    leaders = exchange.open(world, torch.empty(1, 1)).parts["1"].parts["part"]
+    assert leaders._keeps_deltas == mixes_deltas
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 99))
+def test_a_resumed_one_sided_exchange_loses_no_update(seed):
+    size, n_steps, boxes_of_resumed = 3, 4, defaultdict(queue.Queue)
+    updates = np.random.default_rng(seed).normal(size=(size, 2, n_steps, 1, 6))
+    together = threading.Barrier(size)
+
+    def rank_loop(world):
+        weights, state = torch.zeros(1, 6, dtype=torch.float64), {}
+        resumed = SharingWorld(world.rank, world.ranks, boxes_of_resumed, world._random)
+        for part, own_world in enumerate((world, resumed)):
+            channel = OneSided().open(own_world, weights)
+            channel.load_state_dict(state)
+            for step in range(n_steps):
+                time.sleep(world._random.choice([0, 1e-3]))
+                weights += torch.as_tensor(updates[world.rank, part, step])
+                channel.mix_weights_(weights, step)
+            state = channel.state_dict()
+            assert all(isinstance(item, torch.Tensor) for item in state.values())
+        together.wait(timeout=30)
+        channel.mix_weights_(weights, n_steps)
+        return weights
+
+    expected = torch.as_tensor(updates.sum((1, 2)).mean(0))
+    for weights in play_in_threads(size, seed, rank_loop, SharingWorld):
+        torch.testing.assert_close(weights, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", [Ring, AllReduce, Exponential])
+def test_an_outer_optimiser_that_would_do_nothing_is_refused(mode):
+    with pytest.raises(ValueError, match=r"momentum = 0.9 and outer_rate = 0.5 belong to .* payload=\"updates\""):
+        mode(momentum=0.9)
 
 
 def test_exchange_is_abstract():
@@ -343,12 +403,12 @@ def test_device_buffers_are_tried_before_they_are_used(device):
     for line in lines:
         has_them = re.fullmatch(r"rank \d has them", line)
         refusal = (
-            rf"Device buffers cannot be used: of rank 0, (its device is '{device}'|its MPI library says|sending GPU)"
+            rf"Device buffers cannot be used. Rank 0: (its device is '{device}'|its MPI library cannot|sending GPU)"
         )
         assert (has_them and device == "cuda") or re.match(refusal, line)
 
 
-def test_mpi_is_asked_whether_it_reads_gpus():
+def test_the_mpi_library_reports_whether_it_reads_gpus():
     mpi4py = pytest.importorskip("mpi4py")
     code = "from sagips_kit.ranks.gpu import mpi_reads_gpus; print(mpi_reads_gpus())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -7,7 +7,7 @@ from sagips_kit import FlatGradient
 
 
 def make_parameters(*shapes, dtype=torch.float32):
-    """Leaves whose gradients tell the tensor and the element."""
+    """Leaves whose gradients are distinct for each tensor and element."""
     parameters = [torch.nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in shapes]
     for k, parameter in enumerate(parameters):
         parameter.grad = (1000.0 * (k + 1) + torch.arange(parameter.numel(), dtype=dtype)).view(parameter.shape)
@@ -63,11 +63,11 @@ def test_the_buffer_stays_where_it_is():
 
 
 def test_nothing_to_flatten_is_an_error():
-    with pytest.raises(ValueError, match=r"got no parameters. Pass for instance generator.parameters\(\)"):
+    with pytest.raises(ValueError, match=r"got no parameters. Pass tensors, for instance generator.parameters\(\)"):
         FlatGradient([])
 
 
 @pytest.mark.parametrize("shape", [(4, 6), ()])
 def test_wrong_number_of_members_is_an_error(shape):
-    with pytest.raises(ValueError, match="has no first axis of 3 members. Pass n_members=None"):
+    with pytest.raises(ValueError, match="whose first axis is not 3 members long. .* pass n_members=None"):
         FlatGradient(make_parameters((3, 2), shape), n_members=3)

@@ -1,4 +1,4 @@
-"""Networks with a member axis: M batched members are M single ones."""
+"""Networks with a member axis: M batched members equal M single ones."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from sagips_kit import Image, Proxy, RunSpec, Settings, Trainer
 from sagips_kit.problems.noise import stratified_noise
-from sagips_kit.training.networks import Discriminator, Generator, MemberImages, MemberMLP, to_unit
+from sagips_kit.training.networks import Discriminator, Generator, MemberConvolutions, MemberMLP, to_unit
 
 
 def make_randoms(*seeds):
@@ -38,17 +38,17 @@ def test_a_member_is_the_perceptron_that_torch_would_build():
 @pytest.mark.parametrize(("channels", "image"), [((5,), (4, 4)), ((6, 3), (5, 7)), ((4, 4, 2), (10, 9))])
 def test_batched_images_equal_single_ones(channels, image):
     items = torch.rand(3, 6, 4)
-    together = MemberImages(4, channels, image, make_randoms(5, 6, 7))(items)
+    together = MemberConvolutions(4, channels, image, make_randoms(5, 6, 7))(items)
     assert together.shape == (3, 6, image[0] * image[1])
     for member, seed in enumerate((5, 6, 7)):
-        alone = MemberImages(4, channels, image, make_randoms(seed))(items[member : member + 1])
+        alone = MemberConvolutions(4, channels, image, make_randoms(seed))(items[member : member + 1])
         torch.testing.assert_close(together[member], alone[0])
 
 
 def test_neighbours_in_an_image_are_alike():
-    """So a generator that has learnt nothing yet proposes smooth images."""
+    """So an untrained generator produces smooth images."""
     items = torch.randn(1, 200, 4)
-    image = MemberImages(4, (16, 16), (12, 12), make_randoms(0))(items).view(200, 12, 12)
+    image = MemberConvolutions(4, (16, 16), (12, 12), make_randoms(0))(items).view(200, 12, 12)
     pixels = image - image.mean(0)
     near, far = ((pixels[:, :, :-k] * pixels[:, :, k:]).mean() / pixels.square().mean() for k in (1, 6))
     assert near > 2 * far.abs()
@@ -58,13 +58,13 @@ def test_an_image_is_trained_by_convolutions():
     problem = Image(n_pixels=3, n_observed=2000)
     settings = Settings(n_members=2, n_events=64, generator="convolution", generator_widths=(8,))
     trainer = Trainer(problem, settings, problem.observed(None, np.random.default_rng(0)), n_steps=20)
-    before = [weight.clone() for weight in trainer.generator.parameters()]
+    before = [weight.clone() for weight in trainer.gan.generator.parameters()]
     assert trainer.run().theta.shape == (2, 9)
-    for weight, old in zip(trainer.generator.parameters(), before, strict=True):
+    for weight, old in zip(trainer.gan.generator.parameters(), before, strict=True):
         assert (weight != old).flatten(1).any(1).all(), "every member learns in every layer"
 
 
-def test_what_is_no_image_has_no_convolutions():
+def test_convolutions_need_an_image():
     with pytest.raises(ValueError, match="the 6 parameters of Proxy should be pixels of an image.*image = .rows, colu"):
         RunSpec(problem=Proxy(), store="a.zarr", settings=Settings(generator="convolution"))
     with pytest.raises(ValueError, match="should name channels, such as"):
@@ -72,7 +72,7 @@ def test_what_is_no_image_has_no_convolutions():
 
 
 @pytest.mark.parametrize("image", [None, (1, 5)])
-def test_members_do_not_touch_each_other(image):
+def test_members_do_not_affect_each_other(image):
     generator = Generator(4, (8, 8), 5, make_randoms(0, 1, 2), image)
     generator(torch.rand(3, 6, 4))[1].sum().backward()
     for parameter in generator.parameters():
@@ -107,7 +107,7 @@ def test_turned_axes_keep_the_centre_and_whiten_the_information():
     information = roots @ roots.mT
     for _ in range(2):
         centre, t = generator.centre(), generator(torch.zeros(3, 1, 4))
-        generator.turn_axes(information, damping=1e-3)
+        generator.update_axes(information, damping=1e-3)
         torch.testing.assert_close(generator.centre(), centre)
         torch.testing.assert_close(generator(torch.zeros(3, 1, 4)), t)
         changes = generator.axes @ (information + 1e-3 * torch.eye(5)) @ generator.axes.mT
@@ -118,11 +118,11 @@ def test_turned_axes_keep_the_centre_and_whiten_the_information():
 def test_axes_are_finite_without_any_information():
     generator = make_generator()
     rounded = -1e-6 * torch.eye(5).repeat(3, 1, 1)
-    generator.turn_axes(rounded, damping=1e-9)
+    generator.update_axes(rounded, damping=1e-9)
     assert generator.axes.isfinite().all()
 
 
-def test_discriminator_starts_linear_in_nothing_and_members_differ():
+def test_the_linear_map_of_a_discriminator_starts_at_zero_and_members_differ():
     discriminator = Discriminator(2, (8,), make_randoms(0, 1))
     events = torch.rand(1, 9, 2).repeat(2, 1, 1)
     scores = discriminator(events)
@@ -134,7 +134,7 @@ def test_discriminator_starts_linear_in_nothing_and_members_differ():
     torch.testing.assert_close(discriminator(events)[1] - scores[1], expected)
 
 
-def test_short_products_change_scores_by_their_resolution():
+def test_bfloat16_products_change_scores_by_their_resolution():
     events = torch.randn(2, 200, 6)
     full, short = (Discriminator(6, (32, 32), make_randoms(3, 4), precision) for precision in ("full", "bfloat16"))
     difference = (short(events) - full(events)).abs().max().item()

@@ -1,4 +1,4 @@
-"""Numbers that are not finite: they reach nobody else, are counted, and end the run if they do not end themselves."""
+"""NaN and infinity: they reach no other rank or member, are counted, and end the run if they persist."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from gaussian import QUICK, Gaussian, Poisoned
 from mpi_launcher import mpiexec
 
 from sagips_kit import Ring, RunSpec, Trainer, open_run
-from sagips_kit.exchange.base import Mixed
+from sagips_kit.exchange import Mixed
 from sagips_kit.exchange.mean import MeanChannel
 from sagips_kit.report import progress_line
 from sagips_kit.training.networks import Generator
@@ -26,8 +26,8 @@ def make_trainer(n_steps=60, **changes):
 
 
 def poison(trainer, what, steps, member=1):
-    """Make a member's events, or its observed ones, infinite or NaN in some steps."""
-    generate, draw = trainer._generate, trainer._batches.draw
+    """Make a member's generated events NaN, or its observed ones infinite, in some steps."""
+    generate, draw = trainer._generate, trainer.data.batches.draw
 
     def poisoned_generate(theta):
         events = generate(theta)
@@ -41,7 +41,7 @@ def poison(trainer, what, steps, member=1):
             batch[member] *= np.inf
         return batch
 
-    trainer._generate, trainer._batches.draw = poisoned_generate, poisoned_draw
+    trainer._generate, trainer.data.batches.draw = poisoned_generate, poisoned_draw
 
 
 @pytest.mark.parametrize("what", ["generated", "observed"])
@@ -54,36 +54,40 @@ def test_one_bad_step_of_one_member_is_counted_and_overcome(what, step):
     assert len(caught) == 1
     rejected = [record.rejected for record in records]
     assert 1 <= sum(rejected) <= 5 and rejected.index(max(rejected)) == step // 5
-    # The other members have not even noticed.
+    # The other members are not affected.
     others = [0, 2]
     for record, undisturbed in zip(records, whole.iterate(), strict=True):
         np.testing.assert_array_equal(record.theta[others], undisturbed.theta[others])
     assert np.isfinite(records[-1].theta).all() and np.isfinite(records[-1].loss_discriminator).all()
-    assert all(weight.isfinite().all() for weight in trainer.discriminator.parameters())
+    assert all(weight.isfinite().all() for weight in trainer.gan.discriminator.parameters())
 
 
 def damage(trainer, step, number, member=1):
-    """Let a number of what other ranks have sent for a member be another one."""
+    """Replace a number in the mean gradient of a member that comes from other ranks."""
     finish = trainer._channel.finish
 
     def damaged():
         mixed = dataclasses.replace(finish(), received=1)
         if trainer.step == step:
-            trainer._flat.buffer[member, -1] = number
+            trainer.gan.gradient.buffer[member, -1] = number
         return mixed
 
     trainer._channel.finish = damaged
 
 
+@pytest.fixture(scope="module")
+def undisturbed():
+    """The records of 400 steps without any damage."""
+    return list(make_trainer(400).iterate())
+
+
 @pytest.mark.filterwarnings("ignore:Rank 0, step")
-@pytest.mark.parametrize(
-    ("number", "is_noticed"), [(np.nan, True), (-np.inf, True), (1e30, True), (1e9, False), (-7.0, False)]
-)
-def test_a_message_that_was_damaged_costs_a_step(number, is_noticed):
-    """A wrong number that is finite cannot be told from a right one; Adam keeps the step that is made of it small."""
-    whole, trainer = make_trainer(400), make_trainer(400)
+@pytest.mark.parametrize(("number", "is_noticed"), [(np.nan, True), (1e30, True), (1e9, False)])
+def test_a_damaged_message_costs_a_step(number, is_noticed, undisturbed):
+    """A finite wrong number cannot be distinguished from a right one; Adam limits the step that it causes."""
+    trainer = make_trainer(400)
     damage(trainer, 333, number)
-    records, undisturbed = list(trainer.iterate()), list(whole.iterate())
+    records = list(trainer.iterate())
     assert sum(record.rejected for record in records) == is_noticed
     for record, right in zip(records, undisturbed, strict=True):
         np.testing.assert_array_equal(record.theta[[0, 2]], right.theta[[0, 2]])
@@ -92,8 +96,8 @@ def test_a_message_that_was_damaged_costs_a_step(number, is_noticed):
 
 
 @pytest.mark.filterwarnings("ignore:Rank 0, step")
-def test_no_weight_is_held_for_ever_by_a_square_that_is_infinite():
-    """As a bit that is flipped on the way makes it: Adam would keep it, and the weight would never move again."""
+def test_no_weight_is_frozen_by_an_infinite_square():
+    """A flipped bit can cause it: Adam would keep the infinity, and the weight would never move again."""
     trainer = make_trainer()
     damage(trainer, 12, 3e35)
     trainer.run()
@@ -101,14 +105,14 @@ def test_no_weight_is_held_for_ever_by_a_square_that_is_infinite():
 
 
 @pytest.mark.filterwarnings("ignore:Rank 0, step")
-def test_the_same_for_discriminators():
+def test_no_weight_of_a_discriminator_is_frozen_by_an_infinite_square():
     trainer = make_trainer()
     update = trainer._update_discriminator
 
-    def damaged(trust):
+    def damaged():
         if trainer.step == 12:
-            next(trainer.discriminator.parameters()).grad[1] = 3e35  # what is learned of observed events is added
-        return update(trust)
+            next(trainer.gan.discriminator.parameters()).grad[1] = 3e35  # the gradient of observed events is added
+        return update()
 
     trainer._update_discriminator = damaged
     rejected = [record.rejected for record in trainer.iterate()]
@@ -117,18 +121,18 @@ def test_the_same_for_discriminators():
 
 
 def moments(trainer):
-    """What the optimisers keep of all weights."""
-    return [item for one in trainer._optimisers.values() for items in one.state.values() for item in items.values()]
+    """The moments that the optimisers keep."""
+    return [item for one in trainer.gan.optimisers.values() for items in one.state.values() for item in items.values()]
 
 
-def test_discriminators_go_back_to_the_last_record():
+def test_discriminators_return_to_the_last_record():
     trainer = make_trainer()
     trainer.run(10)
-    good = [weight.detach().clone() for weight in trainer.discriminator.parameters()]
+    good = [weight.detach().clone() for weight in trainer.gan.discriminator.parameters()]
     poison(trainer, "generated", range(10, 15))
     with pytest.warns(UserWarning, match="numbers were not finite"):
         trainer.run(5)
-    for weight, before in zip(trainer.discriminator.parameters(), good, strict=True):
+    for weight, before in zip(trainer.gan.discriminator.parameters(), good, strict=True):
         assert torch.equal(weight[1], before[1]) and not torch.equal(weight[0], before[0])
 
 
@@ -136,7 +140,7 @@ TWO = SimpleNamespace(size=2, device_buffers=False, device=torch.device("cpu"))
 
 
 class Gives(MeanChannel):
-    """As if another rank had given the same."""
+    """As if another rank had sent the same gradient."""
 
     def mean(self, flat, step):
         yield from ()
@@ -146,10 +150,10 @@ class Gives(MeanChannel):
 @pytest.mark.filterwarnings("ignore:Rank 0, step")
 @pytest.mark.parametrize("payload", ["gradient", "weights", "updates"])
 @pytest.mark.parametrize("step", [0, 12])
-def test_what_comes_for_weights_is_looked_at_too(payload, step):
+def test_received_weights_are_tested_too(payload, step):
     whole, trainer = make_trainer(), make_trainer()
     for one in (whole, trainer):
-        one._channel = Gives(Ring(payload=payload), TWO, one._flat.buffer)
+        one._channel = Gives(Ring(payload=payload), TWO, one.gan.gradient.buffer)
     mix = trainer._channel.mean
 
     def damaged(flat, now):
@@ -159,30 +163,30 @@ def test_what_comes_for_weights_is_looked_at_too(payload, step):
     trainer._channel.mean = damaged
     records, undisturbed = list(trainer.iterate()), list(whole.iterate())
     assert sum(record.rejected for record in records) == 1
-    assert all(weight.isfinite().all() for weight in trainer.generator.parameters())
+    assert all(weight.isfinite().all() for weight in trainer.gan.generator.parameters())
     np.testing.assert_allclose(records[-1].theta, undisturbed[-1].theta, atol=0.1)
 
 
 @pytest.mark.filterwarnings("ignore:Rank 0, step")
-def test_what_does_not_end_ends_the_run():
+def test_persistent_trouble_ends_the_run():
     trainer = make_trainer(max_rollbacks=3)
     poison(trainer, "generated", range(20, 60))
     with pytest.raises(
-        RuntimeError, match=r"of 1 of 3 generators .* 3 returns in a row .*\(max_rollbacks\). Check that"
+        RuntimeError, match=r"of 1 of 3 generators .* 3 consecutive rollbacks .*\(max_rollbacks\). Check that"
     ):
         trainer.run()
     assert trainer.step == 40
 
 
 @pytest.mark.filterwarnings("ignore:Rank 0, step")
-def test_trouble_that_comes_and_goes_does_not_end_the_run():
+def test_intermittent_trouble_does_not_end_the_run():
     trainer = make_trainer(max_rollbacks=1)
     poison(trainer, "generated", range(0, 60, 10))
     assert trainer.run().step == 60
 
 
 @pytest.mark.filterwarnings("ignore:Rank 0, step")
-def test_a_guard_goes_on_where_its_state_was_taken():
+def test_a_guard_continues_from_its_state():
     trainer, other = make_trainer(), make_trainer()
     for one in (trainer, other):
         poison(one, "generated", range(10, 40))
@@ -198,13 +202,13 @@ def test_axes_stay_where_the_information_is_not_finite():
     information = torch.eye(2).repeat(2, 1, 1) * 4
     information[1, 0, 1] = torch.nan
     centre = generator.centre()
-    generator.turn_axes(information, 0.0)
+    generator.update_axes(information, 0.0)
     torch.testing.assert_close(generator.axes, torch.stack([torch.eye(2) / 2, torch.eye(2)]))
     torch.testing.assert_close(generator.centre(), centre)
 
 
 @pytest.mark.mpi
-def test_a_rank_that_computes_nonsense_does_not_infect_the_other(tmp_path):
+def test_nan_on_one_rank_does_not_reach_the_other(tmp_path):
     store = tmp_path / "a.zarr"
     spec = RunSpec(
         problem=Poisoned(n_observed=200),
@@ -222,4 +226,4 @@ def test_a_rank_that_computes_nonsense_does_not_infect_the_other(tmp_path):
     assert rejected[0].sum() == 0 and rejected[1].sum() > 0
     assert np.isfinite(history["theta"]).all() and np.isfinite(history["loss_discriminator"][0]).all()
     assert np.isfinite(history["loss_discriminator"][1, :, -1]).all()
-    assert progress_line.snapshot(store).rejected == 0  # that is over
+    assert progress_line.snapshot(store).rejected == 0  # no longer

@@ -188,7 +188,7 @@ BAD_FILES = {
     "columns.npy": (np.zeros((5, 2)), ValueError, "has 2 columns without names, and Gaussian needs 1: x"),
     "text.npy": (np.full((5, 1), "a"), ValueError, "text.npy`: column 0, row 0, holds .*'a'.*, which is not a number"),
     "pickled.npy": (np.array([[{}]]), ValueError, "pickled.npy` cannot be read: .*Python objects"),
-    "few.npy": (np.zeros((1, 1)), ValueError, "1 observed events are too few"),
+    "few.npy": (np.zeros((1, 1)), ValueError, "needs at least 2 observed events, and got 1"),
     "empty.npy": (b"", ValueError, "empty.npy` cannot be read"),
     "garbage.npy": (b"garbage", ValueError, "garbage.npy` cannot be read: EOF: reading magic string"),
     "missing.npy": (None, FileNotFoundError, "There is no file of observed events `.*missing.npy`"),

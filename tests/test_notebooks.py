@@ -81,7 +81,7 @@ def test_a_problem_that_lives_in_its_notebook_is_checked_and_solved(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     text = (tmp_path / "executed.ipynb").read_text()
     assert "Traceback" not in text
-    assert "FirstTry: 2 to mend" in text and "Smooth: keeps" in text and "Resonance: keeps its contract" in text
+    assert "FirstTry: 2 to fix" in text and "Smooth: keeps" in text and "Resonance: keeps its contract" in text
     path = tmp_path / "runs" / "own_problem.zarr"
     assert read_status(path).is_finished
     estimates = analysis.estimate(open_run(path))

@@ -1,4 +1,4 @@
-"""Observed events from files: the same ones whatever the format, and what is said about files that hold others."""
+"""Observed events from files: the same ones from every format, and the errors for files that cannot be used."""
 
 import dataclasses
 import json
@@ -15,7 +15,8 @@ import uproot
 import zarr
 
 from sagips_kit import Observed, Proxy, RunSpec
-from sagips_kit.events import formats, observed
+from sagips_kit.events import formats, sampling
+from sagips_kit.events.observed import EventFileError
 
 N = 1000
 
@@ -163,9 +164,9 @@ def test_a_sample_of_a_large_file_needs_little_memory(tmp_path, monkeypatch, rng
     assert len(events) == 500 and peak < 3e6
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name.removeprefix("a") in formats.ANYWHERE])
+@pytest.mark.parametrize("name", [name for name in FORMATS if name.removeprefix("a") in formats.RANDOM_ACCESS])
 def test_windows_cover_a_sorted_file_once_and_each_looks_like_the_whole(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(observed, "_N_STRETCHES", 128)
+    monkeypatch.setattr(sampling, "_N_STRETCHES", 128)
     n, n_rows = 20_000, 4000
     columns = {"x1": np.linspace(0, 1, n), "x2": np.arange(n, dtype=float)}
     write, table = FORMATS[name]
@@ -181,16 +182,14 @@ def test_windows_cover_a_sorted_file_once_and_each_looks_like_the_whole(tmp_path
     assert len(np.intersect1d(windows[0][:, 1], windows[5][:, 1])) < n_rows / 2, "the next turn is another one"
 
 
-@pytest.mark.parametrize("name", [name for name in FORMATS if name.removeprefix("a") in formats.ANYWHERE])
-def test_a_file_is_known_again_by_its_digest(tmp_path, rng, name):
-    write, table = FORMATS[name]
+def test_a_file_is_recognised_by_its_digest(tmp_path, rng):
     numbers = {"x1": rng.random(1000), "x2": rng.random(1000), "w": rng.random(1000)}
     others = numbers | {"w": np.where(np.arange(1000) < 900, numbers["w"], 0.5)}
     digests = []
     for folder, columns in (("a", numbers), ("b", numbers), ("c", others)):
         (tmp_path / folder).mkdir()
-        write(tmp_path / folder / name, columns)
-        file = Observed(str(tmp_path / folder / name), table=table, weights="w", stream=True)
+        write_npy(tmp_path / folder / "a.npy", columns)
+        file = Observed(str(tmp_path / folder / "a.npy"), weights="w", stream=True)
         digests.append(file.digest(Proxy()))
     assert digests[0] == digests[1] == json.loads(json.dumps(digests[0]))
     assert digests[0]["rows"] == digests[2]["rows"] == 1000 and digests[0] != digests[2]
@@ -217,24 +216,37 @@ def test_weights_are_chances(tmp_path, rng):
     assert len(file.read(Proxy())) == pytest.approx((columns["w"] / 2).sum(), rel=0.02)
 
 
-def test_few_events_left_by_weights_are_told(tmp_path, rng):
+def test_few_events_left_by_weights_give_a_warning(tmp_path, rng):
     write_npy(tmp_path / "a.npy", {"x1": rng.random(N), "x2": rng.random(N), "w": np.where(np.arange(N), 1.0, 1000.0)})
     file = Observed(str(tmp_path / "a.npy"), weights="w")
-    with pytest.warns(
-        UserWarning, match=r"of 1000 events are taken, since the largest weight in w is far above the me"
-    ):
+    message = r"of 1000 events are taken, because the largest weight in w is far above the mean.*within={'w': \(None"
+    with pytest.warns(UserWarning, match=message):
         file.read(Proxy())
-    with pytest.raises(ValueError, match=r"in the selection after 1000 weighted ones were thinned; 900 were asked for"):
+    message = r"in the selection after 1000 weighted ones were thinned; 900 were asked for. Ask for at most \d+, or for"
+    with pytest.raises(ValueError, match=message):
         file.read(Proxy(), 900)
 
 
-def test_a_selection_that_leaves_nothing_is_told(tmp_path, columns):
-    write_npy(tmp_path / "events.npy", columns)
-    with pytest.raises(ValueError, match=r"none within = {'quality': \(7.0, None\)}, in the file's own units"):
-        Observed(str(tmp_path / "events.npy"), within={"quality": (7, None)}).read(Proxy())
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"within": {"quality": (7, None)}}, r"no event within = {'quality': \(7.0, None\)}. Ranges are in the file's"),
+        (
+            {"within": {"quality": (0, 0)}, "weights": "quality"},
+            "all weights of the selected rows, in column quality, a",
+        ),
+        ({"path": "none.npy"}, "none.npy` has no event.$"),
+    ],
+)
+def test_a_selection_that_leaves_nothing_is_an_error(tmp_path, monkeypatch, columns, given, message):
+    monkeypatch.chdir(tmp_path)
+    write_npy("events.npy", columns)
+    write_npy("none.npy", {name: column[:0] for name, column in columns.items()})
+    with pytest.raises(ValueError, match=message):
+        Observed(**({"path": "events.npy"} | given)).read(Proxy())
 
 
-def test_an_array_in_the_place_of_a_file_is_told_where_it_belongs(columns):
+def test_an_array_instead_of_a_file_is_an_error(columns):
     with pytest.raises(ValueError, match=r"should be a file: np.save\('events.npy', events\)"):
         RunSpec(problem=Proxy(), store="run.zarr", events=np.ones((5, 2)))
     with pytest.raises(ValueError, match=r"columns = 'x1': should be a tuple, such as \('x1',\)"):
@@ -243,9 +255,12 @@ def test_an_array_in_the_place_of_a_file_is_told_where_it_belongs(columns):
 
 @pytest.mark.parametrize(
     ("weight", "message"),
-    [(-0.5, "column w, row 400, is negative: no number of events is"), (np.nan, "column w, row 400, is empty, NaN")],
+    [
+        (-0.5, r"column w, row 400, is negative: a weight is a number of events.*Drop.*{'w': \(0, None\)}"),
+        (np.nan, "column w, row 400, is empty, NaN"),
+    ],
 )
-def test_weights_that_are_none_are_refused(tmp_path, rng, weight, message):
+def test_invalid_weights_are_refused(tmp_path, rng, weight, message):
     weights = np.where(np.arange(N) == 400, weight, 1.0)
     write_npy(tmp_path / "a.npy", {"x1": rng.random(N), "x2": rng.random(N), "w": weights})
     with pytest.raises(ValueError, match=message):
@@ -269,7 +284,7 @@ BAD = {
     "ragged.csv": (rows("x1,x2", "1,2", "3,4,5"), "ragged.csv` cannot be read: .*Expected 2 fields in line 3, saw 3"),
     "long.csv": (rows("x1,x2", "1,2,3", "3,4,5"), "Length of header or names does not match length of data"),
     "nothing.csv": (rows(""), "nothing.csv` cannot be read"),
-    "names.csv": (rows("a,b", "1,2"), "has no column 'x1'. It has: a, b. Proxy observes x1, x2; name their columns"),
+    "names.csv": (rows("a,b", "1,2"), "has no column 'x1'. It has: a, b. Proxy observes x1, x2. Name their columns"),
     "late.csv": (rows("x1,x2", *["1,2"] * 700, "nan,1"), "column x1, row 700 .line 702., is empty"),
     "many.csv": (
         rows("x1,x2", "1,2", "nan,1", "inf,1"),
@@ -280,14 +295,14 @@ BAD = {
     "no.h5": (rows("x"), "no.h5` cannot be read"),
     "no.npz": (rows("x"), "no.npz` cannot be read"),
     "trees.root": (write_root, "trees.root` cannot be read: table = None: the file holds day1, other"),
-    "ntuple.root": (write_damaged_ntuple, "ntuple.root` cannot be read: .*a checksum does not agree"),
+    "ntuple.root": (write_damaged_ntuple, "ntuple.root` cannot be read: .*a checksum does not match"),
     "three.npy": (
         lambda path, _: np.save(path, np.zeros((5, 3))),
         r"has 3 columns without names, and Proxy needs 2: x1, x2. Choose them: Observed\(..., columns=\('0', '1'\)\)",
     ),
     "one.npy": (
         lambda path, _: np.save(path, np.zeros((5, 1))),
-        "has 1 column without names, and Proxy needs 2: x1, x2. Take a file with a column for each, or name others",
+        "has 1 column without names, and Proxy needs 2: x1, x2. Use a file with a column for each, or change the",
     ),
     "cube.npy": (lambda path, _: np.save(path, np.zeros((5, 3, 2))), r"an array of shape \(5, 3, 2\), not \(event"),
     "objects.npy": (lambda path, _: np.save(path, np.array([[{}, 1]])), "cannot be read: .*Python objects in dtype"),
@@ -296,7 +311,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_malformed_file_is_told_with_column_and_row(tmp_path, columns, name):
+def test_an_error_names_file_column_and_row(tmp_path, columns, name):
     write, message = BAD[name]
     write(tmp_path / name, columns)
     with pytest.raises(ValueError, match=message) as caught:
@@ -332,18 +347,18 @@ def test_jagged_columns_are_no_numbers(tmp_path):
     ("given", "message"),
     [
         ({"path": "events.txt"}, r"path = 'events.txt': should be a file that ends in .npy, .npz, .csv"),
-        ({"within": {"x1": (2.0, 1.0)}}, r"within = {'x1': \(2.0, 1.0\)}: the first end should be below"),
+        ({"within": {"x1": (2.0, 1.0)}}, r"within = {'x1': \(2.0, 1.0\)}: the first end is above the second"),
         ({"within": {"x1": 3}}, r"within\['x1'\] = 3: should be \(low, high\), where None leaves an end open"),
         ({"within": {"x1": (3,)}}, r"within\['x1'\] = \(3,\): should be \(low, high\)"),
         ({"scale": {"x1": "keV"}}, r"scale\['x1'\] = 'keV': should be a valid number"),
         ({"column": "x"}, r"Did you mean columns\?"),
         (
             {"stream": True},
-            r"'a.csv', stream = True: rows can be read anywhere in .npy, .h5, .hdf5, .zarr, .root. Conv",
+            r"'a.csv', stream = True: should be .npy, .h5, .hdf5, .zarr, .root, which allow .* Convert",
         ),
     ],
 )
-def test_mistakes_are_told_when_it_is_made(given, message):
+def test_mistakes_are_found_when_it_is_made(given, message):
     with pytest.raises(ValueError, match=message):
         Observed(**({"path": "a.csv"} | given))
 
@@ -354,17 +369,43 @@ def test_rows_are_dropped_as_the_message_says(tmp_path):
     np.testing.assert_array_equal(file.read(Proxy()), [[1, 2], [5, 6]])
 
 
-def test_a_column_that_is_not_there_is_told_by_whom_it_is_wanted(tmp_path):
-    rows("x1,x2", "1,2")(tmp_path / "a.csv", None)
-    with pytest.raises(ValueError, match=r"has no column 'q'. It has: x1, x2. within = {'q': \(0.0, 1.0\)} names it"):
-        Observed(str(tmp_path / "a.csv"), within={"q": (0.0, 1.0)}).read(Proxy())
-    with pytest.raises(ValueError, match=r"has no column 'w'. It has: x1, x2. weights = 'w' names it"):
-        Observed(str(tmp_path / "a.csv"), weights="w").read(Proxy())
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"within": {"q": (0.0, 1.0)}}, r"has no column 'q'. It has: x1, x2, w. Change within = {'q': \(0.0, 1.0\)}"),
+        ({"weights": "q"}, r"has no column 'q'. It has: x1, x2, w. Change weights = 'q'"),
+        ({"scale": {"q": 0.1}}, r"has no column 'q'. It has: x1, x2, w. Change scale = {'q': 0.1}"),
+        ({"scale": {"w": 0.1}}, r"scale = {'w': 0.1}: column 'w' of `.*a.csv` is not .* no effect. Allowed: x1, x2"),
+        ({"columns": ("x1",)}, r"columns = \('x1',\): should be 2 names, one for each of x1, x2"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(tmp_path, given, message):
+    rows("x1,x2,w", "1,2,1")(tmp_path / "a.csv", None)
+    with pytest.raises(EventFileError, match=message):
+        Observed(str(tmp_path / "a.csv"), **given).read(Proxy())
+
+
+def test_an_error_carries_file_column_and_row(tmp_path):
+    rows("x1,x2", "1,2", "3,high")(tmp_path / "a.csv", None)
+    with pytest.raises(EventFileError) as caught:
+        Observed(str(tmp_path / "a.csv")).read(Proxy())
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert (error.path, error.column, error.row) == (str(tmp_path / "a.csv"), "x2", 1)
+        assert str(error) == str(caught.value)
+
+
+def test_the_sample_in_the_store_and_the_windows_are_thinned_by_different_streams(tmp_path, rng):
+    """A seed followed by zeros is the same seed to NumPy."""
+    write_npy(tmp_path / "a.npy", {"x1": rng.random(N), "x2": rng.random(N), "w": np.where(np.arange(N), 0.5, 1.0)})
+    file = Observed(str(tmp_path / "a.npy"), weights="w", stream=True)
+    sample, window = file.read(Proxy(), seed=3), file.window(Proxy(), 0, N, seed=3)
+    # Half of all rows each; of these, half would be common by chance.
+    assert len(np.intersect1d(sample[:, 0], window[:, 0])) < 0.6 * len(sample)
 
 
 def test_more_events_than_there_are(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((5, 2)))
-    with pytest.raises(ValueError, match="has 5 events in the selection; 6 were asked for"):
+    with pytest.raises(ValueError, match="has 5 events in the selection; 6 were asked for. Ask for at most 5, or"):
         Observed(str(tmp_path / "a.npy")).read(Proxy(), 6)
 
 

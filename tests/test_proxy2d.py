@@ -95,7 +95,7 @@ def test_mass_moves_between_cells_where_the_derivative_sees_it(problem):
 def test_the_check_of_problems_tells_the_two_apart():
     pathwise, loits = (check_problem(problem, n_observed=5000) for problem in SAMPLERS)
     assert pathwise.is_ok
-    assert {finding.check for finding in loits.to_mend} == {"gradient", "parameters"}
+    assert {finding.check for finding in loits.to_fix} == {"gradient", "parameters"}
 
 
 def test_features_hold_the_information_of_the_likelihood():

@@ -1,4 +1,4 @@
-"""What a trainer shows beside its records, without changing the run."""
+"""Snapshots and scores of a trainer, which do not change the run."""
 
 import dataclasses
 
@@ -18,13 +18,13 @@ def events(rng):
     return Gaussian().observed(1000, rng)
 
 
-def test_looking_changes_nothing(events):
+def test_snapshots_and_scores_do_not_change_the_run(events):
     one, other = (Trainer(Gaussian(), SETTINGS, events, n_steps=20) for _ in range(2))
     for record in one.iterate():
         predictions.snapshot(one)
         predictions.scores(one, np.zeros((2, 5, 90, 1), np.float32))
     other.run()
-    for mine, its in zip(state(one.generator), state(other.generator), strict=True):
+    for mine, its in zip(state(one.gan.generator), state(other.gan.generator), strict=True):
         np.testing.assert_array_equal(mine, its)
     np.testing.assert_array_equal(one.predict(), other.predict())
 
@@ -34,37 +34,37 @@ def test_events_of_a_snapshot_follow_its_parameters(events):
     trainer.run(3)
     parameters, generated = predictions.snapshot(trainer)
     assert parameters.shape == (2, 4, 2) and generated.shape == (2, 90, 1)
-    # 90 events of 4 sets: two sets have 23 of them, and the noise of all is stratified.
+    # 90 events from 4 sets: two sets have 23, and the noise of all is stratified.
     np.testing.assert_allclose(generated[..., 0].mean(1), parameters[..., 0].mean(1), atol=0.15)
-    # Set k made every fourth event: the sets differ, and so do their events.
+    # Every fourth event comes from the same set.
     trainer.theta[:, 0, 0] += 100
     assert (predictions.snapshot(trainer)[1][:, 0::4] > 50).all() and (
         predictions.snapshot(trainer)[1][:, 1::4] < 50
     ).all()
 
 
-def test_scores_tell_wrong_events_from_observed_ones(events):
+def test_scores_distinguish_wrong_events_from_observed_ones(events):
     trainer = Trainer(Gaussian(), SETTINGS, events, n_steps=400)
     trainer.run()
     generated, observed = predictions.scores(trainer, trainer.predict())
     assert generated.shape == observed.shape == (2, 400)
     assert abs(generated.mean() - observed.mean()) < 0.1
     trainer = Trainer(Gaussian(), SETTINGS, events, n_steps=400)
-    trainer.run(20)  # the generators are far away still, and the discriminators see it
+    trainer.run(20)  # the generators are still far away, and the discriminators see it
     generated, observed = predictions.scores(trainer, np.full((2, 5, 90, 1), -1.5, np.float32))
     assert (observed.mean(1) > generated.mean(1) + 0.1).all()
 
 
-def test_observed_events_of_all_categories_are_scored_alike():
+def test_equally_many_observed_events_of_each_category_are_scored():
     hall = np.arange(1000) % 5 // 4
     trainer = Trainer(Halls(), SETTINGS, np.stack([1.0 - 2.0 * hall, hall], axis=-1), n_steps=10)
     trainer.run()
-    trainer.discriminator.forward = lambda features: features[..., -1]
+    trainer.gan.discriminator.forward = lambda features: features[..., -1]
     observed = predictions.scores(trainer, np.zeros((2, 5, 90, 2), np.float32))[1]
     assert np.unique(observed[0].round(4), return_counts=True)[1].tolist() == [200, 200]
 
 
-def test_no_more_is_scored_than_there_is():
+def test_no_more_events_are_scored_than_there_are():
     assert predictions.n_scored(SETTINGS, 10_000) == 400
     assert predictions.n_scored(SETTINGS, 30) == 30
     assert predictions.n_scored(dataclasses.replace(SETTINGS, n_predictive=1), 30) == 5

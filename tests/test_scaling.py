@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from sagips_kit.exchange import AllReduce, Chain, Every, Exponential, Hypercube, Independent, Leaders, Ring, Within
+from sagips_kit.exchange import (
+    AllReduce,
+    Chain,
+    Every,
+    Exponential,
+    Hypercube,
+    Independent,
+    Leaders,
+    OneSided,
+    Ring,
+    Within,
+)
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # at the end: files here may have the names of files there
@@ -20,7 +31,7 @@ Compute, Costs, Forwarding, simulate = (
 )
 
 STEADY = Compute(0.05, jitter=0.0, overlap=0.0)
-ONE_SIDED = Ring(mailbox="one-sided")
+ONE_SIDED = OneSided()
 FREE = Costs()
 
 

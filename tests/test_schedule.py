@@ -1,4 +1,4 @@
-"""What changes during a run: from where, to where, and never back."""
+"""Schedules: first value, last value, and monotonic in between."""
 
 import itertools
 
@@ -20,13 +20,13 @@ def test_long_runs_take_smaller_rates():
     ("changing", "first", "last", "from_when"),
     [
         (schedules.rate_factor, 1.0, 0.1, 1.0),
-        (schedules.generator_factor, 1.0, 0.04, 1.0),
+        (schedules.generator_rate_factor, 1.0, 0.04, 1.0),
         (schedules.latent_spread, 0.3, 0.0, 0.25),
         (schedules.damping, 1.0, 1e-4, 0.2),
         (schedules.constraint_weight, 2e-3, 2.0, 0.2),
     ],
 )
-def test_each_goes_one_way_from_its_first_to_its_last_value(changing, first, last, from_when):
+def test_each_is_monotonic_from_its_first_to_its_last_value(changing, first, last, from_when):
     values = [changing(k / 100, SETTINGS) for k in range(101)]
     assert values[0] == pytest.approx(first) and values[-1] == pytest.approx(last)
     steps = [(late - early) * (last - first) for early, late in itertools.pairwise(values)]

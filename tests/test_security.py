@@ -1,4 +1,4 @@
-"""What comes from elsewhere is data, never code; keys stay in files that only their owner reads."""
+"""Files from elsewhere are data, never code; keys stay in files that only their owner can read."""
 
 import ast
 import dataclasses
@@ -32,7 +32,7 @@ def spec(tmp_path):
 
 
 class Touch:
-    """Whoever unpickles it leaves a file behind."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -51,14 +51,14 @@ def calls(path):
 def test_only_the_call_that_a_notebook_sends_is_a_pickle():
     unpickling = ("pickle.load", "pickle.loads", "cloudpickle.load", "cloudpickle.loads", "torch.load", "eval", "exec")
     found = {(path.name, name) for path in PACKAGE.rglob("*.py") for name, _ in calls(path) if name in unpickling}
-    # Engines get it from ipyparallel, which signs or encrypts it.
+    # ipyparallel, which sends it to the engines, signs or encrypts it.
     assert found == {("session.py", "pickle.loads")}
     loads = [text for path in PACKAGE.rglob("*.py") for name, text in calls(path) if name in ("np.load", "numpy.load")]
     assert loads and all("allow_pickle=False" in text for text in loads)
 
 
 @pytest.mark.filterwarnings("ignore:Object at host is not recognized")
-def test_an_array_of_pickles_in_a_store_is_not_read(spec, tmp_path):
+def test_an_array_of_pickles_in_a_store_is_not_unpickled(spec, tmp_path):
     prepare(spec, 1)
     array = Path(spec.store) / "environment" / "host"
     shutil.rmtree(array)
@@ -71,7 +71,7 @@ def test_an_array_of_pickles_in_a_store_is_not_read(spec, tmp_path):
     assert not (tmp_path / "touched").exists()
 
 
-def test_a_pickle_in_the_place_of_a_checkpoint_is_not_read(spec, tmp_path):
+def test_a_pickle_instead_of_a_checkpoint_is_not_unpickled(spec, tmp_path):
     prepare(spec, 1)
     data = pickle.dumps(Touch(tmp_path / "touched"))
     name = f"{20:012d}-{0:06d}-{hashlib.sha256(data).hexdigest()[:32]}.safetensors"
@@ -96,8 +96,8 @@ def test_names_of_a_problem_cannot_leave_the_store(spec, tmp_path, name, kind):
 
 
 @pytest.mark.parametrize("store", ["../victim.zarr", "{}/victim.zarr"])
-def test_a_spec_from_elsewhere_replaces_no_run_outside_this_folder(spec, tmp_path, monkeypatch, capsys, store):
-    """Unless that is asked for on the command line."""
+def test_a_spec_file_replaces_no_run_outside_this_folder(spec, tmp_path, monkeypatch, capsys, store):
+    """Unless the command line asks for it."""
     victim = dataclasses.replace(spec, store=str(tmp_path / "victim.zarr"))
     prepare(victim, 1)
     folder = tmp_path / "here"
@@ -113,7 +113,7 @@ def test_a_spec_from_elsewhere_replaces_no_run_outside_this_folder(spec, tmp_pat
 
 
 def test_checkpoints_have_the_permissions_of_the_store(spec):
-    """A run holds no keys, so that a group can read it: what the user's umask allows."""
+    """A run holds no keys, so its files may be read by all whom the user's umask allows."""
     before = os.umask(0o027)
     try:
         prepare(spec, 1)
@@ -127,7 +127,7 @@ def test_checkpoints_have_the_permissions_of_the_store(spec):
 
 
 @pytest.mark.mpi
-def test_keys_of_engines_are_in_files_of_their_owner_alone(tmp_path, monkeypatch):
+def test_keys_of_engines_are_in_files_that_only_their_owner_can_read(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     with connect("local", n=1) as session:
         files = list(tmp_path.rglob("ipcontroller*-*.json"))

@@ -1,14 +1,20 @@
-"""Values check themselves when they are made, and say in one line what is wrong and what is allowed."""
+"""Values are validated when they are made; errors say in one line what is wrong and what is allowed."""
 
 import dataclasses
 import inspect
 import pickle
+import pkgutil
 import re
+import runpy
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+import sagips_kit
 from sagips_kit import Chain, DayaBay, Every, Independent, Proxy, Ring, RunSpec, Settings
 from sagips_kit._value import value
 
@@ -28,13 +34,13 @@ WRONG = {
 
 
 def refuse(message, make=Settings, *args, **fields):
-    """The one-line text with which `make` refuses."""
+    """Assert that `make` refuses with one line of text."""
     with pytest.raises(ValueError, match=message) as caught:
         make(*args, **fields)
     assert "\n" not in str(caught.value) and "ArgsKwargs" not in str(caught.value)
 
 
-def test_every_field_is_tried_here():
+def test_every_field_is_tested_here():
     assert set(WRONG) == {field.name for field in dataclasses.fields(Settings)}
 
 
@@ -49,7 +55,7 @@ def test_infinity_is_refused(name):
     refuse(f"Settings: {name} = inf: should be", **{name: float("inf")})
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_mistakes_are_reported_at_once():
     refuse(
         r"n_members = 0: .* loss = 'x': should be 'likelihood', 'logistic' or 'least squares'", n_members=0, loss="x"
     )
@@ -79,7 +85,7 @@ def test_missing_field_is_named():
     refuse("^Needy: field 'theta' is missing.", Needy)
 
 
-def test_a_class_of_ones_own_may_explain_itself():
+def test_a_class_may_raise_its_own_errors():
     @value
     class Even:
         n: int
@@ -106,7 +112,7 @@ def test_replace_checks_too():
 
 
 def test_a_value_defined_in_a_notebook_travels_by_value():
-    """It is the same on the other side: checked, frozen, equal, with the same repr."""
+    """Where it is unpickled it is still validated, frozen and comparable, with the same repr."""
     define = "from sagips_kit._value import Count, value\n@value\nclass Own:\n    n: Count = 3\n"
     send = define + "import cloudpickle, sys; sys.stdout.buffer.write(cloudpickle.dumps(Own(n=4)))"
     sent = subprocess.run([sys.executable, "-c", send], capture_output=True, check=True).stdout
@@ -126,3 +132,38 @@ def test_help_shows_names_and_defaults():
     assert str(inspect.signature(Every)) == "(period, part, *, otherwise=Independent())"
     assert str(inspect.signature(Chain)) == "(*parts)"
     assert str(inspect.signature(RunSpec)).startswith("(*, problem, store, settings=Settings(), ")
+
+
+def test_type_checkers_know_the_fields_of_values():
+    """The file is also run, since type checkers read constructors that do not exist at run time."""
+    path = Path(__file__).with_name("typed") / "values.py"
+    checker = Path(sys.executable).with_name("basedpyright")
+    command = [checker, "--level", "error", "--pythonpath", sys.executable, path]
+    result = subprocess.run(command, cwd=path.parents[2], capture_output=True, text=True)
+    assert result.stdout.startswith("0 errors"), result.stdout
+    made = runpy.run_path(str(path))
+    assert repr(made["Wrapped"](made["detector"], size=2)) == "Wrapped(Detector(n_layers=3), size=2)"
+
+
+def dataclasses_of_arrays():
+    """All dataclasses of the package with a field that holds an array."""
+    for module in pkgutil.walk_packages(sagips_kit.__path__, "sagips_kit."):
+        if module.name.rpartition(".")[2] in ("__main__", "launchers"):
+            continue
+        for kind in vars(import_module(module.name)).values():
+            if dataclasses.is_dataclass(kind) and kind.__module__ == module.name:
+                types = [str(field.type) for field in dataclasses.fields(kind)]
+                if any(re.search("array|Tensor", name, flags=re.IGNORECASE) for name in types):
+                    yield kind
+
+
+def test_dataclasses_of_arrays_can_be_compared():
+    """An equality of fields would be an array, which is neither true nor false."""
+    kinds = list(dataclasses_of_arrays())
+    assert len(kinds) >= 3
+    for kind in kinds:
+        one, other = object.__new__(kind), object.__new__(kind)
+        for name in (field.name for field in dataclasses.fields(kind)):
+            object.__setattr__(one, name, np.zeros(2))
+            object.__setattr__(other, name, np.zeros(2))
+        assert one == one and one != other, kind

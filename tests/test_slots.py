@@ -1,4 +1,4 @@
-"""One slot per origin: newest buffers, no torn reads, exact means, in one process and under load."""
+"""One-sided exchange and its slots: newest buffers, no torn reads, exact means, in one process and under load."""
 
 import json
 
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from modes import numbers
 from mpi_launcher import APART, TESTS, mpiexec
 
-from sagips_kit.exchange import Ring
-from sagips_kit.ranks.mailboxes import RemoteSlots, Slots, slot_bytes
+from sagips_kit.exchange import OneSided
+from sagips_kit.ranks.mailboxes import RemoteSlots, SharedSlots, slot_bytes
 
 
 class Memory:
-    """What `World.share` gives, without MPI."""
+    """What `World.share` returns, without MPI."""
 
     def __init__(self, size, n_bytes):
         self.of_ranks = [np.zeros(n_bytes, np.uint8) for _ in range(size)]
@@ -28,7 +28,7 @@ class Memory:
 
 
 class LoneWorld:
-    """One of several ranks that live in one process."""
+    """One of several ranks in a single process."""
 
     comm, timeout_s, device_buffers = None, 60.0, False
 
@@ -58,16 +58,14 @@ def open_channels(exchange, size, like):
 
 def make_slots(size, n_items=6):
     memory = Memory(size, slot_bytes(n_items, np.float32))
-    return [Slots(memory, rank, size, n_items, np.float32) for rank in range(size)]
+    return [SharedSlots(memory, rank, size, n_items, np.float32) for rank in range(size)]
 
 
 @settings(max_examples=60)
 @given(size=st.integers(2, 6), order=st.lists(st.integers(0, 5), max_size=40), limit=st.none() | st.integers(0, 3))
 def test_each_rank_gets_the_mean_of_the_newest_gradients_in_any_order(size, order, limit):
     shape, dtype = (2, 5), torch.float64
-    channels = open_channels(
-        Ring(mailbox="one-sided", payload="gradient", max_staleness=limit), size, torch.empty(shape, dtype=dtype)
-    )
+    channels = open_channels(OneSided(payload="gradient", max_staleness=limit), size, torch.empty(shape, dtype=dtype))
     newest, steps = {}, [0] * size
     for rank in (pick % size for pick in order):
         step = steps[rank]
@@ -87,10 +85,10 @@ def test_each_rank_gets_the_mean_of_the_newest_gradients_in_any_order(size, orde
 @given(size=st.integers(2, 5), order=st.lists(st.integers(0, 4), max_size=30), seed=st.integers(0, 99))
 def test_every_update_counts_once_and_all_ranks_end_at_one_place(size, order, seed):
     rng = np.random.default_rng(seed)
-    channels = open_channels(Ring(mailbox="one-sided"), size, torch.empty(1, 6))
+    channels = open_channels(OneSided(), size, torch.empty(1, 6))
     start = torch.as_tensor(rng.normal(size=(1, 6)))
     weights, total, steps = [start.clone() for _ in range(size)], torch.zeros(1, 6, dtype=torch.float64), [0] * size
-    # Each rank updates its weights at least once, and looks once more when all are through.
+    # Each rank updates its weights at least once, and looks once more when all have finished.
     for rank in [*range(size), *(pick % size for pick in order)]:
         update = torch.as_tensor(rng.normal(size=(1, 6)))
         weights[rank] += update
@@ -98,14 +96,14 @@ def test_every_update_counts_once_and_all_ranks_end_at_one_place(size, order, se
         channels[rank].mix_weights_(weights[rank], steps[rank])
         steps[rank] += 1
         if rng.random() < 0.1 and steps[rank] > 1:
-            channels[rank]._slots.leave()  # what it did still counts
+            channels[rank]._peers.slots.leave()  # what it did still counts
     for channel, one, step in zip(channels, weights, steps, strict=True):
         channel.mix_weights_(one, step)
         torch.testing.assert_close(one, start + total, rtol=0, atol=1e-12)
 
 
 def test_a_rank_that_has_left_is_left_out():
-    channels = open_channels(Ring(mailbox="one-sided", payload="gradient"), 3, torch.empty(1, 4))
+    channels = open_channels(OneSided(payload="gradient"), 3, torch.empty(1, 4))
     for rank, channel in enumerate(channels):
         channel.mix_(torch.full((1, 4), float(rank)), 0)
     channels[2].close()
@@ -116,7 +114,7 @@ def test_a_rank_that_has_left_is_left_out():
 
 
 def test_a_silent_rank_is_left_out_after_the_timeout():
-    channels = open_channels(Ring(mailbox="one-sided", payload="gradient"), 2, torch.empty(1, 4))
+    channels = open_channels(OneSided(payload="gradient"), 2, torch.empty(1, 4))
     for channel in channels:
         channel.mix_(torch.ones(1, 4), 0)
     assert channels[0].mix_(torch.ones(1, 4), 1).received == 1
@@ -171,7 +169,7 @@ def test_a_slot_that_was_never_filled_has_no_newest_step():
 
 
 class Network:
-    """What `World.expose` gives, without MPI: fetched words come one by one, in any order, and as they are then."""
+    """What `World.expose` returns, without MPI: words are copied one by one, in any order, at any time."""
 
     def __init__(self, memories, rank, random):
         self._memories, self.own, self._random = memories, memories[rank], random
@@ -209,7 +207,7 @@ def test_remote_slots_keep_whole_steps_however_bytes_arrive(seed, moves):
         steps[rank] += 1
         ranks[rank].publish(np.full(n_items, 10.0 * steps[rank]), steps[rank])
         for reader, slots in enumerate(ranks):
-            for request in slots.under_way():
+            for request in slots.requests():
                 request.advance(n_words)
             slots.look()
             for origin in range(3):
@@ -223,7 +221,7 @@ def test_remote_slots_keep_whole_steps_however_bytes_arrive(seed, moves):
         slots.leave()
     for _ in range(2):  # a fetch that had begun before, and one after
         for slots in ranks:
-            for request in slots.under_way():
+            for request in slots.requests():
                 request.advance(99)
             slots.look()
     assert all(slots.has_left(origin) for slots in ranks for origin in range(3))
@@ -237,7 +235,7 @@ def test_parts_of_two_steps_are_not_taken_even_if_they_sum_to_one():
     writer.publish(np.full(4, 90.0), 1)
     numbers = memories[0].view(np.float32)
     numbers[np.flatnonzero(numbers == 90)] = 70, 70, 110, 110  # with the same sum of bits
-    for request in reader.under_way():
+    for request in reader.requests():
         request.advance(99)
     reader.look()
     assert reader.newest(0) is None
@@ -259,14 +257,11 @@ def test_no_torn_read_under_load(tmp_path, kind, env):
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"max_staleness": 3}, r'max_staleness and beyond are for Ring\(mailbox="one-sided"\)'),
-        ({"mailbox": "one-sided", "payload": "weights"}, r'Write Ring\(payload="weights"\), or Ring\(mailbox'),
-        ({"mailbox": "one-sided", "max_staleness": 3}, "updates are never left out"),
-        ({"mailbox": "one-sided", "momentum": 0.9}, "momentum and outer_rate are for two-sided updates"),
-        ({"mailbox": "one-sided", "precision": "bfloat16"}, "is for messages"),
-        ({"mailbox": "pigeon"}, "mailbox = 'pigeon': should be 'two-sided' or 'one-sided'"),
+        ({"max_staleness": 3}, "max_staleness = 3 with beyond = 'leave out': updates are never left out"),
+        ({"payload": "weights"}, "payload = 'weights': should be 'updates' or 'gradient'"),
+        ({"momentum": 0.9}, "unknown field 'momentum'"),
     ],
 )
-def test_a_ring_that_cannot_be_is_an_error(fields, text):
+def test_an_impossible_one_sided_exchange_is_an_error(fields, text):
     with pytest.raises(ValueError, match=text):
-        Ring(**fields)
+        OneSided(**fields)

@@ -1,4 +1,4 @@
-"""The problems whose answers are known exactly: one Gaussian posterior, and one with two modes."""
+"""The problems with exactly known answers: a Gaussian posterior, and one with two modes."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from sagips_kit import Linear, Octants, Trainer, check_problem, fisher_informati
 
 
 @pytest.mark.parametrize("problem", [Linear(), Linear(n_coefficients=1, sigma=0.1), Octants()], ids=repr)
-def test_they_keep_their_contract(problem):
+def test_the_ready_problems_satisfy_their_contract(problem):
     report = check_problem(problem)
     assert report.is_ok and {finding.verdict for finding in report.findings} == {"ok"}, report
 
@@ -56,7 +56,7 @@ def test_generators_find_one_octant_each_and_together_both():
     trainer = Trainer(problem, settings, events, n_steps=800)
     trainer.run()
     angles = trainer.draws[..., 0]
-    assert (angles.std(axis=1) < 3 * fit.deviation[0]).all(), "a generator that stands between its modes"
+    assert (angles.std(axis=1) < 3 * fit.deviation[0]).all(), "a generator between the modes"
     to_modes = [np.abs(angles.mean(axis=1) - angle) / fit.deviation[0] for angle, _ in problem.modes]
     assert (np.minimum(*to_modes) < 6).all()
     assert {int(k) for k in np.argmin(to_modes, axis=0)} == {0, 1}

@@ -22,7 +22,7 @@ def events():
 
 def make_trainer(events, settings=SMALL, n_steps=20, rank=0, size=1, **options):
     """A trainer of one rank of several, which must not talk to the others."""
-    world = World(rank, size, torch.device("cpu"), "here")
+    world = World(rank, size, torch.device("cpu"))
     return Trainer(Gaussian(), settings, events, n_steps=n_steps, world=world, **options)
 
 

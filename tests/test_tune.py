@@ -8,10 +8,10 @@ import pytest
 from gaussian import QUICK, Gaussian
 from mpi_launcher import mpiexec
 
-from sagips_kit import Independent, Problem, Ring, RunSpec, World, tune_exchange
+from sagips_kit import Independent, OneSided, Problem, Ring, RunSpec, World, tune_exchange
 from sagips_kit._value import value
 from sagips_kit.cli import main
-from sagips_kit.exchange.base import Channel, Mixed
+from sagips_kit.exchange import Channel, Mixed
 from sagips_kit.running import tune
 from sagips_kit.running.tune import Trial, recommended, usual_modes
 
@@ -74,7 +74,7 @@ def test_groups_are_tried_where_nodes_make_equal_ones(nodes, is_grouped):
     world = World.alone("cpu")
     world.size, world.groups = 4, lambda size=None: nodes
     modes = usual_modes(world)
-    assert modes[0] == Ring() and modes[-1] == Ring(mailbox="one-sided")
+    assert modes[0] == Ring() and modes[-1] == OneSided()
     assert any("Within" in repr(mode) for mode in modes) == is_grouped
 
 
@@ -110,5 +110,5 @@ def test_ranks_of_mpiexec_print_one_table(path):
     head, columns, *rows, last = done.stdout.splitlines()
     assert head.startswith("2 ranks, ") and columns.split() == ["rate", "waits", "(ms)", "staleness", "exchange"]
     tried = [row.split(maxsplit=3)[3] for row in rows]
-    assert tried == ["Ring()", "AllReduce()", "Hypercube()", "Ring(mailbox='one-sided')"]
+    assert tried == ["Ring()", "AllReduce()", "Hypercube()", "OneSided()"]
     assert last.removeprefix("recommended: exchange=") in tried

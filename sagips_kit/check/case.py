@@ -1,76 +1,91 @@
-"""A problem under test, with the parameters, the noise and the events that it is tested with."""
+"""A problem under test, with the parameters, the noise and the events for the tests."""
 
 import functools
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
 
+from ..problems.base import Problem
 from ..problems.noise import stratified_noise
 
 
 class Case:
-    """A problem and what to try it with; everything follows from the seed.
+    """A problem and what it is tested with; everything follows from the seed.
 
     Parameters
     ----------
     problem : Problem
+        The problem under test.
     events : array_like (event, observable) or None
-        None takes the problem's own.
+        Observed events; None takes the problem's own.
     n_observed : int or None
-        How many of these; None takes the usual number.
+        Number of the problem's own events; None takes its usual number.
     seed : int
+        Seed of the noise and of the problem's own events.
     """
 
-    def __init__(self, problem, events, n_observed, seed):
+    def __init__(self, problem: Problem, events: ArrayLike | None, n_observed: int | None, seed: int):
         self.problem, self._given, self._n_observed, self._seed = problem, events, n_observed, seed
 
     @property
-    def is_closure(self):
-        """The observed events were made with the problem's truth."""
+    def is_closure(self) -> bool:
+        """Whether the observed events were made with the problem's truth."""
         return self._given is None and self.problem.truth is not None
 
-    def random(self):
-        """A random stream, (re)started."""
+    def random(self) -> torch.Generator:
+        """A random stream that starts anew with each call."""
         return torch.Generator().manual_seed(self._seed)
 
-    def noise(self, n_events, dtype=torch.float64):
-        """Uniform numbers as the trainer makes them, (event, noise_dim)."""
+    def noise(self, n_events: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Stratified uniform numbers, as in training, (event, noise_dim)."""
         return stratified_noise(n_events, self.problem.noise_dim, self.random()).to(dtype)
 
+    def independent_noise(self, n_events: int) -> Tensor:
+        """Independent uniform numbers (event, noise_dim), as the events of an experiment need."""
+        return torch.rand((n_events, self.problem.noise_dim), generator=self.random(), dtype=torch.float64)
+
     @property
-    def width(self):
+    def width(self) -> Tensor:
         """Widths of the ranges, (parameter,)."""
         return torch.as_tensor(np.subtract(self.problem.upper, self.problem.lower))
 
     @property
-    def middle(self):
-        """Where a single point has to do: the truth, or the middle of the ranges, (parameter,)."""
+    def middle(self) -> Tensor:
+        """The point for tests at a single one: the truth, or else the middle of the ranges, (parameter,)."""
         if self.problem.truth is not None:
             return torch.tensor(self.problem.truth, dtype=torch.float64)
         return self.problem.scale(torch.full_like(self.width, 0.5))
 
     @property
-    def points(self):
+    def points(self) -> Tensor:
         """Some parameter vectors well inside their ranges, (point, parameter)."""
         t = 0.15 + 0.7 * torch.rand((2, len(self.width)), generator=self.random(), dtype=torch.float64)
         return torch.cat([self.middle[None], self.problem.scale(t)])
 
     @functools.cached_property
-    def observed(self):
-        """The observed events, as they are given."""
+    def observed(self) -> Any:
+        """The observed events as they were given, or as the problem returns them."""
         if self._given is not None:
             return self._given
         return self.problem.observed(self._n_observed, np.random.default_rng(self._seed))
 
     @functools.cached_property
-    def events(self):
-        """The observed events, Tensor (event, observable)."""
+    def events(self) -> Tensor:
+        """The observed events, (event, observable)."""
         return torch.as_tensor(np.array(self.observed, dtype=np.float64))
 
     @functools.cached_property
-    def statistic(self):
+    def statistic(self) -> Any:
+        """What the likelihood and the constraints need of the observed events."""
         return self.problem.statistic(self.events)
 
-    def features(self, theta, noise):
+    def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
+        """Simulated events (event, observable)."""
+        return self.problem.simulate(theta, noise)
+
+    def features(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Features of simulated events, (event, feature)."""
-        return self.problem.features(self.problem.simulate(theta, noise))
+        return self.problem.features(self.simulate(theta, noise))

@@ -1,68 +1,73 @@
-"""Noise, finiteness and derivatives of simulated events."""
+"""Checks of simulated events: noise, reproducibility, finite numbers and derivatives."""
 
 import contextlib
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from .report import mend
+from .case import Case
+from .report import Remark, fix
 
 _N_ROWS = 256
-_LAST = 1 - 2**-24  # the largest number that the trainer's noise contains
-_N_SLOPE, _STEP = 20_000, 5e-3  # events and step (in parts of the range) of finite differences
+_LAST = 1 - 2**-24  # the largest number in the trainer's noise
+_N_SLOPE, _STEP = 20_000, 5e-3  # events, and step in units of the range, of finite differences
 _TOLERANCE, _N_SIGMA = 0.03, 5
-_UNLIKELY = 918_273  # a seed that nobody else takes
+_UNLIKELY = 918_273  # a seed that no simulator is likely to use
 
 
-def noise(case):
-    """All columns of the noise matter, each event takes its own row."""
-    problem, theta, rows = case.problem, case.middle, case.noise(_N_ROWS)
-    events = problem.simulate(theta, rows)
-    for column in range(problem.noise_dim):
+def noise(case: Case) -> Iterator[Remark]:
+    """Each column of the noise matters, and each event depends on its own row only."""
+    theta, rows = case.middle, case.noise(_N_ROWS)
+    events = case.simulate(theta, rows)
+    for column in range(case.problem.noise_dim):
         other = rows.clone()
         other[:, column] = rows[:, column].flip(0)
-        if torch.equal(problem.simulate(theta, other), events):
-            yield mend(f"column {column} of the noise changes no event. Use it, or make noise_dim smaller.")
-    if not _same(problem.simulate(theta, rows.flip(0)).flip(0), events):
-        yield mend(
-            "events depend on other rows than their own: with the rows of the noise in another order, others come out. "
+        if torch.equal(case.simulate(theta, other), events):
+            yield fix(f"column {column} of the noise changes no event. Use it, or reduce noise_dim.")
+    if not _same(case.simulate(theta, rows.flip(0)).flip(0), events):
+        yield fix(
+            "events depend on other rows than their own: the same rows of noise in another order give other events. "
             "Take all randomness from `noise`, row by row."
         )
-    elif not _same(problem.simulate(theta, rows[:7]), events[:7]):
-        yield mend("an event depends on how many others are simulated with it.")
+    elif not _same(case.simulate(theta, rows[:7]), events[:7]):
+        yield fix(
+            "an event depends on how many others are simulated with it. Compute each from its own row of `noise`."
+        )
 
 
-def reproducible(case):
+def reproducible(case: Case) -> Iterator[Remark]:
     """All randomness comes from the noise."""
     theta, rows = case.middle, case.noise(_N_ROWS)
     with _kept_random_states():
-        # Not where a simulation that starts a stream anew may have left it.
+        # To a state in which a simulator that sets its own seed cannot have left the streams.
         for seed in (torch.manual_seed, np.random.seed, random.seed):
             seed(_UNLIKELY)
         before = _random_states()
-        events = case.problem.simulate(theta, rows)
-        if not _same(case.problem.simulate(theta, rows), events):
-            yield mend(
-                "the same parameters and noise give different events: there is randomness in simulate. Take it from "
+        events = case.simulate(theta, rows)
+        if not _same(case.simulate(theta, rows), events):
+            yield fix(
+                "the same parameters and noise give different events, so there is randomness in simulate. Take it from "
                 "`noise`, whose noise_dim columns are uniform."
             )
         elif _random_states() != before:
-            yield mend("simulate draws from a global random stream: take all randomness from `noise`.")
+            yield fix("simulate draws from a global random stream. Take all randomness from `noise`.")
 
 
-def _same(one, other):
+def _same(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, rtol=1e-9, atol=1e-12, equal_nan=True)
 
 
 def _random_states():
-    _, words, position, *_ = np.random.get_state()  # noqa: NPY002
-    return torch.get_rng_state().tolist(), words.tolist(), position, random.getstate()
+    numpy_state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
+    return torch.get_rng_state().tolist(), numpy_state["key"].tolist(), numpy_state["pos"], random.getstate()
 
 
 @contextlib.contextmanager
 def _kept_random_states():
-    """Whatever is drawn inside, nobody outside sees a difference."""
+    """Restore all global random streams at the end."""
     kept = np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
         with torch.random.fork_rng(devices=[]):
@@ -72,19 +77,19 @@ def _kept_random_states():
         random.setstate(kept[1])
 
 
-def finite(case):
-    """All is finite to the ends of the ranges, derivatives too."""
+def finite(case: Case) -> Iterator[Remark]:
+    """Events, features and derivatives are finite up to the ends of the ranges."""
     extremes = torch.tensor([[0.0], [_LAST], [0.5]]).expand(-1, case.problem.noise_dim)
     rows = torch.cat([extremes, case.noise(29, torch.float32)])
     for where, theta in _ends(case):
         found = _infinite(case, theta.float(), rows)
         if found:
-            yield mend(f"at {where} {found}.")
+            yield fix(f"at {where} {found}.")
             return
 
 
-def _ends(case):
-    """Where to look, as words and theta: each parameter at its ends, then corners a little inside."""
+def _ends(case: Case) -> Iterator[tuple[str, Tensor]]:
+    """Points to look at, as words and theta: each parameter at its ends, then corners slightly inside the ranges."""
     problem, n = case.problem, len(case.width)
     t_middle = (case.middle - case.problem.scale(torch.zeros_like(case.width))) / case.width
     for k, name in enumerate(problem.parameters):
@@ -98,10 +103,10 @@ def _ends(case):
         yield f"{values} (near a corner of the ranges)", theta
 
 
-def _infinite(case, theta, rows):
-    """What is not finite at theta, in words, or None."""
-    features, pull = torch.func.vjp(lambda theta: case.features(theta, rows), theta)
-    events = case.problem.simulate(theta, rows)
+def _infinite(case: Case, theta: Tensor, rows: Tensor) -> str | None:
+    """What is not finite at theta, in words; None if all is finite."""
+    features, pull, *_ = torch.func.vjp(lambda theta: case.features(theta, rows), theta)
+    events = case.simulate(theta, rows)
     for name, array in [("events", events), ("features", features)]:
         bad = ~array.isfinite().all(-1)
         if bad.all():
@@ -115,22 +120,22 @@ def _infinite(case, theta, rows):
     return None if constraints.isfinite().all() else "constraints are NaN or infinite"
 
 
-def gradient(case):
-    """The derivative of the features is that of finite differences."""
+def gradient(case: Case) -> Iterator[Remark]:
+    """The derivative of the features agrees with finite differences."""
     rows = case.noise(_N_SLOPE)
     for theta in case.points:
         for text in _wrong_slopes(case, theta, rows):
-            yield mend(text)
+            yield fix(text)
             return
         for text in _wrong_equal_shares(case, theta, rows):
-            yield mend(text)
+            yield fix(text)
             return
 
 
-def _wrong_slopes(case, theta, rows):
-    """Which parameters' derivative differs from that by finite differences, in words.
+def _wrong_slopes(case: Case, theta: Tensor, rows: Tensor) -> Iterator[str]:
+    """Parameters whose derivative differs from finite differences, in words.
 
-    Of the mean over many events: a step that cannot be differentiated shows in no single event, but in the mean.
+    The derivative is that of the mean over many events: a step function, which has no derivative, shows only there.
     """
 
     def features(theta):
@@ -149,23 +154,28 @@ def _wrong_slopes(case, theta, rows):
         if off.max() > 0:
             worst = int(off.argmax())
             yield (
-                f"the derivative with respect to {name} (mean of feature {worst}, over the range of {name}, in "
-                f"deviations) is {own[worst]:.3g} by autograd and {by_steps[worst]:.3g} by finite differences. Look "
-                "for a step without a derivative on the way from theta to the events: rounding, comparison, a choice "
-                "between kinds of events, counts, detach() or a new tensor made of theta. Choices and selections are "
-                "smooth as a density that a Pipeline samples, the sum of its kinds; no density may be negative."
+                f"the derivative with respect to {name} (mean of feature {worst}, over the range of {name}, in units "
+                f"of its standard deviation) is {own[worst]:.3g} by autograd and {by_steps[worst]:.3g} by finite "
+                "differences. Look for an operation without a derivative between theta and the events: rounding, a "
+                "comparison, a choice between kinds of events, counts, detach() or a new tensor made from theta. "
+                "Choices and selections are smooth if a Pipeline samples the sum of the kinds' densities; no density "
+                "may be negative."
             )
         tiny = 1e-5 * step / _STEP
         ends = [case.problem.constraints(theta + sign * tiny, case.statistic) for sign in (1, -1)]
         if not torch.allclose((ends[0] - ends[1]) / 2e-5, constraints[:, k], rtol=_TOLERANCE, atol=1e-3):
-            yield f"the derivative of the constraints with respect to {name} is not that of finite differences."
+            yield (
+                f"the derivative of the constraints with respect to {name} by autograd is not that by finite "
+                "differences. Write `constraints` with torch, without .numpy(), float() and .detach()."
+            )
 
 
-def _wrong_equal_shares(case, theta, rows):
+def _wrong_equal_shares(case: Case, theta: Tensor, rows: Tensor) -> Iterator[str]:
+    """How many events each category has, in words, unless they are equal shares."""
     n_categories = case.problem.n_categories
-    counts = torch.bincount(case.problem.category(case.problem.simulate(theta, rows)), minlength=n_categories)
+    counts = torch.bincount(case.problem.category(case.simulate(theta, rows)), minlength=n_categories)
     if (counts - len(rows) / n_categories).abs().max() > 6 * len(rows) ** 0.5:
         yield (
             f"simulate makes {counts.tolist()} events of the categories 0 to {n_categories - 1}: should be equal "
-            "shares, whatever theta, since a category cannot vary smoothly."
+            "shares for any theta, because a category cannot vary smoothly. Choose it by a column of `noise`."
         )

@@ -1,26 +1,32 @@
-"""Observed events, checked and resampled for each chain; nothing here knows networks."""
+"""Observed events, checked and resampled for each chain; nothing here knows networks or files."""
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from .._partition import chunk_bounds
+from .streams import Stream, numpy_stream
 
-_TICKETS = 16  # chains that share one balanced resampling, at most
-_RESAMPLING = 101  # sets this random stream apart from that of the events, which may be made of the same seed
-_CALIBRATION = 102
+if TYPE_CHECKING:
+    from ..problems.base import Problem
+
+_TICKETS = 16  # most chains that share one balanced resampling
 
 
-def check_events(problem, events):
+def check_events(problem: "Problem", events: ArrayLike | Tensor) -> NDArray[Any]:
     """The observed events as an array (event, observable), checked.
 
     Raises
     ------
     ValueError
-        For a wrong number of columns, too few rows or numbers that are not finite; the text says where.
+        For a wrong number of columns, too few rows or entries that are not finite numbers; the message says where.
     """
     events = np.asarray(events)
     columns = ", ".join(problem.observables)
@@ -37,15 +43,31 @@ def check_events(problem, events):
             f"Drop them: events = events[np.isfinite(events).all(axis=1)]."
         )
     if len(events) < 2:
-        raise ValueError(f"{len(events)} observed events are too few for {name}.")
+        raise ValueError(f"{name} needs at least 2 observed events, and got {len(events)}.")
     return events
 
 
-def balanced_resample(n_events, chain, n_chains, seed, *window):
-    """How often each event is in the resample of one chain: (event,) of int.  Each window has a resample of its own.
+def balanced_resample(
+    n_events: int, chain: int, n_chains: int, seed: int, window: int | None = None
+) -> NDArray[np.int64]:
+    """How many copies of each event the resample of one chain holds: (event,) of int.
 
-    Each event hands out as many copies as there are chains (in blocks of 16 at most), each copy to a random chain: a
-    bootstrap in which the resamples' mean is exactly the data, so their mean estimate carries no resampling noise.
+    Each event is copied once for each chain (in blocks of at most 16 chains), and each copy goes to a random chain.
+    This is a bootstrap in which the mean over all resamples is exactly the data, so that the mean of the chains'
+    estimates has no noise from resampling.
+
+    Parameters
+    ----------
+    n_events : int
+        Number of observed events.
+    chain : int
+        Which chain, from 0 to n_chains - 1.
+    n_chains : int
+        Number of chains of all ranks.
+    seed : int
+        The same for all chains.
+    window : int or None
+        Which window, from 0 on, if the events are one window of a larger file: each has resamples of its own.
 
     References
     ----------
@@ -53,56 +75,57 @@ def balanced_resample(n_events, chain, n_chains, seed, *window):
     """
     blocks = chunk_bounds(n_chains, math.ceil(n_chains / _TICKETS))
     first, stop = next(block for block in blocks if chain < block[1])
-    return (_owners(n_events, stop - first, first, (seed, *window)) == chain - first).sum(axis=1)
+    index = 0 if window is None else 1 + window
+    return (_owners(n_events, stop - first, first, seed, index) == chain - first).sum(axis=1)
 
 
 @functools.lru_cache(maxsize=1)
-def _owners(n_events, n_shared, first, seeds):
+def _owners(n_events: int, n_shared: int, first: int, seed: int, window: int) -> NDArray[np.uint8]:
     """The chain that each copy of each event goes to: (event, copy)."""
-    seed, *window = seeds
-    rng = np.random.default_rng([seed, _RESAMPLING, first, *window])
+    rng = numpy_stream(seed, Stream.RESAMPLING, first, window)
     return rng.integers(n_shared, size=(n_events, n_shared), dtype=np.uint8)
 
 
-def prior_shifts(n_priors, chain, n_chains, seed):
-    """By how many deviations one chain's priors are moved, (prior,): the resample of what is known beside the events.
+def prior_shifts(n_priors: int, chain: int, n_chains: int, seed: int) -> NDArray[np.float64]:
+    """Shifts of one chain's priors in units of their standard deviations, (prior,): the resample of prior knowledge.
 
-    Over all chains the mean is 0, as the mean of their resamples is the data.
+    Their mean over all chains is 0, just as the mean of the resamples is the data.
     """
-    shifts = np.random.default_rng([seed, _CALIBRATION]).normal(size=(n_chains, n_priors))
+    shifts = numpy_stream(seed, Stream.PRIOR_SHIFTS).normal(size=(n_chains, n_priors))
     return (shifts - shifts.mean(axis=0))[chain]
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """Which events each member of a rank learns from.
+    """Which events each member of a rank is trained on.
 
     Attributes
     ----------
-    chains : range
-        The members' chains.
+    chains : sequence of int
+        The chain of each member.
     n_chains : int
-        Of all ranks.
+        Number of chains of all ranks.
     seed : int
+        The same on all ranks.
     bootstrap : bool
-        Without it all members learn from all events.
+        Whether each chain has a resample of its own; else all members are trained on the events as they are.
     """
 
-    chains: range
+    chains: Sequence[int]
     n_chains: int
     seed: int
     bootstrap: bool
 
-    def indices(self, n_events, *window):
-        """The events of each member, in their order: list of Tensor (event,) of int."""
+    def indices(self, n_events: int, window: int | None = None) -> list[Tensor]:
+        """Indices of each member's events, or of those in a window, in rising order: list of Tensor (event,) of int."""
         every = torch.arange(n_events)
         if not self.bootstrap:
             return [every] * len(self.chains)
-        copies = (balanced_resample(n_events, chain, self.n_chains, self.seed, *window) for chain in self.chains)
+        copies = (balanced_resample(n_events, chain, self.n_chains, self.seed, window) for chain in self.chains)
         return [torch.repeat_interleave(every, torch.as_tensor(each)) for each in copies]
 
 
-def weights_of_categories(problem, events):
-    """Weight of a simulated event of each category, (category,): simulated events have equal shares of them all."""
+def weights_of_categories(problem: "Problem", events: Tensor) -> Tensor:
+    """Weight of a simulated event of each category, (category,): its observed share over the equal simulated one."""
     counts = torch.bincount(problem.category(events), minlength=problem.n_categories)
     return problem.n_categories * counts / len(events)

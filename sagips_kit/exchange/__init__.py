@@ -1,13 +1,15 @@
-"""Modes of exchange: what ranks tell each other about their generators, and when; an expression over small parts."""
+"""Modes of exchange, as expressions of small parts: what ranks mix of their generators, with whom, and when."""
 
 from .allreduce import AllReduce
-from .base import Channel, Exchange, Mixed
+from .base import Exchange
 from .chain import Chain
+from .channel import Channel, Mixed, Wait
 from .every import Every
 from .exponential import Exponential
 from .hypercube import Hypercube
 from .independent import Independent
 from .leaders import Leaders
+from .one_sided import OneSided
 from .ring import Ring
 from .within import Within
 
@@ -22,6 +24,8 @@ __all__ = [
     "Independent",
     "Leaders",
     "Mixed",
+    "OneSided",
     "Ring",
+    "Wait",
     "Within",
 ]

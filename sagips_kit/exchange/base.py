@@ -1,216 +1,158 @@
-"""The contract of all exchanges: a value that the user writes down, and the resource it opens on every rank.
-
-A channel describes one exchange as a generator: it yields what it waits for, and whoever drives it does the waiting.
-So parts are nested by `yield from`, and an exchange can start now and finish later, with other work in between.
-"""
+"""The contract of all exchanges: a frozen value that the user writes down, and that opens a channel on every rank."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from types import FunctionType
+from typing import Any
 
 import torch
 
-_UNFINISHED = []  # exchanges that failed: messages for their buffers may come until the process ends
-
-
-@dataclass(frozen=True)
-class Mixed:
-    """What one exchange did.
-
-    Attributes
-    ----------
-    received : int
-        Other ranks whose contribution is in the mean.
-    staleness : int
-        Age of the oldest contribution, in steps.
-    waited_s : float
-        Time spent waiting for messages, in seconds.
-    """
-
-    received: int = 0
-    staleness: int = 0
-    waited_s: float = 0.0
-
-    def then(self, other):
-        """Both exchanges as one: the mean of means has all the contributions of the inner ones."""
-        received = (1 + self.received) * (1 + other.received) - 1
-        return Mixed(received, max(self.staleness, other.staleness), self.waited_s + other.waited_s)
+from ..ranks.world import World
+from .channel import Channel, Payload
 
 
 class Exchange(ABC):
-    """A mode of exchange: a frozen value that travels from the notebook to the ranks and into the store."""
+    """Base of the modes of exchange: which ranks mix their gradients or weights with which others, and when.
 
-    @abstractmethod
-    def open(self, world, like):
-        """The channel of this rank for gradients shaped like `like` (member, weight).  Collective."""
+    An exchange is a frozen value: it is written in a notebook, sent to the ranks and kept in the store.  `open` turns
+    it into a channel, which sends messages.
 
-    @abstractmethod
-    def replicas(self, size):
-        """The replica of each of `size` ranks, numbered from 0: tuple of int; None if it depends on the nodes."""
+    See Also
+    --------
+    Channel : What an exchange opens on every rank.
+    Ring : A mean over all ranks, the usual choice.
+    Chain : Several exchanges in every step.
 
-    def carries(self, payload, step):
-        """Whether `payload`, "gradient" or "weights", travels in `step`."""
-        return payload == "gradient"
+    Examples
+    --------
+    >>> from sagips_kit import Ring, Within
+    >>> exchange = Within(Ring(), size=4)
+    >>> exchange.n_replicas(12)
+    3
+    >>> exchange.replica(5, 12)
+    1
+    >>> exchange.carries("gradient", step=0), exchange.carries("weights", step=0)
+    (True, False)
 
-    def has_positions(self):
-        """Whether each rank moves a position of its own, and knows the mean of all only as far as it has heard."""
-        return False
+    A mode of your own says what it opens and which ranks share their generators:
 
-    def after(self, earlier):
-        """This exchange as it is opened next to `earlier`, whose results it mixes."""
-        return self
-
-    def replica(self, rank, size):
-        """The replica that `rank` belongs to: ranks of one replica hold the same generators."""
-        replicas = self.replicas(size)
-        if replicas is None:
-            raise ValueError(
-                f"{self}: how many replicas {size} ranks are depends on how many of them share a node. "
-                "Say how many make a group, for instance Within(Ring(), size=4)."
-            )
-        return replicas[rank]
-
-    def n_replicas(self, size):
-        """Number of different generators per member in a run of `size` ranks."""
-        self.replica(0, size)
-        return len(set(self.replicas(size)))
-
-
-class Channel(ABC):
-    """One rank's end of an exchange; owns its buffers and messages.
-
-    Parameters
-    ----------
-    exchange : Exchange
-    world : World
-    like : Tensor (member, weight)
-        The gradients to come have its shape, dtype and device.
+    >>> from sagips_kit.exchange import Channel, Exchange, Mixed
+    >>> class Halve(Exchange):
+    ...     def open(self, world, like):
+    ...         return HalvingChannel(self, world, like)
+    ...     def replicas(self, size):
+    ...         return tuple(range(size))
+    >>> class HalvingChannel(Channel):
+    ...     def mixing(self, flat, step, payload):
+    ...         flat /= 2
+    ...         yield from ()  # it waits for nobody
+    ...         return Mixed()
     """
 
-    def __init__(self, exchange, world, like):
-        self.exchange, self.world = exchange, world
-        # What the first buffer of weights is like is seen when it comes.
-        self._forms = {"gradient": (like.shape, like.dtype)}
-        self._stages = {}
-        self._under_way = None
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # `help` finds the docstring of an overridden method in the base class, other tools look only at the method.
+        for name, member in vars(cls).items():
+            if not name.startswith("_") and isinstance(member, FunctionType | property) and not member.__doc__:
+                member.__doc__ = getattr(getattr(Exchange, name, None), "__doc__", None)
 
-    def __enter__(self):
-        return self
+    @abstractmethod
+    def open(self, world: World, like: torch.Tensor) -> Channel:
+        """Open the channel of this rank.  Collective.
 
-    def __exit__(self, kind, *exception):
-        if kind is None:
-            return self.close()
-        # Who fails must not wait for the others, who may wait for it.
-        if self._under_way is not None:
-            _UNFINISHED.append(self._under_way)
-        self.abandon()
-
-    def mix_(self, gradient, step):
-        """Replace `gradient` (member, weight), in place, by the mean over the ranks of this mode.
+        Parameters
+        ----------
+        world : World
+            The ranks that exchange.
+        like : Tensor (member, weight)
+            Gradients to be mixed have its shape, dtype and device.
 
         Returns
         -------
-        Mixed
+        Channel
+            A context manager; close it when training ends.
         """
-        self.start(gradient, step)
-        return self.finish()
-
-    def wants_weights(self, step):
-        """Whether `mix_weights_` does anything in `step`; the same on all ranks."""
-        return self.exchange.carries("weights", step)
-
-    def mix_weights_(self, weights, step):
-        """The same for the weights (member, weight), after the optimiser's step; returns Mixed."""
-        self.start(weights, step, "weights")
-        return self.finish()
-
-    def start(self, buffer, step, payload="gradient"):
-        """Begin to mix `buffer`, which belongs to the channel until `finish`."""
-        if self._under_way is not None:
-            raise RuntimeError("An exchange is under way already. Call finish() before the next start(...).")
-        self._check(buffer, payload)
-        stage = self._stage(buffer, payload)
-        mixing = self.mixing(stage.detach().view(-1), step, payload)
-        self._under_way = [mixing, None, buffer, stage, Mixed()]
-        self._advance()
-
-    def finish(self):
-        """Wait for what `start` began; returns Mixed."""
-        if self._under_way is None:
-            raise RuntimeError("There is nothing to finish. Call start(buffer, step) first.")
-        waited_s = 0.0
-        try:
-            while (waiting := self._under_way[1]) is not None:
-                waited_s += self.world.wait(*waiting)
-                self._advance()
-            _, _, buffer, stage, mixed = self._under_way
-        except BaseException:
-            _UNFINISHED.append(self._under_way)
-            raise
-        finally:
-            self._under_way = None
-        if stage is not buffer:
-            buffer.copy_(stage)
-        return replace(mixed, waited_s=waited_s)
-
-    def poll(self):
-        """Take the exchange under way as far as it gets without waiting; True if only `finish` is left."""
-        while self._under_way and self._under_way[1] is not None:
-            if not self.world.is_done(self._under_way[1][0]):
-                return False
-            self._advance()
-        return True
-
-    def _advance(self):
-        try:
-            self._under_way[1] = next(self._under_way[0])
-        except StopIteration as end:
-            self._under_way[1], self._under_way[4] = None, end.value
-
-    def _check(self, buffer, payload):
-        shape, dtype = self._forms.setdefault(payload, (buffer.shape, buffer.dtype))
-        if buffer.shape != shape or buffer.dtype != dtype or not buffer.is_contiguous():
-            raise ValueError(
-                f"mix_ got a buffer of shape {tuple(buffer.shape)} and {buffer.dtype}; this channel was opened for a "
-                f"contiguous one of shape {tuple(shape)} and {dtype}. Open another channel for it."
-            )
-
-    def _stage(self, buffer, payload):
-        # A GPU's buffer goes through pinned host memory, unless the user said that MPI reads the GPU's.
-        if buffer.device.type == "cpu" or self.world.device_buffers:
-            return buffer
-        if payload not in self._stages:
-            self._stages[payload] = torch.empty(buffer.shape, dtype=buffer.dtype, pin_memory=True)
-        return self._stages[payload].copy_(buffer)
 
     @abstractmethod
-    def mixing(self, flat, step, payload):
-        """Mix `flat`, Tensor (number,), in place: a generator that returns Mixed.
+    def replicas(self, size: int) -> tuple[int, ...] | None:
+        """Which ranks hold the same generators, because they exchange gradients or weights.
 
-        It yields pairs for `World.wait`: requests, or a function that tells whether they are done; and for whom.
+        Parameters
+        ----------
+        size : int
+            Number of ranks.
+
+        Returns
+        -------
+        tuple of int, or None
+            For each rank, the number of its replica, from 0; None if that depends on which ranks share a node.
         """
 
-    @staticmethod
-    def message(flat):
-        """`flat`, Tensor (number,), as mpi4py takes it: the same memory, with all work on it done."""
-        if flat.dtype == torch.bfloat16:
-            flat = flat.view(torch.int16)  # MPI only carries the bits
-        if flat.device.type == "cpu":
-            return flat.numpy()
-        torch.cuda.current_stream(flat.device).synchronize()
-        return flat
+    def carries(self, payload: Payload, step: int) -> bool:
+        """Whether something is exchanged in a step.
 
-    def state_dict(self):
-        """What the next exchange depends on besides its buffer, as nested dicts of tensors and numbers; {} if nothing.
+        Parameters
+        ----------
+        payload : {"gradient", "weights"}
+            What could be exchanged: gradients before the optimiser's step, weights after it.
+        step : int
+            Number of the step, from 0.
 
-        Taken between two exchanges.
+        Returns
+        -------
+        bool
+            The same on all ranks.
         """
-        return {}
+        return payload == "gradient"
 
-    def load_state_dict(self, state):
-        """Go on where `state` was taken, on all ranks in the same step, in a channel that has exchanged nothing yet."""
+    @property
+    def mixes_deltas(self) -> bool:
+        """Whether a rank's weights may hold updates that other ranks have not received yet."""
+        return False
 
-    def close(self):
-        """Give back what the channel owns.  Collective, and harmless when called again."""
+    def replica(self, rank: int, size: int) -> int:
+        """The replica of a rank: ranks of one replica hold the same generators.
 
-    def abandon(self):
-        """Leave after an error, without waiting for anybody."""
+        Parameters
+        ----------
+        rank : int
+            Number of the rank, from 0.
+        size : int
+            Number of ranks.
+
+        Returns
+        -------
+        int
+            Number of the replica, from 0.
+
+        Raises
+        ------
+        ValueError
+            If it depends on which ranks share a node.
+        """
+        replicas = self.replicas(size)
+        if replicas is None:
+            raise ValueError(
+                f"{self}: the number of replicas among {size} ranks depends on how many ranks share a node. "
+                "State the size of a group, for instance Within(Ring(), size=4)."
+            )
+        return replicas[rank]
+
+    def n_replicas(self, size: int) -> int:
+        """The number of different generators per member.
+
+        Parameters
+        ----------
+        size : int
+            Number of ranks.
+
+        Returns
+        -------
+        int
+            Number of replicas.
+
+        Raises
+        ------
+        ValueError
+            If it depends on which ranks share a node.
+        """
+        return len({self.replica(rank, size) for rank in range(size)})

@@ -1,74 +1,89 @@
 """Several exchanges one after the other, in every step."""
 
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
+import torch
 from pydantic import InstanceOf
 
 from .._value import value
 from ..ranks.topology import joined
-from .base import Channel, Exchange, Mixed
+from ..ranks.world import World
+from .base import Exchange
+from .channel import Channel, Mixed, Mixing, Payload
 
 
 @value(positional=("*parts",))
 class Chain(Exchange):
-    """All `parts` in turn: what one has mixed is what the next one mixes.
+    """Several exchanges one after the other, in every step: each mixes the result of the one before.
+
+    Gradients pass through all parts before the optimiser's step, weights after it; a part acts on what it carries.
 
     Parameters
     ----------
-    parts : tuple of Exchange
-        Gradients pass through all of them first, then, after the optimiser's step, weights.
+    *parts : Exchange
+        The exchanges, in this order.
+
+    See Also
+    --------
+    Within : An exchange inside each group, usually the first part.
+    Leaders : An exchange between groups, usually the second.
+    Every : Repeats a part only every so many steps.
+
+    References
+    ----------
+    arXiv 2407.00051, the grouped modes.
+
+    Examples
+    --------
+    Gradients inside groups of 4 ranks in every step, weights between groups in every 100th:
+
+    >>> from sagips_kit import Chain, Every, Leaders, Ring, Within
+    >>> mode = Chain(Within(Ring(), size=4), Every(100, Leaders(Ring(payload="weights"), size=4)))
+    >>> mode
+    Chain(Within(Ring(), size=4), Every(100, Leaders(Ring(payload='weights'), size=4)))
+    >>> mode.carries("weights", 98), mode.carries("weights", 99)
+    (False, True)
     """
 
     parts: tuple[InstanceOf[Exchange], ...]
 
-    def __post_init__(self):
+    if TYPE_CHECKING:
+
+        def __init__(self, *parts: Exchange) -> None: ...
+
+    def __post_init__(self) -> None:
         if not self.parts:
             raise ValueError(
-                "needs parts, for instance Chain(Within(Ring()), Every(1000, Leaders(Ring(payload='weights'))))."
+                "needs at least one part. Write for instance "
+                "Chain(Within(Ring(), size=4), Every(100, Leaders(Ring(payload='weights'), size=4)))."
             )
 
-    def has_positions(self):
-        return any(part.has_positions() for part in self.parts)
+    @property
+    def mixes_deltas(self) -> bool:
+        return any(part.mixes_deltas for part in self.parts)
 
-    def after(self, earlier):
-        return replace(self, parts=tuple(part.after(earlier) for part in self.parts))
-
-    def open(self, world, like):
+    def open(self, world: World, like: torch.Tensor) -> Channel:
         return _ChainChannel(self, world, like)
 
-    def replicas(self, size):
+    def replicas(self, size: int) -> tuple[int, ...] | None:
         return joined([part.replicas(size) for part in self.parts])
 
-    def carries(self, payload, step):
+    def carries(self, payload: Payload, step: int) -> bool:
         return any(part.carries(payload, step) for part in self.parts)
 
 
 class _ChainChannel(Channel):
-    def __init__(self, exchange, world, like):
+    def __init__(self, exchange: Chain, world: World, like: torch.Tensor) -> None:
         super().__init__(exchange, world, like)
-        self._links = []
-        for k, part in enumerate(exchange.parts):
-            for earlier in exchange.parts[:k]:
-                part = part.after(earlier)
-            self._links.append(part.open(world, like))
+        self.parts = {str(k): part.open(world, like) for k, part in enumerate(exchange.parts)}
+        has_deltas = False
+        for part, channel in zip(exchange.parts, self.parts.values(), strict=True):
+            if has_deltas:
+                channel.keep_deltas()
+            has_deltas = has_deltas or part.mixes_deltas
 
-    def mixing(self, flat, step, payload):
+    def mixing(self, flat: torch.Tensor, step: int, payload: Payload) -> Mixing:
         mixed = Mixed()
-        for link in self._links:
-            mixed = mixed.then((yield from link.mixing(flat, step, payload)))
+        for part in self.parts.values():
+            mixed = mixed.then((yield from part.mixing(flat, step, payload)))
         return mixed
-
-    def state_dict(self):
-        return {str(k): link.state_dict() for k, link in enumerate(self._links)}
-
-    def load_state_dict(self, state):
-        for k, link in enumerate(self._links):
-            link.load_state_dict(state.get(str(k), {}))
-
-    def close(self):
-        for link in self._links:
-            link.close()
-
-    def abandon(self):
-        for link in self._links:
-            link.abandon()

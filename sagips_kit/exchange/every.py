@@ -1,73 +1,92 @@
-"""An exchange every so many steps, and perhaps another in all other steps."""
+"""An exchange in every so many steps, and perhaps another in all other steps."""
 
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
+import torch
 from pydantic import InstanceOf
 
 from .._value import Count, value
 from ..ranks.topology import joined
-from .base import Channel, Exchange
+from ..ranks.world import World
+from .base import Exchange
+from .channel import Channel, Mixing, Payload
 from .independent import Independent
 
 
 @value(positional=("period", "part"))
 class Every(Exchange):
-    """`part` in every `period`-th step.
+    """An exchange in every `period`-th step.
 
     Parameters
     ----------
     period : int
-        Steps (the paper's h).
+        Number of steps from one exchange to the next (h in the paper).  With a period of 100, the first exchange is in
+        step 99, counted from 0.
     part : Exchange
+        What happens in these steps.
     otherwise : Exchange
-        What happens instead in all other steps.
+        What happens in all other steps; nothing by default.
+
+    See Also
+    --------
+    Leaders : What usually happens only now and then: an exchange between groups.
+    Chain : Adds exchanges in every step.
+
+    References
+    ----------
+    arXiv 2407.00051, the grouped modes.
+
+    Examples
+    --------
+    >>> from sagips_kit import Every, Ring
+    >>> mode = Every(100, Ring(payload="weights"))
+    >>> [step for step in range(300) if mode.carries("weights", step)]
+    [99, 199, 299]
     """
 
     period: Count
     part: InstanceOf[Exchange]
     otherwise: InstanceOf[Exchange] = Independent()
 
-    def has_positions(self):
-        return self.part.has_positions() or self.otherwise.has_positions()
+    if TYPE_CHECKING:
 
-    def after(self, earlier):
-        return replace(self, part=self.part.after(earlier), otherwise=self.otherwise.after(earlier))
+        def __init__(self, period: int, part: Exchange, *, otherwise: Exchange = ...) -> None: ...
 
-    def open(self, world, like):
+    @property
+    def mixes_deltas(self) -> bool:
+        return self.part.mixes_deltas or self.otherwise.mixes_deltas
+
+    def open(self, world: World, like: torch.Tensor) -> Channel:
         return _EveryChannel(self, world, like)
 
-    def replicas(self, size):
+    def replicas(self, size: int) -> tuple[int, ...] | None:
         return joined([self.part.replicas(size), self.otherwise.replicas(size)])
 
-    def carries(self, payload, step):
+    def carries(self, payload: Payload, step: int) -> bool:
         return (self.part if self.is_due(step) else self.otherwise).carries(payload, step)
 
-    def is_due(self, step):
-        """Whether `step`, counted from 0, is a `period`-th one; the first is not, unless all are."""
+    def is_due(self, step: int) -> bool:
+        """Whether `part` happens in a step, rather than `otherwise`.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step, from 0.
+
+        Returns
+        -------
+        bool
+            True for the last step of each period.
+        """
         return (step + 1) % self.period == 0
 
 
 class _EveryChannel(Channel):
-    def __init__(self, exchange, world, like):
+    exchange: Every
+
+    def __init__(self, exchange: Every, world: World, like: torch.Tensor) -> None:
         super().__init__(exchange, world, like)
-        self._part = exchange.part.open(world, like)
-        self._otherwise = exchange.otherwise.open(world, like)
+        self.parts = {"part": exchange.part.open(world, like), "otherwise": exchange.otherwise.open(world, like)}
 
-    def mixing(self, flat, step, payload):
-        channel = self._part if self.exchange.is_due(step) else self._otherwise
-        return channel.mixing(flat, step, payload)
-
-    def state_dict(self):
-        return {"part": self._part.state_dict(), "otherwise": self._otherwise.state_dict()}
-
-    def load_state_dict(self, state):
-        self._part.load_state_dict(state.get("part", {}))
-        self._otherwise.load_state_dict(state.get("otherwise", {}))
-
-    def close(self):
-        self._part.close()
-        self._otherwise.close()
-
-    def abandon(self):
-        self._part.abandon()
-        self._otherwise.abandon()
+    def mixing(self, flat: torch.Tensor, step: int, payload: Payload) -> Mixing:
+        return self.parts["part" if self.exchange.is_due(step) else "otherwise"].mixing(flat, step, payload)

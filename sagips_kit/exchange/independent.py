@@ -1,24 +1,47 @@
-"""No exchange: every rank trains generators of its own, an ensemble."""
+"""No exchange: every rank trains its own generators, an ensemble."""
+
+import torch
 
 from .._value import value
-from .base import Channel, Exchange, Mixed
+from ..ranks.world import World
+from .base import Exchange
+from .channel import Channel, Mixed, Mixing, Payload
 
 
 @value
 class Independent(Exchange):
-    """Ensemble mode: N ranks are N independent replicas."""
+    """No exchange: N ranks train N independent replicas, an ensemble.
 
-    def open(self, world, like):
-        return _Silence(self, world, like)
+    Results of different ranks scatter by what training and the resampled events make uncertain.  Choose this if each
+    rank can finish a run alone.
 
-    def replicas(self, size):
+    See Also
+    --------
+    Ring : All ranks train the same generators.
+    Within : Groups of ranks are independent of each other.
+
+    References
+    ----------
+    arXiv 2407.00051, the ensemble analysis.
+
+    Examples
+    --------
+    >>> from sagips_kit import Independent
+    >>> Independent().n_replicas(8)
+    8
+    """
+
+    def open(self, world: World, like: torch.Tensor) -> Channel:
+        return _SilentChannel(self, world, like)
+
+    def replicas(self, size: int) -> tuple[int, ...]:
         return tuple(range(size))
 
-    def carries(self, payload, step):
+    def carries(self, payload: Payload, step: int) -> bool:
         return False
 
 
-class _Silence(Channel):
-    def mixing(self, flat, step, payload):
+class _SilentChannel(Channel):
+    def mixing(self, flat: torch.Tensor, step: int, payload: Payload) -> Mixing:
+        yield from ()
         return Mixed()
-        yield

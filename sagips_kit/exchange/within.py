@@ -1,41 +1,65 @@
-"""An exchange inside each group of ranks: a node, or so many consecutive ranks."""
+"""An exchange inside each group of ranks: a node, or a number of consecutive ranks."""
 
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
+import torch
 from pydantic import InstanceOf
 
 from .._value import Count, value
 from ..ranks.topology import groups, numbered
-from .base import Channel, Exchange
+from ..ranks.world import World
+from .base import Exchange
+from .channel import Channel, Mixing, Payload
 
 
 @value(positional=("part",))
 class Within(Exchange):
-    """`part` inside each group; groups know nothing of each other.
+    """An exchange inside each group of ranks; groups are independent of each other.
 
     Parameters
     ----------
     part : Exchange
+        What the ranks of a group do.
     size : int or None
-        Consecutive ranks in a group, the last of which may have fewer; None makes each node a group.
+        Number of consecutive ranks in a group, the last of which may be smaller; None makes each node a group.  Give
+        the number if a run has to be prepared before its ranks start, since it determines the number of chains.
+
+    See Also
+    --------
+    Leaders : An exchange between groups.
+    Chain : Joins both.
+
+    References
+    ----------
+    arXiv 2407.00051, the grouped modes.
+
+    Examples
+    --------
+    Three independent replicas, each trained by 4 ranks:
+
+    >>> from sagips_kit import Ring, Within
+    >>> Within(Ring(), size=4).replicas(12)
+    (0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2)
     """
 
     part: InstanceOf[Exchange]
     size: Count | None = None
 
-    def has_positions(self):
-        return self.part.has_positions()
+    if TYPE_CHECKING:
 
-    def after(self, earlier):
-        return replace(self, part=self.part.after(earlier))
+        def __init__(self, part: Exchange, *, size: int | None = None) -> None: ...
 
-    def open(self, world, like):
+    @property
+    def mixes_deltas(self) -> bool:
+        return self.part.mixes_deltas
+
+    def open(self, world: World, like: torch.Tensor) -> Channel:
         return _WithinChannel(self, world, like)
 
-    def replicas(self, size):
+    def replicas(self, size: int) -> tuple[int, ...] | None:
         if self.size is None:
             return None
-        labels = []
+        labels: list[tuple[int, int]] = []
         for index, group in enumerate(groups(size, self.size)):
             inner = self.part.replicas(len(group))
             if inner is None:
@@ -43,28 +67,21 @@ class Within(Exchange):
             labels += [(index, replica) for replica in inner]
         return numbered(labels)
 
-    def carries(self, payload, step):
+    def carries(self, payload: Payload, step: int) -> bool:
         return self.part.carries(payload, step)
 
 
 class _WithinChannel(Channel):
-    def __init__(self, exchange, world, like):
+    def __init__(self, exchange: Within, world: World, like: torch.Tensor) -> None:
         super().__init__(exchange, world, like)
-        self._group = world.part(world.groups(exchange.size))
-        self._inner = exchange.part.open(self._group, like)
+        group = world.part(world.groups(exchange.size))
+        assert group is not None  # every rank is in a group
+        self._group = group
+        self.parts = {"part": exchange.part.open(group, like)}
 
-    def mixing(self, flat, step, payload):
-        return self._inner.mixing(flat, step, payload)
+    def mixing(self, flat: torch.Tensor, step: int, payload: Payload) -> Mixing:
+        return self.parts["part"].mixing(flat, step, payload)
 
-    def state_dict(self):
-        return self._inner.state_dict()
-
-    def load_state_dict(self, state):
-        self._inner.load_state_dict(state)
-
-    def close(self):
-        self._inner.close()
+    def close(self) -> None:
+        super().close()
         self._group.close()
-
-    def abandon(self):
-        self._inner.abandon()

@@ -1,44 +1,56 @@
-"""Whether MPI can read a GPU's memory: asked and tried before it is relied on, since it crashes if it cannot."""
+"""The GPU of a rank, and whether the MPI library can read its memory: it is asked and tried first, lest it crash."""
 
 import ctypes
+from typing import TYPE_CHECKING
 
 import torch
 
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
 _HINT = (
-    "On Cray MPICH: export MPICH_GPU_SUPPORT_ENABLED=1, and import mpi4py before torch; with Open MPI: a build with "
-    "--with-cuda. Or leave device buffers out (unset SAGIPS_DEVICE_BUFFERS): gradients then go through host memory."
+    "With Cray MPICH, export MPICH_GPU_SUPPORT_ENABLED=1 and import mpi4py before torch; with Open MPI, use a build "
+    "made with --with-cuda. Or do without device buffers (unset SAGIPS_DEVICE_BUFFERS): gradients then pass through "
+    "host memory."
 )
 _CUDA = 0  # MPICH's MPIX_GPU_SUPPORT_CUDA
-_N_ITEMS = 100_000  # large enough for the path that long messages take
+_N_ITEMS = 100_000  # large enough to take the same path as long messages
 
 
-def check_device_buffers(comm, device):
-    """Send a GPU's memory around all ranks, if MPI says that it can.  Collective.
+def pick_device(local_rank: int) -> str:
+    """The device of a rank, by its number on its node; ranks share GPUs if there are fewer of them."""
+    return f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+
+
+def check_device_buffers(comm: "MPI.Intracomm", device: torch.device) -> None:
+    """Send GPU memory around all ranks, if the MPI library reports that it can.  Collective.
 
     Parameters
     ----------
-    comm : mpi4py.MPI.Comm
+    comm : mpi4py.MPI.Intracomm
+        All ranks.
     device : torch.device
+        This rank's device.
 
     Raises
     ------
     ValueError
-        On all ranks if it fails on one, with what is wrong.
+        On all ranks if it fails on one, with the reason.
     """
     problem = None
     if device.type != "cuda":
         problem = f"its device is {str(device)!r}, not a GPU"
     elif not mpi_reads_gpus():
-        problem = "its MPI library says that it cannot read GPU memory, or does not say"
+        problem = "its MPI library cannot read GPU memory, or does not report whether it can"
     _raise_together(comm, problem)
     _raise_together(comm, _trial(comm, device))
 
 
-def mpi_reads_gpus():
-    """What the MPI library in use says of itself: bool; False also if it does not say."""
+def mpi_reads_gpus() -> bool:
+    """Whether the MPI library reports that it can read GPU memory; False also if it does not report that."""
     from mpi4py import MPI
 
-    library = ctypes.CDLL(MPI.__file__)  # what the extension is linked against is found through it
+    library = ctypes.CDLL(MPI.__file__)  # its symbols include those of the MPI library that it is linked to
     if hasattr(library, "MPIX_Query_cuda_support"):
         return bool(library.MPIX_Query_cuda_support())
     if hasattr(library, "MPIX_GPU_query_support"):
@@ -47,8 +59,8 @@ def mpi_reads_gpus():
     return False
 
 
-def _trial(comm, device):
-    """Pass numbers to the next rank on the GPU: what went wrong, or None."""
+def _trial(comm: "MPI.Intracomm", device: torch.device) -> str | None:
+    """Pass numbers on the GPU to the next rank: what went wrong, or None."""
     before, after = (comm.rank - 1) % comm.size, (comm.rank + 1) % comm.size
     sent = torch.arange(_N_ITEMS, dtype=torch.float32, device=device) + comm.rank
     received = torch.full_like(sent, -1.0)
@@ -61,8 +73,8 @@ def _trial(comm, device):
     return f"{n_wrong} of {_N_ITEMS} numbers arrived wrong from GPU memory" if n_wrong else None
 
 
-def _raise_together(comm, problem):
+def _raise_together(comm: "MPI.Intracomm", problem: str | None) -> None:
     problems = comm.allgather(problem)
     for rank, text in enumerate(problems):
         if text:
-            raise ValueError(f"Device buffers cannot be used: of rank {rank}, {text}. {_HINT}")
+            raise ValueError(f"Device buffers cannot be used. Rank {rank}: {text}. {_HINT}")

@@ -1,88 +1,139 @@
-"""Memory of a rank that other ranks read by themselves: shared memory on one node, remote memory across nodes.
+"""Memory of one rank that other ranks read without its help: shared memory on one node, remote memory across nodes.
 
-Both begin with zeros, are made and closed by all ranks together, and say nothing about what is in them.
+Both kinds are filled with zeros when they are opened, are opened and closed by all ranks together, and do not interpret
+their contents.
 """
 
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
 import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from .world import World
+
+Bytes: TypeAlias = NDArray[np.uint8]
+
+_KEPT: list[object] = []
+
+
+def keep_until_exit(*objects: object) -> None:
+    """Keep `objects` alive until the process ends.
+
+    After an error, messages under way are neither completed nor cancelled, because either could block on a rank that
+    has failed.  MPI may still read and write their buffers, so neither these nor their owners may be freed.
+    """
+    _KEPT.extend(objects)
+
+
+class Memory(Protocol):
+    """What shared and remote memory have in common."""
+
+    def fence(self) -> None:
+        """Complete this rank's earlier reads and writes before its later ones."""
+
+    def close(self) -> None:
+        """Free the memory.  Collective; closing again does nothing."""
+
+
+class NodeMemory(Memory, Protocol):
+    """Memory of which a rank sees the part of every rank: `of_ranks`, list of ndarray (byte,)."""
+
+    of_ranks: list[Bytes]
+
+
+class FetchedMemory(Memory, Protocol):
+    """Memory of which a rank sees only its part, `own` (byte,), and copies those of others."""
+
+    own: Bytes
+
+    def fetch(self, rank: int, into: Bytes) -> "MPI.Request":
+        """Start to copy all memory of `rank` to `into` (byte,); the request completes when the copy is there."""
+        ...
 
 
 class SharedMemory:
-    """Memory of each rank that all ranks of one node see as their own.  Collective.
+    """Memory of each rank that all ranks of one node address directly.  Collective.
 
     Parameters
     ----------
     world : World
-        All of its ranks on one node.
+        Ranks that all run on one node.
     n_bytes : int
-        Of each rank.
+        Size of each rank's part.
 
     Attributes
     ----------
-    of_ranks : list of ndarray of uint8
-        The memory of each rank.
+    of_ranks : list of ndarray (byte,)
+        The part of each rank.
     """
 
-    def __init__(self, world, n_bytes):
+    def __init__(self, world: "World", n_bytes: int) -> None:
         from mpi4py import MPI
 
-        self._world = world
-        world.barrier("all ranks to share memory")
-        self._window = MPI.Win.Allocate_shared(n_bytes, 1, comm=world.comm)
+        self._world, self._is_open = world, True
+        comm = world.communicator()
+        world.barrier("all ranks to allocate shared memory")
+        self._window = MPI.Win.Allocate_shared(n_bytes, 1, comm=comm)
         parts = [self._window.Shared_query(rank)[0] for rank in range(world.size)]
-        self.of_ranks = [np.frombuffer(part, dtype=np.uint8, count=n_bytes) for part in parts]
+        self.of_ranks: list[Bytes] = [np.frombuffer(part.cast("B"), np.uint8, n_bytes) for part in parts]
         _open(world, self._window, self.of_ranks[world.rank])
 
-    def fence(self):
-        """Order what this rank wrote and read before and after."""
+    def fence(self) -> None:
+        """Complete this rank's earlier reads and writes before its later ones."""
         self._window.Sync()
 
-    def close(self):
-        """Give the memory back.  Collective, and harmless when called again."""
-        if self._window is not None:
+    def close(self) -> None:
+        """Free the memory.  Collective; closing again does nothing."""
+        if self._is_open:
+            self._is_open, self.of_ranks = False, []
             _close(self._world, self._window)
-            self._window = self.of_ranks = None
 
 
 class RemoteMemory:
-    """Memory of each rank that the others fetch through the network.  Collective.
+    """Memory of each rank that the others copy through the network.  Collective.
 
     Parameters
     ----------
     world : World
+        Ranks on any nodes.
     n_bytes : int
-        Of each rank.
+        Size of each rank's part.
 
     Attributes
     ----------
-    own : ndarray of uint8
-        This rank's memory.
+    own : ndarray (byte,)
+        This rank's part.
     """
 
-    def __init__(self, world, n_bytes):
+    def __init__(self, world: "World", n_bytes: int) -> None:
         from mpi4py import MPI
 
-        self._world = world
-        world.barrier("all ranks to open their memory")
-        self._window = MPI.Win.Allocate(n_bytes, 1, comm=world.comm)
-        self.own = np.frombuffer(self._window, dtype=np.uint8)
+        self._world, self._is_open = world, True
+        comm = world.communicator()
+        world.barrier("all ranks to allocate remote memory")
+        self._window = MPI.Win.Allocate(n_bytes, 1, comm=comm)
+        self.own: Bytes = np.frombuffer(self._window.tomemory().cast("B"), np.uint8)
         _open(world, self._window, self.own)
 
-    def fence(self):
-        """Order what this rank wrote and read before and after."""
+    def fence(self) -> None:
+        """Complete this rank's earlier reads and writes before its later ones."""
         self._window.Sync()
 
-    def fetch(self, rank, into):
-        """Begin to copy the whole memory of `rank` to `into` (byte,): a request that MPI completes."""
+    def fetch(self, rank: int, into: Bytes) -> "MPI.Request":
+        """Start to copy all memory of `rank` to `into` (byte,); the request completes when the copy is there."""
         return self._window.Rget(into, rank)
 
-    def close(self):
-        """Give the memory back.  Collective, and harmless when called again; all that was fetched has to be there."""
-        if self._window is not None:
+    def close(self) -> None:
+        """Free the memory.  Collective; all copies must be complete.  Closing again does nothing."""
+        if self._is_open:
+            self._is_open, self.own = False, np.empty(0, np.uint8)
             _close(self._world, self._window)
-            self._window = self.own = None
 
 
-def _open(world, window, own):
+def _open(world: "World", window: "MPI.Win", own: Bytes) -> None:
     from mpi4py import MPI
 
     own[:] = 0
@@ -91,7 +142,7 @@ def _open(world, window, own):
     world.barrier("all ranks to clear their memory")
 
 
-def _close(world, window):
-    world.barrier("all ranks to give their memory back")
+def _close(world: "World", window: "MPI.Win") -> None:
+    world.barrier("all ranks to free their memory")
     window.Unlock_all()
     window.Free()

@@ -1,317 +1,499 @@
-"""The ranks of a run: who am I, how many are we, and how to wait for the others without ever blocking for good.
+"""The ranks of a run: which one this is, how many there are, and how to wait for the others without blocking forever.
 
-`mpi4py.MPI` is imported only when a world of several ranks is made, since its import starts MPI.  Every wait polls with
-a deadline and looks out for the notice of a peer that failed, so that one rank's exception ends all within seconds.
+`mpi4py.MPI` is imported only where a world of several ranks is made, because importing it starts MPI.  Every wait polls
+with a deadline and looks for the notice of a failed rank, so that an exception on one rank ends all within seconds.
 """
 
 import contextlib
 import dataclasses
-import logging
 import math
 import os
 import socket
+import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from .gpu import check_device_buffers
-from .memory import RemoteMemory, SharedMemory
+from .gpu import check_device_buffers, pick_device
+from .memory import RemoteMemory, SharedMemory, keep_until_exit
 from .topology import groups
+from .waiting import NAP_S, PeerError, Until, Whom, is_done, poll
 
-_LOG = logging.getLogger("sagips_kit")
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
 _FAILURE_TAG = 7
-_SPINS = 5  # polls before that: a message between neighbours takes some microseconds
-_YIELD_S = 0.01  # ranks may share cores: so long, give the core to others between two polls; a nap lasts longer
-_NAP_S = 5e-5
 _LOOK_S = 0.1  # between two looks for failure notices
-_NOTICE_CHARACTERS = 2000  # of an error's text: a short message leaves at once, even if nobody receives it
+_NOTICE_CHARACTERS = 2000  # of an error's text: a short message is sent at once, even if nobody receives it
 _LAUNCHER_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS", "PALS_LOCAL_SIZE")
-_UNFINISHED = []  # requests nobody waits for any more: MPI may use their buffers until the process ends
 
-
-class PeerError(RuntimeError):
-    """Another rank failed, or did not answer in time.
-
-    Attributes
-    ----------
-    rank : int or None
-        The rank that failed first, if known.
-    """
-
-    def __init__(self, message, rank=None):
-        super().__init__(message)
-        self.rank = rank
-
-    def __reduce__(self):
-        return PeerError, (self.args[0], self.rank)
+T = TypeVar("T")
 
 
 @dataclass
 class World:
-    """The ranks that train together, as one of them sees them.
+    """The ranks that train together, as seen by one of them.
+
+    Make one with `World.here()`, `World.from_mpi()` or `World.alone()` rather than by the constructor.
+
+    Parameters
+    ----------
+    rank : int
+        Number of this rank, from 0.
+    size : int
+        Number of ranks.
+    device : torch.device
+        Where this rank computes.
+    comm : mpi4py.MPI.Intracomm or None
+        Communicator of these ranks alone, which no other code uses; None for a single rank without MPI.
+    hosts : tuple of str
+        Host of each rank of the whole run, for messages.
+    timeout_s : float
+        Longest wait for another rank, in seconds; the run then ends with an error.
+    report_s : float
+        Time after which a wait is logged as a warning, in seconds.
+    device_buffers : bool
+        Whether MPI reads and writes the GPU's memory itself; otherwise messages pass through host memory.
 
     Attributes
     ----------
-    rank, size : int
-    device : torch.device
-    hostname : str
-    comm : mpi4py.MPI.Comm or None
-        A private duplicate; None for a rank alone.
-    timeout_s : float
-        Longest wait for another rank, in seconds.
-    report_s : float
-        Wait after which a warning is logged, in seconds.
     whole : World or None
-        The world that this one is a part of; None if it is the whole.
+        The world of all ranks, in the world of a group of them; None in the former.
     ranks : tuple of int or None
-        Ranks, in the whole world, of the ranks of this part.
-    hosts : tuple of str
-        The host of each rank of the whole world, for messages.
-    device_buffers : bool
-        Whether MPI reads and writes the GPU's memory itself.
+        Numbers of these ranks in `whole`; None in the world of all ranks.
+
+    See Also
+    --------
+    Trainer : Trains the generators of one rank of a world.
+    Exchange.open : Opens an exchange between the ranks of a world.
+
+    Examples
+    --------
+    A process that `mpiexec` started is one rank of many, any other is a rank alone:
+
+    >>> from sagips_kit import World
+    >>> world = World.here()
+
+    Without MPI, in a notebook for instance:
+
+    >>> world = World.alone("cpu")
+    >>> world.rank, world.size
+    (0, 1)
+    >>> world.device
+    device(type='cpu')
+    >>> world.groups()
+    [(0,)]
     """
 
     rank: int
     size: int
     device: torch.device
-    hostname: str
-    comm: object = None
+    _: dataclasses.KW_ONLY
+    comm: "MPI.Intracomm | None" = None
+    hosts: tuple[str, ...] = ()
     timeout_s: float = 300.0
     report_s: float = 30.0
-    whole: "World | None" = None
-    ranks: tuple | None = None
-    hosts: tuple = ()
     device_buffers: bool = False
-    _looked: float = 0.0
+    whole: "World | None" = field(default=None, init=False)
+    ranks: tuple[int, ...] | None = field(default=None, init=False)
+    _looked: float = field(default=0.0, init=False, repr=False)
 
     @classmethod
-    def alone(cls, device=None):
-        """One rank without MPI."""
-        return cls(0, 1, torch.device(device or _pick_device(0)), socket.gethostname())
+    def alone(cls, device: torch.device | str | None = None) -> "World":
+        """A single rank, without MPI.
+
+        Parameters
+        ----------
+        device : torch.device, str or None
+            Where to compute; None takes the first GPU, or the CPU if there is none.
+
+        Returns
+        -------
+        World
+            A world of size 1.
+        """
+        return cls(0, 1, torch.device(device or pick_device(0)), hosts=(socket.gethostname(),))
 
     @classmethod
-    def from_mpi(cls, comm=None, device=None, timeout_s=300.0, device_buffers=None):
-        """All ranks of `comm` (MPI.COMM_WORLD by default).  Collective.
+    def from_mpi(
+        cls,
+        comm: "MPI.Intracomm | None" = None,
+        device: torch.device | str | None = None,
+        timeout_s: float = 300.0,
+        device_buffers: bool | None = None,
+    ) -> "World":
+        """All ranks of an MPI communicator.  Collective.
 
-        `device_buffers` = True lets MPI read and write GPU memory itself, and raises a ValueError if it cannot; None
-        looks whether the environment has SAGIPS_DEVICE_BUFFERS=1.
+        Parameters
+        ----------
+        comm : mpi4py.MPI.Intracomm or None
+            The communicator, which is duplicated; None takes MPI.COMM_WORLD.
+        device : torch.device, str or None
+            Where this rank computes; None takes a GPU of the node, one rank after the other, or the CPU if there is
+            none.
+        timeout_s : float
+            Longest wait for another rank, in seconds.
+        device_buffers : bool or None
+            Whether MPI reads and writes the GPU's memory itself; None looks whether the environment has
+            SAGIPS_DEVICE_BUFFERS=1.
+
+        Returns
+        -------
+        World
+            The world as seen by this rank.
+
+        Raises
+        ------
+        ValueError
+            On all ranks, if device buffers are asked for and do not work on one of them.
         """
         from mpi4py import MPI
 
         comm = (MPI.COMM_WORLD if comm is None else comm).Dup()
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-        device = torch.device(device or _pick_device(node.rank))
+        device = torch.device(device or pick_device(node.rank))
         node.Free()
-        hostname = socket.gethostname()
-        hosts = tuple(comm.allgather(hostname))
+        hosts = tuple(comm.allgather(socket.gethostname()))
         if device_buffers is None:
             device_buffers = os.environ.get("SAGIPS_DEVICE_BUFFERS") == "1"
         if device_buffers:
             check_device_buffers(comm, device)
-        return cls(comm.rank, comm.size, device, hostname, comm, timeout_s, hosts=hosts, device_buffers=device_buffers)
+        return cls(
+            comm.rank, comm.size, device, comm=comm, hosts=hosts, timeout_s=timeout_s, device_buffers=device_buffers
+        )
 
     @classmethod
-    def here(cls):
-        """All ranks if this process was started by an MPI launcher, else one rank alone.  Collective."""
+    def here(cls) -> "World":
+        """All ranks if an MPI launcher has started this process, else a single rank.  Collective.
+
+        Returns
+        -------
+        World
+            The world as seen by this rank.
+        """
         return cls.from_mpi() if under_mpi() else cls.alone()
 
-    def name(self, rank):
-        """What messages call a rank: by its number in the whole world, and its host."""
-        rank = self.ranks[rank] if self.ranks else rank
+    @property
+    def hostname(self) -> str:
+        """Host of this rank."""
+        return self.hosts[self._in_whole(self.rank)] if self.hosts else socket.gethostname()
+
+    def _in_whole(self, rank: int) -> int:
+        return rank if self.ranks is None else self.ranks[rank]
+
+    def name(self, rank: int) -> str:
+        """How messages name a rank: by its number in the whole run, and by its host.
+
+        Parameters
+        ----------
+        rank : int
+            A rank of this world.
+
+        Returns
+        -------
+        str
+            For instance "rank 3 on node7".
+        """
+        rank = self._in_whole(rank)
         return f"rank {rank} on {self.hosts[rank]}" if self.hosts else f"rank {rank}"
 
-    def groups(self, size=None):
-        """Ranks in groups of `size` consecutive ones, or by node if None: list of tuple.  Collective."""
+    def communicator(self) -> "MPI.Intracomm":
+        """The MPI communicator of this world, for messages.
+
+        Returns
+        -------
+        mpi4py.MPI.Intracomm
+            The same as `comm`.
+
+        Raises
+        ------
+        RuntimeError
+            If this is a single rank without MPI.
+        """
+        if self.comm is None:
+            raise RuntimeError("This world has no communicator: it is a single rank without MPI, or has been closed.")
+        return self.comm
+
+    def groups(self, size: int | None = None) -> list[tuple[int, ...]]:
+        """The ranks of this world in groups.  Collective.
+
+        Parameters
+        ----------
+        size : int or None
+            Number of consecutive ranks in a group, the last of which may be smaller; None makes each node a group.
+
+        Returns
+        -------
+        list of tuple of int
+            The ranks of each group.
+        """
         if size is not None or self.comm is None:
             return groups(self.size, size or 1)
-        self.barrier("all ranks to say on which node they are")
-        node = self.comm.Split_type(_shared_type())
+        from mpi4py import MPI
+
+        self.barrier("all ranks to report their nodes")
+        node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         first = node.bcast(self.rank)
         node.Free()
         firsts = self.comm.allgather(first)
         return [tuple(rank for rank in range(self.size) if firsts[rank] == first) for first in sorted(set(firsts))]
 
-    def part(self, parts):
-        """The world of this rank's part: World, or None if no part has it.  Collective.
+    def part(self, parts: Sequence[tuple[int, ...]]) -> "World | None":
+        """The world of the group that this rank is in.  Collective.
 
         Parameters
         ----------
         parts : list of tuple of int
-            Ranks of this world; the same on all ranks.
-        """
-        mine = next((ranks for ranks in parts if self.rank in ranks), None)
-        if self.comm is None:
-            return mine and dataclasses.replace(self, rank=0, size=1)
-        # Splitting blocks, but not for long once all ranks are here.
-        self.barrier("all ranks to form groups")
-        comm = self.comm.Split(mine[0] if mine else _undefined(), self.rank)
-        if mine is None:
-            return None
-        ranks = tuple(self.ranks[rank] if self.ranks else rank for rank in mine)
-        whole = self.whole or self
-        return dataclasses.replace(self, rank=comm.rank, size=comm.size, comm=comm, whole=whole, ranks=ranks)
+            Ranks of each group; the same on all ranks.
 
-    def is_one_node(self):
-        """Whether all ranks share memory.  Collective."""
+        Returns
+        -------
+        World or None
+            None if this rank is in no group.
+        """
+        own = next((ranks for ranks in parts if self.rank in ranks), None)
+        if self.comm is None:
+            return None if own is None else dataclasses.replace(self, rank=0, size=1)
+        from mpi4py import MPI
+
+        # MPI's split blocks, but not for long once all ranks are here.
+        self.barrier("all ranks to form groups")
+        comm = self.comm.Split(MPI.UNDEFINED if own is None else own[0], self.rank)
+        if own is None or not isinstance(comm, MPI.Intracomm):
+            return None
+        group = dataclasses.replace(self, rank=comm.rank, size=comm.size, comm=comm)
+        group.whole, group.ranks = self.whole or self, tuple(map(self._in_whole, own))
+        return group
+
+    def is_one_node(self) -> bool:
+        """Whether all ranks share one node's memory.  Collective.
+
+        Returns
+        -------
+        bool
+            The same on all ranks.
+        """
         return len(self.groups()) == 1
 
-    def share(self, n_bytes):
-        """`n_bytes` of memory of each rank that all see, on one node: SharedMemory.  Collective."""
+    def share(self, n_bytes: int) -> SharedMemory:
+        """Allocate memory that all ranks address directly; they must run on one node.  Collective.
+
+        Parameters
+        ----------
+        n_bytes : int
+            Size of each rank's part.
+
+        Returns
+        -------
+        SharedMemory
+            Filled with zeros.
+        """
         return SharedMemory(self, n_bytes)
 
-    def expose(self, n_bytes):
-        """`n_bytes` of memory of each rank that the others can fetch, on any node: RemoteMemory.  Collective."""
+    def expose(self, n_bytes: int) -> RemoteMemory:
+        """Allocate memory that the other ranks, on any nodes, can copy.  Collective.
+
+        Parameters
+        ----------
+        n_bytes : int
+            Size of each rank's part.
+
+        Returns
+        -------
+        RemoteMemory
+            Filled with zeros.
+        """
         return RemoteMemory(self, n_bytes)
 
-    def close(self):
-        """Give back the communicator.  Collective, and harmless when called again."""
+    def close(self) -> None:
+        """Free the communicator.  Collective; closing again does nothing."""
         if self.comm is not None:
             self.comm.Free()
             self.comm = None
 
-    def is_done(self, requests):
-        """Whether all `requests` are done, or the function that stands for them says so."""
-        if callable(requests):
-            return requests()
-        from mpi4py import MPI
-
-        return MPI.Request.Testall(requests)
-
-    def wait(self, requests, why, timeout_s=None):
-        """Wait for all `requests`; returns the seconds that took.
+    def is_done(self, until: Until) -> bool:
+        """Whether a wait is over.
 
         Parameters
         ----------
-        requests : list of mpi4py.MPI.Request, or callable
-            A function without arguments tells whether the wait is over.
-        why : str, or callable
-            Whom this rank waits for, for the texts of the error and of the report that comes before it; a function
-            without arguments finds out when it is needed.
+        until : list of mpi4py.MPI.Request, or callable
+            Requests that all have to complete, or a function without arguments that returns whether the wait is over.
+
+        Returns
+        -------
+        bool
+            Whether it is.
+        """
+        return is_done(until)
+
+    def wait(self, until: Until, whom: Whom, timeout_s: float | None = None) -> float:
+        """Wait for messages, or for a condition.
+
+        Parameters
+        ----------
+        until : list of mpi4py.MPI.Request, or callable
+            Requests that all have to complete, or a function without arguments that returns whether the wait is over.
+        whom : str, or callable
+            What this rank waits for, for messages; a function without arguments finds it out when it is needed.
+        timeout_s : float or None
+            Longest wait, in seconds; None takes that of the world.
+
+        Returns
+        -------
+        float
+            Time waited, in seconds.
+
+        Raises
+        ------
+        PeerError
+            If another rank failed, or the wait took too long.
+        """
+        try:
+            return poll(
+                until,
+                partial(self._waiting, whom),
+                self.look_for_failures,
+                timeout_s=self.timeout_s if timeout_s is None else timeout_s,
+                report_s=self.report_s,
+            )
+        except BaseException as error:
+            if not callable(until):
+                keep_until_exit(*until)
+            # MPI fails to complete what a rank offered that has left since; the notice it sent before gives the cause.
+            if type(error).__module__.startswith("mpi4py"):
+                self.look_for_failures(for_s=1.0)
+            raise
+
+    def _waiting(self, whom: Whom, waited_s: float) -> str:
+        name = self.name(self.rank)
+        return f"{name[0].upper()}{name[1:]} waited {waited_s:.0f} s for {whom() if callable(whom) else whom}"
+
+    def barrier(self, whom: Whom = "the other ranks", timeout_s: float | None = None) -> None:
+        """Wait until all ranks have called this.  Collective.
+
+        Parameters
+        ----------
+        whom : str, or callable
+            What this rank waits for, for messages.
         timeout_s : float or None
             Longest wait, in seconds; None takes that of the world.
 
         Raises
         ------
         PeerError
-            If another rank failed, or nothing came in time.
+            If another rank failed, or did not come in time.
         """
-        try:
-            return self._poll(requests, why, self.timeout_s if timeout_s is None else timeout_s)
-        except BaseException as error:
-            _UNFINISHED.extend(requests if isinstance(requests, list) else [])
-            # MPI cannot fetch what a rank offered that has left since; the notice that it left behind tells why.
-            if type(error).__module__.startswith("mpi4py"):
-                self.look_for_failures(for_s=1.0)
-            raise
-
-    def _poll(self, requests, why, timeout_s):
-        start = time.perf_counter()
-        n_polls, report_s = 0, self.report_s
-        while not self.is_done(requests):
-            n_polls += 1
-            waited_s = time.perf_counter() - start
-            self.look_for_failures()
-            if waited_s > timeout_s:
-                raise PeerError(
-                    f"{self._waiting(why, timeout_s)} and nothing came: some rank stalled, or left the run. "
-                    "Look at the slowest rank with read_status(...)."
-                )
-            if report_s < waited_s < timeout_s < math.inf:
-                _LOG.warning("%s so far; it ends the run after %.0f s.", self._waiting(why, waited_s), timeout_s)
-                report_s = math.inf
-            if waited_s > _YIELD_S:
-                time.sleep(_NAP_S)
-            elif n_polls > _SPINS:
-                os.sched_yield()
-        return time.perf_counter() - start
-
-    def _waiting(self, why, waited_s):
-        name = self.name(self.rank)
-        return f"{name[0].upper()}{name[1:]} waited {waited_s:.0f} s for {why() if callable(why) else why}"
-
-    def barrier(self, why="the other ranks", timeout_s=None):
-        """Wait until all ranks are here.  Collective."""
         if self.comm is not None:
-            self.wait([self.comm.Ibarrier()], why, timeout_s)
+            self.wait([self.comm.Ibarrier()], whom, timeout_s)
 
     @contextlib.contextmanager
-    def rank_0_first(self, why):
-        """Run the block on rank 0, then on the others; on none of them if rank 0 failed.  Collective.
+    def rank_0_first(self, whom: Whom) -> Iterator[None]:
+        """Run a `with` block on rank 0, then on the others; on none of them if rank 0 fails.  Collective.
 
-        What takes rank 0 long, such as a likelihood fit, is waited for without a deadline.
+        The others wait without a deadline, since what rank 0 does may take long, a likelihood fit for instance.
+
+        Parameters
+        ----------
+        whom : str, or callable
+            What the other ranks wait for, for messages.
+
+        Yields
+        ------
+        None
+            When it is this rank's turn.
+
+        Raises
+        ------
+        PeerError
+            On the other ranks, if rank 0 fails.
         """
         if self.rank != 0:
-            self.barrier(why, math.inf)
+            self.barrier(whom, math.inf)
         try:
             yield
         except BaseException as error:
             self.announce_failure(error)
             raise
         if self.rank == 0:
-            self.barrier(why, math.inf)
+            self.barrier(whom, math.inf)
 
-    def from_rank_0(self, make, why):
-        """What `make()` returns on rank 0, which the others wait for.  Collective."""
-        made = None
-        with self.rank_0_first(why):
+    def from_rank_0(self, make: Callable[[], T], whom: Whom) -> T:
+        """Call a function on rank 0 only, and return its result on all ranks.  Collective.
+
+        Parameters
+        ----------
+        make : callable
+            Called without arguments; its result must be picklable.
+        whom : str, or callable
+            What the other ranks wait for, for messages.
+
+        Returns
+        -------
+        object
+            What `make()` returned on rank 0.
+
+        Raises
+        ------
+        PeerError
+            On the other ranks, if rank 0 fails.
+        """
+        made = []
+        with self.rank_0_first(whom):
             if self.rank == 0:
-                made = make()
-        return made if self.comm is None else self.comm.bcast(made)
+                made.append(make())
+        return (made if self.comm is None else self.comm.bcast(made))[0]
 
-    def announce_failure(self, error):
-        """Tell all other ranks that this one failed, so that none waits for it in vain."""
-        # Who stops because of a rank that failed adds no notice: all have that rank's own.
+    def announce_failure(self, error: BaseException) -> None:
+        """Notify all other ranks that this one failed, so that none of them waits for it in vain.
+
+        Parameters
+        ----------
+        error : BaseException
+            Why it failed.  A PeerError that names the rank at fault is not announced: all ranks have its notice.
+        """
+        if self.whole is not None:  # ranks look for notices in the world of all ranks
+            self.whole.announce_failure(error)
+            return
         if self.comm is None or (isinstance(error, PeerError) and error.rank is not None):
             return
-        text = f"rank {self.rank} on {self.hostname} failed: {type(error).__name__}: {error}"[:_NOTICE_CHARACTERS]
+        text = f"{self.name(self.rank)} failed: {type(error).__name__}: {error}"[:_NOTICE_CHARACTERS]
         peers = [peer for peer in range(self.size) if peer != self.rank]
-        _UNFINISHED.extend(self.comm.isend((self.rank, text), dest=peer, tag=_FAILURE_TAG) for peer in peers)
+        keep_until_exit(*[self.comm.isend((self.rank, text), dest=peer, tag=_FAILURE_TAG) for peer in peers])
 
-    def look_for_failures(self, for_s=None):
-        """Raise the PeerError of a rank that failed.  Looks rarely enough to be called in every step.
+    def look_for_failures(self, for_s: float | None = None) -> None:
+        """Raise the error of a rank that failed.  Cheap enough for every step.
 
         Parameters
         ----------
         for_s : float or None
-            Look now, and for so many seconds.
+            Keep looking for this time, in seconds; None looks once, and at most every 0.1 s.
+
+        Raises
+        ------
+        PeerError
+            If a rank has announced its failure.
         """
         if self.whole is not None:
-            return self.whole.look_for_failures(for_s)
+            self.whole.look_for_failures(for_s)
+            return
         start = time.perf_counter()
-        if for_s is None and start - self._looked < _LOOK_S:
+        if self.comm is None or (for_s is None and start - self._looked < _LOOK_S):
             return
         self._looked = start
         while not (has_failed := self.comm.Iprobe(tag=_FAILURE_TAG)) and time.perf_counter() - start < (for_s or 0.0):
-            time.sleep(_NAP_S)
+            time.sleep(NAP_S)
         if has_failed:
             rank, text = self.comm.recv(tag=_FAILURE_TAG)
             raise PeerError(f"Stopped because {text}", rank)
 
 
-def _shared_type():
-    from mpi4py import MPI
-
-    return MPI.COMM_TYPE_SHARED
-
-
-def _undefined():
-    from mpi4py import MPI
-
-    return MPI.UNDEFINED
-
-
-def under_mpi():
-    """True if this process is one of several started by an MPI launcher, or MPI is running in it already."""
-    import sys
-
+def under_mpi() -> bool:
+    """Whether this process is one of several that an MPI launcher started, or MPI is running in it already."""
     started = sys.modules.get("mpi4py.MPI")
     if started is not None and started.Is_initialized():
         return True
     return any(int(os.environ.get(name, "1")) > 1 for name in _LAUNCHER_SIZES)
-
-
-def _pick_device(local_rank):
-    if not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{local_rank % torch.cuda.device_count()}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..check import require
+from ..check.suite import require
 from ..events.observed import Observed
 from ..events.resampling import check_events
 from ..ranks.world import World

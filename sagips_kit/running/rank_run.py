@@ -185,7 +185,7 @@ class RankRun:
         """Write a checkpoint; a rank that cannot write it warns, and the run continues."""
         trainer, checkpoints = self._trainer, self._checkpoints
         # Discriminators return to their last good state by themselves, generators do not.
-        if not all(weight.isfinite().all() for weight in trainer.generator.parameters()):
+        if not all(weight.isfinite().all() for weight in trainer.gan.generator.parameters()):
             warnings.warn(
                 f"Rank {checkpoints.rank} writes no checkpoint of step {trainer.step}, because the weights of its "
                 "generators are not finite. A resumed run continues from an earlier checkpoint.",

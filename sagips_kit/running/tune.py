@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .._text import counted
-from ..exchange import AllReduce, Chain, Every, Exchange, Hypercube, Independent, Leaders, Ring, Within
+from ..exchange import AllReduce, Chain, Every, Exchange, Hypercube, Independent, Leaders, OneSided, Ring, Within
 from ..ranks.topology import groups
 from ..ranks.world import World
 from ..training.trainer import Trainer
@@ -198,8 +198,8 @@ def usual_modes(world: World) -> list[Exchange]:
     if 1 < size < world.size and world.size % size == 0 and nodes == groups(world.size, size):
         outer = Every(_PERIOD, Leaders(Ring(payload="weights"), size=size))
         modes.append(Chain(Within(Ring(), size=size), outer))
-        modes.append(Chain(Within(Ring(mailbox="one-sided"), size=size), outer))
-    return [*modes, Ring(mailbox="one-sided")]
+        modes.append(Chain(Within(OneSided(), size=size), outer))
+    return [*modes, OneSided()]
 
 
 def _measure_step(spec: RunSpec, world: World) -> tuple[int, float]:

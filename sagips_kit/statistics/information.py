@@ -13,7 +13,7 @@ _DETERMINED = 1.0  # least information along a direction: a deviation as large a
 _INVOLVED = 0.05  # least component of a parameter in a direction that is named
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Information:
     """Fisher information of a sample of events, with whatever constraints there are beside it.
 

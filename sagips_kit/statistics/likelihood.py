@@ -18,7 +18,7 @@ _EDGE = 1e-6  # the fit stays this far (in units of the range) inside the parame
 _AT_EDGE = 1e-4  # and is told to be at one of them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LikelihoodFit:
     """Maximum-likelihood estimate and the inverse of the observed information.
 

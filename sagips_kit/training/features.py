@@ -1,34 +1,42 @@
-"""The features of events, whitened, and the Fisher information that linear functions of them carry.
+"""Whitened features of events, and the Fisher information that linear functions of them carry.
 
-The discriminator sees whitened features, so all directions are equally easy for it; to first order it can tell as much
-about the parameters as these features can, and that is what the generator's axes follow.
+The discriminator sees whitened features, so that it learns equally fast in all directions.  To first order it can
+report as much about the parameters as these features contain, and the generator's axes follow that information.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
+from torch import Tensor
 
 from .networks import to_unit
 
-_JITTER = 1e-6  # relative; below float32's resolution of a feature's variance no whitening is possible
+if TYPE_CHECKING:
+    from ..problems.base import Problem
+
+_JITTER = 1e-6  # relative; whitening cannot resolve less than float32 does of a feature's variance
 _N_EVENTS = 200_000  # observed events that determine the whitening
 
 
 class WhiteFeatures:
-    """The problem's features, taken to mean 0 and covariance 1 over the observed events.
+    """The problem's features, transformed to mean 0 and covariance 1 over the observed events.
 
     Parameters
     ----------
     problem : Problem
+        Defines the features of an event.
     events : Tensor (event, observable)
-        The observed events; every category counts alike, however many events it has.
+        The observed events.  Each category has the same influence, however many events it has.
     category_weights : Tensor (category,)
         Weight of a simulated event of each category.
     device : torch.device
+        Where features are computed.
     """
 
-    def __init__(self, problem, events, category_weights, device):
+    def __init__(self, problem: "Problem", events: Tensor, category_weights: Tensor, device: torch.device):
         self._problem = problem
         categories = problem.category(events)
-        chosen = _even_shares(categories, problem.n_categories)
+        chosen = _equal_shares(categories, problem.n_categories)
         features = problem.features(events[chosen]).double()
         mean, whitening = features.mean(0), _whitening(features)
         white = (features - mean) @ whitening
@@ -36,42 +44,44 @@ class WhiteFeatures:
         self._gram = (white.T @ (white * weights[:, None]) / len(white)).float().to(device)
         self._mean, self._whitening = mean.float().to(device), whitening.float().to(device)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._mean)
 
-    def __call__(self, events):
-        """(..., observable) -> (..., feature)."""
+    def __call__(self, events: Tensor) -> Tensor:
+        """Whitened features of events: (..., observable) -> (..., feature)."""
         return (self._problem.features(events) - self._mean) @ self._whitening
 
-    def information(self, y, noise, statistic, constraint_weight):
-        """Fisher information per event on the unbounded parameters y, as far as these features show it.
+    def information(self, y: Tensor, noise: Tensor, statistic: Tensor, constraint_weight: float) -> Tensor:
+        """Fisher information per event on the unbounded parameters y, as far as these features carry it.
 
         Parameters
         ----------
         y : Tensor (parameter,)
-            Where; `to_unit` and the problem's `scale` take it to theta.
+            Where to compute it; `to_unit` and the problem's `scale` map it to theta.
         noise : Tensor (event, noise_dim)
+            Uniform numbers for the simulated events.
         statistic : Tensor
             The problem's statistic of the observed events, for its constraints.
         constraint_weight : float
-            Information per event in one constraint known to one deviation.
+            Information per event of a constraint known to one standard deviation.
 
         Returns
         -------
         Tensor (parameter, parameter)
+            The information matrix.
         """
 
         def responses(y):
             theta = self._problem.scale(to_unit(y))
             return self(self._problem.simulate(theta, noise)).mean(0), self._problem.residuals(theta, statistic)
 
-        # Reverse mode: forward mode through a user's simulator meets more operators without a rule.
+        # Reverse mode, since more operators of a user's simulator lack a rule for forward mode.
         features, constraints = torch.func.jacrev(responses)(y)
         return features.T @ self._gram @ features + constraint_weight * constraints.T @ constraints
 
 
-def _even_shares(categories, n_categories):
-    """Indices of events with equal shares of all categories, spread over the sample."""
+def _equal_shares(categories, n_categories):
+    """Indices of events with equal shares of all categories, evenly spaced over the sample."""
     n_each = min(_N_EVENTS // n_categories, int(torch.bincount(categories, minlength=n_categories).min()))
     chosen = []
     for category in range(n_categories):
@@ -81,7 +91,7 @@ def _even_shares(categories, n_categories):
 
 
 def _whitening(features):
-    """Matrix that takes features (event, feature) to uncorrelated ones of variance 1, (feature, feature)."""
-    covariance = torch.cov(features.T).reshape(features.shape[1], -1)  # of a single feature it is a number
+    """Matrix (feature, feature) that makes features (event, feature) uncorrelated with variance 1."""
+    covariance = torch.cov(features.T).reshape(features.shape[1], -1)  # for a single feature it is a number
     covariance = covariance + _JITTER * torch.diag(covariance.diag()) + 1e-12 * torch.eye(len(covariance))
     return torch.linalg.inv(torch.linalg.cholesky(covariance)).T

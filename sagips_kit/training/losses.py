@@ -1,43 +1,66 @@
-"""The adversarial losses, and the discriminator's passes over events.
+"""The adversarial losses, and the discriminator's forward and backward passes over events.
 
-A pass goes through the events in pieces that fit into a processor's cache, and one way back through the discriminator
-serves both networks: an event's contribution to either is the gradient of its score times the slope of the loss, and
-the slopes are known as soon as the scores are.  Nothing here knows problems, ranks or files.
+Events are processed in pieces that fit into a processor's cache, and a single backward pass serves both networks: the
+contribution of an event to either gradient is the gradient of its score times the derivative of the loss, which is
+known as soon as the score is.  Problems, ranks and files do not belong here.
 """
 
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-_CACHE_BYTES = 2**20  # that one layer's outputs for a piece of events take in each processor's cache
-_LARGEST_RATIO = 10.0  # of the densities, that the likelihood loss believes
-_CLOSE = 0.5  # scores (root mean square) of densities so alike that their ratio is believed
+from .settings import Loss
+
+if TYPE_CHECKING:
+    from .networks import Discriminator
+
+_CACHE_BYTES = 2**20  # for the outputs of one layer, in the cache of each processor
+_LARGEST_RATIO = 10.0  # of the two densities; a larger estimate is not trusted in the likelihood loss
+_CLOSE = 0.5  # root mean square of the scores below which the estimated density ratio is trusted
 _LEAST_SLOPE = 1e-20  # of the discriminator's loss, so that the ratio of two slopes stays finite
 
-# Curvature of each generator loss in units of the likelihood's, for the weight of the constraints beside it
-CURVATURE = {"likelihood": 1.0, "logistic": 0.5, "least squares": 0.25}
+# Curvature of each generator loss relative to the likelihood, which sets the weight of the constraints beside it
+CURVATURE: dict[Loss, float] = {"likelihood": 1.0, "logistic": 0.5, "least squares": 0.25}
 
 
-def real_loss(loss, scores: Tensor) -> Tensor:
+def observed_loss(loss: Loss, scores: Tensor) -> Tensor:
     """The discriminator's loss for each observed event, scores (member, event) -> (member, event)."""
     return (scores.sigmoid() - 1).square() if loss == "least squares" else softplus(-scores)
 
 
-def generated_loss(loss, scores: Tensor) -> Tensor:
+def generated_loss(loss: Loss, scores: Tensor) -> Tensor:
     """The discriminator's loss for each generated event, scores (member, event) -> (member, event)."""
     return scores.sigmoid().square() if loss == "least squares" else softplus(scores)
 
 
-def generator_loss(loss, scores: Tensor, weights: Tensor, trust: Tensor | float = 0.0) -> Tensor:
+def generator_loss(loss: Loss, scores: Tensor, weights: Tensor, trust: Tensor | float = 0.0) -> Tensor:
     """The generator's loss for each generated event, scores and weights (member, event) -> (member, event).
 
-    "likelihood" without trust is linear in the scores; with the best discriminator it is the Kullback-Leibler
-    divergence of the generated density from the observed one, whose minimum is the maximum-likelihood estimate to first
-    order only: a discriminator also learns the fluctuations of a finite sample, and their squares move the minimum.
-    With full trust, (member, 1) or a number, each event counts by the density ratio exp(score) as well.  Then, with a
-    discriminator that has learned by the same trust, the gradient is that of the likelihood, and nothing is moved.
+    Without trust, "likelihood" is linear in the scores.  With the best possible discriminator it is the
+    Kullback-Leibler divergence of the generated density from the observed one.  Its minimum is the maximum-likelihood
+    estimate only to first order: a discriminator also learns the fluctuations of a finite sample, whose squares shift
+    the minimum.  With full trust each event is weighted by the density ratio exp(score) as well.  If the discriminator
+    was trained with the same trust, the gradient is then that of the likelihood, and the minimum is not shifted.
+
+    Parameters
+    ----------
+    loss : {"likelihood", "logistic", "least squares"}
+        The adversarial loss.
+    scores : Tensor (member, event)
+        Scores of generated events.
+    weights : Tensor (member, event)
+        Weights of these events.
+    trust : Tensor (member, 1) or float
+        Trust in the density ratio, from 0 to 1.
+
+    Returns
+    -------
+    Tensor (member, event)
+        The loss of each event.
     """
     if loss == "least squares":
         return weights * (scores.sigmoid() - 1).square()
@@ -47,54 +70,71 @@ def generator_loss(loss, scores: Tensor, weights: Tensor, trust: Tensor | float 
     return -weights * ratio * scores
 
 
-def ratio_trust(discriminator) -> Tensor:
-    """How far its density ratio is believed, from 0 to 1: (member, 1).
+def ratio_trust(discriminator: "Discriminator") -> Tensor:
+    """Trust in the density ratio that a discriminator estimates, from 0 to 1: Tensor (member, 1).
 
-    That depends on the scores of the events that were generated last: those of densities that differ much say little.
+    It follows from the scores of the last generated events: an estimate of densities that differ much is poor.
     """
     return torch.exp(-discriminator.spread / (2 * _CLOSE**2))[:, None]
 
 
-def learn_observed(discriminator, features: Tensor, loss, trust: Tensor) -> Tensor:
-    """Add to the discriminator's gradients what observed events, features (member, event, feature), tell it.
+def backward_observed(discriminator: "Discriminator", features: Tensor, loss: Loss, trust: Tensor) -> Tensor:
+    """Add the part of observed events to the gradients of the discriminator.
 
     Parameters
     ----------
+    discriminator : Discriminator
+        Its gradients are changed.
+    features : Tensor (member, event, feature)
+        Whitened features of observed events.
+    loss : {"likelihood", "logistic", "least squares"}
+        The adversarial loss.
     trust : Tensor (member, 1)
-        In the density ratio; the same as for the generated events of the step.
+        Trust in the density ratio; the same as for the generated events of the step.
 
     Returns
     -------
     Tensor (member,)
-        Their part of its loss.
+        The observed events' part of the discriminator's loss.
     """
-    means = []
+    sums = torch.zeros_like(features[:, 0, 0])
     for piece in _pieces(features, discriminator):
         scores = discriminator(piece)
-        values, slopes = _slopes(lambda scores: real_loss(loss, scores), scores)
+        values, slopes = _slopes(lambda scores: observed_loss(loss, scores), scores)
         scores.backward(slopes * _emphasis(loss, scores, trust) / features.shape[1])
-        means.append(values.sum(-1))
-    return sum(means) / features.shape[1]
+        sums = sums + values.sum(-1)
+    return sums / features.shape[1]
 
 
-def learn_generated(discriminator, features: Tensor, loss, weights: Tensor, trust: Tensor):
-    """Add to the discriminator's gradients what generated events tell it, and find where they should move.
+def backward_generated(
+    discriminator: "Discriminator", features: Tensor, loss: Loss, weights: Tensor, trust: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Add the part of generated events to the gradients of the discriminator, and differentiate the generator's loss.
 
     Parameters
     ----------
+    discriminator : Discriminator
+        Its gradients and its `spread` are changed.
     features : Tensor (member, event, feature)
-        Not part of a graph.
+        Whitened features of generated events, detached from their graph.
+    loss : {"likelihood", "logistic", "least squares"}
+        The adversarial loss.
     weights : Tensor (member, event)
-        Of the events in the generator's loss.
+        Weights of the events in the generator's loss.
+    trust : Tensor (member, 1)
+        Trust in the density ratio.
 
     Returns
     -------
     pull : Tensor (member, event, feature)
-        Derivative of the generator's loss by the features.
-    loss_discriminator, loss_generator : Tensor (member,)
-        Their part of the discriminator's loss, and the generator's loss.
+        Derivative of the generator's loss with respect to the features.
+    loss_generated : Tensor (member,)
+        The generated events' part of the discriminator's loss.
+    loss_generator : Tensor (member,)
+        The generator's loss.
     """
-    n_events, pulls, means = features.shape[1], [], []
+    n_events, pulls = features.shape[1], []
+    sums = torch.zeros_like(features[:, 0, 0]).repeat(3, 1)
     for piece, weight in zip(_pieces(features, discriminator), _pieces(weights, discriminator), strict=True):
         piece.requires_grad_()
         scores = discriminator(piece)
@@ -104,29 +144,29 @@ def learn_generated(discriminator, features: Tensor, loss, weights: Tensor, trus
         )
         slopes = (slopes * _emphasis(loss, scores, trust)).clamp(min=_LEAST_SLOPE)
         scores.backward(slopes / n_events)
-        # The way back is linear in the slope of each event.
-        pulls.append(piece.grad * (slopes_generator / slopes)[..., None])
-        means.append(torch.stack([values.sum(-1), values_generator.sum(-1), scores.detach().square().sum(-1)]))
-    *losses, spread = sum(means) / n_events
-    # A bad event, which the guard deals with, should not be remembered.
+        # The backward pass is linear in the slope of each event.
+        pulls.append(piece.grad * (slopes_generator / slopes)[..., None])  # pyright: ignore[reportOptionalOperand] backward set it
+        sums = sums + torch.stack([values.sum(-1), values_generator.sum(-1), scores.detach().square().sum(-1)])
+    loss_generated, loss_generator, spread = sums / n_events
+    # The guard takes care of bad events; the next steps must not depend on them.
     discriminator.spread.copy_(spread.nan_to_num(nan=math.inf, posinf=math.inf))
-    return torch.cat(pulls, dim=1), *losses
+    return torch.cat(pulls, dim=1), loss_generated, loss_generator
 
 
-def _emphasis(loss, scores, trust):
-    """How much an event counts in the discriminator's step.
+def _emphasis(loss: Loss, scores: Tensor, trust: Tensor) -> Tensor | float:
+    """Weight of each event in the discriminator's gradient, (member, event).
 
-    The logistic loss makes what is learned of the observed events, their mean weighted by a falling function of the
-    scores, agree with the same of the generated ones.  For the likelihood it should be their plain mean: otherwise
-    scores that follow the fluctuations of a finite sample make events count less that are over-represented by chance.
-    With full trust observed events pull by 1/2, generated ones push by exp(score) / 2, whose balance is that.
+    A discriminator trained with the logistic loss compares means over observed and generated events in which each event
+    is weighted by a function of its score.  For the likelihood the observed events should have equal weights: otherwise
+    scores that follow the fluctuations of a finite sample reduce the weight of events that are over-represented by
+    chance.  With full trust, observed events have the weight 1/2 and generated ones exp(score) / 2.
     """
     if loss != "likelihood":
         return 1.0
     return (trust * (softplus(scores.detach()) - math.log(2))).exp().clamp(max=_LARGEST_RATIO)
 
 
-def _slopes(function, scores):
+def _slopes(function: Callable[[Tensor], Tensor], scores: Tensor) -> tuple[Tensor, Tensor]:
     """Values and derivatives of a function of each score."""
     scores = scores.detach().requires_grad_()
     values = function(scores)
@@ -134,7 +174,7 @@ def _slopes(function, scores):
 
 
 def _pieces(events, discriminator):
-    """Views (member, event, ...) of consecutive events; all of them at once on a GPU, which has no such cache."""
+    """Views (member, event, ...) of consecutive events; all at once on a GPU, which has no such cache."""
     if events.is_cuda:
         return [events.detach()]
     n_bytes = 4 * len(events) * discriminator.n_widest

@@ -1,73 +1,87 @@
-"""What a trainer shows beside its records: events of its generators on the way, and its discriminators' scores.
+"""What a trainer shows beside its records: snapshots of its generators, and the scores of its discriminators.
 
-All random numbers are of its own, so a run is the same whether somebody looks at it or not.  Nothing here knows files.
+Snapshots have random numbers of their own, so a run is the same with and without them.  Files do not belong here.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
+from numpy.typing import NDArray
 
 from .seeds import snapshot_noise
 
+if TYPE_CHECKING:
+    from .settings import Settings
+    from .trainer import Trainer
 
-def snapshot(trainer):
-    """The parameter vectors of a trainer's last step, and new events that show what they stand for.
+
+def snapshot(trainer: "Trainer") -> tuple[NDArray, NDArray]:
+    """The parameter vectors of a trainer's last step, and new events simulated from them.
 
     Parameters
     ----------
     trainer : Trainer
-        After its first step.
+        After at least one step.
 
     Returns
     -------
     parameters : ndarray (member, set, parameter)
+        The parameter vectors.
     events : ndarray (member, event, observable)
-        As many as a draw's predictive ones; all sets have equal shares.
+        `settings.n_predictive` events, shared equally among the sets.
     """
-    problem, n_events = trainer.problem, trainer.settings.n_predictive
-    n_members, n_sets, _ = trainer.theta.shape
+    theta, n_events = trainer.theta, trainer.settings.n_predictive
+    n_members, n_sets, _ = theta.shape
     n_each = -(-n_events // n_sets)
-    noise = [snapshot_noise(trainer, member, n_sets * n_each) for member in range(n_members)]
-    noise = torch.stack(noise).view(n_members, n_sets, n_each, problem.noise_dim)
+    noise_dim, first = trainer.problem.noise_dim, trainer.world.rank * n_members
+    noise = [
+        snapshot_noise(trainer.seed, first + member, trainer.step, n_sets * n_each, noise_dim)
+        for member in range(n_members)
+    ]
+    noise = torch.stack(noise).view(n_members, n_sets, n_each, noise_dim)
     with torch.no_grad():
-        events = torch.vmap(torch.vmap(problem.simulate))(trainer.theta, noise.to(trainer.theta.device))
-    # The sets take turns, so that what is left out at the end is left out of all.
+        events = trainer.gan.simulate(theta, noise.to(theta.device))
+    # The sets alternate, so that dropping events at the end affects all of them alike.
     events = events.transpose(1, 2).flatten(1, 2)[:, :n_events]
-    return trainer.theta.cpu().numpy(), events.cpu().numpy()
+    return theta.cpu().numpy(), events.cpu().numpy()
 
 
-def n_scored(settings, n_observed):
-    """How many events of either kind a discriminator scores: no more than there are."""
+def n_scored(settings: "Settings", n_observed: int) -> int:
+    """Number of generated, and of observed, events that each discriminator scores: at most as many as there are."""
     return min(settings.n_scores, settings.n_draws * settings.n_predictive, n_observed)
 
 
-def scores(trainer, predictive):
-    """What the discriminators of a rank say of predicted events, and of as many observed ones.
+def scores(trainer: "Trainer", predictive: NDArray) -> tuple[NDArray, NDArray]:
+    """Scores that the discriminators of a rank give to predicted events and to equally many observed ones.
 
     Parameters
     ----------
     trainer : Trainer
+        The trainer whose discriminators score.
     predictive : ndarray (member, draw, event, observable)
         What `trainer.predict()` returns.
 
     Returns
     -------
     generated, observed : ndarray (member, event)
-        The higher a score, the more an event looks like an observed one.  Of the logistic losses it is the logarithm
-        of the odds, 0 where the discriminator cannot tell.
+        The higher a score, the more an event looks like an observed one.  For the losses "likelihood" and "logistic" it
+        is the logarithm of the odds, which is 0 where the discriminator cannot decide.
     """
-    problem, n = trainer.problem, n_scored(trainer.settings, len(trainer.observed))
+    problem, observed = trainer.problem, trainer.data.observed
+    n = n_scored(trainer.settings, len(observed))
     predicted = torch.as_tensor(predictive).flatten(1, 2)
     predicted = predicted[:, _evenly(predicted.shape[1], n)]
-    chosen = _equal_shares(problem.category(trainer.observed), problem.n_categories, n)
-    observed = trainer.observed[chosen].expand(len(predicted), -1, -1)
+    observed = observed[_equal_shares(problem.category(observed), problem.n_categories, n)]
+    observed = observed.expand(len(predicted), -1, -1)
+    gan, device = trainer.gan, trainer.world.device
     with torch.no_grad():
-        device = trainer.world.device
-        each = [trainer.discriminator(trainer.features(events.to(device))) for events in (predicted, observed)]
+        each = [gan.discriminator(gan.features(events.to(device))) for events in (predicted, observed)]
     generated, observed = (one.cpu().numpy() for one in each)
     return generated, observed
 
 
 def _equal_shares(categories, n_categories, n):
-    """Indices of `n` events, evenly spaced in each category, of which simulated events have equal shares too."""
+    """Indices of `n` observed events, evenly spaced in each category; equal shares, as simulated events have."""
     parts = []
     for category in range(n_categories):
         inside = (categories == category).nonzero()[:, 0]
@@ -76,4 +90,5 @@ def _equal_shares(categories, n_categories, n):
 
 
 def _evenly(n_events, n):
+    """Indices of `n` out of `n_events` events, evenly spaced."""
     return (torch.arange(n, dtype=torch.float64) * n_events / max(n, 1)).long()

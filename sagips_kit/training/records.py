@@ -1,38 +1,61 @@
-"""What training leaves: rows of the history and the draws of each chain.  Nothing here knows networks or files."""
+"""Results of training: rows of the history, and the draws of each chain.  Networks and files do not belong here."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .._partition import chunk_bounds
 
+if TYPE_CHECKING:
+    from .settings import Settings
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Record:
-    """What a human looks at after a step; a row of the history.
+    """State of one rank after a step: a row of the history, as `Trainer.iterate` yields it.
 
-    Attributes
+    Parameters
     ----------
     step : int
         Steps done.
     theta : ndarray (member, parameter)
-        Mean of the generated parameters.
-    loss_discriminator, loss_generator : ndarray (member,)
-        The discriminator's loss of random guesses is 2 log 2 = 1.386 for the logistic one.
+        Parameters of each member in the problem's units, averaged over the sets of the step.
+    loss_discriminator : ndarray (member,)
+        Loss of the discriminators.  Where they cannot distinguish generated from observed events it is 2 log 2 = 1.386
+        for the losses "likelihood" and "logistic", and 0.5 for "least squares".
+    loss_generator : ndarray (member,)
+        Loss of the generators, without constraints.
     waited_s : float
-        Seconds spent waiting for other ranks since the record before.
+        Time spent waiting for other ranks since the previous record, in seconds.
     elapsed_s : float
-        Seconds of training, from the first step on.
+        Time spent training since the first step, in seconds.
     staleness : int
-        Steps, of the oldest message used.
+        Age of the oldest message used in the last exchange, in steps.
     rejected : int
-        Steps of members whose numbers were not finite, and that were dropped, since the record before.
+        Steps since the previous record that were dropped because of NaN or infinity, summed over members.
+
+    See Also
+    --------
+    sagips_kit.Trainer : Its `iterate` yields records.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sagips_kit import Proxy, Settings, Trainer
+    >>> problem = Proxy(n_observed=1000)
+    >>> events = problem.observed(None, np.random.default_rng(0))
+    >>> with Trainer(problem, Settings(n_members=2, n_events=128), events, n_steps=10) as trainer:
+    ...     record = trainer.run()
+    >>> record.step, record.theta.shape, record.rejected
+    (10, (2, 6), 0)
     """
 
     step: int
-    theta: np.ndarray
-    loss_discriminator: np.ndarray
-    loss_generator: np.ndarray
+    theta: NDArray
+    loss_discriminator: NDArray
+    loss_generator: NDArray
     waited_s: float
     elapsed_s: float
     staleness: int
@@ -45,24 +68,31 @@ class Draws:
     Parameters
     ----------
     shape : tuple (member, draw, parameter)
+        Shape of the averages.
     n_steps : int
         Length of the run.
     n_averaged : int
-        How many of its last steps are averaged.
+        Number of steps at its end that are averaged.
 
     Attributes
     ----------
     values : ndarray (member, draw, parameter)
-        NaN for stretches that have not begun.
+        The averages; NaN for stretches that have not begun.
     """
 
-    def __init__(self, shape, n_steps, n_averaged):
+    def __init__(self, shape: tuple[int, int, int], n_steps: int, n_averaged: int):
         self.values = np.full(shape, np.nan)
         self._first = n_steps - n_averaged
         self._starts, self._stops = np.array(chunk_bounds(n_averaged, shape[1])).T
 
-    def wants(self, step):
-        """Whether `step`, counted from 0, is in the part that is averaged."""
+    @classmethod
+    def of_run(cls, settings: "Settings", n_steps: int, n_parameters: int) -> "Draws":
+        """The draws that the settings ask for in a run of `n_steps`."""
+        shape = settings.n_members, settings.n_draws, n_parameters
+        return cls(shape, n_steps, max(1, round(settings.averaging * n_steps)))
+
+    def wants(self, step: int) -> bool:
+        """Whether `step`, counted from 0, is one of those that are averaged."""
         return step >= self._first
 
     def state_dict(self):
@@ -70,14 +100,14 @@ class Draws:
         return {"values": self.values}
 
     def load_state_dict(self, state):
-        """Go on from the averages of `state`."""
+        """Continue from the averages in `state`."""
         values = np.asarray(state["values"])
         if values.shape != self.values.shape:
             raise ValueError(f"draws of shape {values.shape}: should be {self.values.shape}.")
         self.values[:] = values
 
-    def add(self, step, theta):
-        """Take theta (member, parameter) of a step that is wanted into the averages."""
+    def add(self, step: int, theta: NDArray) -> None:
+        """Add theta (member, parameter) of a step that is averaged."""
         at = step - self._first
         # In a run with fewer steps than draws, neighbouring draws share a step.
         taking = (self._starts <= at) & (at < np.maximum(self._stops, self._starts + 1))

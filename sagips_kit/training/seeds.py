@@ -1,36 +1,27 @@
-"""The random streams of a rank: one for each role and member, all from the run's seed, and who shares which."""
+"""Which random stream each member of a rank draws from, so that results do not depend on how members are distributed.
 
-import numpy as np
+Streams that all ranks of a replica must share are numbered by the replica, all others by the rank.
+"""
+
 import torch
+from torch import Tensor
 
+from ..events.streams import Stream, torch_stream
 from ..problems.noise import stratified_noise
 
-ROLES = ("generator", "axes", "discriminator", "noise", "batches", "prediction")
-_SHARED = ("generator", "axes")  # by the ranks of a replica
-_SNAPSHOT = 102  # sets this random stream apart from those of the training
+_SHARED = (Stream.GENERATOR, Stream.AXES)  # the ranks of a replica hold the same generators
+_OWN = (Stream.DISCRIMINATOR, Stream.NOISE, Stream.BATCHES, Stream.PREDICTION)
 
 
-def random_streams(seed, replica, rank, n_members):
-    """Random generators: role -> list of torch.Generator, one for each member.
-
-    Parameters
-    ----------
-    seed : int
-        The same on all ranks.
-    replica, rank, n_members : int
-    """
-    # Counted through all ranks: an ensemble is the same however its members are spread over them.
-    first = {role: (replica if role in _SHARED else rank) * n_members for role in ROLES}
-    return {role: [_stream(seed, role, first[role] + member) for member in range(n_members)] for role in ROLES}
+def random_streams(seed: int, replica: int, rank: int, n_members: int) -> dict[str, list[torch.Generator]]:
+    """Random generators of one rank: name of the purpose, such as "noise" -> one generator for each member."""
+    streams = {}
+    for purpose in _SHARED + _OWN:
+        first = (replica if purpose in _SHARED else rank) * n_members
+        streams[purpose.name.lower()] = [torch_stream(seed, purpose, first + member) for member in range(n_members)]
+    return streams
 
 
-def _stream(seed, role, index):
-    words = np.random.SeedSequence([seed, ROLES.index(role), index]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(words[0] >> 1))
-
-
-def snapshot_noise(trainer, member, n_events):
-    # Counted through all ranks: an ensemble is the same however its members are spread over them.
-    chain = trainer.world.rank * trainer.settings.n_members + member
-    words = np.random.SeedSequence([trainer.seed, _SNAPSHOT, chain, trainer.step]).generate_state(1, np.uint64)
-    return stratified_noise(n_events, trainer.problem.noise_dim, torch.Generator().manual_seed(int(words[0] >> 1)))
+def snapshot_noise(seed: int, chain: int, step: int, n_events: int, noise_dim: int) -> Tensor:
+    """Noise (event, noise_dim) for the snapshot of one chain, from a stream of its own, so training is unaffected."""
+    return stratified_noise(n_events, noise_dim, torch_stream(seed, Stream.SNAPSHOTS, chain, step))

@@ -1,4 +1,4 @@
-"""How a rank trains its members, as one value."""
+"""How each rank trains its members, as one value."""
 
 from typing import Annotated, Literal
 
@@ -6,79 +6,120 @@ from pydantic import Field
 
 from .._value import Count, Fraction, NonNegative, Positive, value
 
+Loss = Literal["likelihood", "logistic", "least squares"]
+
 
 @value
 class Settings:
-    """How a rank trains its members; everything here is a choice, nothing a fact about the problem.
+    """How each rank trains its members: networks, learning rates, schedules, and what is stored.
 
-    The defaults are meant for generators of a few to some tens of parameters and reach the statistical floor of the
-    ready problems in some thousand steps.
+    A member is one pair of generator and discriminator.  The defaults suit problems of a few to some tens of parameters
+    and reach the statistical floor of the ready problems, the error of the maximum-likelihood estimate, in a few
+    thousand steps.  All fields are given by name.
 
     Parameters
     ----------
     n_members : int
-        Independent GANs trained side by side on each rank, as one batch.
+        Independent members on each rank, trained side by side as one batch.
     n_sets : int
-        Parameter vectors drawn from each generator in a step.
+        Parameter vectors that each generator produces in a step.
     n_events : int
-        Events that a member generates in a step, a multiple of `n_sets`; as many observed events are drawn.
+        Events that each member simulates in a step, shared equally among its `n_sets` parameter vectors, so it must be
+        a multiple of `n_sets`.  Equally many observed events are drawn.
     latent_dim : int
-        Dimension of the generator's input.
+        Dimension of the random input of the generators.
     generator : {"perceptron", "convolution"}
-        "convolution" makes parameters that are the pixels of an image by transposed convolutions.
-    generator_widths, discriminator_widths : tuple of int
-        Hidden layers of the two networks; of convolutions the channels before each doubling of the image's sides.
+        Network of the generators.  "convolution" makes parameters that are the pixels of an image by transposed
+        convolutions; the problem then needs the attribute `image`, its rows and columns.
+    generator_widths : tuple of int
+        Hidden layers of the generators: units of each layer of a perceptron, or channels before each doubling of the
+        image's sides.
+    discriminator_widths : tuple of int
+        Units of each hidden layer of the discriminators.
     precision : {"full", "bfloat16"}
-        Of the products in the discriminator's perceptron, where wide networks spend their time.
-    generator_rate, discriminator_rate : float
-        Learning rates of the two Adam optimisers at the first step; a half cosine takes them down to `final_rate`.
-        Generators that move faster than their discriminators learn circle the answer: with many parameters, such as
-        the pixels of an image, take a smaller one for the generators, 1e-4.
+        Floating-point precision of the matrix products in the discriminators, which dominate the cost of wide networks.
+        "full" is float32.
+    generator_rate : float
+        Learning rate of the generators' Adam optimiser in the first step.  A generator that moves faster than its
+        discriminator learns circles around the answer.  For many parameters, such as the pixels of an image, 1e-4 is a
+        better choice than the default.
+    discriminator_rate : float
+        Learning rate of the discriminators' Adam optimiser in the first step.
     full_rate_steps : int
-        Longest run that takes these rates; a longer one takes them smaller by the root of the ratio of the lengths.  At
-        the full rates discriminators get worse after some thousand steps, and members wander about the answer.
+        Longest run, in steps, that uses these learning rates.  In a run that is x times longer both are divided by
+        sqrt(x): at full rates, discriminators get worse after a few thousand steps and members drift around the answer.
     settled_rate : float
-        The generators' rate after the exploration, in units of the one they would have without this.  They should get
-        near the answer fast, but where events tell little of a direction they overshoot it, and the discriminators
-        bring them back the sooner the slower they move.  In very short runs, 1 takes them further.
+        Factor on the generators' learning rate after the exploration, at most 1.  Generators should approach the
+        answer fast, but in directions that the events determine poorly they overshoot, and return faster the more
+        slowly they move.  In very short runs, 1 brings them closer to the answer.
     final_rate : float
-        Last learning rate in units of the first.
+        Learning rates in the last step, relative to the first, from 0 to 1.  They decrease as half a cosine.
     loss : {"likelihood", "logistic", "least squares"}
-        Adversarial loss: a logistic discriminator with the generator's loss linear in its scores, where both count
-        events by the density ratio that these tell once they are small; the usual non-saturating logistic loss; or
-        least squares on sigmoid outputs as in the paper.
+        Adversarial loss.  "likelihood": logistic for the discriminator, linear in the score for the generator; once the
+        scores are small, events are also weighted by the density ratio that they estimate.  "logistic": the usual
+        non-saturating loss.  "least squares": on sigmoid outputs, as in the SAGIPS paper.
     constraint_weight : float
-        Weight of the problem's constraints, relative to the one they have in the likelihood; it grows to this from a
-        thousandth during the first fifth of the run.
+        Weight of the problem's constraints and priors relative to their weight in the likelihood.  It grows from a
+        thousandth of this value to all of it during the first fifth of the run.
     axes_every : int
-        Steps between two looks at the Fisher information, which turns the generator's axes to natural ones; 0 leaves
-        that out, and so do more than 1000 parameters.
+        Steps between updates of the natural axes, along which generators move, from the Fisher information.  0 switches
+        them off; they are also off for more than 1000 parameters.
     damping : float
-        Information per event below which a direction is not stretched further; it is approached from 1 during the
-        first fifth of the run.  Where so many events determine a direction that it has less, a smaller one takes
-        generators there sooner.
+        Fisher information per event below which a natural axis is not stretched further.  It decreases from 1 to this
+        value during the first fifth of the run.  If there are so many events that they determine a direction with less
+        information, a smaller value brings generators to the answer sooner.
     exploration : float
-        Fraction of the run during which the generator's spread shrinks to a point, and its rate is the full one.
+        Fraction of the run, at its start, during which the spread of each generator shrinks to zero and the generators
+        use their full learning rate.
     averaging : float
-        Fraction of the run, at its end, over which the generator's output is averaged.
+        Fraction of the run, at its end, over which the parameters are averaged; larger than 0.
     n_draws : int
-        Averages of consecutive stretches of that part, kept as the draws of a chain.
+        Number of draws of each chain: averages over consecutive stretches of the averaged part of the run.
     n_predictive : int
-        Events generated from each draw, for comparison with the observed ones.
+        Events simulated from each draw, for comparison with the observed events.
     n_snapshots : int
-        Points in time, evenly spaced over the run, at which the generated parameter vectors and `n_predictive` events
-        of each generator are kept.
+        Number of steps, evenly spaced over the run, after which the parameter vectors of each generator and
+        `n_predictive` events simulated from them are stored.
     n_scores : int
-        Generated events, and as many observed ones, of which each discriminator's scores are kept at the end.
+        Number of generated, and of observed, events whose scores by each discriminator are stored at the end.
     bootstrap : bool
-        Give every generator its own resample of the observed events, so that their spread shows the uncertainty.
+        Whether each chain learns from its own resample of the observed events, so that the spread of the chains shows
+        the statistical uncertainty.  If False, all learn from the same events.
     record_every : int
         Steps between two rows of the history.
     rows_per_block : int
-        Rows that a rank writes together; it looks at the stop flag as often.
+        Rows of the history that a rank writes at once.  A request to stop is noticed after a block.
     max_rollbacks : int
-        A rank with numbers that are not finite tells nobody of them and, at its next row of the history, takes its
-        discriminators back to those of the row before; after more rows in a row than this the run ends.
+        Consecutive rollbacks allowed.  A rank that meets NaN or infinity sends nothing and restores its discriminators
+        from the previous history row; if this happens more often in succession, the run stops with an error.
+
+    Raises
+    ------
+    ValueError
+        For an unknown field, a wrong type or a number out of range.
+
+    See Also
+    --------
+    RunSpec : A whole run, with settings as one of its fields.
+    Trainer : A training loop in your own hands.
+
+    Examples
+    --------
+    >>> from sagips_kit import Settings
+    >>> Settings(n_members=8, generator_widths=(128, 128))
+    Settings(n_members=8, generator_widths=(128, 128))
+
+    Settings are immutable; `dataclasses.replace` makes changed ones.
+
+    >>> import dataclasses
+    >>> dataclasses.replace(Settings(), n_draws=100).n_draws
+    100
+
+    Errors say what is allowed.
+
+    >>> Settings(n_events=1000, n_sets=3)
+    Traceback (most recent call last):
+    ValueError: Settings: n_events = 1000: should be a multiple of n_sets = 3, for instance 999.
     """
 
     n_members: Count = 4
@@ -94,7 +135,7 @@ class Settings:
     full_rate_steps: Count = 2000
     settled_rate: Annotated[float, Field(gt=0, le=1)] = 0.4
     final_rate: Fraction = 0.02
-    loss: Literal["likelihood", "logistic", "least squares"] = "likelihood"
+    loss: Loss = "likelihood"
     constraint_weight: NonNegative = 1.0
     axes_every: Annotated[int, Field(ge=0)] = 20
     damping: Positive = 3e-3

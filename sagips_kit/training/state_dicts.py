@@ -1,8 +1,11 @@
-"""The state of a tree of parts, as tensors: what a checkpoint holds, whatever the parts are.
+"""The state of a tree of parts as nested dicts of tensors, which is the content of a checkpoint.
 
 A part is a module, an optimiser, a random generator, anything with `state_dict` and `load_state_dict`, or a dict or
-list of parts.  Files, and what the parts mean, do not belong here.
+list of parts.  Files, and the meaning of the parts, do not belong here.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +14,17 @@ _MISFIT = (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeE
 
 
 class Numbers:
-    """Attributes of `owner` that are numbers, by their names: a part like others."""
+    """A part that consists of numbers which are attributes of `owner`.
 
-    def __init__(self, owner, names):
+    Parameters
+    ----------
+    owner : object
+        The object with the attributes.
+    names : sequence of str
+        Names of the attributes.
+    """
+
+    def __init__(self, owner: object, names: Sequence[str]):
         self._owner, self._names = owner, names
 
     def state_dict(self):
@@ -24,8 +35,8 @@ class Numbers:
             setattr(self._owner, name, type(getattr(self._owner, name))(number))
 
 
-def collected(parts):
-    """The state of `parts` at this moment: nested dicts of tensors in host memory that nobody else writes to."""
+def collected(parts: Any) -> Any:
+    """Copy the present state of `parts` to nested dicts of tensors in host memory."""
     if isinstance(parts, torch.Generator):
         return parts.get_state()
     if isinstance(parts, torch.optim.Optimizer):
@@ -37,18 +48,27 @@ def collected(parts):
     return _tensors(parts.state_dict())
 
 
-def restored(parts, state, name="state"):
-    """Give `parts` the state that `collected` took of parts made alike.
+def restore(parts: Any, state: Any, name: str = "state") -> None:
+    """Restore a state of `parts` that `collected` returned for parts of the same structure.
+
+    Parameters
+    ----------
+    parts : module, optimiser, torch.Generator, object with `load_state_dict`, or dict or list of such
+        What is restored, in order.
+    state : dict or Tensor
+        The state.
+    name : str
+        Name of the part in messages.
 
     Raises
     ------
     ValueError
-        If the state is not one of such parts.
+        If the state belongs to parts of another structure.
     """
     if isinstance(parts, dict | list | tuple):
         for key, part in parts.items() if isinstance(parts, dict) else enumerate(parts):
-            # What has no state is nowhere to be found in the file.
-            restored(part, state.get(str(key), {}) if isinstance(state, dict) else {}, f"{name}/{key}")
+            # A part without state is absent from the file.
+            restore(part, state.get(str(key), {}) if isinstance(state, dict) else {}, f"{name}/{key}")
         return
     try:
         if isinstance(parts, torch.Generator):
@@ -61,7 +81,7 @@ def restored(parts, state, name="state"):
         raise ValueError(f"{name} does not fit this run: {type(error).__name__}: {error}") from error
 
 
-def flattened(tree, prefix=""):
+def flattened(tree: dict[str, Any], prefix: str = "") -> dict[str, torch.Tensor]:
     """Nested dicts of tensors as one dict: path -> tensor."""
     flat = {}
     for name, item in tree.items():
@@ -69,8 +89,8 @@ def flattened(tree, prefix=""):
     return flat
 
 
-def nested(flat):
-    """The inverse of `flattened`, apart from empty dicts."""
+def nested(flat: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Nested dicts of tensors from one dict, path -> tensor: the inverse of `flattened`, except for empty dicts."""
     tree = {}
     for path, item in flat.items():
         *folders, name = path.split("/")
@@ -78,9 +98,9 @@ def nested(flat):
         for folder in folders:
             branch = branch.setdefault(folder, {})
             if not isinstance(branch, dict):
-                raise ValueError(f"{path!r} is below a tensor.")
+                raise ValueError(f"{path!r} is below a name that is a tensor.")
         if name in branch:
-            raise ValueError(f"{path!r} is there twice.")
+            raise ValueError(f"{path!r} occurs twice.")
         branch[name] = item
     return tree
 

@@ -1,4 +1,4 @@
-"""Each rank asks for device buffers, and prints what it is told.  Argument: the device."""
+"""Each rank asks for device buffers and prints the answer.  Argument: the device."""
 
 import sys
 

@@ -19,7 +19,7 @@ import zarr
 from sagips_kit import RunSpec, run
 from sagips_kit.events.batches import Batches
 from sagips_kit.exchange import Channel
-from sagips_kit.ranks.shared_mean import Meeting
+from sagips_kit.ranks.shared_mean import SharedMean
 from sagips_kit.ranks.world import World
 from sagips_kit.store import files
 from sagips_kit.training.trainer import Trainer
@@ -131,22 +131,24 @@ def install_nan(where):
         draw = Batches.draw
         Batches.draw = lambda self: spoil(draw(self))
     else:
-        after(Trainer, "_update_generator", lambda self: spoil(torch.ones(1)).isnan() and poison(self.discriminator))
+        after(
+            Trainer, "_update_generator", lambda self: spoil(torch.ones(1)).isnan() and poison(self.gan.discriminator)
+        )
 
 
 def install_damage():
-    """All bits of one number that this rank has brought to the others become 1, once: NaN."""
+    """All bits of one number that this rank puts into shared memory become 1, once: NaN."""
 
-    bring = Meeting.bring
+    put = SharedMean.put
 
-    def bring_damaged(self, flat):
+    def put_damaged(self, flat):
         damaged = flat.copy()
         if _state["step"] >= STEP and _state["due"]:
             _state["due"] = False
             damaged[:1].view(np.uint32)[:] = 0xFFFFFFFF
-        bring(self, damaged)
+        put(self, damaged)
 
-    Meeting.bring = bring_damaged
+    SharedMean.put = put_damaged
 
 
 def install_in_checkpoint(kind):

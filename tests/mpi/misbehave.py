@@ -1,4 +1,4 @@
-"""Rank 1 misbehaves in an exchange, and every rank writes down what it saw.
+"""Rank 1 misbehaves in an exchange, and every rank records what it saw.
 
 Arguments: folder for the ranks' files, the exchange, "raise", "stall" or "pause", number of weights.
 """

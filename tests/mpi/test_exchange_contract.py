@@ -1,6 +1,6 @@
-"""What every exchange promises, for any number of ranks; a new exchange inherits `ExchangeContract`.
+"""What every exchange promises, for any number of ranks; the test of a new exchange inherits `ExchangeContract`.
 
-With plain pytest a rank alone keeps the promises; `tests/test_exchange.py` starts this file under mpiexec too.
+Plain pytest checks the promises on a single rank; `tests/test_exchange.py` runs this file under mpiexec too.
 """
 
 import json
@@ -24,12 +24,12 @@ def world():
 
 
 def test_the_world_is_as_large_as_mpiexec_made_it(world):
-    """Ranks that start an MPI of their own, each alone, would keep all promises."""
+    """A rank that does not find the others, and takes itself for a world of size 1, would keep all other promises."""
     assert world.size == int(os.environ.get("PMI_SIZE", "1"))
 
 
 class ExchangeContract:
-    """Inherit, and set `mode` to the name of a row of MODES; `is_exact = False` if it promises no exact mean."""
+    """Inherit, and set `mode` to a key of MODES, and `is_exact = False` if the mode promises no exact mean."""
 
     mode = None
     is_exact = True
@@ -143,7 +143,7 @@ class ExchangeContract:
             with pytest.raises(ValueError, match=r"contiguous one of shape \(4, 5\) and torch.float32") as caught:
                 channel.mix_(wrong, 0)
             assert str(tuple(wrong.shape)) in str(caught.value) and str(wrong.dtype) in str(caught.value)
-            # Nothing was sent, so the channel goes on.
+            # Nothing was sent, so the channel can still be used.
             channel.mix_(torch.ones(4, 5), 0)
 
     def test_closing_twice_is_harmless(self, world):

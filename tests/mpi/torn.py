@@ -1,4 +1,4 @@
-"""All ranks write and read slots as fast as they can; each writes down whether it ever saw half of a step.
+"""All ranks write and read slots as fast as they can; each records whether it ever read parts of two steps.
 
 Arguments: folder for the ranks' files, seconds, "shared" or "remote" memory.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sagips_kit.ranks.mailboxes import RemoteSlots, Slots, slot_bytes
+from sagips_kit.ranks.mailboxes import RemoteSlots, SharedSlots, slot_bytes
 from sagips_kit.ranks.world import World
 
 N_ITEMS = 200_000
@@ -19,7 +19,7 @@ N_ITEMS = 200_000
 def main(folder, seconds, kind):
     world = World.from_mpi(device="cpu", timeout_s=60)
     memory = (world.share if kind == "shared" else world.expose)(slot_bytes(N_ITEMS, np.float32))
-    slots = (Slots if kind == "shared" else RemoteSlots)(memory, world.rank, world.size, N_ITEMS, np.float32)
+    slots = (SharedSlots if kind == "shared" else RemoteSlots)(memory, world.rank, world.size, N_ITEMS, np.float32)
     seen = {"torn": 0, "reads": 0, "noticed": 0, "steps": 0, "newest": 0}
     copy = np.empty(N_ITEMS, np.float32)
     random = np.random.default_rng(world.rank)
@@ -36,7 +36,7 @@ def main(folder, seconds, kind):
             seen["noticed"] += step is None
             seen["torn"] += step is not None and not (copy == step).all()
             seen["newest"] = max(seen["newest"], step or 0)
-    world.wait(slots.under_way(), "what is being fetched")
+    world.wait(slots.requests(), "the last copies of other ranks' slots")
     memory.close()
     Path(folder, f"{world.rank}.json").write_text(json.dumps({name: int(number) for name, number in seen.items()}))
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gaussian import QUICK, Gaussian
 
-from sagips_kit import AllReduce, Exponential, FlatGradient, Independent, Ring, Trainer
+from sagips_kit import AllReduce, Exponential, FlatGradient, Independent, OneSided, Ring, Trainer
 from sagips_kit.ranks.world import World
 
 
@@ -24,7 +24,7 @@ def main(folder):
         found |= {f"{name} short {key}": item for key, item in train(events, 30, world, exchange).items()}
         found |= {f"{name} long {key}": item for key, item in train(events, 400, world, exchange).items()}
         found[f"{name} own loop"] = own_loop(events, world, exchange)
-    uneven = {"one-sided": Ring(mailbox="one-sided"), "exponential": Exponential()}
+    uneven = {"one-sided": OneSided(), "exponential": Exponential()}
     for name, exchange in uneven.items():
         found |= {f"{name} long {key}": item for key, item in train(events, 400, world, exchange).items()}
     np.savez(Path(folder, f"{world.rank}.npz"), **found)
@@ -36,8 +36,8 @@ def train(events, n_steps, world, exchange):
     return {
         "theta": record.theta,
         "draws": trainer.draws,
-        "generator": flattened(trainer.generator),
-        "discriminator": flattened(trainer.discriminator),
+        "generator": flattened(trainer.gan.generator),
+        "discriminator": flattened(trainer.gan.discriminator),
     }
 
 

@@ -1,0 +1,186 @@
+"""The adversarial networks of one rank: what the discriminators report to the generators, and what they learn.
+
+The training loop, the exchange between ranks and all random numbers belong to the trainer.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..ranks.flat import FlatGradient, FlatWeights
+from . import schedules
+from .features import WhiteFeatures
+from .losses import CURVATURE, backward_generated, backward_observed, ratio_trust
+from .networks import Discriminator, Generator
+
+if TYPE_CHECKING:
+    from ..problems.base import Problem
+    from .data import RankData
+    from .settings import Settings
+
+_BETAS = (0.9, 0.999)
+_MOST_WITH_AXES = 1000  # parameters; natural axes are a matrix of all pairs of them
+
+
+class GAN:
+    """The generators and discriminators of the members of one rank, with their optimisers.
+
+    A step calls `set_schedule`, `generate`, `simulate`, `pull` and `learn`, in this order, then steps both optimisers.
+
+    Parameters
+    ----------
+    problem : Problem
+        The parameters and the pipeline.
+    settings : Settings
+        Networks, loss, learning rates and schedules.
+    data : RankData
+        The observed events and constraints of this rank.
+    randoms : dict of str to list of torch.Generator
+        One generator for each member, for the initial weights: "generator" and "discriminator".
+    n_steps : int
+        Length of the run; longer runs have smaller learning rates.
+    device : torch.device
+        Where the networks are.
+
+    Attributes
+    ----------
+    generator : Generator
+        The generators of all members.
+    discriminator : Discriminator
+        The discriminators of all members.
+    optimisers : dict of str to torch.optim.Adam
+        By the names of the networks, "generator" and "discriminator".
+    features : WhiteFeatures
+        What the discriminators see of events.
+    gradient : FlatGradient
+        Gradient of the generators, as one buffer (member, weight).
+    weights : FlatWeights
+        Weights of the generators with their natural axes, as one buffer (member, weight).
+    """
+
+    def __init__(
+        self,
+        problem: "Problem",
+        settings: "Settings",
+        data: "RankData",
+        randoms: dict[str, list[torch.Generator]],
+        n_steps: int,
+        device: torch.device,
+    ):
+        self._problem, self._settings, self._data = problem, settings, data
+        self._simulate = torch.vmap(torch.vmap(problem.simulate))
+        self.features = WhiteFeatures(problem, data.observed, data.category_weights, device)
+        n_parameters = len(problem.parameters)
+        image = problem.image_of_parameters() if settings.generator == "convolution" else None
+        sizes = settings.latent_dim, settings.generator_widths, n_parameters
+        self.has_axes = settings.axes_every > 0 and n_parameters <= _MOST_WITH_AXES
+        self.generator = Generator(*sizes, randoms["generator"], image, self.has_axes).to(device)
+        widths = settings.discriminator_widths
+        self.discriminator = Discriminator(len(self.features), widths, randoms["discriminator"], settings.precision).to(
+            device
+        )
+        self.gradient = FlatGradient(self.generator.parameters(), settings.n_members)
+        # With the axes, since weights have a meaning only along them.
+        self.weights = FlatWeights([*self.generator.parameters(), *self.generator.buffers()], settings.n_members)
+        self.optimisers = {name: _adam(network) for name, network in self.networks().items()}
+        self._rates = dict(zip(self.optimisers, schedules.first_rates(n_steps, settings), strict=True))
+        self._trust = ratio_trust(self.discriminator)
+        self.set_schedule(0.0)
+
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """Both networks by their names."""
+        return {"generator": self.generator, "discriminator": self.discriminator}
+
+    def set_schedule(self, done: float):
+        """Set learning rates, damping and weight of the constraints to their values at a fraction of the run."""
+        self._done = done
+        factors = {"generator": schedules.generator_rate_factor, "discriminator": schedules.rate_factor}
+        for name, optimiser in self.optimisers.items():
+            optimiser.param_groups[0]["lr"] = self._rates[name] * factors[name](done, self._settings)
+
+    def generate(self, latent: Tensor) -> Tensor:
+        """Parameter vectors from the generators: (member, set, latent_dim) -> (member, set, parameter)."""
+        return self._problem.scale(self.generator(latent))
+
+    def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
+        """Events of many parameter vectors, Tensor (member, set, event, observable).
+
+        Parameters
+        ----------
+        theta : Tensor (member, set, parameter)
+            The parameter vectors.
+        noise : Tensor (member, set, event, noise_dim)
+            Uniform numbers.
+        """
+        return self._simulate(theta, noise)
+
+    def pull(self, theta: Tensor, events: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn the discriminators' scores into gradients of the generators.
+
+        The same pass computes the part of the discriminators' gradients that comes from generated events.
+
+        Parameters
+        ----------
+        theta : Tensor (member, set, parameter)
+            What `generate` returned.
+        events : Tensor (member, event, observable)
+            What `simulate` made of it.
+
+        Returns
+        -------
+        loss_generated, loss_generator : Tensor (member,)
+            The generated events' part of the discriminators' loss, and the generators' loss.
+        """
+        settings, discriminator = self._settings, self.discriminator
+        features = self.features(events)
+        weights = self._data.category_weights[self._problem.category(events.detach())]
+        self.optimisers["discriminator"].zero_grad()
+        self._trust = ratio_trust(discriminator)
+        pull, loss_generated, loss_generator = backward_generated(
+            discriminator, features.detach(), settings.loss, weights, self._trust
+        )
+        weight = schedules.constraint_weight(self._done, settings) * CURVATURE[settings.loss]
+        constraints = weight * self._data.constraints(theta)
+        parameters = list(self.generator.parameters())
+        gradients = torch.autograd.grad(
+            (features, constraints), parameters, (pull, torch.ones_like(constraints)), materialize_grads=True
+        )
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return loss_generated, loss_generator
+
+    def learn(self, batch: Tensor) -> Tensor:
+        """Complete the discriminators' gradients with observed events.
+
+        Parameters
+        ----------
+        batch : Tensor (member, event, observable)
+            Observed events of each member.
+
+        Returns
+        -------
+        Tensor (member,)
+            The observed events' part of the discriminators' loss.
+        """
+        return backward_observed(self.discriminator, self.features(batch), self._settings.loss, self._trust)
+
+    def update_axes(self, noise: Tensor):
+        """Set the generators' axes by the Fisher information per event that the features carry.
+
+        Parameters
+        ----------
+        noise : Tensor (member, event, noise_dim)
+            Uniform numbers for the events that estimate the information.
+        """
+        constraints = self._data.constraints
+        weight = schedules.constraint_weight(self._done, self._settings) / constraints.n_events
+        information = [
+            self.features.information(y, one_noise, statistic, weight)
+            for y, one_noise, statistic in zip(self.generator.centre(), noise, constraints.statistics, strict=True)
+        ]
+        self.generator.update_axes(torch.stack(information), schedules.damping(self._done, self._settings))
+
+
+def _adam(network):
+    return torch.optim.Adam(network.parameters(), betas=_BETAS, foreach=True)
