@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..events.observed import Observed
-from ..problems.base import Problem
+from ..problems.base import Problem, events_of
 from ..ranks.world import World
 from ..store import files, group, schema
 from ..store.status import read_status
@@ -105,7 +105,7 @@ def _probe(problem: Problem) -> dict[str, list[float]]:
     for k in range(_N_POINTS):
         t = 0.2 + 0.6 * _spread(n, k)
         noise = _spread(_N_EVENTS * problem.noise_dim, k).view(_N_EVENTS, -1)
-        events = problem.simulate(problem.scale(t), noise)
+        events = events_of(problem, problem.scale(t), noise)
         features = problem.features(events)
         weights = _spread(features.shape[-1], k).to(features)
         probe["events"] += events.flatten().tolist()
