@@ -329,7 +329,7 @@ def _install_profile(options: Options) -> None:
     from .cluster import profiles
 
     folder = profiles.install_profile(options.name, options.overwrite, **options.settings)
-    print(f"{folder}: {profiles.CONFIG} explains each option, {profiles.GIVEN} holds those that you have given")
+    print(f"{folder}: {profiles.CONFIG} explains each option, {profiles.GIVEN} contains those that you gave")
     profile = profiles.find(options.name)
     if profile.missing:
         print(f"Options that are still missing: {', '.join(profile.missing)}. Type `{profile.install_line}`.")

@@ -389,7 +389,7 @@ def test_options_for_one_script_are_not_kept(capsys):
 
 def test_words_that_are_no_options_are_refused(capsys):
     status, _, err = sagips(capsys, "profiles", "install", "polaris", "physics")
-    assert status == 2 and "options of a profile are given as --name value" in err
+    assert status == 2 and "options of a profile are written as --name value" in err
 
 
 # What schedulers say
