@@ -2,7 +2,6 @@
 from . import analysis as analysis
 from . import plot as plot
 from .analysis.collection import list_runs as list_runs
-from .analysis.collection import open_runs as open_runs
 from .check.suite import check_problem as check_problem
 from .cluster.connect import connect as connect
 from .cluster.profiles import install_profile as install_profile
@@ -35,6 +34,7 @@ from .ranks.flat import FlatGradient as FlatGradient
 from .ranks.flat import FlatWeights as FlatWeights
 from .ranks.world import World as World
 from .report.accessor import open_run as open_run
+from .report.accessor import open_runs as open_runs
 from .running.launch import prepare as prepare
 from .running.launch import run as run
 from .running.launch import run_rank as run_rank

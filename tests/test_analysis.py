@@ -1,18 +1,22 @@
 """Analysis: known answers on synthetic runs, without torch, MPI or ipyparallel."""
 
 import html
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
 from test_store import fill_run, make_events, make_problem
 from zarr.storage import MemoryStore
 
 from sagips_kit import analysis
 from sagips_kit.analysis.collection import open_runs
+from sagips_kit.report.accessor import ChainsAccessor, RunAccessor
 from sagips_kit.report.html import page
 from sagips_kit.store import schema
 from sagips_kit.store.create import create_run
@@ -233,7 +237,9 @@ def test_estimates_of_derived_quantities():
         np.testing.assert_array_equal(found[name].sel(parameter=["theta0", "theta1"]), analysis.estimate(run)[name])
     ratios = chains["ratio"].values.mean(1)
     np.testing.assert_allclose(found.sel(parameter="ratio")["deviation"], ratios.std(ddof=1))
-    with pytest.raises(ValueError, match="No variable has the dimensions chain and draw alone; there are rank"):
+    with pytest.raises(
+        ValueError, match="No variable has exactly the dimensions chain and draw; the dimensions are rank"
+    ):
         analysis.estimate_of(run["history"].to_dataset())
 
 
@@ -278,7 +284,7 @@ def test_coverage_is_what_the_intervals_promise():
 
 
 def test_coverage_needs_a_truth():
-    with pytest.raises(ValueError, match="No truth is known"):
+    with pytest.raises(ValueError, match="no run has both a known truth and several chains"):
         analysis.coverage(make_run(make_theta()))
     with pytest.raises(ValueError, match="several chains"):
         analysis.coverage(make_run(make_theta(n_chains=1), truth=TRUTH))
@@ -290,7 +296,7 @@ def test_a_run_that_had_not_arrived_is_told(tmp_path):
     with RunWriter(tmp_path / "a.zarr", 0) as writer:
         writer.write_rows(99, {"theta": run["history"]["theta"][0, :, 99:].values + np.array([0.0, 8.0])})
     [sentence] = analysis.warnings_of(open_run(tmp_path / "a.zarr"))
-    assert re.match(r"More than a deviation was moved in the second half of the run by theta1 \(\d+\.\d\)", sentence)
+    assert re.match(r"In the second half of the run .* more than a standard deviation: theta1 \(\d+\.\d\)\.", sentence)
     assert html.escape(sentence, quote=False) in page(open_run(tmp_path / "a.zarr"))
 
 
@@ -358,8 +364,82 @@ def test_several_runs_are_analysed_along_their_dimension():
     assert analysis.describe(both).count("2 members each") == 2
     with pytest.raises(ValueError, match=r"mode = b: No chain has been written"):
         analysis.estimate(open_runs([runs[0], make_run(make_theta(), n_steps=30)], "mode", ["a", "b"]))
-    with pytest.raises(ValueError, match=r"spec takes a single run, and these are 2. Take one, such as runs\['Ring"):
-        analysis.spec(both)
+
+
+# What each function of a run is called with, beside the run
+OTHERS = {"fact": ["seed"], "written": ["posterior"], "observed_and_generated": ["energy"], "densities": ["energy"]}
+OF_RUNS = sorted(
+    name
+    for name in analysis.__all__
+    if not inspect.ismodule(getattr(analysis, name)) and "run" in inspect.signature(getattr(analysis, name)).parameters
+)
+
+
+@pytest.fixture(scope="module")
+def several():
+    """Three runs that differ in everything: one has fewer chains, and one has just been started."""
+    options = [(4, None, "Ring()", 1), (8, None, "AllReduce()", "b"), (4, 300, "Ring()", 3)]
+    return [
+        make_run(make_theta(n_chains), n_steps=n_steps, mode=mode, spec={"seed": seed}, truth=TRUTH)
+        for n_chains, n_steps, mode, seed in options
+    ]
+
+
+@pytest.mark.parametrize("name", OF_RUNS)
+def test_what_is_asked_of_one_run_can_be_asked_of_several(several, name):
+    function, others = getattr(analysis, name), OTHERS.get(name, [])
+    runs = open_runs(several[:2], along="attempt", labels=["a", "b"])
+    if name == "spec":
+        with pytest.raises(
+            ValueError, match=r"spec takes a single run, and these are 2. Take one, such as runs\['a'\]"
+        ):
+            function(runs)
+        return
+    one, both = function(several[0], *others), function(runs, *others)
+    if isinstance(both, xr.Dataset) and name != "coverage":
+        for key in one.data_vars:
+            found = both[key].sel(attempt="a", drop=True)
+            xr.testing.assert_equal(one[key], found.sel(one[key].coords.to_dataset().indexes))
+    elif isinstance(both, xr.DataArray):
+        assert both.sel(attempt="a") == one and both.dims == ("attempt",)
+    elif isinstance(both, pd.DataFrame):
+        row = both.loc["a"]
+        assert (row == one[row.index]).all() if isinstance(one, pd.Series) else row.equals(one)
+    elif isinstance(both, str):
+        assert f"attempt = a\n{one}\n\nattempt = b" in both
+    elif isinstance(both, list):
+        assert both == [f"attempt = {label}: {text}" for label in "ab" for text in function(runs[label])]
+
+
+def test_facts_of_several_runs_keep_their_types(several):
+    runs = open_runs(several, along="attempt", labels=[1, 2, 3])
+    assert analysis.state(runs).values.tolist() == ["finished", "finished", "unfinished"]
+    assert analysis.fact(runs, "mode").values.tolist() == ["Ring()", "AllReduce()", "Ring()"]
+    assert analysis.fact(runs, "seed").values.tolist() == [1, "b", 3]
+    assert analysis.fact(runs, "colour").values.tolist() == [None] * 3
+
+
+def test_coverage_leaves_out_runs_without_chains(several):
+    several = [make_run(make_theta(), truth=TRUTH) if run is several[1] else run for run in several]
+    some = analysis.coverage(open_runs(several[::2], along="attempt", labels="ab"))
+    xr.testing.assert_equal(some, analysis.coverage(several[0]))
+
+
+def test_methods_are_the_functions():
+    def parameters(function):
+        signature = inspect.signature(function)
+        return list(signature.parameters.values())[1:], signature.return_annotation
+
+    for name in OF_RUNS:
+        assert parameters(getattr(RunAccessor, name)) == parameters(getattr(analysis, name)), name
+    rest = set(analysis.__all__) - set(OF_RUNS) - {"calibration"}
+    assert rest == {"estimate_of", "summary_of"}
+    for name in rest:
+        method = getattr(ChainsAccessor, name.removesuffix("_of"))
+        assert parameters(method) == parameters(getattr(analysis, name)), name
+    text = inspect.getdoc(RunAccessor.densities)
+    assert "Parameters\n----------\nobservable : str\n" in text and "DataTree" not in text and ">>>" not in text
+    assert "Parameters" not in inspect.getdoc(RunAccessor.estimate)
 
 
 def test_facts_tell_what_a_run_is(tmp_path):
@@ -373,7 +453,7 @@ def test_facts_tell_what_a_run_is(tmp_path):
         writer.write_facts(host="nid7", device="cuda:0", library="MPICH 4.3.0")
     environment = analysis.environment(open_run(tmp_path / "a.zarr"))
     assert environment["host"] == "3 ranks: unknown, 1 rank: nid7"
-    assert {"git revision", "created", "python", "zarr", *schema.FACTS} <= set(environment.index)
+    assert {"git revision", "created", "python", "zarr", *schema.of_group("environment")} <= set(environment.index)
 
 
 @pytest.mark.parametrize(
@@ -401,11 +481,12 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 import matplotlib
 matplotlib.use("Agg")
-from sagips_kit import analysis, plot, store
-run = store.open_run(sys.argv[1])
+from sagips_kit import analysis, list_runs, open_runs, plot
+open_runs(sys.argv[1]).sagips.state(), list_runs(".")
+from sagips_kit import open_run
+run = open_run(sys.argv[1])
 plot.report(run)
-from sagips_kit import export, list_runs, open_runs, page
-open_runs(sys.argv[1]), list_runs("."), len(page.page(run))
+len(run.sagips.page())
 print(analysis.distance_to_mle(run), len(analysis.summary(run)))
 """
 

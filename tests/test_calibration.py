@@ -77,7 +77,7 @@ def test_a_single_chain_has_no_interval():
 
 def test_no_truth_is_an_error(rng):
     found = make_estimates(make_chains(rng, 3, 2))
-    with pytest.raises(ValueError, match="no truth"):
+    with pytest.raises(ValueError, match="truth of some runs is unknown"):
         calibration.coverage(found.assign(truth=found["truth"] * np.nan))
 
 

@@ -110,7 +110,7 @@ FAULTS = {
     NanAtTheEdge: ("finite", r"at lifetime = 0, its lower end, all events are NaN"),
     NotDifferentiable: ("gradient", r"with respect to signal .* Look for an operation without a derivative"),
     UnusedParameter: ("parameters", r"^spin has no effect on the events or constraints"),
-    DegeneratePair: ("parameters", r"undetermined.*: signal \(\+0\.82\), spin \(-0\.57\)\. What"),
+    DegeneratePair: ("parameters", r"undetermined.*: signal \(\+0\.82\), spin \(-0\.57\)\. Results for"),
     HiddenRandomness: ("reproducible", r"there is randomness in simulate"),
     NormalNoise: ("observed", r": observed .*Noise is uniform in \[0, 1\), not normal"),
     WrongNames: ("names", r"^units has 'life_time', which does not exist. Allowed: energy, lifetime, signal, time"),
@@ -248,11 +248,15 @@ class Peak(Gaussian):
     grid = torch.arange(-8, 8.001, 1.0, dtype=torch.float64)
     theory = staticmethod(normal)
 
+    @property
+    def pipeline(self):
+        return Pipeline(self.theory, Separate(self.grid))
+
     def simulate(self, theta, noise):
-        return Pipeline(self.theory, Separate(self.grid)).simulate(theta, noise)
+        return self.pipeline.simulate(theta, noise)
 
     def log_likelihood(self, theta, statistic):
-        return Pipeline(self.theory, Separate(self.grid)).log_likelihood(theta, statistic)
+        return self.pipeline.log_likelihood(theta, statistic)
 
 
 class FinePeak(Peak):

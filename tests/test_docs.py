@@ -58,10 +58,12 @@ def path_of(thing):
 
 
 def methods_of(kind):
-    """Public methods and properties that the kit defines, as paths."""
+    """Public methods and properties that the kit defines, as paths; not those that only inherit their docstring."""
     for name, member in inspect.getmembers(kind):
         function = inspect.unwrap(getattr(member, "fget", None) or getattr(member, "func", None) or member)
         is_ours = (getattr(function, "__module__", None) or "").startswith("sagips_kit")
+        if member.__doc__ is None and inspect.getdoc(member):
+            continue
         if not name.startswith("_") and is_ours and (inspect.isroutine(member) or isinstance(member, property)):
             yield f"{path_of(kind)}.{name}", isinstance(member, property)
 

@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 class OneFeature(Gaussian):
-    """The discriminator sees x alone, as in the smallest problem of one's own."""
+    """The discriminator sees x alone, as in a minimal problem of a user."""
 
     features = Problem.features
 

@@ -56,7 +56,7 @@ def test_a_generator_without_numbers_is_named():
     [
         # mu ends at 2: near that the generator goes there, far away its gradients vanish.
         (3.0, "upper end of the range of mu ("),
-        (9.0, "discriminators tell generated from observed events almost without fail"),
+        (9.0, "discriminators separate generated from observed events almost perfectly"),
     ],
 )
 def test_training_that_cannot_reach_the_events_warns_once(mean, text):

@@ -29,8 +29,8 @@ def test_a_lost_direction_takes_its_parameters_along_and_no_other():
     information = Information(NAMES, np.ones(3), matrix)
     np.testing.assert_allclose(np.abs(information.undetermined @ together), 1)
     np.testing.assert_allclose(information.deviation, [np.nan, np.nan, 0.2])
-    assert "b (+0.80), a (-0.60). What" in information.describe_undetermined()
-    with pytest.warns(UserWarning, match=r"^Fit: .*Add a constraint, or fix one"):
+    assert "b (+0.80), a (-0.60). Results for" in information.describe_undetermined()
+    with pytest.warns(UserWarning, match=r"^Fit: .*Add a constraint or a prior, or fix one"):
         information.warn("Fit")
 
 
@@ -72,7 +72,7 @@ class Free(Proxy):
 
 def test_the_common_scale_of_the_proxy_is_named():
     events = Free().observed(None, np.random.default_rng(0))
-    with pytest.warns(UserWarning, match=r"^Free: .*theta0 \(\+0\.89\), theta3 \(\+0\.45\)\. What"):
+    with pytest.warns(UserWarning, match=r"^Free: .*theta0 \(\+0\.89\), theta3 \(\+0\.45\)\. Results for"):
         information = fisher_information(Free(), Free.truth, events)
     assert np.isnan(information.deviation).tolist() == [True, False, False, True, False, False]
     # The direction is theta itself: both amplitudes by the same factor.

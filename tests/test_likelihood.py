@@ -1,11 +1,12 @@
-"""The reference fit: exact answers where they are known, and honest failures."""
+"""The reference fit: exact answers where they are known, agreement with Minuit, and clear failures."""
 
 import numpy as np
 import pytest
 import torch
 from gaussian import Calibrated, Gaussian, exact_fit
+from iminuit import Minuit
 
-from sagips_kit import Proxy, fit_likelihood
+from sagips_kit import Linear, Proxy, fit_likelihood
 from sagips_kit._value import value
 
 
@@ -20,6 +21,38 @@ def test_fit_is_the_exact_one(events):
     np.testing.assert_allclose(fit.theta, best, rtol=1e-6)
     np.testing.assert_allclose(fit.deviation, deviation, rtol=1e-4)
     assert abs(fit.covariance[0, 1]) < 1e-6 * deviation[0] * deviation[1]
+
+
+@pytest.mark.parametrize("problem", [Calibrated(), Linear(), Proxy()], ids=repr)
+def test_minuit_finds_the_same(problem):
+    """With a prior, with correlated parameters, and with constraints that make the problem ill-conditioned."""
+    events = problem.observed(3000, np.random.default_rng(0))
+    statistic = problem.statistic(torch.as_tensor(events))
+
+    def cost(theta):
+        penalty = 0.5 * problem.residuals(theta, statistic).square().sum()
+        return penalty - problem.log_likelihood(theta, statistic)
+
+    minuit = Minuit(
+        lambda theta: float(cost(torch.tensor(theta))),
+        problem.truth,
+        grad=lambda theta: torch.func.grad(cost)(torch.tensor(theta)).numpy(),
+        name=problem.parameters,
+    )
+    minuit.errordef = Minuit.LIKELIHOOD
+    minuit.migrad()
+    assert minuit.valid
+    fit = fit_likelihood(problem, events, n_starts=1)
+    assert np.abs((fit.theta - minuit.values) / fit.deviation).max() < 0.05
+    if not isinstance(problem, Proxy):  # whose curvature Minuit's finite differences do not resolve
+        minuit.hesse()
+        correlations = (fit.covariance - minuit.covariance) / np.outer(fit.deviation, fit.deviation)
+        assert np.abs(correlations).max() < 1e-3
+
+
+def test_fits_can_be_compared(events):
+    one, other = (fit_likelihood(Gaussian(), events, n_starts=1) for _ in range(2))
+    assert one == one and one != other  # by identity: arrays have no single truth value
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -83,7 +116,7 @@ class Narrow(Gaussian):
     upper = (0.5, 2.5)
 
 
-def test_a_fit_at_the_end_of_a_range_is_told(events):
+def test_a_fit_at_the_end_of_a_range_is_reported(events):
     with pytest.warns(UserWarning, match="fit of Narrow ends at the end of a range: mu at 0.5. Allow wider ranges"):
         assert fit_likelihood(Narrow(), events).theta[0] == pytest.approx(0.5, abs=1e-3)
 

@@ -98,7 +98,7 @@ def test_likelihood_is_normalised():
     assert torch.trapezoid(each.exp(), x).item() == pytest.approx(1, abs=1e-3)
 
 
-def test_a_theory_that_is_no_density_is_told_what_to_do_instead():
+def test_a_theory_without_a_density_is_refused_with_what_to_do_instead():
     with pytest.raises(
         ValueError, match="theory = 'events.npy': should be a function .* write `simulate` in the class"
     ):
@@ -147,7 +147,7 @@ def test_events_move_on_where_the_window_is_left_in_the_middle():
 
 
 class Resonance(Problem):
-    """A whole problem of one's own."""
+    """A complete user's problem."""
 
     parameters, lower, upper, truth = ("position", "width"), (0.0, 0.4), (2.0, 1.5), (1.0, 0.8)
     observables, noise_dim = ("mass",), CUT.noise_dim
@@ -169,18 +169,43 @@ def test_a_problem_made_of_it_keeps_its_contract():
     assert np.abs((fit.theta - Resonance.truth) / fit.deviation).max() < 4
 
 
+@pytest.mark.parametrize("pipeline", [CUT, IN_PLANE], ids=["separate", "plane"])
+def test_a_refined_pipeline_has_points_between_and_the_same_density(pipeline):
+    finer = pipeline.refined(2)
+    for grid, coarse in zip(finer.sampler.grids, pipeline.sampler.grids, strict=True):
+        assert torch.equal(grid[::2], coarse)
+        torch.testing.assert_close(grid[1::2], (coarse[1:] + coarse[:-1]) / 2)
+    assert finer.noise_dim == pipeline.noise_dim
+    torch.testing.assert_close(finer.efficiency(THETA), pipeline.efficiency(THETA), rtol=2e-3, atol=0)
+    twice = finer.refined(3)
+    assert [len(grid) for grid in twice.sampler.grids] == [6 * len(grid) - 5 for grid in pipeline.sampler.grids]
+    noise = torch.rand((100, pipeline.noise_dim), dtype=torch.float64)
+    assert torch.equal(pipeline.refined(1).simulate(THETA, noise), pipeline.simulate(THETA, noise))
+
+
+@pytest.mark.parametrize("kind", [Separate, lambda grid: Plane(grid, grid)], ids=["separate", "plane"])
+def test_a_table_is_refined_by_straight_lines(kind):
+    """A theory that knows its density at the given points only."""
+    points = torch.linspace(0, 1, 5).double()
+    sampler = kind(points)
+    table = torch.arange(5.0 ** len(sampler.grids)).double().view(*[5] * len(sampler.grids))
+    pipeline = Pipeline(lambda theta, *grids: theta[0] * table, sampler)
+    torch.testing.assert_close(pipeline.refined(3).norm(THETA), pipeline.norm(THETA))
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [
         (lambda: Pipeline(peak, Separate(GRID), None, Select((0, 1))), "let the sampler's grids end where"),
-        (lambda: Pipeline(peak, Separate(GRID), Smear(0.1, 0.2)), "Smear is for 2 observables, and the sampler for 1"),
+        (lambda: Pipeline(peak, Separate(GRID), Smear(0.1, 0.2)), "Smear is for 2 observables, the sampler for 1"),
         (lambda: Smear(0.0), "sigma = 0.0: should be above 0"),
         (lambda: Select((2, 1)), "the lower limit should be below the upper one"),
-        (lambda: Select(2.0, 9.0), r"2.0 is no window: should be \(lower, upper\)"),
+        (lambda: Select(2.0, 9.0), r"2.0 is not a window: should be \(lower, upper\)"),
         (lambda: Pipeline(peak, Separate(GRID), Smear(0.1), Select((20, 30))), "the grid goes from -6 to 10"),
-        (lambda: Pipeline(peak, Separate(GRID), Select((0, 1))), "a Select is not in its place: should be Pipeline"),
+        (lambda: Pipeline(peak, Separate(GRID), Select((0, 1))), "a Select is in the wrong place: should be Pipeline"),
         (lambda: CUT.simulate(THETA, torch.rand(5, 1)), "noise of 1 columns: this Pipeline needs 2"),
-        (lambda: Separate(torch.tensor([1.0, 1.0])), "2 rising numbers"),
+        (lambda: CUT.refined(0), r"refined\(0\): should be a whole number of at least 1"),
+        (lambda: Separate(torch.tensor([1.0, 1.0])), "2 increasing numbers"),
         (
             lambda: Pipeline(lambda theta, x: theta[0], Separate(GRID)).efficiency(THETA),
             r"<lambda> returns densities of shapes \[\(\)\]: should be \[\(1601,\)\]",

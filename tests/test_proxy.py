@@ -14,7 +14,7 @@ WIDTH = np.subtract(Proxy.upper, Proxy.lower)
 
 
 def sigma(k, x, theta=Proxy.truth):
-    """The paper's densities, written once more."""
+    """The paper's densities, written independently."""
     u = theta[0] * x ** theta[1] * (1 - x) ** theta[2]
     d = theta[3] * x ** theta[4] * (1 - x) ** theta[5]
     return 4 * u + d if k == 0 else 4 * d + u

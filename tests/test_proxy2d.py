@@ -13,7 +13,7 @@ both = pytest.mark.parametrize("problem", SAMPLERS, ids=["pathwise", "LOITS"])
 
 
 def density(y, x, theta=Proxy2D.truth):
-    """The publication's density, written once more."""
+    """The publication's density, written independently."""
     a, b, c, d, e = theta
     return x**a * (1 - x) ** b * y**c * (1 - y) ** d * (1 + e * x * y)
 

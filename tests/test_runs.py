@@ -125,6 +125,8 @@ def test_a_run_opens_again_with_what_was_written_since(folder):
         RunWriter(folder / "under way.zarr", rank).set_progress(500)
     assert run["history"]["progress"].max() == 300
     assert run.sagips.reopen()["history"]["progress"].max() == 500
+    with pytest.raises(ValueError, match="reopen takes a single run, and these are 3. Take one, such as runs"):
+        open_runs(folder).sagips.reopen()
     with pytest.raises(ValueError, match="does not come from a store"):
         xr.DataTree(xr.Dataset(attrs=run.attrs)).sagips.reopen()
 

@@ -90,7 +90,7 @@ def test_names_of_a_problem_cannot_leave_the_store(spec, tmp_path, name, kind):
     names = ("mu", name) if kind == "parameters" else (name,)
     setattr(Climbing, kind, names)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match="cannot name a variable of the store"):
+    with pytest.raises(ValueError, match="cannot be the name of a variable in the store"):
         prepare(dataclasses.replace(spec, problem=Climbing(n_observed=50)), 1)
     assert sorted(tmp_path.rglob("*")) == before
 

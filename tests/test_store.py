@@ -16,12 +16,16 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from gaussian import QUICK, Gaussian
 from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import LocalStore, MemoryStore
 
+from sagips_kit import RunSpec, World
+from sagips_kit import run as run_alone
 from sagips_kit.running.coordination import Control
-from sagips_kit.store import create, files, location, schema
+from sagips_kit.store import create, files, location, reader, schema
+from sagips_kit.store import group as groups
 from sagips_kit.store.create import create_run
 from sagips_kit.store.reader import open_run
 from sagips_kit.store.schema import RunLayout
@@ -130,7 +134,6 @@ def test_template_is_complete(kind, make, path):
     assert run["posterior"]["member"].values.tolist() == [0, 1, 2, 0, 1, 2]
     assert run["posterior_predictive"]["energy"].sizes == {"chain": 6, "draw": 5, "event": 2}
     assert run["posterior"]["theta0"].attrs["units"] == "days"
-    assert {name: run["history"][name].dims for name in schema.ROWS} == schema.ROWS
     assert run["history"]["step"].values.tolist() == [*range(10, 101, 10), 105]
     assert run["history"]["parameter"].values.tolist() == ["theta0", "theta1"]
     assert run["observed_data"]["energy"].sizes == {"event": 7}
@@ -167,12 +170,28 @@ def test_memory_is_directory_is_url(make, path):
     assert (path.parent / "b.zarr" / "zarr.json").exists()
 
 
-def test_everything_says_what_it_is(make, path):
+def test_every_array_of_a_run_is_in_the_table(path):
+    problem = Gaussian(n_observed=50)
+    run_alone(
+        RunSpec(problem=problem, store=str(path), settings=QUICK, n_steps=10, reference=False), World.alone("cpu")
+    )
+    table = schema.variables(problem.parameters, problem.observables, problem.units, problem.long_names)
+    root, found = zarr.open_group(path, mode="r"), set()
+    for name, group in root.groups():
+        for key, array in group.arrays():
+            variable = (table[name] | schema.coordinates(name))[key]
+            found.add((name, key))
+            assert (variable.group, variable.name) == (name, key)
+            assert (array.metadata.dimension_names or ()) == variable.dims
+            assert array.dtype == variable.dtype or (variable.dtype == "str" and array.dtype.kind in "OT")
+            assert array.attrs["long_name"] == variable.long_name
+            assert array.attrs.get("units") == variable.unit
+    wanted = [(name, key) for name in table for key in (*table[name], *schema.coordinates(name))]
+    assert found == set(wanted)
+
+
+def test_arrays_of_a_problem_have_its_names_and_units(make, path):
     run = open_run(make())
-    for group in run.children.values():
-        for name, variable in group.variables.items():
-            assert variable.attrs["long_name"], name
-            assert variable.dtype.kind in "OT" or "units" in variable.attrs or name in group.coords, name
     assert run["posterior_predictive"]["energy"].attrs == {"long_name": "prompt energy", "units": "MeV"}
     assert run["posterior"]["theta1"].attrs == {"long_name": "theta1", "units": "1"}
 
@@ -200,15 +219,15 @@ def test_a_large_run_has_few_files_and_no_large_chunk(record_every):
         n_sets=4,
         n_scores=2000,
     )
-    groups = schema.empty_arrays(layout, tuple("abcdef"), ("x", "y"))
+    groups = schema.empty_arrays(schema.variables("abcdef", "xy"), layout)
     arrays = [array for group in groups.values() for array in group.values()]
     n_files = sum(
         math.prod(-(-n // chunk) for n, chunk in zip(a.shape, a.chunks, strict=True)) for a in arrays if a.shape
     )
     assert n_files <= 60_000 // record_every**0.5
     assert all(math.prod(array.chunks) * 8 <= 2**20 for array in arrays)
-    steps = [array for array in groups["history"].values() if "step" in array.dims]
-    assert all(array.chunks[array.dims.index("step")] % layout.rows_per_block == 0 for array in steps)
+    steps = [array for array in groups["history"].values() if "step" in array.variable.dims]
+    assert all(array.chunks[array.variable.dims.index("step")] % layout.rows_per_block == 0 for array in steps)
 
 
 def test_what_is_written_comes_back(make, path):
@@ -234,11 +253,11 @@ def test_what_is_written_comes_back(make, path):
 def test_no_chunk_has_two_owners(n_ranks, n_replicas, **sizes):
     layout = RunLayout(n_ranks=n_ranks, n_replicas=min(n_ranks, n_replicas), n_draws=2, n_predictive=2, **sizes)
     owner = {"rank": lambda rank: rank, "chain": lambda chain: chain // layout.n_members}
-    arrays = schema.empty_arrays(layout, ("a", "b"), ("x",))
+    arrays = schema.empty_arrays(schema.variables("ab", "x"), layout)
     for array in itertools.chain(*(group.values() for name, group in arrays.items() if name != "control")):
         size, chunk = array.shape[0], array.chunks[0]
         for first in range(0, size, chunk):
-            assert len({owner[array.dims[0]](index) for index in range(first, min(first + chunk, size))}) == 1
+            assert len({owner[array.variable.dims[0]](index) for index in range(first, min(first + chunk, size))}) == 1
         assert np.prod(array.shape, dtype=int) > 0
 
 
@@ -315,7 +334,7 @@ def test_snapshots_beyond_progress_are_masked(make, path, rng):
     fill_run(make(), LAYOUT, rng.normal(size=(6, 5, 2)), make_events(rng, 6, 5, 2), n_steps=50)
     snapshots = open_run(path)["snapshots"]
     assert snapshots["events"].dims == ("chain", "step", "event", "observable")
-    for name in schema.TAKEN:
+    for name in ("parameters", "events"):
         assert snapshots[name][:, :2].notnull().all() and snapshots[name][:, 2:].isnull().all()
     # Written by ranks 0 and 1, of replicas 0 and 1: three chains each, whose sets are 1/20 apart at step 20.
     np.testing.assert_allclose(snapshots["parameters"].isel(step=0).diff("set"), 1 / 20, rtol=1e-5)
@@ -359,7 +378,7 @@ def test_an_incomplete_block_is_completed_later(make, path):
         (0, {"thetas": np.ones((3, 4, 2))}, r"no 'thetas'. Allowed: theta, loss_discriminator"),
         (0, {"theta": np.ones((3, 4))}, r"\(3, 4\).*\(member 3, step, parameter 2\)"),
         (0, {"theta": np.ones((2, 4, 2))}, r"\(2, 4, 2\)"),
-        (8, {"waited_s": np.ones(4)}, r"row 8 leaves 3"),
+        (8, {"waited_s": np.ones(4)}, r"from row 8 on there are 3 rows"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(make, path, first_row, rows, text):
@@ -635,7 +654,7 @@ def test_a_run_that_was_being_replaced_is_found_again(make, path):
     (old,) = path.parent.glob(".a.zarr.old-*")
     line = f"mv {old} {path}"
     for action in (open_run, read_progress):
-        with pytest.raises(ValueError, match=f"a.zarr` is missing: .* still whole. To have it back, type: {line}; if"):
+        with pytest.raises(ValueError, match=f"a.zarr` is missing: .* still whole. To restore it, type: {line}; if"):
             action(path)
     for overwrite in (False, True):
         with pytest.raises(FileExistsError, match=line):
@@ -710,9 +729,14 @@ def test_a_missing_variable_is_named(make, path, name):
         ("zarr.json", "observables", [], "attribute observables = .*: should be names"),
         ("zarr.json", "parameters", [1, 2], "attribute parameters = .*: should be names"),
         ("zarr.json", "spec", "[]", "attribute spec = .*: should hold a JSON object"),
-        ("zarr.json", "layout", {"n_ranks": 0}, "missing .* required .* arguments"),
+        ("zarr.json", "spec", '{"settings": 5}', "attribute spec = .*: should hold a JSON object"),
+        ("zarr.json", "layout", {"n_ranks": 0}, "attribute layout = .*: should have n_ranks, n_replicas"),
+        ("zarr.json", "layout", vars(LAYOUT) | {"n_ranks": 0}, "n_ranks = 0: should be an integer"),
+        ("zarr.json", "parameters", ["theta0", "../theta1"], "parameter '../theta1' cannot be the name of a variable"),
+        ("zarr.json", schema.VERSION_KEY, "three", "its schema is 'three': should be a number"),
         ("posterior/zarr.json", "uncertainty", 3, "attribute uncertainty = 3: should be a str"),
-        ("control/zarr.json", "resumed", [{"at": "noon", "from_step": 5}], "KeyError: 'reached'"),
+        ("control/zarr.json", "resumed", 5, "attribute resumed = 5: should be a list"),
+        ("control/zarr.json", "resumed", [{"at": "noon", "from_step": 5}], "should have at, from_step, reached"),
         (
             "control/zarr.json",
             "resumed",
@@ -730,13 +754,45 @@ def test_a_store_of_wrong_attributes_is_damaged(make, path, where, key, value, t
         open_run(path)
 
 
-def test_a_variable_of_other_dimensions_is_damage(make, path):
+def test_a_variable_of_other_dimensions_or_type_is_damage(make, path):
     file = make() / "observed_data" / "hall" / "zarr.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"dimension_names": ["neutrino"]}))
-    with pytest.raises(
-        ValueError, match=r"observed_data/hall has the dimensions \('neutrino',\): should be \('event',\)"
-    ):
+    text = file.read_text()
+    file.write_text(json.dumps(json.loads(text) | {"dimension_names": ["neutrino"]}))
+    with pytest.raises(ValueError, match=r"damaged: .*hall has the dimensions \('neutrino',\): should be \('event',\)"):
         open_run(path)
+    file.write_text(text)
+    file = path / "history" / "progress" / "zarr.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"data_type": "float64", "fill_value": 0.0}))
+    for action in ACTIONS:
+        with pytest.raises(ValueError, match="damaged: .*history/progress has the type float64: should be int64"):
+            action(path)
+
+
+@pytest.mark.parametrize(("key", "hostile"), [("shape", None), ("chunk_grid", 5), ("codecs", [5]), ("fill_value", [5])])
+def test_metadata_on_which_zarr_stumbles_is_damage(make, path, key, hostile):
+    """It raises a TypeError for these."""
+    file = make() / "history" / "progress" / "zarr.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: hostile}))
+    for action in (open_run, read_progress, write):
+        with pytest.raises(ValueError, match=f"`{path}` is damaged: .*TypeError"):
+            action(path)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "mistake", "error"),
+    [
+        (reader, "check_contents", "None + 1", TypeError),
+        (groups, "_check_attributes", "None.x", AttributeError),
+        (groups, "_check_array", "unknown", NameError),
+        (reader._Read, "_read", "None.x", AttributeError),
+    ],
+)
+def test_mistakes_in_the_code_are_not_damage(make, path, monkeypatch, module, name, mistake, error):
+    make()
+    # As if it were written in the package.
+    monkeypatch.setattr(module, name, eval(f"lambda *args: {mistake}", {"__name__": "sagips_kit.store.reader"}))
+    with pytest.raises(error):
+        open_run(path)["posterior"]["theta0"].load()
 
 
 def test_a_half_created_run_says_so(make, monkeypatch):

@@ -1,15 +1,17 @@
-"""What runs say: estimates, distances to the reference, convergence, pace, events against data, where they come from.
+"""Results of runs: estimates, distances to references, convergence, pace, and events compared with data.
 
-Every function takes a run (the DataTree of `open_run`) and returns a Dataset, a table, a text or a number; none of them
+Each function takes a run (the DataTree of `open_run`) and returns a Dataset, a table, a text or a number; none of them
 draws or writes.  Given several runs (the DataTree of `open_runs`), it returns the same for each, along their dimension.
-Distances are counted in *floor units*: the standard deviations of the maximum-likelihood estimate from the same events,
-below which no method can tell parameters apart.
+All of them are methods of a run, too: `analysis.estimate(run)` is `run.sagips.estimate()`.  Distances are in *floor
+units*: standard deviations of the maximum-likelihood estimate from the same events, below which no method can resolve
+parameters.
 """
 
 from . import calibration
 from .adversaries import discriminator, evolution
-from .base import each_run, single_run, state, written
-from .estimates import coverage, distance_to_mle, estimate, estimate_of, residuals, summary
+from .base import each_run, state, written
+from .base import single_run as single_run
+from .estimates import coverage, distance_to_mle, estimate, estimate_of, residuals, summary, summary_of
 from .events import densities, observed_and_generated, snapshots
 from .facts import describe, environment, fact, spec
 from .history import convergence, losses, pace, staleness, timeline, warnings_of
@@ -32,17 +34,17 @@ __all__ = [
     "observed_and_generated",
     "pace",
     "residuals",
-    "single_run",
     "snapshots",
     "spec",
     "staleness",
     "state",
     "summary",
+    "summary_of",
     "timeline",
     "warnings_of",
     "written",
 ]
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

@@ -1,36 +1,47 @@
-"""The two adversaries: what the generators proposed on the way, and what the discriminators say in the end."""
+"""The two adversaries: what generators propose during training, and how well discriminators judge at the end."""
 
 import numpy as np
 import xarray as xr
 from scipy.stats import rankdata
 
 from ..store import schema
-from .base import for_each_run, quantiles
+from .base import for_each_run, group_of, progress_of, quantiles
 from .events import snapshots
 
 
 @for_each_run
-def evolution(run):
-    """How the generated parameter vectors spread on the way.
+def evolution(run: xr.DataTree) -> xr.Dataset:
+    """Spread of the generated parameter vectors during training.
 
     Parameters
     ----------
     run : DataTree
-        May still be running.
+        One run, or several of `open_runs`; they may still be running.
 
     Returns
     -------
     Dataset (parameter, step)
-        quantiles (parameter, step, quantile) : 2.5, 16, 50, 84 and 97.5 % of all vectors of all chains are below.
+        quantiles (parameter, step, quantile) : 2.5, 16, 50, 84 and 97.5 % quantiles of all vectors of all chains.
         within (parameter, step) : standard deviation of the vectors of one chain, mean over the chains.
-        between (parameter, step) : standard deviation of the chains' means (NaN for one chain).
+        between (parameter, step) : standard deviation of the means of the chains (NaN for one chain).
 
     Raises
     ------
     ValueError
         If there is no snapshot yet.
+
+    See Also
+    --------
+    snapshots : The vectors themselves.
+    convergence : Their mean in each row of the history.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> analysis.evolution(open_run("runs/proxy.zarr"))["quantiles"].dims
+    ('parameter', 'step', 'quantile')
     """
-    vectors = snapshots(run)["parameters"].astype(float).transpose(schema.PARAMETER, schema.STEP, ...)
+    vectors = snapshots(run)[schema.TAKEN_PARAMETERS].astype(float).transpose(schema.PARAMETER, schema.STEP, ...)
     between = vectors.mean(schema.SET).std(schema.CHAIN, ddof=1) if vectors.sizes[schema.CHAIN] > 1 else np.nan
     within = vectors.std(schema.SET).mean(schema.CHAIN)
     every = quantiles(vectors.stack(vector=(schema.CHAIN, schema.SET)), "vector")
@@ -44,64 +55,95 @@ def evolution(run):
 
 
 @for_each_run
-def discriminator(run, n_bins=40):
-    """What each discriminator says, at the end, of generated events and of as many observed ones.
+def discriminator(run: xr.DataTree, n_bins: int = 40) -> xr.Dataset:
+    """Scores that the discriminators give, at the end of a run, to generated events and to as many observed ones.
 
     Parameters
     ----------
     run : DataTree
+        One run, or several of `open_runs`.
     n_bins : int
+        Number of bins of the histograms of scores.
 
     Returns
     -------
     Dataset (rank, member), (score)
         auc (rank, member) : probability that a discriminator gives an observed event a higher score than a generated
-        one.  0.5 if it cannot tell them apart; it has trained on these observed events, so a little more means little.
-        auc_error () : standard deviation of an AUC of one blind discriminator, from the number of its events.
-        generated, observed (score,) : density of all discriminators' scores.
-        low, high (score,) : edges; 0.2 % of the scores lie below and as many above.
+        one.  It is 0.5 if the discriminator cannot separate them; since it was trained on these observed events, a
+        slightly higher value means little.
+        auc_error () : standard deviation of the AUC of one blind discriminator, from the number of events.
+        generated, observed (score,) : densities of the scores of all discriminators.
+        low, high (score,) : edges; 0.2 % of the scores are below and 0.2 % above.
 
     Raises
     ------
     ValueError
         If no scores have been written yet.
+
+    See Also
+    --------
+    losses : Losses of the discriminators during training.
+    observed_and_generated : The events themselves.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> values = analysis.discriminator(open_run("runs/proxy.zarr"), n_bins=10)
+    >>> values["auc"].dims, values["generated"].sizes["score"]
+    (('rank', 'member'), 10)
     """
-    scores = run[schema.SCORES].to_dataset().load()
-    if scores["observed"].isnull().all():
-        step, n_steps = int(run[schema.HISTORY][schema.PROGRESS].min()), run.attrs[schema.LAYOUT_KEY]["n_steps"]
+    scores = group_of(run, schema.SCORES).load()
+    if scores[schema.SCORE_OBSERVED].isnull().all():
+        step, n_steps = progress_of(run)
         raise ValueError(
-            f"No scores have been written yet: the run is at step {step} of {n_steps}, and the discriminators are "
-            "asked at its end. Look at losses(run) until then."
+            f"No scores have been written yet: the run is at step {step} of {n_steps}, and the discriminators score "
+            "events at its end. Look at losses(run) until then."
         )
-    both = {name: scores[name].transpose(schema.RANK, schema.MEMBER, schema.EVENT).values for name in schema.SCORED}
-    n = scores.sizes[schema.EVENT]
-    low, high = np.nanquantile(np.concatenate(list(both.values()), axis=-1), [0.002, 0.998])
-    edges = np.histogram_bin_edges([], n_bins, (low, high))  # wide enough for scores that are all the same
-    columns = {name: ("score", _density(values, edges)) for name, values in both.items()}
-    auc = ((schema.RANK, schema.MEMBER), _auc(both["observed"], both["generated"]), _AUC)
-    error = ((), np.sqrt((2 * n + 1) / (12 * n * n)), {"long_name": "its deviation by chance", "units": "1"})
+    observed, generated = (
+        scores[name].transpose(schema.RANK, schema.MEMBER, schema.EVENT).values
+        for name in (schema.SCORE_OBSERVED, schema.SCORE_GENERATED)
+    )
+    return _judged(observed, generated, scores[schema.RANK], scores[schema.MEMBER], n_bins)
+
+
+def _judged(
+    observed: np.ndarray, generated: np.ndarray, rank: xr.DataArray, member: xr.DataArray, n_bins: int
+) -> xr.Dataset:
+    """AUC and histograms of scores (rank, member, event)."""
+    n = observed.shape[-1]
+    low, high = np.nanquantile(np.concatenate([generated, observed], axis=-1), [0.002, 0.998])
+    edges = np.histogram_bin_edges([], n_bins, (low, high))  # wide enough even if all scores are equal
     coords = {
         "score": ("score", (edges[1:] + edges[:-1]) / 2, {"long_name": "discriminator's score", "units": "1"}),
         "low": ("score", edges[:-1]),
         "high": ("score", edges[1:]),
-        schema.RANK: scores[schema.RANK],
-        schema.MEMBER: scores[schema.MEMBER],
+        schema.RANK: rank,
+        schema.MEMBER: member,
     }
-    return xr.Dataset({"auc": auc, "auc_error": error, **columns}, coords)
+    error = np.sqrt((2 * n + 1) / (12 * n * n))
+    return xr.Dataset(
+        {
+            "auc": ((schema.RANK, schema.MEMBER), _auc(observed, generated), _AUC),
+            "auc_error": ((), error, {"long_name": "its deviation by chance", "units": "1"}),
+            "generated": ("score", _density(generated, edges)),
+            "observed": ("score", _density(observed, edges)),
+        },
+        coords,
+    )
 
 
 _AUC = {"long_name": "probability that an observed event scores higher than a generated one", "units": "1"}
 
 
-def _auc(positive, negative):
-    """Mann-Whitney's statistic of the last axis, from 0 to 1; NaN where a score is."""
+def _auc(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Mann-Whitney statistic over the last axis, from 0 to 1; NaN if any score is."""
     n = positive.shape[-1]
     ranks = rankdata(np.concatenate([positive, negative], axis=-1), axis=-1)
     area = (ranks[..., :n].sum(-1) - n * (n + 1) / 2) / (n * negative.shape[-1])
     return np.where(np.isfinite(positive + negative).all(-1), area, np.nan)
 
 
-def _density(scores, edges):
+def _density(scores: np.ndarray, edges: np.ndarray) -> np.ndarray:
     scores = scores[np.isfinite(scores)]
     counts, _ = np.histogram(scores, edges)
     return counts / (np.diff(edges) * len(scores))

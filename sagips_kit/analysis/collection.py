@@ -2,35 +2,40 @@
 
 import contextlib
 import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import xarray as xr
 from zarr.abc.store import Store
 
 from ..store import schema
-from ..store.location import is_url, local_path
+from ..store.location import Location, is_url, local_path
 from ..store.reader import open_run
+from .base import progress_of
 from .estimates import distance_to_mle
 from .facts import fact
 
-_DEPTH = 3  # folders below the one that is listed
+_DEPTH = 3  # levels of subfolders to look into
 _COLUMNS = ("problem", "mode", "ranks", "members", "seed", "state", "step", "n_steps", "distance", "created")
 
 
-def list_runs(folder="."):
+def list_runs(folder: str | os.PathLike[str] = ".") -> pd.DataFrame:
     """The runs in a folder and its subfolders, as a table.
 
     Parameters
     ----------
     folder : path
+        The folder; three levels of subfolders are searched.
 
     Returns
     -------
     pandas.DataFrame
-        One row for each run, by its path below the folder: problem, mode, ranks, members, seed, state, step, n_steps,
-        distance (of the estimate to the maximum-likelihood one, in floor units), created.  A run that cannot be opened
-        tells why as its state.
+        One row for each run, by its path below the folder.  The columns are problem, mode, ranks, members, seed, state,
+        step, n_steps, distance (of the estimate to the maximum-likelihood estimate, in floor units) and created.  If a
+        run cannot be opened, its state says why.
 
     Raises
     ------
@@ -38,6 +43,18 @@ def list_runs(folder="."):
         If there is no such folder.
     ValueError
         If it is a store itself.
+
+    See Also
+    --------
+    open_runs : Open several runs for comparison.
+
+    Examples
+    --------
+    >>> from sagips_kit import list_runs
+    >>> list_runs("runs")[["problem", "ranks", "state", "step"]]
+               problem  ranks     state  step
+    run
+    proxy.zarr   Proxy      1  finished   200
     """
     folder = local_path(folder)
     if not folder.is_dir():
@@ -49,37 +66,59 @@ def list_runs(folder="."):
     return table.sort_values("created", kind="stable").rename_axis("run")
 
 
-def open_runs(paths, along="run", labels=None):
+def open_runs(
+    paths: Location | xr.DataTree | Iterable[Location | xr.DataTree],
+    along: str = "run",
+    labels: Iterable[Any] | None = None,
+) -> xr.DataTree:
     """Open several runs for comparison, side by side along a dimension.
 
     Parameters
     ----------
     paths : str, or sequence of paths, URLs, zarr Stores or opened runs
-        A text may hold wildcards, such as "runs/*.zarr", or be a folder of runs.
+        A text may contain wildcards, such as "runs/*.zarr", or be a folder of runs.
     along : str
         What the runs differ by: "run" (their names), "mode", "ranks", "seed", or another field of their specs or
         settings, such as "n_events".  With `labels`, any name.
     labels : sequence or None
-        Values along that dimension, one for each run; None takes the runs' own.
+        Values along that dimension, one for each run; None takes them from the runs.
 
     Returns
     -------
     DataTree
-        A child for each run, by its label, and the labels as a coordinate.  The functions of `analysis` take it as they
-        take a run, and what they return has the dimension `along`; `plot.comparison` and `plot.scaling` draw it.
+        A child for each run, by its label, and the labels as a coordinate.  The functions of `analysis` take it like a
+        single run, and what they return has the dimension `along`; `plot.comparison` and `plot.scaling` draw it.
 
     Raises
     ------
     FileNotFoundError
         If there is no run.
     ValueError
-        If the runs do not differ by `along`, or do not know it.
+        If two runs have the same value of `along`, or a run does not know it.
+
+    See Also
+    --------
+    open_run : Open a single run.
+    list_runs : The runs in a folder, as a table.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run, open_runs
+    >>> run = open_run("runs/proxy.zarr")
+    >>> runs = open_runs([run, run], along="attempt", labels=[1, 2])
+    >>> analysis.estimate(runs)["mean"].sizes
+    Frozen({'attempt': 2, 'parameter': 6})
+    >>> runs["1"].sagips.state()
+    'finished'
     """
     runs = [one if isinstance(one, xr.DataTree) else open_run(one) for one in _found(paths)]
-    names = [_name(run) for run in runs]
     if labels is None:
-        labels = names if along == "run" else [fact(run, along) for run in runs]
-    labels = list(labels)
+        labels = [_name(run) if along == "run" else fact(run, along) for run in runs]
+    return _side_by_side(runs, along, list(labels))
+
+
+def _side_by_side(runs: Sequence[xr.DataTree], along: str, labels: list[Any]) -> xr.DataTree:
+    names = [_name(run) for run in runs]
     if len(labels) != len(runs):
         raise ValueError(f"{len(labels)} labels for {len(runs)} runs: should be one for each, of {', '.join(names)}.")
     if unknown := [name for name, label in zip(names, labels, strict=True) if label is None]:
@@ -90,9 +129,9 @@ def open_runs(paths, along="run", labels=None):
     keys = [str(label).replace("/", "|") for label in labels]
     if len(set(keys)) < len(keys):
         table = ", ".join(f"{name} ({label})" for name, label in zip(names, labels, strict=True))
-        raise ValueError(f"Several runs have the same {along!r}: {table}. Choose others, or give labels=[...].")
+        raise ValueError(f"Several runs have the same {along!r}: {table}. Choose another one, or give labels=[...].")
     root = xr.Dataset(coords={along: (along, labels)}, attrs={schema.ALONG_KEY: along})
-    # Without an index the labels stay where they are; runs would inherit an indexed coordinate.
+    # Without an index the labels stay at the root; an indexed coordinate would be inherited by the runs.
     tree = xr.DataTree(root.drop_indexes(along))
     for key, run in zip(keys, runs, strict=True):
         child = run.copy()
@@ -101,28 +140,34 @@ def open_runs(paths, along="run", labels=None):
     return tree
 
 
-def _found(paths):
+def _found(
+    paths: Location | xr.DataTree | Iterable[Location | xr.DataTree],
+) -> Sequence[Location | xr.DataTree]:
     if isinstance(paths, str | Path) and not is_url(paths):
         folder = local_path(paths)
         found = sorted(glob.glob(str(Path(paths).expanduser())))
         if folder.is_dir() and not (folder / "zarr.json").exists():
-            found = list(_stores(folder, _DEPTH))
-        if not found:
-            raise FileNotFoundError(f"No run matches `{paths}`. Current folder: {Path.cwd()}")
-        return found
-    given = [paths] if isinstance(paths, str | Store | xr.DataTree) else list(paths)
+            return _not_empty(list(_stores(folder, _DEPTH)), paths)
+        return _not_empty(found, paths)
+    given = [paths] if isinstance(paths, str | os.PathLike | Store | xr.DataTree) else list(paths)
     if not given:
         raise FileNotFoundError("There is no run in an empty list. Give paths, or a text such as 'runs/*.zarr'.")
     return given
 
 
-def _name(run):
+def _not_empty(found: Sequence[Location], paths: str | Path) -> Sequence[Location]:
+    if not found:
+        raise FileNotFoundError(f"No run matches `{paths}`. Current folder: {Path.cwd()}")
+    return found
+
+
+def _name(run: xr.DataTree) -> str:
     source = run.encoding.get("source", "memory")
     return str(source).rstrip("/").rpartition("/")[2].removesuffix(".zarr")
 
 
-def _stores(folder, depth):
-    """Zarr stores in a folder, not looking inside them nor into hidden folders."""
+def _stores(folder: Path, depth: int) -> Iterator[Path]:
+    """Zarr stores in a folder, without looking inside them or into hidden folders."""
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.is_dir():
             continue
@@ -132,12 +177,11 @@ def _stores(folder, depth):
             yield from _stores(path, depth - 1)
 
 
-def _row(path):
+def _row(path: Path) -> dict[str, Any]:
     try:
         run = open_run(path)
         row = {name: fact(run, name) for name in ("problem", "mode", "ranks", "members", "seed", "state")}
-        row["step"] = int(run[schema.HISTORY][schema.PROGRESS].min())
-        row["n_steps"] = run.attrs[schema.LAYOUT_KEY]["n_steps"]
+        row["step"], row["n_steps"] = progress_of(run)
         row["created"] = run.attrs[schema.CREATED_KEY]
     except (ValueError, OSError) as error:
         return {"state": str(error), "created": ""}

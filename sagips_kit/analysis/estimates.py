@@ -1,81 +1,121 @@
-"""The answer and what it can be compared with: likelihood fit, truth, published values."""
+"""The estimates and what they can be compared with: likelihood fit, truth, published values."""
+
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from ..store import schema
 from . import calibration
-from .base import each_run, for_each_run, rms, written
+from .base import each_run, for_each_run, group_of, rms, written
 
-_REFERENCES = ("truth", "mle", "published")
+_REFERENCES = (schema.TRUTH, schema.MLE, schema.PUBLISHED)
+_COLUMNS = {"mean": "estimate", "deviation": "deviation", "low": "low", "high": "high"}
 
 
 @for_each_run
-def estimate(run):
-    """Estimates of the parameters beside everything they can be compared with.
+def estimate(run: xr.DataTree) -> xr.Dataset:
+    """Estimates of the parameters, with everything that they can be compared with.
+
+    The estimate is the mean over the chains, each represented by the mean of its draws.  Chains learned from different
+    resamples of the events, so the deviation among them is the uncertainty.
 
     Parameters
     ----------
     run : DataTree
+        One run, or several of `open_runs`.
 
     Returns
     -------
     Dataset (parameter)
-        mean, deviation : over the chains, each taken at the mean of its draws.  Chains learned from different
-        resamples, so their deviation is the uncertainty; NaN for a single chain, which knows nothing of its own spread.
-        n_chains : their number.
-        low, high : central interval of 68 %, by Student's distribution since the chains are few.
+        mean, deviation : mean and standard deviation over the chains; the deviation of a single chain is NaN.
+        n_chains : number of chains.
+        low, high : central interval of 68 %, from Student's distribution since there are few chains.
         mle, floor : maximum-likelihood estimate and its standard deviation.
-        truth, published, published_deviation : where known, else NaN.
+        truth, published, published_deviation : NaN where unknown.
         to_mle : (mean - mle) / floor.
         pull : (mean - truth) / deviation.
-        published_pull : (mean - published) / deviation of the difference.
+        published_pull : (mean - published) / standard deviation of the difference.
 
     Raises
     ------
     ValueError
         If no chain has been written yet.
+
+    See Also
+    --------
+    summary : The same as a small table.
+    residuals : Estimate minus reference, for all references at once.
+    estimate_of : Estimates of derived quantities.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> run = open_run("runs/proxy.zarr")
+    >>> values = analysis.estimate(run)
+    >>> values["mean"].dims, int(values["n_chains"])
+    (('parameter',), 2)
+    >>> bool((values["low"] < values["high"]).all())
+    True
     """
-    reference = run[schema.REFERENCE].to_dataset().drop_dims(schema.PARAMETER_2).load()
+    reference = group_of(run, schema.REFERENCE).drop_dims(schema.PARAMETER_2).load()
     result = estimate_of(written(run, schema.POSTERIOR)).assign(
-        mle=reference["mle"],
-        floor=reference["deviation"],
-        **{name: reference[name] for name in ("truth", "published", "published_deviation")},
+        mle=reference[schema.MLE],
+        floor=reference[schema.DEVIATION],
+        truth=reference[schema.TRUTH],
+        published=reference[schema.PUBLISHED],
+        published_deviation=reference[schema.PUBLISHED_DEVIATION],
     )
     result["to_mle"] = (result["mean"] - result["mle"]) / result["floor"]
     result["pull"] = (result["mean"] - result["truth"]) / result["deviation"]
-    both = np.hypot(result["deviation"], result["published_deviation"])
+    both = xr.ufuncs.hypot(result["deviation"], result["published_deviation"])
     result["published_pull"] = (result["mean"] - result["published"]) / both
-    # What xarray carried over describes the operands, such as the unit of one parameter.
+    # xarray carries over attributes of the operands, such as the unit of one parameter.
     return result.drop_attrs().assign_attrs(
-        {schema.UNCERTAINTY_KEY: run[schema.POSTERIOR].attrs[schema.UNCERTAINTY_KEY]}
+        {schema.UNCERTAINTY_KEY: group_of(run, schema.POSTERIOR).attrs[schema.UNCERTAINTY_KEY]}
     )
 
 
-def estimate_of(chains):
-    """Estimates of whatever is a variable of the chains: some parameters, or quantities derived from them.
+def estimate_of(chains: xr.Dataset) -> xr.Dataset:
+    """Estimates of all variables of some chains: parameters, or quantities derived from them.
 
     Parameters
     ----------
     chains : Dataset (chain, draw)
-        The posterior of a run, or what was computed from it.
+        The posterior of a run, or what was computed from it.  Variables of other dimensions are ignored.
 
     Returns
     -------
     Dataset (parameter)
-        mean, deviation, n_chains, low and high as in `estimate`.
+        mean, deviation : mean and standard deviation over the chains; the deviation of a single chain is NaN.
+        n_chains : number of chains.
+        low, high : central interval of 68 %, from Student's distribution since there are few chains.
 
     Raises
     ------
     ValueError
-        If no variable has both dimensions.
+        If no variable has the dimensions chain and draw.
+
+    See Also
+    --------
+    estimate : Estimates of a run's parameters, with references.
+    summary_of : The same as a small table.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> chains = open_run("runs/proxy.zarr")["posterior"].to_dataset()
+    >>> chains = chains.assign(ratio=chains.theta0 / chains.theta3)
+    >>> float(analysis.estimate_of(chains).sel(parameter="ratio")["mean"]) > 0
+    True
     """
     wanted = {schema.CHAIN, schema.DRAW}
     names = [name for name, variable in chains.data_vars.items() if set(variable.dims) == wanted]
     if not names:
         raise ValueError(
-            f"No variable has the dimensions chain and draw alone; there are {', '.join(map(str, chains.dims))}. Take "
-            'them from a run: run["posterior"].to_dataset().'
+            "No variable has exactly the dimensions chain and draw; the dimensions are "
+            f'{", ".join(map(str, chains.dims))}. Take chains from a run: run["posterior"].to_dataset().'
         )
     means = chains[names].mean(schema.DRAW).to_dataarray(schema.PARAMETER)
     n_chains = means.sizes[schema.CHAIN]
@@ -87,53 +127,83 @@ def estimate_of(chains):
 
 
 @for_each_run
-def distance_to_mle(run):
-    """Root mean square over the parameters of (mean - mle) / floor.
+def distance_to_mle(run: xr.DataTree) -> float:
+    """Distance of the estimates to the maximum-likelihood estimate, in floor units.
+
+    It is the root mean square over the parameters of (mean - mle) / floor.
 
     Parameters
     ----------
     run : DataTree
+        One run, or several of `open_runs`.
 
     Returns
     -------
     float
-        In floor units: below 1 the run is closer to the maximum-likelihood estimate than the events can tell.
+        Below 1 the run is closer to the maximum-likelihood estimate than the events can resolve.  For several runs a
+        DataArray of these.
 
     Raises
     ------
     ValueError
         If the run has no likelihood reference, or no chain has been written yet.
+
+    See Also
+    --------
+    residuals : The distance of each parameter.
+    convergence : The distance during training.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> analysis.distance_to_mle(open_run("runs/proxy.zarr")) > 0
+    True
     """
     _require_reference(run)
     return float(rms(estimate(run)["to_mle"]))
 
 
 @for_each_run
-def residuals(run):
-    """How far the estimates are from what they can be compared with: estimate minus reference.
+def residuals(run: xr.DataTree) -> xr.Dataset:
+    """Differences between the estimates and what they can be compared with: estimate minus reference.
 
     Parameters
     ----------
     run : DataTree
+        One run, or several of `open_runs`.
 
     Returns
     -------
     Dataset (reference, parameter)
         difference : in the units of the parameters.
         floor_units : difference / floor.
-        pull : difference / its deviation.  That of the estimate for the truth, that of both for published values, and
-            the floor for the maximum-likelihood fit of the same events.
-        Each is NaN where a reference, "truth", "mle" or "published", is not known.  Distances to the fit of the same
-        events are `residuals(run)["floor_units"].sel(reference="mle")`.
+        pull : difference / standard deviation.  The standard deviation is that of the estimate for "truth", that of the
+            difference for "published", and the floor for "mle", the fit of the same events.
+
+        All are NaN where a reference is unknown.
 
     Raises
     ------
     ValueError
         If no chain has been written yet.
+
+    See Also
+    --------
+    estimate : The estimates themselves.
+    distance_to_mle : One number for all parameters.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> values = analysis.residuals(open_run("runs/proxy.zarr"))
+    >>> values["reference"].values.tolist()
+    ['truth', 'mle', 'published']
+    >>> values["floor_units"].sel(reference="mle").sizes["parameter"]
+    6
     """
     values = estimate(run)
-    deviations = {"truth": values["deviation"], "mle": values["floor"]}
-    deviations["published"] = np.hypot(values["deviation"], values["published_deviation"])
+    deviations = {schema.TRUTH: values["deviation"], schema.MLE: values["floor"]}
+    deviations[schema.PUBLISHED] = xr.ufuncs.hypot(values["deviation"], values["published_deviation"])
     names = xr.DataArray(list(_REFERENCES), dims="reference", name="reference")
     difference = xr.concat([values["mean"] - values[name] for name in _REFERENCES], names)
     deviation = xr.concat([deviations[name] for name in _REFERENCES], names)
@@ -141,58 +211,130 @@ def residuals(run):
     return xr.Dataset(result).assign_coords(reference=list(_REFERENCES)).drop_attrs()
 
 
-def coverage(run, levels=calibration.LEVELS):
-    """How often the intervals of the estimates hold the truth.
+def coverage(run: xr.DataTree, levels: Sequence[float] = calibration.LEVELS) -> xr.Dataset:
+    """How often the intervals of the estimates contain the truth.
 
     Parameters
     ----------
     run : DataTree
-        One run, or better several with observed events of their own (other seeds); those count that have finished, know
-        their truth and have several chains.
+        One run, or better several of `open_runs` with different observed events (other seeds).  Runs count that have
+        written chains, know their truth, and have several chains.
     levels : sequence of float
-        Probability of the central intervals, by Student's distribution since the chains are few.
+        Probabilities of the central intervals, which come from Student's distribution since there are few chains.
 
     Returns
     -------
     Dataset (level, parameter)
-        See `calibration.coverage`.
+        coverage (level, parameter) : fraction of the runs whose interval contains the truth.
+        error (level,) : binomial standard deviation of that fraction, if the level is right.
+        pooled (level,) : mean over the parameters.
+        pooled_error (level,) : standard deviation of `pooled`, from the scatter of the runs; NaN for one run.
 
     Raises
     ------
     ValueError
         If no run counts.
+
+    See Also
+    --------
+    calibration : Coverage and ranks of any estimates.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> analysis.coverage(open_run("runs/proxy.zarr"))["coverage"].sizes
+    Frozen({'level': 2, 'parameter': 6})
     """
-    values = [estimate(one) for one in each_run(run).values()]
+    values = [estimate(one) for one in each_run(run).values() if _has_chains(one)]
     counting = [one for one in values if one["pull"].notnull().any()]
     if not counting:
         raise ValueError(
-            "No truth is known, or no run has several chains, so there is no coverage. It needs a closure test: a "
-            "problem with `truth`, and runs of several members or replicas."
+            "There is no coverage, because no run has both a known truth and several chains. It needs closure tests: "
+            "finished runs of a problem with `truth`, with several members or replicas."
         )
     return calibration.coverage(calibration.collect(counting), levels)
 
 
 @for_each_run
-def summary(run):
+def summary(run: xr.DataTree) -> pd.DataFrame:
     """The estimates as a small table for a notebook.
 
     Parameters
     ----------
     run : DataTree
+        One run, or several of `open_runs`.
 
     Returns
     -------
     pandas.DataFrame
-        One row for each parameter; columns estimate, deviation, truth, published, published_deviation, mle, floor and
-        distance (to the mle, in floor units), without those that the run does not know.
+        One row for each parameter (and run).  The columns are estimate, deviation, truth, published,
+        published_deviation, mle, floor and distance (to the mle, in floor units), without those that the run does not
+        know.
+
+    Raises
+    ------
+    ValueError
+        If no chain has been written yet.
+
+    See Also
+    --------
+    estimate : The same and more as a Dataset.
+    summary_of : A table of derived quantities.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> table = analysis.summary(open_run("runs/proxy.zarr"))
+    >>> list(table.columns)
+    ['estimate', 'deviation', 'truth', 'mle', 'floor', 'distance']
     """
     names = {"mean": "estimate", "to_mle": "distance"}
     columns = ["mean", "deviation", "truth", "published", "published_deviation", "mle", "floor", "to_mle"]
-    return estimate(run)[columns].to_dataframe()[columns].rename(columns=names).dropna(axis="columns", how="all")
+    table = pd.DataFrame(estimate(run)[columns].to_dataframe(), columns=columns)
+    return table.rename(columns=names).dropna(axis="columns", how="all")
 
 
-def _require_reference(run):
-    if not run[schema.REFERENCE]["mle"].notnull().any():
+def summary_of(chains: xr.Dataset) -> pd.DataFrame:
+    """The estimates of all variables of some chains as a small table.
+
+    Parameters
+    ----------
+    chains : Dataset (chain, draw)
+        The posterior of a run, or what was computed from it.  Variables of other dimensions are ignored.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each variable; the columns are estimate, deviation, and the ends low and high of the central
+        interval of 68 %.
+
+    Raises
+    ------
+    ValueError
+        If no variable has the dimensions chain and draw.
+
+    See Also
+    --------
+    estimate_of : The same as a Dataset.
+    summary : The estimates of a run, with references.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> chains = open_run("runs/proxy.zarr")["posterior"].to_dataset()
+    >>> list(analysis.summary_of(chains[["theta0"]]).columns)
+    ['estimate', 'deviation', 'low', 'high']
+    """
+    columns = list(_COLUMNS)
+    return pd.DataFrame(estimate_of(chains)[columns].to_dataframe(), columns=columns).rename(columns=_COLUMNS)
+
+
+def _has_chains(run: xr.DataTree) -> bool:
+    return any(chains.notnull().any() for chains in group_of(run, schema.POSTERIOR).data_vars.values())
+
+
+def _require_reference(run: xr.DataTree) -> None:
+    if not group_of(run, schema.REFERENCE)[schema.MLE].notnull().any():
         raise ValueError(
             "The run has no likelihood reference, so there are no distances in floor units. estimate(run) compares it "
             "with the truth or published values."

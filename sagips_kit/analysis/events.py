@@ -1,22 +1,29 @@
-"""Observed events beside generated ones, in the end and on the way."""
+"""Observed and generated events side by side, at the end of a run and during training."""
+
+from collections.abc import Callable
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from ..store import schema
-from .base import for_each_run, quantiles, written
+from .base import for_each_run, group_of, quantiles, written
 
 _N_CATEGORIES = 50
 
 
 @for_each_run
-def observed_and_generated(run, observable, bins=50, by=None):
+def observed_and_generated(
+    run: xr.DataTree, observable: str, bins: int | ArrayLike = 50, by: str | None = None
+) -> xr.Dataset:
     """Normalised histograms of the observed and of the generated events.
 
     Parameters
     ----------
     run : DataTree
+        One run, or several of `open_runs`.
     observable : str
+        The observable to histogram.
     bins : int or ndarray (edge,)
         Number of equal bins over the observed range, or edges.
     by : str or None
@@ -27,37 +34,57 @@ def observed_and_generated(run, observable, bins=50, by=None):
     Dataset (bin) or (by, bin)
         observed, observed_error : density and its statistical error.
         generated, generated_error : mean density over the chains and its standard deviation among them (NaN for one).
-        generated_quantiles (..., quantile, bin) : 2.5, 16, 50, 84 and 97.5 % of the chains have less; with fewer than
-        40 chains the outermost are the chains' range.
+        generated_quantiles (..., quantile, bin) : 2.5, 16, 50, 84 and 97.5 % quantiles over the chains; with fewer than
+        40 chains the outermost are close to the range of the chains.
         low, high : edges; the coordinate `bin` is the centre.
 
     Raises
     ------
     ValueError
         For an unknown observable, a `by` with more than 50 values, or if no chain has been written yet.
+
+    See Also
+    --------
+    densities : The generated events during training.
+    discriminator : How well a network separates the two.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> values = analysis.observed_and_generated(open_run("runs/proxy.zarr"), "x1", bins=20)
+    >>> values["observed"].sizes["bin"]
+    20
+    >>> area = (values["observed"] * (values["high"] - values["low"])).sum()
+    >>> round(float(area), 6)
+    1.0
     """
-    observed = run[schema.OBSERVED].to_dataset().load()
+    observed = group_of(run, schema.OBSERVED).load()
     _check_observables(observed, observable, by)
     generated = written(run, schema.PREDICTIVE)
     edges = np.histogram_bin_edges(observed[observable], bins)
-    return _each_category(observed, generated, by, lambda *events: _compare(*events, observable, edges))
+    return _each_category(observed, generated, by, lambda one, other: _compare(one, other, observable, edges))
 
 
 @for_each_run
-def densities(run, observable, bins=50, by=None):
-    """Densities of the generated events on the way, beside that of the observed ones.
+def densities(run: xr.DataTree, observable: str, bins: int | ArrayLike = 50, by: str | None = None) -> xr.Dataset:
+    """Densities of the generated events during training, with that of the observed ones.
 
     Parameters
     ----------
     run : DataTree
-        May still be running.
-    observable, bins, by
-        As in `observed_and_generated`.
+        One run, or several of `open_runs`; they may still be running.
+    observable : str
+        The observable to histogram.
+    bins : int or ndarray (edge,)
+        Number of equal bins over the observed range, or edges.
+    by : str or None
+        A categorical observable, such as a detector's number: one set of densities for each value.
 
     Returns
     -------
     Dataset (step, bin) or (by, step, bin)
-        generated_quantiles (..., step, quantile, bin) : over the chains, of all snapshots that are there.
+        generated_quantiles (..., step, quantile, bin) : quantiles over the chains, for all snapshots that have been
+        written.
         observed, observed_error (..., bin) : density and its statistical error.
         low, high : edges; the coordinate `bin` is the centre.
 
@@ -65,14 +92,26 @@ def densities(run, observable, bins=50, by=None):
     ------
     ValueError
         For an unknown observable, a `by` with more than 50 values, or if there is no snapshot yet.
+
+    See Also
+    --------
+    observed_and_generated : The comparison at the end of the run.
+    snapshots : The events themselves.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> values = analysis.densities(open_run("runs/proxy.zarr"), "x1", bins=20)
+    >>> values["generated_quantiles"].sizes["bin"], int(values["step"][-1])
+    (20, 200)
     """
-    observed = run[schema.OBSERVED].to_dataset().load()
+    observed = group_of(run, schema.OBSERVED).load()
     _check_observables(observed, observable, by)
-    generated = snapshots(run)["events"].to_dataset(schema.OBSERVABLE)
+    generated = snapshots(run)[schema.TAKEN_EVENTS].to_dataset(schema.OBSERVABLE)
     edges = np.histogram_bin_edges(observed[observable], bins)
 
-    def one_category(observed, generated):
-        # While a run goes on, some chains may have come further than others.
+    def one_category(observed: xr.Dataset, generated: xr.Dataset) -> xr.Dataset:
+        # While a run is running, some chains may have more snapshots than others.
         at_each_step = [
             _each_chain(generated[observable].sel(step=step).dropna(schema.CHAIN, how="all"), edges)
             for step in generated[schema.STEP].values
@@ -83,35 +122,63 @@ def densities(run, observable, bins=50, by=None):
     return _each_category(observed, generated, by, one_category)
 
 
-def snapshots(run):
-    """The snapshots that are there, in memory: Dataset (chain, step, ...).
+@for_each_run
+def snapshots(run: xr.DataTree) -> xr.Dataset:
+    """The snapshots that have been written, in memory.
+
+    Parameters
+    ----------
+    run : DataTree
+        One run, or several of `open_runs`; they may still be running.
+
+    Returns
+    -------
+    Dataset (chain, step, ...)
+        parameters (chain, step, set, parameter) : parameter vectors that the generators proposed.
+        events (chain, step, event, observable) : events that they generated.
 
     Raises
     ------
     ValueError
-        If there is none yet.
+        If there is no snapshot yet.
+
+    See Also
+    --------
+    evolution : Spread of the parameter vectors.
+    densities : Densities of the events.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> analysis.snapshots(open_run("runs/proxy.zarr"))["parameters"].dims
+    ('chain', 'step', 'set', 'parameter')
     """
-    found = run[schema.SNAPSHOTS].to_dataset().load()
-    # Chains write at different times: what none of them has is left out, and chains that have nothing.
-    found = found.dropna(schema.STEP, how="all", subset=["parameters"])
-    found = found.dropna(schema.CHAIN, how="all", subset=["parameters"])
+    found = group_of(run, schema.SNAPSHOTS).load()
+    # Chains write at different times: steps that no chain has written are dropped, and chains that have written none.
+    found = found.dropna(schema.STEP, how="all", subset=[schema.TAKEN_PARAMETERS])
+    found = found.dropna(schema.CHAIN, how="all", subset=[schema.TAKEN_PARAMETERS])
     if not found.sizes[schema.STEP]:
-        first = int(run[schema.SNAPSHOTS][schema.STEP][0])
+        first = int(group_of(run, schema.SNAPSHOTS)[schema.STEP][0])
         raise ValueError(f"There is no snapshot yet: the first one is taken at step {first}. Open the run again then.")
     return found
 
 
-def _check_observables(observed, *names):
+def _check_observables(observed: xr.Dataset, *names: str | None) -> None:
     for name in {*names} - {None}:
         if name not in observed:
-            raise ValueError(f"The run has no observable {name!r}. Allowed: {', '.join(observed)}.")
+            raise ValueError(f"The run has no observable {name!r}. Allowed: {', '.join(map(str, observed))}.")
 
 
-def _each_category(observed, generated, by, function):
-    """What `function` makes of the events of each category, along `by`, or of all of them."""
+def _each_category(
+    observed: xr.Dataset,
+    generated: xr.Dataset,
+    by: str | None,
+    function: Callable[[xr.Dataset, xr.Dataset], xr.Dataset],
+) -> xr.Dataset:
+    """What `function` returns for the events of each category, along `by`, or for all events."""
     if by is None:
         return function(observed, generated)
-    # Generated events are kept in single precision.
+    # Generated events are stored in single precision.
     values = np.unique(observed[by].astype(np.float32))
     if len(values) > _N_CATEGORIES:
         raise ValueError(f"by={by!r} has {len(values)} values: should be categorical, with {_N_CATEGORIES} at most.")
@@ -122,7 +189,7 @@ def _each_category(observed, generated, by, function):
     return xr.concat(parts, xr.Variable((by,), values))
 
 
-def _compare(observed, generated, observable, edges):
+def _compare(observed: xr.Dataset, generated: xr.Dataset, observable: str, edges: np.ndarray) -> xr.Dataset:
     """One pair of histograms; events that are NaN do not count."""
     chains = _each_chain(generated[observable], edges)
     spread = chains.std(schema.CHAIN, ddof=1) if len(chains) > 1 else chains[0] * np.nan
@@ -131,7 +198,7 @@ def _compare(observed, generated, observable, edges):
     )
 
 
-def _observed(events, edges):
+def _observed(events: xr.DataArray, edges: np.ndarray) -> xr.Dataset:
     density, error = _density(events.values, edges)
     coords = {
         "bin": ("bin", (edges[:-1] + edges[1:]) / 2, events.attrs),
@@ -141,15 +208,15 @@ def _observed(events, edges):
     return xr.Dataset({"observed": ("bin", density), "observed_error": ("bin", error)}, coords)
 
 
-def _each_chain(events, edges):
+def _each_chain(events: xr.DataArray, edges: np.ndarray) -> xr.DataArray:
     densities = [_density(chain.values, edges)[0] for chain in events.transpose(schema.CHAIN, ...)]
     return xr.DataArray(densities, dims=(schema.CHAIN, "bin"))
 
 
-def _density(events, edges):
-    """Histogram of area 1 (less what lies outside the edges) and its statistical error."""
+def _density(events: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Histogram of area 1 (less the part outside the edges) and its statistical error."""
     events = events[np.isfinite(events)]
-    # All events count in the area: a tail outside the edges must not raise what is inside.
+    # All events count for the area, so a tail outside the edges does not raise the density inside.
     counts, _ = np.histogram(events, edges)
     area = np.diff(edges) * max(len(events), 1)
     return counts / area, np.sqrt(counts) / area

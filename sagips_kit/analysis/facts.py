@@ -2,26 +2,63 @@
 
 import json
 from collections import Counter
+from typing import Any
 
 import pandas as pd
+import xarray as xr
 
 from .._text import counted
 from ..store import schema
-from .base import for_each_run, single_run, state
+from .base import each_run, for_each_run, group_of, progress_of, single_run, state
+
+_SETTINGS = "settings"
 
 
-def spec(run):
-    """The spec of a run as JSON values; `RunSpec.from_run(run)` makes a RunSpec of it."""
-    single_run(run, "spec")
-    return json.loads(run.attrs[schema.SPEC_KEY])
-
-
-def fact(run, name):
-    """A fact by which runs differ.
+def spec(run: xr.DataTree) -> dict[str, Any]:
+    """The spec that a run was started with, as JSON values.
 
     Parameters
     ----------
     run : DataTree
+        A single run.
+
+    Returns
+    -------
+    dict
+        The fields of the spec; `RunSpec.from_run(run)` makes a RunSpec of it.
+
+    Raises
+    ------
+    ValueError
+        If several runs are given.
+
+    See Also
+    --------
+    fact : One field of the spec or its settings, also of several runs.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> analysis.spec(open_run("runs/proxy.zarr"))["n_steps"]
+    200
+    """
+    single_run(run, "spec", "fact(runs, 'seed') for one of its fields")
+    return json.loads(run.attrs[schema.SPEC_KEY])
+
+
+def settings_of(run: xr.DataTree) -> dict[str, Any]:
+    """The training settings of a run as JSON values; empty if its spec has none."""
+    return spec(run).get(_SETTINGS, {})
+
+
+@for_each_run
+def fact(run: xr.DataTree, name: str) -> Any:
+    """One fact by which runs differ.
+
+    Parameters
+    ----------
+    run : DataTree
+        One run, or several of `open_runs`.
     name : str
         "mode" (of exchange), "ranks", "members", "problem", "state", or a field of the spec or of its settings, such as
         "seed", "n_steps" or "n_events".
@@ -29,75 +66,121 @@ def fact(run, name):
     Returns
     -------
     str, int, float or None
-        None for a name that the run does not know.
+        None if the run does not know it; for several runs a DataArray of these.
+
+    See Also
+    --------
+    open_runs : Open several runs along one of these facts.
+    spec : All fields of the spec.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> run = open_run("runs/proxy.zarr")
+    >>> analysis.fact(run, "members"), analysis.fact(run, "problem")
+    (2, 'Proxy')
     """
-    layout, given = run.attrs[schema.LAYOUT_KEY], spec(run)
-    known = given.get("settings", {}) | given
-    known |= {"ranks": layout["n_ranks"], "members": layout["n_members"], "state": state(run)}
+    layout, given = schema.layout_of(run.attrs), spec(run)
+    known = settings_of(run) | given
+    known |= {"ranks": layout.n_ranks, "members": layout.n_members, "state": state(run)}
     known |= {"mode": run.attrs[schema.MODE_KEY], "problem": run.attrs[schema.PROBLEM_KEY]}
     found = known.get(name)
     return found if found != "" and isinstance(found, str | int | float) else None
 
 
-def environment(run):
+@for_each_run
+def environment(run: xr.DataTree) -> pd.Series:
     """What a run ran on: versions, git revision, hosts, devices and MPI libraries.
 
     Parameters
     ----------
     run : DataTree
+        One run, or several of `open_runs`.
 
     Returns
     -------
     pandas.Series
-        Texts; "2 ranks: nid001, 2 ranks: nid002" where ranks differ.
+        Texts; "2 ranks: nid001, 2 ranks: nid002" where ranks differ.  For several runs a DataFrame with a row for each.
+
+    See Also
+    --------
+    describe : What a run is and how far it is, as text.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> environment = analysis.environment(open_run("runs/proxy.zarr"))
+    >>> {"host", "device", "git revision", "torch"} <= set(environment.index)
+    True
     """
-    single_run(run, "environment")
     rows = {"created": run.attrs[schema.CREATED_KEY], "created on": run.attrs[schema.HOSTNAME_KEY]}
     rows["git revision"] = run.attrs[schema.REVISION_KEY] or "none"
-    for name in schema.FACTS:
-        counts = Counter(str(text) or "unknown" for text in run[schema.ENVIRONMENT][name].values)
+    for name in schema.of_group(schema.ENVIRONMENT):
+        counts = Counter(str(text) or "unknown" for text in group_of(run, schema.ENVIRONMENT)[name].values)
         rows[name] = ", ".join(
             f"{counted(n, 'rank')}: {text}" if len(counts) > 1 else text for text, n in counts.items()
         )
     return pd.Series(rows | run.attrs[schema.VERSIONS_KEY], name="environment")
 
 
-@for_each_run
-def describe(run):
-    """What a run is and how far it has come, as text of a few lines.
+def describe(run: xr.DataTree) -> str:
+    """What a run is and how far it is, as a few lines of text.
 
     Parameters
     ----------
     run : DataTree
+        One run, or several of `open_runs`.
 
     Returns
     -------
     str
-        In each line a name, filled up to ten characters, and a text.
+        Each line has a name, padded to ten characters, and a text.  For several runs a paragraph for each, below its
+        label.
+
+    See Also
+    --------
+    environment : Versions, hosts and devices in full.
+    spec : What the run was started with.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> print(analysis.describe(open_run("runs/proxy.zarr")))
+    problem   Proxy: theta0, theta1, theta2, theta3, theta4, theta5
+    events    2000 observed: x1, x2...
+    ranks     1, 2 members each
+    mode      ...
+    chains    2 independent generators
+    progress  step 200 of 200, finished
+    created   ...
+    ran on    ...
+    versions  ...
     """
-    facts, layout = run.attrs, run.attrs[schema.LAYOUT_KEY]
-    progress = run[schema.HISTORY][schema.PROGRESS].values
-    place = environment(run)
-    versions = ", ".join(f"{name} {version}" for name, version in facts[schema.VERSIONS_KEY].items())
-    source = run[schema.OBSERVED].attrs.get(schema.SOURCE_KEY)
-    events = f"{run[schema.OBSERVED].sizes[schema.EVENT]} observed: {', '.join(facts[schema.OBSERVABLES_KEY])}"
+    runs = each_run(run)
+    if dim := run.attrs.get(schema.ALONG_KEY):
+        return "\n\n".join(f"{dim} = {label}\n{describe(one)}" for label, one in runs.items())
+    facts, layout, (step, n_steps) = run.attrs, schema.layout_of(run.attrs), progress_of(run)
+    parameters, observables = schema.names_of(facts)
+    where = environment(run)
+    source = group_of(run, schema.OBSERVED).attrs.get(schema.SOURCE_KEY)
+    events = f"{group_of(run, schema.OBSERVED).sizes[schema.EVENT]} observed: {', '.join(observables)}"
     rows = {
-        "problem": f"{facts[schema.PROBLEM_KEY]}: {', '.join(facts[schema.PARAMETERS_KEY])}",
+        "problem": f"{facts[schema.PROBLEM_KEY]}: {', '.join(parameters)}",
         "events": f"{events}; from {source}" if source else events,
-        "ranks": f"{layout['n_ranks']}, {counted(layout['n_members'], 'member')} each",
+        "ranks": f"{layout.n_ranks}, {counted(layout.n_members, 'member')} each",
         "mode": facts[schema.MODE_KEY] or "unknown",
-        "chains": counted(layout["n_replicas"] * layout["n_members"], "independent generator"),
-        "progress": f"step {progress.min()} of {layout['n_steps']}, {state(run)}",
-        "resumed": _resumed(run[schema.CONTROL].attrs.get(schema.RESUMED_KEY, [])),
+        "chains": counted(layout.n_chains, "independent generator"),
+        "progress": f"step {step} of {n_steps}, {state(run)}",
+        "resumed": _resumed(group_of(run, schema.CONTROL).attrs.get(schema.RESUMED_KEY, [])),
         "created": f"{facts[schema.CREATED_KEY]} on {facts[schema.HOSTNAME_KEY]}",
-        "ran on": f"{place['host']} ({place['device']})",
-        "versions": versions,
+        "ran on": f"{where[schema.HOST]} ({where[schema.DEVICE]})",
+        "versions": ", ".join(f"{name} {version}" for name, version in facts[schema.VERSIONS_KEY].items()),
     }
     return "\n".join(f"{name:<10}{text}" for name, text in rows.items() if text)
 
 
-def _resumed(notes):
-    """In words, from what a store tells of resumptions; empty if there were none."""
+def _resumed(notes: list[dict[str, Any]]) -> str:
+    """The resumptions that a store records, in words; empty if there were none."""
     if not notes:
         return ""
     last, times = notes[-1], counted(len(notes), "time")

@@ -1,135 +1,177 @@
-"""What happened on the way: convergence, pace, waiting and staleness."""
+"""What happened during training: convergence, pace, waiting and staleness."""
 
 import numpy as np
 import xarray as xr
 
 from ..store import diagnostics, schema
-from .base import for_each_run, rms, state
+from .base import for_each_run, group_of, rms, state
 from .estimates import estimate
-from .facts import spec
+from .facts import settings_of
 
-_ARRIVED = 1.0  # deviations: those that arrive move by 0.1 to 0.4
+_ARRIVED = 1.0  # deviations: parameters of runs that have arrived move by 0.1 to 0.4
 
 
 @for_each_run
-def convergence(run, n_rows=1000):
-    """The way of the generators through parameter space.
+def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
+    """How the generated parameters approach the maximum-likelihood estimate.
 
     Parameters
     ----------
     run : DataTree
-        May still be running.
+        One run, or several of `open_runs`; they may still be running.
     n_rows : int or None
-        Rows of the history to take at most, evenly spaced up to the last; None takes all.
+        Maximum number of rows of the history to use, evenly spaced up to the last; None uses all.
 
     Returns
     -------
     Dataset (step)
         theta (step, parameter) : mean over ranks and members; NaN at steps that not all ranks have completed.
         deviation (step, parameter) : standard deviation over ranks and members, likewise.
-        distance (step,) : of `theta` to the maximum-likelihood estimate, in floor units; NaN without a reference.
-        distance_each (rank, member, step) : the same of each generator, as far as it has come.
-        elapsed (step,) : time since the start, mean over the ranks that have come so far, s.
+        distance (step,) : distance of `theta` to the maximum-likelihood estimate, root mean square over the
+        parameters in floor units; NaN without a reference.
+        distance_each (rank, member, step) : the same for each generator, as far as it is.
+        elapsed (step,) : time since the start, mean over the ranks that have completed the step, s.
+
+    See Also
+    --------
+    losses : Losses of the networks.
+    evolution : Spread of the generated parameters.
+    warnings_of : What is wrong with a run.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> values = analysis.convergence(open_run("runs/proxy.zarr"), n_rows=10)
+    >>> int(values["step"][-1]), values["theta"].dims
+    (200, ('step', 'parameter'))
     """
     history = _rows(run, n_rows)
-    each = history["theta"].load()
-    # Ranks come and go along the ragged end, and a mean over whoever is there would jump.
+    each = history[schema.THETA].load()
+    # Beyond the slowest rank, a mean over the ranks that are there would jump.
     complete = each.where(each[schema.STEP] <= history[schema.PROGRESS].min())
     generators = (schema.RANK, schema.MEMBER)
     theta = complete.mean(generators)
-    reference = run[schema.REFERENCE].to_dataset()
+    reference = group_of(run, schema.REFERENCE)
 
-    def distance(values):
-        return rms((values - reference["mle"]) / reference["deviation"])
+    def distance(values: xr.DataArray) -> xr.DataArray:
+        return rms((values - reference[schema.MLE]) / reference[schema.DEVIATION])
 
-    result = {
-        "theta": theta,
-        "deviation": complete.std(generators),
-        "distance": distance(theta),
-        "distance_each": distance(each),
-        "elapsed": history["elapsed_s"].mean(schema.RANK),
-    }
-    result = xr.Dataset(result).drop_attrs()
+    result = xr.Dataset(
+        {
+            "theta": theta,
+            "deviation": complete.std(generators),
+            "distance": distance(theta),
+            "distance_each": distance(each),
+            "elapsed": history[schema.ELAPSED].mean(schema.RANK),
+        }
+    ).drop_attrs()
     for name in ("distance", "distance_each"):
         result[name].attrs.update(long_name="RMS distance to the MLE", units="floor units")
     return result
 
 
 @for_each_run
-def warnings_of(run):
-    """What is wrong with the run: list of sentences.
+def warnings_of(run: xr.DataTree) -> list[str]:
+    """What is wrong with a run, in sentences.
 
-    What its last rows agree on; and, of a finished one, parameters that moved by more than a deviation in its second
-    half.  Runs that arrive move by a few tenths then; the deviations of one that did not arrive mean nothing.
+    The sentences report what the last rows of the history agree on; and, for a finished run, parameters that moved by
+    more than a standard deviation in its second half.  They move by a few tenths in a run that has arrived; if a run
+    has not arrived, its standard deviations mean nothing.
 
     Parameters
     ----------
     run : DataTree
-        May still be running.
+        One run, or several of `open_runs`; they may still be running.
+
+    Returns
+    -------
+    list of str
+        Empty if nothing is wrong.  For several runs each sentence begins with the label of its run.
+
+    See Also
+    --------
+    convergence : The path to the estimate.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> for sentence in analysis.warnings_of(open_run("runs/proxy.zarr")):
+    ...     text = f"Look out: {sentence}"
     """
     return _complaints(run) + (_still_moving(run) if state(run) == "finished" else [])
 
 
-def _still_moving(run):
-    history, names = run[schema.HISTORY]["theta"], run.attrs[schema.PARAMETERS_KEY]
+def _still_moving(run: xr.DataTree) -> list[str]:
+    history, (names, _) = group_of(run, schema.HISTORY)[schema.THETA], schema.names_of(run.attrs)
     rows = history.isel({schema.STEP: [history.sizes[schema.STEP] // 2, -1]})
     half, end = rows.mean((schema.RANK, schema.MEMBER)).transpose(schema.STEP, ...).values
     deviation = estimate(run)["deviation"].values  # NaN for a single chain
-    deviation = np.where(np.isfinite(deviation), deviation, run[schema.REFERENCE]["deviation"].values)
-    with np.errstate(divide="ignore", invalid="ignore"):  # chains that are all the same
+    deviation = np.where(np.isfinite(deviation), deviation, group_of(run, schema.REFERENCE)[schema.DEVIATION].values)
+    with np.errstate(divide="ignore", invalid="ignore"):  # if all chains are equal
         moved = np.abs(end - half) / deviation
     if not (moved > _ARRIVED).any():
         return []
     found = ", ".join(f"{names[k]} ({moved[k]:.1f})" for k in np.argsort(-moved) if moved[k] > _ARRIVED)
     return [
-        f"More than a deviation was moved in the second half of the run by {found}: it may not have arrived, and then "
-        "its deviations mean nothing. Train longer (n_steps), or look for parameters that events hardly determine."
+        f"In the second half of the run these parameters moved by more than a standard deviation: {found}. The run may "
+        "not have arrived, and then its standard deviations mean nothing. Train longer (n_steps), or look for "
+        "parameters that the events hardly determine."
     ]
 
 
-def _complaints(run):
+def _complaints(run: xr.DataTree) -> list[str]:
     """What the last rows of the history agree on."""
-    history, reference = run[schema.HISTORY].to_dataset(), run[schema.REFERENCE].to_dataset()
+    history, reference = group_of(run, schema.HISTORY), group_of(run, schema.REFERENCE)
     last = history[schema.STEP] <= history[schema.PROGRESS].min()
     rows = (
-        history[["theta", "loss_discriminator"]]
+        history[[schema.THETA, schema.LOSS_DISCRIMINATOR]]
         .sel({schema.STEP: last})
         .isel({schema.STEP: slice(-diagnostics.N_ROWS, None)})
     )
     if rows.sizes[schema.STEP] < diagnostics.N_ROWS:
         return []
     rows = rows.load().stack(generator=(schema.RANK, schema.MEMBER))
-    loss = spec(run).get("settings", {}).get("loss", "likelihood")
     found = diagnostics.complaints(
-        rows["theta"].transpose(schema.STEP, "generator", schema.PARAMETER),
-        rows["loss_discriminator"].transpose(schema.STEP, "generator"),
-        reference["lower"].values,
-        reference["upper"].values,
-        run.attrs[schema.PARAMETERS_KEY],
-        loss,
+        rows[schema.THETA].transpose(schema.STEP, "generator", schema.PARAMETER).values,
+        rows[schema.LOSS_DISCRIMINATOR].transpose(schema.STEP, "generator").values,
+        reference[schema.LOWER].values,
+        reference[schema.UPPER].values,
+        schema.names_of(run.attrs)[0],
+        settings_of(run).get("loss", "likelihood"),
     )
     return list(found.values())
 
 
 @for_each_run
-def timeline(run, n_bins=200):
+def timeline(run: xr.DataTree, n_bins: int = 200) -> xr.Dataset:
     """How the ranks spent their time.
 
     Parameters
     ----------
     run : DataTree
+        One run, or several of `open_runs`; they may still be running.
     n_bins : int
-        Equal stretches of time to look at.
+        Number of equal intervals of time.
 
     Returns
     -------
     Dataset (rank, time)
-        waiting (rank, time) : share of the time spent waiting for other ranks; NaN where a rank has no rows.
-        compute_s, waited_s (rank,) : totals, s.
-        time (time,) : middle of each stretch, s since the start.
+        waiting (rank, time) : fraction of the interval spent waiting for other ranks; NaN where a rank has no rows.
+        compute_s, waited_s (rank,) : total times, s.
+        time (time,) : centre of each interval, s since the start.
+
+    See Also
+    --------
+    pace : Steps and events per second.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> analysis.timeline(open_run("runs/proxy.zarr"), n_bins=50)["waiting"].shape
+    (1, 50)
     """
     history = _rows(run, None)
-    elapsed, waited = (history[name].transpose(schema.RANK, schema.STEP).values for name in ("elapsed_s", "waited_s"))
+    elapsed, waited = (_by_rank(history[name]) for name in (schema.ELAPSED, schema.WAITED))
     ends = np.nanmax(elapsed, axis=1, initial=0)
     edges = np.linspace(0, ends.max(initial=0), n_bins + 1)
     waiting = np.full((len(ends), n_bins), np.nan)
@@ -141,106 +183,147 @@ def timeline(run, n_bins=200):
     total = np.nansum(waited, axis=1)
     result = xr.Dataset(
         {
-            "waiting": ((schema.RANK, "time"), waiting, {"long_name": "share of time spent waiting", "units": "1"}),
-            "compute_s": (schema.RANK, ends - total, {"long_name": "time not spent waiting", "units": "s"}),
-            "waited_s": (schema.RANK, total, {"long_name": "time spent waiting for other ranks", "units": "s"}),
+            "waiting": ((schema.RANK, "time"), waiting, _described("share of time spent waiting", "1")),
+            "compute_s": (schema.RANK, ends - total, _described("time not spent waiting", "s")),
+            "waited_s": (schema.RANK, total, _described("time spent waiting for other ranks", "s")),
         },
         {schema.RANK: history[schema.RANK].values},
     )
     time = (edges[1:] + edges[:-1]) / 2
-    return result.assign_coords(time=("time", time, {"long_name": "time since the start", "units": "s"}))
+    return result.assign_coords(time=("time", time, _described("time since the start", "s")))
 
 
 @for_each_run
-def staleness(run, n_rows=1000):
-    """Age of the oldest message that entered a step's mean.
+def staleness(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
+    """Age of the oldest message that entered the mean of a step.
 
     Parameters
     ----------
     run : DataTree
+        One run, or several of `open_runs`; they may still be running.
     n_rows : int or None
-        As in `convergence`.
+        Maximum number of rows of the history to use, evenly spaced up to the last; None uses all.
 
     Returns
     -------
     Dataset (step)
-        mean, low, high : over the ranks that have come so far, in steps.
+        mean, low, high : mean, minimum and maximum over the ranks that have completed the step, in steps.
+
+    See Also
+    --------
+    timeline : Where ranks waited for each other.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> list(analysis.staleness(open_run("runs/proxy.zarr")).data_vars)
+    ['mean', 'low', 'high']
     """
-    return _spread(_rows(run, n_rows)["staleness"].load(), [schema.RANK])
+    return _spread(_rows(run, n_rows)[schema.STALENESS].load(), [schema.RANK])
 
 
 @for_each_run
-def losses(run, n_rows=1000):
+def losses(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
     """Losses of discriminators and generators.
 
     Parameters
     ----------
     run : DataTree
+        One run, or several of `open_runs`; they may still be running.
     n_rows : int or None
-        As in `convergence`.
+        Maximum number of rows of the history to use, evenly spaced up to the last; None uses all.
 
     Returns
     -------
     Dataset (network, step)
-        mean, low, high : over the ranks that have come so far and their members.
+        mean, low, high : mean, minimum and maximum over the members of all ranks that have completed the step;
+        `network` is "discriminator" or "generator".
+
+    See Also
+    --------
+    discriminator : How well discriminators separate generated from observed events.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> analysis.losses(open_run("runs/proxy.zarr"))["network"].values.tolist()
+    ['discriminator', 'generator']
     """
     history = _rows(run, n_rows)
-    generators = [schema.RANK, schema.MEMBER]
-    parts = [_spread(history[f"loss_{name}"].load(), generators) for name in ("discriminator", "generator")]
-    return xr.concat(parts, xr.Variable("network", ["discriminator", "generator"]))
+    networks = {"discriminator": schema.LOSS_DISCRIMINATOR, "generator": schema.LOSS_GENERATOR}
+    parts = [_spread(history[name].load(), [schema.RANK, schema.MEMBER]) for name in networks.values()]
+    return xr.concat(parts, xr.Variable("network", list(networks)))
 
 
 @for_each_run
-def pace(run, after=0):
-    """How fast a run went.
+def pace(run: xr.DataTree, after: int = 0) -> xr.Dataset:
+    """How fast a run was.
 
     Parameters
     ----------
     run : DataTree
+        One run, or several of `open_runs`; they may still be running.
     after : int
-        Steps at the beginning that do not count: the first ones open memory and load a GPU's programs.  Counting
-        begins with the last row of the history among them.
+        Number of steps at the beginning to ignore, since the first steps allocate memory and load a GPU's programs.
+        Counting begins with the last row of the history among them.
 
     Returns
     -------
     Dataset
         ranks : number of ranks.
         duration : of the slowest rank so far, s.
-        step_rate : steps per second, of the slowest rank; NaN where no step counts yet.
-        event_rate : events generated per second by all ranks together; NaN where the spec does not tell.
-        waiting : share of the ranks' time spent waiting for others.
+        step_rate : steps per second of the slowest rank; NaN if no step counts yet.
+        event_rate : events generated per second by all ranks together; NaN if the spec does not contain n_events.
+        waiting : fraction of the ranks' time spent waiting for others.
+
+    See Also
+    --------
+    timeline : When the ranks waited.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> values = analysis.pace(open_run("runs/proxy.zarr"), after=50)
+    >>> int(values["ranks"]), values["step_rate"].attrs["units"]
+    (1, '1/s')
     """
-    layout, settings = run.attrs[schema.LAYOUT_KEY], spec(run).get("settings", {})
+    layout = schema.layout_of(run.attrs)
     history = _rows(run, None)
-    elapsed, waited = (history[name].transpose(schema.RANK, schema.STEP).values for name in ("elapsed_s", "waited_s"))
+    elapsed, waited = (_by_rank(history[name]) for name in (schema.ELAPSED, schema.WAITED))
     counts = history[schema.STEP].values > after
-    steps = run[schema.HISTORY][schema.PROGRESS].values - history[schema.STEP].values[~counts].max(initial=0)
+    steps = group_of(run, schema.HISTORY)[schema.PROGRESS].values - history[schema.STEP].values[~counts].max(initial=0)
     each = np.nanmax(elapsed, axis=1, initial=0) - np.nanmax(elapsed[:, ~counts], axis=1, initial=0)
     waited_s = np.nansum(waited[:, counts])
-    duration = float(each.max())
     step_rate = float(np.min(steps / each)) if each.all() else np.nan
-    n_events = layout["n_ranks"] * layout["n_members"] * settings.get("n_events", np.nan)
-    values = {
-        "ranks": (layout["n_ranks"], "number of ranks", schema.DIMENSIONLESS),
-        "duration": (duration, "time of training", "s"),
-        "step_rate": (step_rate, "steps per second", "1/s"),
-        "event_rate": (step_rate * n_events, "events generated per second", "1/s"),
-        "waiting": (
-            float(waited_s / each.sum()) if each.sum() else np.nan,
-            "share of time spent waiting",
-            schema.DIMENSIONLESS,
-        ),
-    }
-    return xr.Dataset({name: ((), number, {"long_name": t, "units": u}) for name, (number, t, u) in values.items()})
+    n_events = layout.n_ranks * layout.n_members * settings_of(run).get("n_events", np.nan)
+    waiting = float(waited_s / each.sum()) if each.sum() else np.nan
+    return xr.Dataset(
+        {
+            "ranks": ((), layout.n_ranks, _described("number of ranks", "1")),
+            "duration": ((), float(each.max()), _described("time of training", "s")),
+            "step_rate": ((), step_rate, _described("steps per second", "1/s")),
+            "event_rate": ((), step_rate * n_events, _described("events generated per second", "1/s")),
+            "waiting": ((), waiting, _described("share of time spent waiting", "1")),
+        }
+    )
 
 
-def _spread(values, dims):
+def _described(long_name: str, units: str) -> dict[str, str]:
+    return {schema.LONG_NAME_KEY: long_name, schema.UNITS_KEY: units}
+
+
+def _by_rank(values: xr.DataArray) -> np.ndarray:
+    """The values as ndarray (rank, step)."""
+    return values.transpose(schema.RANK, schema.STEP).values
+
+
+def _spread(values: xr.DataArray, dims: list[str]) -> xr.Dataset:
     return xr.Dataset({"mean": values.mean(dims), "low": values.min(dims), "high": values.max(dims)}).drop_attrs()
 
 
-def _rows(run, n_rows):
+def _rows(run: xr.DataTree, n_rows: int | None) -> xr.Dataset:
     """The rows of the history that some rank has completed, thinned to `n_rows`; read when they are used."""
-    history = run[schema.HISTORY].to_dataset()
+    history = group_of(run, schema.HISTORY)
     n = int((history[schema.STEP] <= history[schema.PROGRESS].max()).sum())
     stride = 1 if n_rows is None else max(1, -(-n // n_rows))
     return history.isel({schema.STEP: slice((n - 1) % stride if n else 0, n, stride)})

@@ -4,6 +4,7 @@ The statistics themselves, such as Fisher information, are in the room `statisti
 point, with the events and the noise of a `Case`.
 """
 
+import inspect
 import math
 import warnings
 from collections.abc import Iterator
@@ -15,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..problems.base import Problem
-from ..problems.samplers import finer_grids
+from ..problems.base import Problem, events_of
+from ..problems.pipeline import Pipeline
 from ..statistics.fisher import fisher_information, information_and_score
 from ..statistics.information import Information
 from .case import Case
@@ -118,26 +119,33 @@ def _information(problem: Problem, case: Case, events: NDArray) -> Information:
 def grids(case: Case) -> Iterator[Remark]:
     """Grids of a Pipeline, if there is one, are fine enough for this number of events."""
     problem, theta, rows = case.problem, case.middle, case.independent_noise(_N_EVENTS)
-    with finer_grids():
-        events = case.simulate(theta, rows)
+    finer = problem.refined(2)
+    if finer is problem:
+        if _makes_a_pipeline(problem):
+            yield note(
+                "simulate uses a Pipeline that is not an attribute of the class, so finer grids cannot be tried. Write "
+                "pipeline = Pipeline(...) in the class, and self.pipeline.simulate(theta, noise) in simulate."
+            )
+        return
+    events = events_of(finer, theta, rows)
     if torch.equal(events, case.simulate(theta, rows)):
         return
     per_event = len(case.events) / _N_EVENTS
 
-    def by_features():
+    def by_features(problem):
         return information_and_score(problem, theta, events, _N_EVENTS, 0)[1]
+
+    def by_likelihood(problem):
+        return (torch.func.grad(problem.log_likelihood)(theta, statistic) * case.width).numpy()
 
     found = {"the answer": (_information(problem, case, case.events.numpy()), by_features)}
     if has_likelihood(problem):
         statistic = problem.statistic(events)
         matrix, pulls = _curvature(case, statistic)
         information = Information(problem.parameters, case.width.numpy(), (per_event * matrix + pulls).numpy())
-        slope = torch.func.grad(problem.log_likelihood)
-        found["the likelihood fit"] = information, lambda: (slope(theta, statistic) * case.width).numpy()
+        found["the likelihood fit"] = information, by_likelihood
     for what, (information, score) in found.items():
-        with finer_grids():
-            finer = score()
-        moves = np.nan_to_num(information.step(per_event * (finer - score())))
+        moves = np.nan_to_num(information.step(per_event * (score(finer) - score(problem))))
         worst = abs(moves).max()
         if worst > _COARSE:
             n_times = math.ceil((4 / 3 * worst / _FINE) ** 0.5)  # errors fall with the square of the spacing
@@ -147,6 +155,15 @@ def grids(case: Case) -> Iterator[Remark]:
                 f"in standard deviations: {listed}. Use {n_times} times as many points, at least where the density is "
                 "curved."
             )
+
+
+def _makes_a_pipeline(problem: Problem) -> bool:
+    """Whether the code of `simulate` names a Pipeline, or the class itself."""
+    function = inspect.unwrap(type(problem).simulate)
+    if not inspect.isfunction(function):
+        return False
+    named = [function.__globals__.get(name) for name in function.__code__.co_names]
+    return any(one is Pipeline or isinstance(one, Pipeline) for one in named)
 
 
 def parameters(case: Case) -> Iterator[Remark]:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..problems.base import Problem
+from ..problems.base import Problem, events_of
 from ..problems.noise import stratified_noise
 
 
@@ -84,7 +84,7 @@ class Case:
 
     def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Simulated events (event, observable)."""
-        return self.problem.simulate(theta, noise)
+        return events_of(self.problem, theta, noise)
 
     def features(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Features of simulated events, (event, feature)."""

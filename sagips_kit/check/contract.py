@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..events.resampling import check_events
-from ..problems.base import Problem
+from ..problems.base import Problem, misspelt
 from ..store.schema import check_names
 from .case import Case
 from .report import Remark, fix, place
@@ -26,6 +26,8 @@ _WITHOUT = (
 def names(case: Case) -> Iterator[Remark]:
     """Names are unique and used consistently, and numbers lie in the ranges."""
     problem = case.problem
+    for text in misspelt(problem):
+        yield fix(text)
     wanted = ("parameters", "lower", "upper", "observables", "noise_dim")
     if missing := [name for name in wanted if not hasattr(problem, name)]:
         yield fix(f"{', '.join(missing)}: missing. A class needs {', '.join(wanted)}.")

@@ -107,7 +107,7 @@ class Wait(NamedTuple):
 Mixing: TypeAlias = Generator[Wait, None, Mixed]
 
 
-@dataclass
+@dataclass(eq=False)
 class _UnderWay:
     """An exchange between its start and its end.
 

@@ -53,7 +53,7 @@ class Mean(Exchange):
         return payload == ("gradient" if self.payload == "gradient" else "weights")
 
 
-@dataclass
+@dataclass(eq=False)
 class _OuterOptimiser:
     """Nesterov's momentum for the mean updates of all ranks, the same on all of them.
 

@@ -1,4 +1,4 @@
-"""Ready problems."""
+"""Ready problems, which are also examples of the contract in `base`."""
 
 from .dayabay.problem import DayaBay
 from .image import Image

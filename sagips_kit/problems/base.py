@@ -1,90 +1,180 @@
-"""A problem: unknown parameters, a differentiable pipeline that ends in events, and the observed events.
+"""The contract of a problem: unknown parameters, a differentiable simulation of events, and the observed events.
 
-A problem is written for ONE parameter vector, with plain torch; whoever needs many (the trainer, the tests) maps it by
-`torch.vmap`.  It never draws random numbers while simulating: all noise comes in as an argument.  Nothing here knows
-networks, ranks or files.
+A problem is written for one parameter vector in plain torch; callers that need many vectors map it with `torch.vmap`.
+It draws no random numbers while simulating: all noise is an argument.  Networks, ranks and files do not belong here.
 """
 
+import copy
+import difflib
+import inspect
 import math
+import re
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from .pipeline import Pipeline
+
+# One number for each parameter, or a value with its standard deviation
+Numbers: TypeAlias = Sequence[float] | NDArray[Any]
+# Events (event, observable), or the pair of these and the logarithms of their weights (event,), which is reserved
+Simulated: TypeAlias = Tensor | tuple[Tensor, Tensor]
+
+_CLOSE = 0.84  # similarity of two names (1 if equal) from which one is taken for a misspelling of the other
 
 
 class Problem(ABC):
-    """Base class of all problems.
+    """Base class of all problems: what is unknown, how events are simulated, and what was observed.
+
+    Derive a class, set the required attributes and write `simulate`; all else has a default.
 
     Attributes
     ----------
     parameters : tuple of str
-        Names of the unknowns, in the order of `theta`.
-    lower, upper : tuple of float
-        Range of each parameter; the generator's output always lies inside it.
-    units : dict of str to str
-        Units of parameters and observables where they have one.
-    long_names : dict of str to str
-        What parameters and observables are, in words, where their names do not say it.
+        Required.  Names of the unknown parameters, in the order of `theta`.
+    lower, upper : sequence of float or ndarray (parameter,)
+        Required.  Range of each parameter; the generator's output always lies inside it.
     observables : tuple of str
-        Names of an event's columns.
+        Required.  Names of the columns of an event.
     noise_dim : int
-        Uniform random numbers that one event consumes.
-    n_categories : int
-        Number of categories of events, see `category`.
-    image : (int, int) or None
-        Rows and columns, if the parameters are pixels of an image, row by row: for Settings(generator="convolution").
-    truth : tuple of float or None
-        The parameters the observed events were made with (closure test), else None.
+        Required.  Number of uniform random numbers that one event consumes.
+    units : dict of str to str
+        Units of parameters and observables.
+    long_names : dict of str to str
+        Descriptions of parameters and observables, for labels of plots.
+    truth : sequence of float or ndarray (parameter,), or None
+        Parameters that the observed events were made with, for closure tests.
     published : dict of str to (value, deviation)
-        Published measurements to compare with, if any.
+        Published measurements of parameters to compare with.
     priors : dict of str to (value, deviation)
-        What is known of parameters beside the events, from a calibration for instance, with normal errors.
+        External knowledge of parameters with normal errors, for example from a calibration.
+    n_categories : int
+        Number of categories of events; see the method `category`.
+    image : (int, int) or None
+        Numbers of rows and columns if the parameters are the pixels of an image, row by row.  Required by
+        `Settings(generator="convolution")`.
+    pipeline : Pipeline or None
+        The pipeline that `simulate` uses, if there is one, so that `check_problem` can compare it with finer grids.
+
+    See Also
+    --------
+    check_problem : Test whether a class keeps this contract.
+    Pipeline : Theory, sampler, detector and selection as ready stages of `simulate`.
+
+    Notes
+    -----
+    A public attribute whose name is close to one of the contract but not equal, such as `prior` for `priors`, would
+    have no effect.  It causes a warning when the class is created, and `check_problem` and `run` refuse it.  Begin the
+    names of your own helpers with an underscore.
+
+    Examples
+    --------
+    Wind speeds at a mast follow a Weibull distribution, whose scale and shape are unknown:
+
+    >>> import numpy as np
+    >>> import torch
+    >>> from sagips_kit import Problem, check_problem, fit_likelihood
+    >>> class Wind(Problem):
+    ...     parameters = ("scale", "shape")
+    ...     lower, upper, truth = (4.0, 1.2), (12.0, 3.5), (8.0, 2.0)
+    ...     observables = ("speed",)
+    ...     noise_dim = 1
+    ...     units = {"scale": "m/s", "speed": "m/s"}
+    ...     priors = {"shape": (2.0, 0.1)}
+    ...
+    ...     def simulate(self, theta, noise):
+    ...         u = noise.clamp(1e-6, 1 - 1e-6)
+    ...         return theta[0] * (-torch.log1p(-u)) ** (1 / theta[1])
+    ...
+    ...     def observed(self, n_events, rng):
+    ...         return 8.0 * rng.weibull(2.0, (n_events or 5000, 1))
+    ...
+    ...     def features(self, events):
+    ...         return torch.cat([events.log(), events, events**2], dim=-1)
+    ...
+    ...     def log_likelihood(self, theta, statistic):
+    ...         ratio = statistic / theta[0]
+    ...         return ((theta[1] / theta[0]).log() + (theta[1] - 1) * ratio.log() - ratio ** theta[1]).sum()
+    >>> problem = Wind()
+    >>> problem.simulate(torch.tensor([8.0, 2.0]), torch.rand(3, 1)).shape
+    torch.Size([3, 1])
+    >>> fit = fit_likelihood(problem, problem.observed(None, np.random.default_rng(0)))
+    >>> bool((abs(fit.theta - problem.truth) < 4 * fit.deviation).all())
+    True
     """
 
     parameters: tuple[str, ...]
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
+    lower: Numbers
+    upper: Numbers
     observables: tuple[str, ...]
     noise_dim: int
     n_categories: int = 1
-    units: dict[str, str] = {}
-    long_names: dict[str, str] = {}
+    units: Mapping[str, str] = {}
+    long_names: Mapping[str, str] = {}
     image: tuple[int, int] | None = None
-    truth: tuple[float, ...] | None = None
-    published: dict[str, tuple[float, float]] = {}
-    priors: dict[str, tuple[float, float]] = {}
+    # `| Any` for type checkers: a class that sets its truth may index it without a test for None.
+    truth: Numbers | Any = None
+    published: Mapping[str, Numbers] = {}
+    priors: Mapping[str, Numbers] = {}
+    pipeline: Pipeline | None = None
 
-    def __repr__(self):
-        # Without the place in memory, which is another one on each rank.
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for text in _misspelt_in(cls, vars(cls)):
+            warnings.warn(f"{cls.__name__}: {text}", stacklevel=2)
+
+    def __repr__(self) -> str:
+        # The default would show the address in memory, which differs between ranks.
         return f"{type(self).__name__}({'...' if vars(self) else ''})"
 
     @abstractmethod
-    def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
-        """Events of one parameter vector: pure, and differentiable in `theta`.
+    def simulate(self, theta: Tensor, noise: Tensor) -> Simulated:
+        """Simulate the events of one parameter vector.
+
+        A pure function, differentiable in `theta`: it depends on its arguments only, and each event on its own row of
+        the noise only.
 
         Parameters
         ----------
         theta : Tensor (parameter,)
+            The parameters, in their own units.
         noise : Tensor (event, noise_dim)
             Uniform numbers in [0, 1).
 
         Returns
         -------
         Tensor (event, observable)
+            One event for each row of the noise, in the type and on the device of `theta`.  The pair (events,
+            log_weights) is reserved for a coming version and refused until then.
         """
 
-    def observed(self, n_events, rng):
-        """The observed events, or a closure sample of them; not needed where they come from elsewhere.
+    def observed(self, n_events: int | None, rng: np.random.Generator) -> NDArray[Any]:
+        """Return the observed events, or those of a closure test.
+
+        Not needed if events are given otherwise, as by `RunSpec(events=...)`.
 
         Parameters
         ----------
         n_events : int or None
-            How many; None takes the problem's own number.
+            Number of events; None for the problem's own number.
         rng : numpy.random.Generator
+            Source of all randomness.
 
         Returns
         -------
         ndarray (event, observable)
+            The events.
+
+        Raises
+        ------
+        NotImplementedError
+            If the problem has no events.
         """
         name = type(self).__name__
         raise NotImplementedError(
@@ -93,38 +183,90 @@ class Problem(ABC):
         )
 
     def features(self, events: Tensor) -> Tensor:
-        """What the discriminator sees of each event, (..., observable) -> (..., feature); the events by default."""
+        """Return what the discriminator sees of each event; by default the event itself.
+
+        The more linearly informative the features, the faster a run learns.  The best features are the derivatives of
+        the log-density of an event with respect to the parameters.  Constants and scales do not matter, because
+        features are whitened.
+
+        Parameters
+        ----------
+        events : Tensor (..., observable)
+            Simulated or observed events.
+
+        Returns
+        -------
+        Tensor (..., feature)
+            The features, differentiable in `events`.
+        """
         return events
 
     def category(self, events: Tensor) -> Tensor:
-        """Category of each event, (..., observable) -> (...) of int from 0 to n_categories - 1.
+        """Return the category of each event; by default 0.
 
-        For observables that `simulate` cannot vary smoothly, such as the detector that saw the event: it makes equal
-        shares of all categories, whatever `theta`, and the trainer gives each the weight of its observed share.
+        For observables that `simulate` cannot vary smoothly, such as the detector that saw the event.  `simulate` makes
+        equal shares of all categories, whatever `theta`, and the trainer weights each by its observed share.
+
+        Parameters
+        ----------
+        events : Tensor (..., observable)
+            Simulated or observed events.
+
+        Returns
+        -------
+        Tensor (...) of int
+            Categories, from 0 to n_categories - 1.
         """
         return torch.zeros_like(events[..., 0], dtype=torch.long)
 
     def statistic(self, events: Tensor) -> Tensor:
-        """What the likelihood and the constraints need of the observed events; the events themselves by default."""
+        """Return what the likelihood and the constraints need of the observed events; by default the events.
+
+        Parameters
+        ----------
+        events : Tensor (event, observable)
+            Observed events.
+
+        Returns
+        -------
+        Tensor
+            For example a histogram of the events; passed to `log_likelihood` and `constraints`.
+        """
         return events
 
     def constraints(self, theta: Tensor, statistic: Tensor) -> Tensor:
-        """Further knowledge on `theta`, as residuals in units of their standard deviations: (constraint,)."""
-        return theta[:0]
-
-    def residuals(self, theta: Tensor, statistic: Tensor, shift=0.0) -> Tensor:
-        """The constraints, then the distances from the priors, in units of their deviations; not to be overridden.
+        """Return further knowledge of the parameters as residuals; by default none.
 
         Parameters
         ----------
         theta : Tensor (parameter,)
+            The parameters, in their own units.
         statistic : Tensor
-        shift : Tensor (prior,)
-            By how much the priors' values are moved up, in deviations: another calibration would give other ones.
+            What `statistic` returned for the observed events.
 
         Returns
         -------
         Tensor (constraint,)
+            Deviations from what is known, divided by its standard deviations.
+        """
+        return theta[:0]
+
+    def residuals(self, theta: Tensor, statistic: Tensor, shift: Tensor | float = 0.0) -> Tensor:
+        """Return the residuals of the constraints, then those of the priors; not to be overridden.
+
+        Parameters
+        ----------
+        theta : Tensor (parameter,)
+            The parameters, in their own units.
+        statistic : Tensor
+            What `statistic` returned for the observed events.
+        shift : Tensor (prior,)
+            Shifts of the priors' values in units of their standard deviations, as in another calibration.
+
+        Returns
+        -------
+        Tensor (constraint,)
+            Residuals, divided by their standard deviations.
         """
         constraints = self.constraints(theta, statistic)
         if not self.priors:
@@ -134,28 +276,137 @@ class Problem(ABC):
         return torch.cat([constraints, (theta[columns] - value) / deviation - shift])
 
     def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
-        """Log-likelihood of the observed events without the constraints: a scalar, differentiable in `theta`."""
+        """Return the log-likelihood of the observed events, without constraints and priors.
+
+        Optional: training does not use it, but a run can be compared with the fit that maximises it.
+
+        Parameters
+        ----------
+        theta : Tensor (parameter,)
+            The parameters, in their own units.
+        statistic : Tensor
+            What `statistic` returned for the observed events.
+
+        Returns
+        -------
+        Tensor ()
+            The logarithm, up to a constant; twice differentiable in `theta`.
+
+        Raises
+        ------
+        NotImplementedError
+            If the problem declares none.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} declares no log_likelihood, so it has no likelihood reference."
         )
 
-    def image_of_parameters(self):
-        """`image`; not to be overridden.
+    def image_of_parameters(self) -> tuple[int, int]:
+        """Return the checked attribute `image`; not to be overridden.
+
+        Returns
+        -------
+        (int, int)
+            Numbers of rows and columns.
 
         Raises
         ------
         ValueError
-            If there is none, or it does not have as many pixels as there are parameters.
+            If there is no image, or its pixels are not as many as the parameters.
         """
         n, name = len(self.parameters), type(self).__name__
         if self.image is None or math.prod(self.image) != n:
             raise ValueError(
                 f'Settings(generator="convolution"): the {n} parameters of {name} should be pixels of an image, and '
-                f"its `image` is {self.image}. Say in the class how many there are: image = (rows, columns)."
+                f"its `image` is {self.image}. Set it in the class: image = (rows, columns)."
             )
         return self.image
 
     def scale(self, t: Tensor) -> Tensor:
-        """Map t in (0, 1), the generator's output, to theta: (..., parameter) -> (..., parameter)."""
+        """Map the generator's output linearly to the ranges of the parameters.
+
+        Parameters
+        ----------
+        t : Tensor (..., parameter)
+            Numbers in (0, 1).
+
+        Returns
+        -------
+        Tensor (..., parameter)
+            Parameters between `lower` and `upper`.
+        """
         lower, upper = (torch.as_tensor(bound, dtype=t.dtype, device=t.device) for bound in (self.lower, self.upper))
         return lower + (upper - lower) * t
+
+    def refined(self, n: int) -> Self:
+        """Return the same problem with the grids of its pipelines refined.
+
+        Found are pipelines that are attributes of the class or the object, and static methods made of one, such as
+        `simulate = staticmethod(detector.simulate)`.
+
+        Parameters
+        ----------
+        n : int
+            How many times as fine the grids become.
+
+        Returns
+        -------
+        Problem
+            A copy; the problem itself if it holds no pipeline.
+        """
+        replaced = dict(_refined_pipelines(self, n))
+        if not replaced:
+            return self
+        finer = copy.copy(self)
+        own = {name: replaced.pop(name) for name in vars(self) if name in replaced}
+        vars(finer).update(own)
+        # A subclass, because a pipeline may be a property; set past the values' own __setattr__, which refuses.
+        kind = type(self)
+        object.__setattr__(finer, "__class__", type(kind)(kind.__name__, (kind,), replaced))
+        return finer
+
+
+def events_of(problem: Problem, theta: Tensor, noise: Tensor) -> Tensor:
+    """Simulated events (event, observable) of `problem.simulate`; the one place that refuses event weights."""
+    simulated = problem.simulate(theta, noise)
+    if isinstance(simulated, tuple):
+        raise NotImplementedError(
+            f"{type(problem).__name__}.simulate returns a tuple of {len(simulated)}: event weights are not supported "
+            "yet; the pair (events, log_weights) is reserved for a coming version. Return one Tensor (event, "
+            "observable), whose columns torch.stack([x, y], dim=-1) joins. In place of a weight, multiply the density "
+            "that a Pipeline samples by it."
+        )
+    return simulated
+
+
+def misspelt(problem: Problem) -> list[str]:
+    """Explain each attribute of a problem whose name is close to one of the contract, so that it has no effect."""
+    bodies = [vars(cls) for cls in type(problem).__mro__ if issubclass(cls, Problem) and cls is not Problem]
+    return [text for body in (*bodies, vars(problem)) for text in _misspelt_in(type(problem), body)]
+
+
+def _misspelt_in(cls: type, body: Mapping[str, Any]) -> Iterator[str]:
+    names = {*dir(Problem), *inspect.get_annotations(Problem)}
+    contract = sorted(name for name in names if not name.startswith("_"))
+    declared = {name for base in cls.__mro__ if not issubclass(base, Problem) for name in vars(base)}
+    for name in body:
+        if name.startswith("_") or name in declared or name in contract:
+            continue
+        for meant in difflib.get_close_matches(name, contract, n=1, cutoff=_CLOSE):
+            # `n_observed` and `true_units` are names of other things, and so is what stands beside the one it is like.
+            if meant in body or re.fullmatch(rf"(\w+_)?{meant}(_\w+)?", name):
+                continue
+            yield (
+                f"`{name}` is not part of the contract of a Problem, so it has no effect. Did you mean `{meant}`? If "
+                f"it is a helper of your own, name it `_{name}`."
+            )
+
+
+def _refined_pipelines(problem: Problem, n: int) -> Iterator[tuple[str, Any]]:
+    """Names and refined values of the attributes that are, or are methods of, a pipeline."""
+    for name in dir(problem):
+        held = problem.pipeline if name == "pipeline" else inspect.getattr_static(problem, name)
+        if isinstance(held, Pipeline):
+            yield name, held.refined(n)
+        elif isinstance(held, staticmethod) and isinstance(getattr(held.__func__, "__self__", None), Pipeline):
+            yield name, staticmethod(getattr(held.__func__.__self__.refined(n), held.__func__.__name__))

@@ -2,12 +2,16 @@
 
 Two densities on x in [0.1, 0.99999], mixtures of u(x) = theta0 x^theta1 (1-x)^theta2 and
 d(x) = theta3 x^theta4 (1-x)^theta5: sigma1 = 4 u + d and sigma2 = 4 d + u (arXiv 2407.00051).  The events do not fix
-the common scale of theta0 and theta3, so the two norms are given as constraints.
+the common scale of theta0 and theta3, so the two norms are constraints.
 """
 
 import functools
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from .._value import Count, value
 from .base import Problem
@@ -15,24 +19,50 @@ from .samplers import cumulative, inverse_cdf
 
 _GRID = torch.linspace(0.1, 0.99999, 1000, dtype=torch.float64)
 _MIXTURE = torch.tensor([[4.0, 1.0], [1.0, 4.0]])  # of u and d, in sigma1 and sigma2
-_NORM_ERROR = 1e-3  # relative; far below what the events could tell, so as good as exact
+_NORM_ERROR = 1e-3  # relative; much smaller than the deviation that events alone allow, so practically exact
 
 
 @value
 class Proxy(Problem):
-    """The closure test with six parameters.
+    """The publication's closure test: six parameters of two mixed densities, two observables.
+
+    Each event is a pair (x1, x2) of independent draws from the normalised sigma1 = 4 u + d and sigma2 = 4 d + u, where
+    u(x) = theta0 x^theta1 (1-x)^theta2 and d(x) = theta3 x^theta4 (1-x)^theta5, for x from 0.1 to 0.99999.  Events do
+    not determine the common scale of theta0 and theta3; the integrals of sigma1 and sigma2 are constraints that do.
 
     Parameters
     ----------
     n_observed : int
-        Size of the observed sample.
+        Number of observed events.
     truth : tuple of float
-        The six parameters that observed events are made with, inside their ranges; the norms given as constraints are
-        theirs.
+        The six parameters that observed events are made with, inside their ranges.  The constraints use the integrals
+        at these parameters.
+
+    Raises
+    ------
+    ValueError
+        For a truth outside the ranges.
+
+    See Also
+    --------
+    Proxy2D : Two observables that depend on each other.
+    Linear : A problem whose answer is known exactly.
 
     References
     ----------
     SAGIPS, arXiv 2407.00051, section 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sagips_kit import Proxy, fisher_information
+    >>> problem = Proxy()
+    >>> events = problem.observed(None, np.random.default_rng(0))
+    >>> events.shape
+    (51200, 2)
+    >>> information = fisher_information(problem, problem.truth, events)
+    >>> dict(zip(problem.parameters, information.deviation.round(2).tolist()))
+    {'theta0': 0.11, 'theta1': 0.02, 'theta2': 0.05, 'theta3': 0.13, 'theta4': 0.05, 'theta5': 0.14}
     """
 
     n_observed: Count = 51_200
@@ -44,45 +74,47 @@ class Proxy(Problem):
     observables = ("x1", "x2")
     noise_dim = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, low, true, high in zip(self.parameters, self.lower, self.truth, self.upper, strict=True):
             if not low < true < high:
-                raise ValueError(f"truth: {name} = {true}: should be above {low} and below {high}, where it is sought.")
+                raise ValueError(f"truth: {name} = {true}: should be above {low} and below {high}, its range.")
 
-    def simulate(self, theta, noise):
+    def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
         sigma, grid = self._sigma(theta)
         return inverse_cdf(sigma, grid, noise.T.contiguous()).T
 
-    def observed(self, n_events, rng):
+    def observed(self, n_events: int | None, rng: np.random.Generator) -> NDArray[Any]:
         noise = torch.as_tensor(rng.random((n_events or self.n_observed, self.noise_dim)))
         return self.simulate(torch.tensor(self.truth, dtype=noise.dtype), noise).numpy()
 
-    def features(self, events):
-        # The scores of all six parameters are almost linear in these: they hold all information on theta.
+    def features(self, events: Tensor) -> Tensor:
+        # The scores of all six parameters are almost linear in these, so no information on theta is lost.
         return torch.cat([events.log(), torch.log1p(-events), events], dim=-1)
 
-    def constraints(self, theta, statistic):
+    def constraints(self, theta: Tensor, statistic: Tensor) -> Tensor:
         sigma, grid = self._sigma(theta)
         norms = cumulative(sigma, grid)[:, -1]
         return (norms / norms.new_tensor(_true_norms(self.truth)) - 1) / _NORM_ERROR
 
-    def log_likelihood(self, theta, statistic):
+    def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
         sigma, grid = self._sigma(theta)
         norms = cumulative(sigma, grid)[:, -1]
         at_events = torch.stack([self._density(theta, x)[k] for k, x in enumerate(statistic.T)])
         return (at_events.log() - norms.log()[:, None]).sum()
 
-    def _sigma(self, theta):
+    def _sigma(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Densities (observable, grid) and the grid (grid,)."""
         grid = _GRID.to(theta)
         return self._density(theta, grid), grid
 
     @staticmethod
-    def _density(theta, x):
+    def _density(theta: Tensor, x: Tensor) -> Tensor:
+        """Both densities at x (point,): (observable, point)."""
         u_and_d = torch.exp(theta.view(2, 3)[:, 1:] @ torch.stack([x.log(), torch.log1p(-x)]))
         return (_MIXTURE.to(theta) * theta[::3]) @ u_and_d
 
 
 @functools.lru_cache
-def _true_norms(truth):
-    """Integrals of sigma1 and sigma2 at the truth, by the rule that makes the events."""
+def _true_norms(truth: tuple[float, ...]) -> tuple[float, ...]:
+    """Integrals of sigma1 and sigma2 at the truth, by the same rule that the sampler uses."""
     return tuple(cumulative(Proxy._density(torch.tensor(truth, dtype=_GRID.dtype), _GRID), _GRID)[:, -1].tolist())

@@ -1,40 +1,61 @@
 """The 2-D proxy: a density of two correlated observables with five parameters, a closure test with a known truth.
 
-A(x, y) = x^a (1-x)^b y^c (1-y)^d (1 + e x y) on [0.001, 0.999]^2.  Its sum of two products makes the distribution of x,
-and that of y given x, known on one-dimensional grids: events are sampled without a table of the plane.
+A(x, y) = x^a (1-x)^b y^c (1-y)^d (1 + e x y) on [0.001, 0.999]^2.  Because A is a sum of two products, the distribution
+of x and that of y given x follow from integrals on one-dimensional grids, and no table of the plane is needed.
 """
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from .._value import Count, value
 from .base import Problem
 
 _LOW, _HIGH = 0.001, 0.999
 _N_GRID, _N_CELLS = 512, 50
-# Finer where x^a has its pole, in the square of the distance.
+# Finer towards the pole of x^a, by the square of the distance.
 _GRID = _LOW + (_HIGH - _LOW) * torch.linspace(0, 1, _N_GRID + 1, dtype=torch.float64) ** 2
 _EDGES = torch.linspace(_LOW, _HIGH, _N_CELLS + 1, dtype=torch.float64)
 
 
 @value
 class Proxy2D(Problem):
-    """The closure test with two correlated observables.
+    """Closure test with two correlated observables and five parameters.
+
+    The density is x^a (1-x)^b y^c (1-y)^d (1 + e x y) for x and y from 0.001 to 0.999.
 
     Parameters
     ----------
     n_observed : int
-        Size of the observed sample.
+        Number of observed events.
     sampler : {"pathwise", "LOITS"}
-        "pathwise" draws x by its distribution, then y by that of y at this x; every event moves smoothly with all
-        parameters.  "LOITS" (local orthogonal inverse transform sampling) picks one of 50 x 50 cells, which has no
-        derivative, and draws x and y inside it; it is there to compare with, since its derivative misses what moves
-        between cells.
+        "pathwise" draws x from its distribution, then y from its distribution given x; each event moves smoothly with
+        all parameters.  "LOITS" (local orthogonal inverse transform sampling) chooses one of 50 x 50 cells, which has
+        no derivative, then draws x and y inside the cell.  Its derivative misses what moves between cells; it is
+        offered for comparison.
+
+    See Also
+    --------
+    Proxy : Two independent observables with six parameters.
+    Image : Two observables whose density has no formula.
 
     References
     ----------
     LOITS: arXiv 2507.15768.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sagips_kit import Proxy2D
+    >>> events = Proxy2D().observed(1000, np.random.default_rng(0))
+    >>> events.shape
+    (1000, 2)
+    >>> Proxy2D().noise_dim, Proxy2D(sampler="LOITS").noise_dim
+    (2, 3)
     """
 
     n_observed: Count = 51_200
@@ -47,35 +68,36 @@ class Proxy2D(Problem):
     observables = ("x", "y")
 
     @property
-    def noise_dim(self):
+    def noise_dim(self) -> int:
+        """int: Number of uniform random numbers that one event consumes."""
         return 2 if self.sampler == "pathwise" else 3
 
-    def simulate(self, theta, noise):
+    def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
         sample = _pathwise if self.sampler == "pathwise" else _by_cells
         return torch.stack(sample(theta, noise.T.contiguous()), dim=-1)
 
-    def observed(self, n_events, rng):
+    def observed(self, n_events: int | None, rng: np.random.Generator) -> NDArray[Any]:
         noise = torch.as_tensor(rng.random((2, n_events or self.n_observed)))
         return torch.stack(_pathwise(torch.tensor(self.truth, dtype=noise.dtype), noise), dim=-1).numpy()
 
-    def features(self, events):
-        # The scores: logarithms for the four powers, and x y / (1 + e x y) near the middle of the range of e.
+    def features(self, events: Tensor) -> Tensor:
+        # The scores: logarithms for the four powers, and x y / (1 + e x y) at e = 1, near the middle of its range.
         product = events.prod(-1, keepdim=True)
         return torch.cat([events.log(), torch.log1p(-events), product / (1 + product)], dim=-1)
 
-    def log_likelihood(self, theta, statistic):
+    def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
         (x, y), (power_x, power_y) = statistic.T, (theta[:2], theta[2:4])
         at_events = _log_power(power_x, x) + _log_power(power_y, y) + torch.log1p(theta[4] * x * y)
         plain_x, first_x, plain_y, first_y = (moment[-1] for moment in _moments(theta))
         return at_events.sum() - len(x) * (plain_x * plain_y + theta[4] * first_x * first_y).log()
 
 
-def _log_power(powers, x):
+def _log_power(powers: Tensor, x: Tensor) -> Tensor:
     return powers[0] * x.log() + powers[1] * torch.log1p(-x)
 
 
-def _moments(theta):
-    """Integrals of x^a (1-x)^b and x^(a+1) (1-x)^b up to each point of the grid, then the same of y: four (grid,)."""
+def _moments(theta: Tensor) -> Iterator[Tensor]:
+    """Cumulative integrals of x^a (1-x)^b and x^(a+1) (1-x)^b, then the same of y: four (grid,)."""
     grid = _GRID.to(theta)
     for powers in (theta[:2], theta[2:4]):
         density = torch.exp(_log_power(powers, grid))
@@ -84,22 +106,23 @@ def _moments(theta):
             yield torch.nn.functional.pad(cells.cumsum(0), (1, 0))
 
 
-def _pathwise(theta, noise):
-    """x and y, (event,) each, of noise (2, event)."""
+def _pathwise(theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Values x and y, (event,) each, from noise (2, event)."""
     plain_x, first_x, plain_y, first_y = _moments(theta)
     correlation = theta[4]
     x = _invert(plain_x, first_x, correlation * first_y[-1] / plain_y[-1] * torch.ones_like(noise[0]), noise[0])
     return x, _invert(plain_y, first_y, correlation * x, noise[1])
 
 
-def _invert(plain, first, weight, u):
-    """Where the sum `plain` + `weight` x `first` of cumulative integrals reaches the fraction u of its end: (event,).
+def _invert(plain: Tensor, first: Tensor, weight: Tensor, u: Tensor) -> Tensor:
+    """Values at which the cumulative integral `plain` + `weight` x `first` reaches the fraction u of its end: (event,).
 
-    Linear inside a cell of the grid; differentiable in all but the choice of the cell, at whose edges nothing jumps.
+    Linear inside a cell of the grid.  The choice of the cell has no derivative and needs none, because nothing jumps
+    at the edges.
     """
     grid = _GRID.to(u)
 
-    def rise(k):
+    def rise(k: Tensor) -> Tensor:
         return plain.gather(0, k) + weight * first.gather(0, k)
 
     target = u * (plain[-1] + weight * first[-1])
@@ -112,8 +135,8 @@ def _invert(plain, first, weight, u):
     return grid[cell] + (target - low) / (high - low) * (grid[cell + 1] - grid[cell])
 
 
-def _by_cells(theta, noise):
-    """x and y by LOITS, (event,) each, of noise (3, event): which cell, then where in it."""
+def _by_cells(theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Values x and y by LOITS, (event,) each, from noise (3, event): first the cell, then the place in it."""
     edges = _EDGES.to(theta)
     x, y = edges[:, None], edges[None, :]
     corners = torch.exp(_log_power(theta[:2], x) + _log_power(theta[2:4], y)) * (1 + theta[4] * x * y)
@@ -127,6 +150,6 @@ def _by_cells(theta, noise):
     return edges[i] + width * along_x, edges[j] + width * along_y
 
 
-def _in_line(left, right, u):
-    """Inverse of the distribution on [0, 1] whose density goes straight from `left` to `right`."""
+def _in_line(left: Tensor, right: Tensor, u: Tensor) -> Tensor:
+    """Inverse of the distribution on [0, 1] whose density is linear from `left` to `right`: (event,)."""
     return u * (left + right) / (left + torch.sqrt(left**2 + (right**2 - left**2) * u))

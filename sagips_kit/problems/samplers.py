@@ -1,62 +1,65 @@
-"""Differentiable sampling: events as a smooth function of fixed uniform numbers and of the density's table.
+"""Differentiable sampling: events as smooth functions of fixed uniform numbers and of a tabulated density.
 
-For problems to use in `simulate`; nothing here knows parameters or networks.
+Building blocks of `simulate`.  Parameters and networks do not belong here.
 """
 
-import contextlib
-import contextvars
+import copy
+import functools
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Self, TypeVar
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-_LEAST = 1e-7  # fraction below an event: where the density fades away, less has no digits to be differentiated
-EDGE = 1e-6  # away from 0 and 1, where inverses of distributions are infinite or have no neighbour
-WITHOUT = "A simulator of events that has no density needs no pipeline: write `simulate` in the class of the problem."
-_is_finer = contextvars.ContextVar("is_finer", default=False)
+# Lowest cumulative fraction of an event: where a density fades away, less leaves no digits to differentiate.
+_LEAST = 1e-7
+EDGE = 1e-6  # distance from 0 and 1, where inverse distributions are infinite or have no neighbouring point
+WITHOUT = "A simulator of events that has no density needs no Pipeline: write `simulate` in the class of the problem."
 
-
-@contextlib.contextmanager
-def finer_grids():
-    """Let `Separate` and `Plane` use grids twice as fine meanwhile: what changes is the error of the grids.
-
-    A theory that refuses other grids than its own is a table, which says itself what is between its points: a line.
-    """
-    token = _is_finer.set(True)
-    try:
-        yield
-    finally:
-        _is_finer.reset(token)
+Density = TypeVar("Density")
 
 
 def cumulative(density: Tensor, grid: Tensor) -> Tensor:
-    """Cumulative integral by trapezoids: density (..., grid) at the points grid (grid,) -> (..., grid), from zero.
+    """Return the cumulative integral by trapezoids.
 
-    The last column is the norm.
+    Parameters
+    ----------
+    density : Tensor (..., grid)
+        Values at the points of the grid.
+    grid : Tensor (grid,)
+        Increasing.
+
+    Returns
+    -------
+    Tensor (..., grid)
+        Integrals from the first point to each; the last column is the norm.
     """
     cells = 0.5 * (density[..., 1:] + density[..., :-1]) * grid.diff()
     return torch.nn.functional.pad(cells.cumsum(-1), (1, 0))
 
 
 def inverse_cdf(density: Tensor, grid: Tensor, noise: Tensor) -> Tensor:
-    """Sample a tabulated density by its inverse cumulative function.
+    """Sample a tabulated density by inverting its cumulative distribution F.
 
-    Events are found by bisection.  Their derivative flows through the integral at the two points of the grid beside
-    each, and is that of implicit reparameterisation, dx = -dF(x) / f(x), of the piecewise-linear F that made them.
+    The derivative of an event is that of implicit reparameterisation, dx = -dF(x) / f(x), for the piecewise linear F
+    that made it.  It flows through the integral at the two points of the grid around the event.
 
     Parameters
     ----------
     density : Tensor (..., grid)
-        Non-negative, of any norm, at each point of the grid; positive somewhere in each row.
+        Values at the points of the grid, not negative, of any norm; positive somewhere in each row.
     grid : Tensor (grid,)
-        Rising.
+        Increasing.
     noise : Tensor (..., event)
         Uniform numbers in [0, 1), with the leading dimensions of `density`.
 
     Returns
     -------
     Tensor (..., event)
-        Between the ends of the grid.
+        Events between the ends of the grid.
 
     References
     ----------
@@ -70,34 +73,35 @@ def inverse_cdf(density: Tensor, grid: Tensor, noise: Tensor) -> Tensor:
 
 
 def inverse_cdf_between(rows: Tensor, grid: Tensor, left: Tensor, part: Tensor, noise: Tensor) -> Tensor:
-    """Sample densities between two rows of a table, another one for each event, as `inverse_cdf` does.
+    """Sample, for each event, the density interpolated between two rows of a table, as `inverse_cdf` does.
 
     Parameters
     ----------
     rows : Tensor (row, grid)
-        Integrals of densities up to each point of the grid, as `cumulative` makes them.
+        Cumulative integrals of densities, as `cumulative` returns them.
     grid : Tensor (grid,)
-        Rising.
+        Increasing.
     left : Tensor (event,) of int
-        The row before each event.
+        Index of the row before each event.
     part : Tensor (event,)
-        At which fraction of the way to the next row it is, above 0 and below 1.
+        Position between this row (0) and the next (1), both excluded.
     noise : Tensor (event,)
         Uniform numbers in [0, 1).
 
     Returns
     -------
     Tensor (event,)
+        Events between the ends of the grid.
     """
     n, table = grid.numel(), rows.flatten()
 
-    def integral(table, part, column):
+    def integral(table: Tensor, part: Tensor, column: Tensor) -> Tensor:
         before, after = table.gather(0, left * n + column), table.gather(0, (left + 1) * n + column)
         return (1 - part) * before + part * after
 
     last = torch.full_like(left, n - 1)
     target = noise.clamp(min=_LEAST) * integral(table, part, last)
-    # Bisection for each event: no other entries of the table are touched, nor differentiated.
+    # A bisection for each event touches, and differentiates, no other entries of the table.
     fixed, wanted = (table.detach(), part.detach()), target.detach()
     low, high = torch.zeros_like(left), last
     for _ in range(math.ceil(math.log2(n - 1))):
@@ -108,106 +112,295 @@ def inverse_cdf_between(rows: Tensor, grid: Tensor, left: Tensor, part: Tensor, 
     return grid[low] + (target - below) / (above - below) * (grid[low + 1] - grid[low])
 
 
-class Separate:
-    """Sampler of independent observables, each by its own density on its own grid.
+class Sampler(ABC, Generic[Density]):
+    """Sampler of a density that a theory gives at the points of grids; the base of `Separate` and `Plane`.
 
     Parameters
     ----------
-    *grids : Tensor (grid,)
-        Rising, one for each observable.
+    *grids : array_like (grid,)
+        Increasing points, one grid for each observable.
     """
 
-    def __init__(self, *grids):
-        self._grids = tuple(_checked_grid(grid) for grid in grids)
+    def __init__(self, *grids: ArrayLike):
+        self._grids = self._given = tuple(_checked_grid(grid) for grid in grids)
+        self._n_finer = 1
 
     @property
-    def grids(self):
-        """Points of each observable, ((grid,), ...)."""
-        return tuple(_halved(grid, 0) for grid in self._grids) if _is_finer.get() else self._grids
+    def grids(self) -> tuple[Tensor, ...]:
+        """Points of each observable, tuple of Tensor (grid,) in float64."""
+        return self._grids
 
-    def sample(self, density, noise):
-        """True values (observable, event) of densities ((grid,), ...) by noise (observable, event)."""
+    def refined(self, n: int) -> Self:
+        """Return the same sampler with `n` - 1 further points in each cell of its grids.
+
+        A theory that works only at the given points is a table, and is interpolated linearly.
+
+        Parameters
+        ----------
+        n : int
+            How many times as fine the grids become, at least 1.
+
+        Returns
+        -------
+        Separate or Plane
+            A new sampler.
+
+        Raises
+        ------
+        ValueError
+            If `n` is not a whole number of at least 1.
+        """
+        if not (isinstance(n, int) and n >= 1):
+            raise ValueError(f"refined({n!r}): should be a whole number of at least 1, how many times as fine.")
+        finer = copy.copy(self)
+        finer._n_finer = n * self._n_finer
+        finer._grids = tuple(_refined(grid, 0, finer._n_finer) for grid in self._given)
+        return finer
+
+    def density(self, theory: Callable[..., Any], theta: Tensor) -> Density:
+        """Return the density of a theory at the points of the grids.
+
+        Parameters
+        ----------
+        theory : function
+            (theta, *grids) -> density, see `Pipeline`.
+        theta : Tensor (parameter,)
+            The parameters.
+
+        Returns
+        -------
+        list of Tensor (grid,), or Tensor (x, y)
+            One density for each observable of a Separate, or the table of a Plane.
+        """
+        if self._n_finer > 1:
+            try:
+                return self._asked(theory, theta, self._grids)
+            except Exception:  # raised by a user's function, so of any type; other checks report what is wrong with it
+                return self._interpolated(self._asked(theory, theta, self._given))
+        return self._asked(theory, theta, self._grids)
+
+    def grids_like(self, tensor: Tensor) -> list[Tensor]:
+        """Return the grids in the type and on the device of a tensor.
+
+        Parameters
+        ----------
+        tensor : Tensor
+            Of any shape.
+
+        Returns
+        -------
+        list of Tensor (grid,)
+            The grids.
+        """
+        return [grid.to(tensor) for grid in self._grids]
+
+    @abstractmethod
+    def sample(self, density: Density, noise: Tensor) -> list[Tensor]:
+        """Draw true values of a density.
+
+        Parameters
+        ----------
+        density : list of Tensor (grid,), or Tensor (x, y)
+            At the points of the grids, as `density` returns it.
+        noise : Tensor (observable, event)
+            Uniform numbers in [0, 1).
+
+        Returns
+        -------
+        list of Tensor (event,)
+            The values of each observable.
+        """
+
+    @abstractmethod
+    def weigh(self, density: Density, factors: Sequence[Tensor]) -> Density:
+        """Multiply a density by a factor of each observable.
+
+        Parameters
+        ----------
+        density : list of Tensor (grid,), or Tensor (x, y)
+            At the points of the grids.
+        factors : sequence of Tensor (grid,)
+            One for each observable.
+
+        Returns
+        -------
+        list of Tensor (grid,), or Tensor (x, y)
+            The product.
+        """
+
+    @abstractmethod
+    def integral(self, density: Density) -> Tensor:
+        """Return the integral of a density over all observables.
+
+        Parameters
+        ----------
+        density : list of Tensor (grid,), or Tensor (x, y)
+            At the points of the grids.
+
+        Returns
+        -------
+        Tensor ()
+            The integral by trapezoids, differentiable.
+        """
+
+    @abstractmethod
+    def convolve(self, density: Density, responses: Sequence[Tensor]) -> Density:
+        """Return the density of measured values.
+
+        Parameters
+        ----------
+        density : list of Tensor (grid,), or Tensor (x, y)
+            Of the true values, at the points of the grids.
+        responses : sequence of Tensor (measured, grid)
+            Of each observable, the density of measured values for each true one times the width of its cell.
+
+        Returns
+        -------
+        list of Tensor (measured,), or Tensor (measured x, measured y)
+            The density at the measured values.
+        """
+
+    @abstractmethod
+    def log_at(self, density: Density, points: Sequence[Tensor], events: Tensor) -> Tensor:
+        """Return the logarithm of an interpolated density at events.
+
+        Parameters
+        ----------
+        density : list of Tensor (measured,), or Tensor (measured x, measured y)
+            At the points.
+        points : sequence of Tensor (measured,)
+            Increasing, for each observable.
+        events : Tensor (event, observable)
+            Where.
+
+        Returns
+        -------
+        Tensor (event,)
+            The logarithms, summed over independent observables.
+        """
+
+    @abstractmethod
+    def _asked(self, theory: Callable[..., Any], theta: Tensor, grids: Sequence[Tensor]) -> Density:
+        """The theory's density at the points of these grids, with its shape checked."""
+
+    @abstractmethod
+    def _interpolated(self, density: Density) -> Density:
+        """A density at the given points, interpolated to the finer ones."""
+
+
+class Separate(Sampler[list[Tensor]]):
+    """Sampler of independent observables, each from its own density on its own grid.
+
+    The theory gets each grid as (grid,) and returns one density (grid,), or a list with one for each observable.
+
+    Parameters
+    ----------
+    *grids : array_like (grid,)
+        Increasing points, one grid for each observable.  They should be several times finer than all that varies.
+
+    See Also
+    --------
+    Plane : Two observables that depend on each other.
+    Pipeline : Where the sampler is used.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sagips_kit import Pipeline, Separate
+    >>> def decays(theta, time):
+    ...     return torch.exp(-time / theta[0])
+    >>> pipeline = Pipeline(decays, Separate(torch.linspace(0, 10, 501)))
+    >>> median = pipeline.simulate(torch.tensor([2.0]), torch.tensor([[0.5]]))
+    >>> round(median.item(), 2)
+    1.37
+    """
+
+    def sample(self, density: list[Tensor], noise: Tensor) -> list[Tensor]:
         grids = self.grids_like(noise)
         return [inverse_cdf(*each) for each in zip(density, grids, noise, strict=True)]
 
-    def weigh(self, density, factors):
-        """The densities times ((grid,), ...), a factor for each observable."""
+    def weigh(self, density: list[Tensor], factors: Sequence[Tensor]) -> list[Tensor]:
         return [one * factor for one, factor in zip(density, factors, strict=True)]
 
-    def integral(self, density):
-        """One for each observable, and their product for all: a scalar."""
+    def integral(self, density: list[Tensor]) -> Tensor:
         grids = self.grids_like(density[0])
-        return math.prod(cumulative(*each)[-1] for each in zip(density, grids, strict=True))
+        norms = (cumulative(*each)[-1] for each in zip(density, grids, strict=True))
+        return functools.reduce(torch.mul, norms)
 
-    def convolve(self, density, responses):
-        """Densities of measured values, by ((measured, grid), ...)."""
+    def convolve(self, density: list[Tensor], responses: Sequence[Tensor]) -> list[Tensor]:
         return [matrix @ one for matrix, one in zip(responses, density, strict=True)]
 
-    def log_at(self, density, points, events):
-        """Logarithms of the densities, given at points ((measured,), ...), at the events: (event,)."""
+    def log_at(self, density: list[Tensor], points: Sequence[Tensor], events: Tensor) -> Tensor:
         values = [_between(*each) for each in zip(density, points, events.T, strict=True)]
         return torch.stack(values).log().sum(0)
 
-    def density(self, theory, theta):
-        """What the theory says at the grids' points."""
-        if _is_finer.get():
-            try:
-                return self._asked(theory, theta, self.grids)
-            except Exception:  # the user's own, of any type; what is wrong with it, other checks tell
-                return self._interpolated(self._asked(theory, theta, self._grids))
-        return self._asked(theory, theta, self._grids)
-
-    def _asked(self, theory, theta, grids):
+    def _asked(self, theory: Callable[..., Any], theta: Tensor, grids: Sequence[Tensor]) -> list[Tensor]:
         found = theory(theta, *(grid.to(theta) for grid in grids))
-        found = [found] if isinstance(found, torch.Tensor) else found
+        found = [found] if isinstance(found, Tensor) else found
         _check_shapes(theory, [tuple(one.shape) for one in found], [tuple(grid.shape) for grid in grids])
         return found
 
-    def _interpolated(self, density):
-        return [_halved(one, 0) for one in density]
-
-    def grids_like(self, tensor):
-        """The grids in the type and on the device of a tensor."""
-        return [grid.to(tensor) for grid in self.grids]
+    def _interpolated(self, density: list[Tensor]) -> list[Tensor]:
+        return [_refined(one, 0, self._n_finer) for one in density]
 
 
-class Plane(Separate):
-    """Sampler of two observables that depend on each other: the first by its own distribution, then the second.
+class Plane(Sampler[Tensor]):
+    """Sampler of two observables that depend on each other: x from its own distribution, then y given x.
+
+    The theory gets x as a column (x, 1) and y as a row (1, y), and returns the table of the density (x, y).
 
     Parameters
     ----------
-    x, y : Tensor (grid,)
-        Rising; the theory gets x as a column, (x, 1), and y as a row, (1, y), and returns the density (x, y).
+    x, y : array_like (grid,)
+        Increasing points of each observable.  They should be several times finer than all that varies.
+
+    See Also
+    --------
+    Separate : Observables that are independent of each other.
+    Pipeline : Where the sampler is used.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sagips_kit import Pipeline, Plane
+    >>> def tilted(theta, x, y):
+    ...     return 1 + theta[0] * x * y
+    >>> axis = torch.linspace(-1, 1, 101)
+    >>> pipeline = Pipeline(tilted, Plane(axis, axis))
+    >>> noise = torch.rand((20_000, 2), generator=torch.Generator().manual_seed(0))
+    >>> events = pipeline.simulate(torch.tensor([0.9]), noise)
+    >>> round(torch.corrcoef(events.T)[0, 1].item(), 1)  # a third of theta
+    0.3
     """
 
-    def __init__(self, x, y):
+    def __init__(self, x: ArrayLike, y: ArrayLike):
         super().__init__(x, y)
 
-    def sample(self, density, noise):
+    def sample(self, density: Tensor, noise: Tensor) -> list[Tensor]:
         x, y = self.grids_like(noise)
         rows = cumulative(density, y)
         first = inverse_cdf(rows[:, -1], x, noise[0])
-        # Linear between the grid's points in x: at their lines nothing jumps.
+        # Linear between the grid's points in x, so nothing jumps at its lines.
         left, part = _cell(x, first)
-        part = part.clamp(EDGE, 1 - EDGE)  # on a line where the density is zero, the one beside it tells the rest
+        part = part.clamp(EDGE, 1 - EDGE)  # exactly on a line where the density is zero there would be no distribution
         return [first, inverse_cdf_between(rows, y, left, part, noise[1])]
 
-    def weigh(self, density, factors):
+    def weigh(self, density: Tensor, factors: Sequence[Tensor]) -> Tensor:
         return density * factors[0][:, None] * factors[1]
 
-    def integral(self, density):
+    def integral(self, density: Tensor) -> Tensor:
         x, y = self.grids_like(density)
         return cumulative(cumulative(density, y)[:, -1], x)[-1]
 
-    def convolve(self, density, responses):
+    def convolve(self, density: Tensor, responses: Sequence[Tensor]) -> Tensor:
         return responses[0] @ density @ responses[1].T
 
-    def log_at(self, density, points, events):
+    def log_at(self, density: Tensor, points: Sequence[Tensor], events: Tensor) -> Tensor:
         (i, in_x), (j, in_y) = (_cell(*each) for each in zip(points, events.T, strict=True))
         left, right = (density[i, k] * (1 - in_x) + density[i + 1, k] * in_x for k in (j, j + 1))
         return (left * (1 - in_y) + right * in_y).log()
 
-    def _asked(self, theory, theta, grids):
+    def _asked(self, theory: Callable[..., Any], theta: Tensor, grids: Sequence[Tensor]) -> Tensor:
         x, y = (grid.to(theta) for grid in grids)
         how = f"x comes as a column, ({len(x)}, 1), and y as a row, (1, {len(y)})"
         try:
@@ -217,42 +410,44 @@ class Plane(Separate):
         _check_shapes(theory, [tuple(found.shape)], [(len(x), len(y))], f": {how}")
         return found
 
-    def _interpolated(self, density):
-        return _halved(_halved(density, 0), 1)
+    def _interpolated(self, density: Tensor) -> Tensor:
+        return _refined(_refined(density, 0, self._n_finer), 1, self._n_finer)
 
 
-def _checked_grid(grid):
+def _checked_grid(grid: ArrayLike) -> Tensor:
     grid = torch.as_tensor(grid, dtype=torch.float64)
     if grid.ndim != 1 or len(grid) < 2 or not (grid.diff() > 0).all():
-        raise ValueError(f"A grid of shape {tuple(grid.shape)}: should be (grid,) of at least 2 rising numbers.")
+        raise ValueError(
+            f"A grid of shape {tuple(grid.shape)}: should be (grid,) of at least 2 increasing numbers, as of "
+            "torch.linspace(0, 10, 801)."
+        )
     return grid
 
 
-def _check_shapes(theory, given, wanted, how=""):
+def _check_shapes(theory: Callable[..., Any], given: Any, wanted: Any, how: str = "") -> None:
     if given != wanted:
         text = f"{_name(theory)} returns densities of shapes {given}: should be {wanted}"
         raise ValueError(f"{text}, the density at every point of the grids{how}. {WITHOUT}")
 
 
-def _name(theory):
+def _name(theory: Callable[..., Any]) -> str:
     return getattr(theory, "__name__", type(theory).__name__)
 
 
-def _halved(values, dim):
-    """Values along `dim` with their means between them."""
+def _refined(values: Tensor, dim: int, n: int) -> Tensor:
+    """Values along `dim` with n - 1 linearly interpolated ones between any two."""
     values = values.movedim(dim, 0)
-    middle = (values[1:] + values[:-1]) / 2
-    pairs = torch.stack([values[:-1], middle], 1).flatten(0, 1)
-    return torch.cat([pairs, values[-1:]]).movedim(0, dim)
+    steps = [values[:-1] + (values[1:] - values[:-1]) * (k / n) for k in range(n)]
+    return torch.cat([torch.stack(steps, 1).flatten(0, 1), values[-1:]]).movedim(0, dim)
 
 
-def _between(values, points, x):
-    """Linear interpolation."""
+def _between(values: Tensor, points: Tensor, x: Tensor) -> Tensor:
+    """Values at the points, interpolated linearly at x: (event,)."""
     left, part = _cell(points, x)
     return (1 - part) * values[left] + part * values[left + 1]
 
 
-def _cell(points, x):
-    """Between which points x is, as the index of the left one, and at which fraction of the way."""
+def _cell(points: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of the point to the left of each x, and the fraction of the way to the next: (event,) each."""
     left = torch.searchsorted(points, x.detach().contiguous(), right=True).clamp(1, len(points) - 1) - 1
     return left, (x - points[left]) / (points[left + 1] - points[left])

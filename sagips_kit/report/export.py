@@ -160,7 +160,13 @@ def _slices(history, rank, n_rows):
         age = float(columns["staleness"][row])
         if np.isfinite(age):  # JSON has no other numbers
             args = {"steps": age}
-            yield {"ph": "C", "pid": rank, "name": schema.LONG_NAMES["staleness"], "ts": ends[k + 1], "args": args}
+            yield {
+                "ph": "C",
+                "pid": rank,
+                "name": schema.variable(schema.HISTORY, schema.STALENESS).long_name,
+                "ts": ends[k + 1],
+                "args": args,
+            }
 
 
 def _microseconds(seconds):

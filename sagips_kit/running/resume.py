@@ -6,6 +6,7 @@ import json
 import numpy as np
 import torch
 
+from ..problems.base import events_of
 from ..store import files, group, schema, status
 from .coordination import Control
 
@@ -50,7 +51,7 @@ def _probe(problem):
     for k in range(_N_POINTS):
         t = 0.2 + 0.6 * _spread(n, k)
         noise = _spread(_N_EVENTS * problem.noise_dim, k).view(_N_EVENTS, -1)
-        events = problem.simulate(problem.scale(t), noise)
+        events = events_of(problem, problem.scale(t), noise)
         features = problem.features(events)
         weights = _spread(features.shape[-1], k).to(features)
         probe["events"] += events.flatten().tolist()

@@ -1,75 +1,137 @@
-"""Fisher information and the distance to the solution, by the derivative of the pipeline and features of events."""
+"""Fisher information and the distance to the solution, from the derivative of the simulation and features of events."""
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from ..events.resampling import weights_of_categories
+from ..problems.base import Problem, events_of
 from ..problems.noise import stratified_noise
 from .information import Information
 
-# Simulated events for each observed one whose features are compared, and most of them: without layers in their noise,
-# they leave an error of a tenth of a floor unit.
+# Simulated events whose features are compared, per observed event and at most: even without stratified noise they would
+# add an error of only a tenth of a floor unit.
 _PER_OBSERVED, _MOST = 100, 4_000_000
 
 
-def fisher_information(problem, theta, events, n_simulated=20_000, seed=0):
-    """What a sample of events tells about the parameters, by the derivative of the pipeline: no likelihood is needed.
+def fisher_information(
+    problem: Problem, theta: ArrayLike, events: ArrayLike, n_simulated: int = 20_000, seed: int = 0
+) -> Information:
+    """Compute how precisely a sample of events determines the parameters, without a likelihood.
+
+    It is the information in linear functions of the problem's features and in its constraints and priors.  If the
+    features span the derivatives of the log-likelihood, this is the Fisher information; otherwise it is less, namely
+    what a discriminator of these features can use to first order.
 
     Parameters
     ----------
     problem : Problem
+        The problem, of which the derivative of `simulate` is used.
     theta : array_like (parameter,)
-        Where, inside the ranges.
+        Parameters inside their ranges, at which the information is computed.
     events : array_like (event, observable)
-        The observed events: their number, the shares of their categories, and what the constraints need of them.
+        Observed events.  Used are their number, the shares of their categories, and what the constraints need.
     n_simulated : int
-        Events of the pipeline.
+        Number of simulated events.
+    seed : int
+        Seed of the simulation's noise.
 
     Returns
     -------
     Information
-        Of linear functions of the problem's features, and of the constraints.  Fisher's own if the features span the
-        likelihood's derivatives, else less: what a discriminator of these features can use.
+        The information matrix, with the deviations that follow from it.
 
     Warns
     -----
     UserWarning
-        Names the directions that events and constraints do not determine.
+        If events and constraints leave a direction undetermined; the text names its parameters.
+
+    See Also
+    --------
+    fit_likelihood : The maximum-likelihood estimate and its deviations, if there is a likelihood.
+    floor_step : Distance of parameters from the solution.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sagips_kit import Linear, fisher_information
+    >>> problem = Linear()
+    >>> events = problem.observed(2000, np.random.default_rng(0))
+    >>> information = fisher_information(problem, problem.truth, events)
+    >>> _, covariance = problem.posterior(events)
+    >>> np.allclose(information.deviation, np.sqrt(np.diag(covariance)), rtol=0.1)
+    True
     """
     information, _ = information_and_score(problem, theta, events, n_simulated, seed)
     information.warn(type(problem).__name__)
     return information
 
 
-def floor_step(problem, theta, events, n_simulated=100_000, seed=0):
-    """How far `theta` is from where the features of generated and observed events agree, in floor units.
+def floor_step(
+    problem: Problem, theta: ArrayLike, events: ArrayLike, n_simulated: int = 100_000, seed: int = 0
+) -> NDArray[np.float64]:
+    """Compute how far parameters are from the solution, in floor units, without a likelihood.
 
-    A Newton step (of Fisher's scoring) on linear functions of the features, by the derivative of the pipeline.  It
-    tells whether a run has arrived at the floor, where there is no likelihood to compare with: a run whose generator
-    merely slowed down has steps left to go.
+    The solution is where the mean features of simulated and observed events agree.  The result is one step of Fisher
+    scoring towards it, from the derivative of `simulate`.  It shows whether a run has converged or has merely slowed
+    down.
 
     Parameters
     ----------
-    problem, theta, events, n_simulated, seed
-        As in `fisher_information`.  The features are compared with those of 100 times as many events as observed, of
-        4 million at most, which takes some seconds.
+    problem : Problem
+        The problem, of which the derivative of `simulate` is used.
+    theta : array_like (parameter,)
+        Parameters inside their ranges, for example the estimate of a run.
+    events : array_like (event, observable)
+        Observed events.  Their features are compared with those of 100 times as many simulated events, at most 4
+        million, which takes some seconds.
+    n_simulated : int
+        Number of simulated events of the derivative.
+    seed : int
+        Seed of the simulation's noise.
 
     Returns
     -------
     ndarray (parameter,)
-        Below about 0.3 nothing is left to gain; NaN for parameters that events and constraints do not determine.
-        Far from the solution, where a step is many units long, it is no more than that: far.  Where features hold less
-        than the likelihood, it leads elsewhere than to the fit, by a part of a unit.
+        The step in floor units: below about 0.3 the parameter has converged.  NaN for parameters that events and
+        constraints do not determine.
+
+    See Also
+    --------
+    fisher_information : The information that defines the floor units.
+    fit_likelihood : The maximum-likelihood estimate, if there is a likelihood.
+
+    Notes
+    -----
+    A step of many units only says that the solution is far.  Features that hold less information than the likelihood
+    have their solution a fraction of a unit away from the maximum-likelihood estimate.
+
+    Examples
+    --------
+    A point two floor units above the solution:
+
+    >>> import numpy as np
+    >>> from sagips_kit import Linear, floor_step
+    >>> problem = Linear(n_coefficients=1)
+    >>> events = problem.observed(2000, np.random.default_rng(0))
+    >>> mean, covariance = problem.posterior(events)
+    >>> step = floor_step(problem, mean + 2 * np.sqrt(np.diag(covariance)), events, n_simulated=20_000)
+    >>> np.allclose(step, -2, atol=0.1)
+    True
     """
-    n_compared = min(_PER_OBSERVED * len(events), _MOST)
+    n_compared = min(_PER_OBSERVED * len(np.asarray(events)), _MOST)
     information, score = information_and_score(problem, theta, events, n_simulated, seed, n_compared)
     return information.step(score)
 
 
-def information_and_score(problem, theta, events, n_simulated, seed, n_compared=0):
-    """Information, and the slope (parameter,) of what it is the curvature of, both in units of the ranges.
+def information_and_score(
+    problem: Problem, theta: ArrayLike, events: ArrayLike, n_simulated: int, seed: int, n_compared: int = 0
+) -> tuple[Information, NDArray[np.float64]]:
+    """Information, and the slope (parameter,) of the function whose curvature it is, both in units of the ranges.
 
-    The features are compared with those of `n_compared` events, if these are more than the simulated ones.
+    The observed features are compared with those of `n_compared` simulated events if these are more than
+    `n_simulated`.
     """
     events = torch.as_tensor(np.asarray(events, dtype=np.float64))
     width = np.subtract(problem.upper, problem.lower)
@@ -78,12 +140,12 @@ def information_and_score(problem, theta, events, n_simulated, seed, n_compared=
     noise = stratified_noise(n_simulated, problem.noise_dim, random).double()
     category_weights, statistic = weights_of_categories(problem, events), problem.statistic(events)
 
-    def seen(theta, noise):
-        simulated = problem.simulate(theta, noise)
+    def seen(theta: Tensor, noise: Tensor):
+        simulated = events_of(problem, theta, noise)
         features, weights = problem.features(simulated), category_weights[problem.category(simulated)]
         return features, weights, (weights[:, None] * features).mean(0)
 
-    def responses(t):
+    def responses(t: Tensor):
         theta = problem.scale(t)
         features, weights, mean = seen(theta, noise)
         constraints = problem.residuals(theta, statistic)

@@ -1,46 +1,62 @@
-"""How well events determine parameters, as a matrix: deviations, and the directions that nothing determines.
+"""How precisely events determine parameters, as a matrix: deviations, and the directions that nothing determines.
 
-In units of the parameters' ranges, where the ranges themselves are the measure of what counts as determined.  Where the
-matrix comes from, a likelihood or a pipeline, does not belong here.
+The matrix is in units of the parameters' ranges: a direction counts as determined if its deviation is smaller than the
+range.  How the matrix is computed, from a likelihood or a simulation, does not belong here.
 """
 
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-_DETERMINED = 1.0  # least information along a direction: a deviation as large as the range
-_INVOLVED = 0.05  # least component of a parameter in a direction that is named
+_DETERMINED = 1.0  # least information along a determined direction: a deviation as large as the range
+_INVOLVED = 0.05  # least component along a direction for a parameter to be named
 
 
 @dataclass(frozen=True, eq=False)
 class Information:
-    """Fisher information of a sample of events, with whatever constraints there are beside it.
+    """Fisher information of a sample of events, including constraints and priors.
 
-    Attributes
+    Parameters
     ----------
     parameters : tuple of str
+        Names of the parameters.
     width : ndarray (parameter,)
-        Widths of the parameters' ranges.
+        Widths of their ranges, in the parameters' units.
     matrix : ndarray (parameter, parameter)
-        In units of the ranges.
+        The information matrix, in units of the ranges.
+
+    See Also
+    --------
+    fisher_information : Compute it for a problem and its events.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sagips_kit.statistics.information import Information
+    >>> information = Information(("a", "b"), np.array([2.0, 10.0]), np.diag([400.0, 100.0]))
+    >>> information.deviation
+    array([0.1, 1. ])
+    >>> information.describe_undetermined()
+    ''
     """
 
     parameters: tuple[str, ...]
-    width: np.ndarray
-    matrix: np.ndarray
+    width: NDArray[np.float64]
+    matrix: NDArray[np.float64]
 
     @property
-    def undetermined(self):
-        """Unit vectors, in units of the ranges, along which the deviation exceeds the range: (direction, parameter)."""
+    def undetermined(self) -> NDArray[np.float64]:
+        """ndarray (direction, parameter): Unit vectors in units of the ranges whose deviation exceeds the range."""
         values, vectors = np.linalg.eigh(self.matrix)
         return vectors.T[values < _DETERMINED]
 
     @property
-    def covariance(self):
-        """Its inverse, in the parameters' own units: the Cramer-Rao bound, (parameter, parameter).
+    def covariance(self) -> NDArray[np.float64]:
+        """ndarray (parameter, parameter): The Cramer-Rao bound, in the parameters' units.
 
-        NaN for the parameters that take part in a direction that is not determined.
+        The inverse of the information; NaN for parameters that take part in an undetermined direction.
         """
         values, vectors = np.linalg.eigh(self.matrix)
         is_known = values >= _DETERMINED
@@ -51,20 +67,34 @@ class Information:
         return inverse * np.outer(self.width, self.width)
 
     @property
-    def deviation(self):
-        """The statistical floor of each parameter, (parameter,); NaN where nothing determines it."""
+    def deviation(self) -> NDArray[np.float64]:
+        """ndarray (parameter,): Statistical floor of each parameter in its unit; NaN if nothing determines it."""
         return np.sqrt(np.diag(self.covariance))
 
-    def step(self, score):
-        """Newton's step along a slope (parameter,) in units of the ranges, in deviations: (parameter,).
+    def step(self, score: ArrayLike) -> NDArray[np.float64]:
+        """Return the Newton step along a slope, in floor units.
 
-        NaN for the parameters that nothing determines; the others have their step all the same.
+        Parameters
+        ----------
+        score : array_like (parameter,)
+            Slope of the log-likelihood, or of what stands for it, in units of the ranges.
+
+        Returns
+        -------
+        ndarray (parameter,)
+            The step, in deviations; NaN for parameters that nothing determines.
         """
         covariance = np.nan_to_num(self.covariance / np.outer(self.width, self.width))
-        return covariance @ score * self.width / self.deviation
+        return covariance @ np.asarray(score) * self.width / self.deviation
 
-    def describe_undetermined(self):
-        """The directions that are not determined in words, or "" if all are."""
+    def describe_undetermined(self) -> str:
+        """Describe the undetermined directions in words.
+
+        Returns
+        -------
+        str
+            The parameters that move together, and what to do; "" if all directions are determined.
+        """
         lines = []
         for direction in self.undetermined:
             order = [k for k in np.argsort(-np.abs(direction)) if abs(direction[k]) > _INVOLVED]
@@ -74,13 +104,24 @@ class Information:
         if not lines:
             return ""
         return (
-            "Events and constraints leave a direction undetermined, in which parameters move together (in parts of "
-            f"their ranges): {'; and '.join(lines)}. What is said about these parameters comes from their ranges. Add "
-            "a constraint, or fix one of them."
+            "Events and constraints leave a direction undetermined, in which parameters move together (in fractions of "
+            f"their ranges): {'; and '.join(lines)}. Results for these parameters only reflect their ranges. Add a "
+            "constraint or a prior, or fix one of them."
         )
 
-    def warn(self, who):
-        """Show a UserWarning that names `who` and the directions that are not determined, if there are any."""
+    def warn(self, who: str) -> None:
+        """Warn of undetermined directions, if there are any.
+
+        Parameters
+        ----------
+        who : str
+            What the warning is about, the start of its text.
+
+        Warns
+        -----
+        UserWarning
+            If a direction is undetermined; the text names its parameters.
+        """
         text = self.describe_undetermined()
         if text:
             warnings.warn(f"{who}: {text}", stacklevel=3)

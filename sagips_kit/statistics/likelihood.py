@@ -1,84 +1,128 @@
 """The reference: the maximum-likelihood fit of the same events, and its statistical floor.
 
 A GAN is judged by its distance to this fit in units of the Cramer-Rao deviations, not by its distance to the truth:
-the events cannot tell more than their likelihood.
+events hold no more information than their likelihood.
 """
 
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import scipy.optimize
 import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
+from ..problems.base import Problem
 from .information import Information
 
-_MOST = 2000  # parameters, whose information is a matrix of all pairs
-_EDGE = 1e-6  # the fit stays this far (in units of the range) inside the parameter bounds
-_AT_EDGE = 1e-4  # and is told to be at one of them
+Loss: TypeAlias = Callable[[Tensor], Tensor]
+
+_MOST = 2000  # parameters; the information is a matrix of all pairs
+_EDGE = 1e-6  # distance (in units of the range) that the fit keeps from the ends of the ranges
+_AT_EDGE = 1e-4  # distance below which the fit is reported to be at an end
 
 
 @dataclass(frozen=True, eq=False)
 class LikelihoodFit:
-    """Maximum-likelihood estimate and the inverse of the observed information.
+    """Maximum-likelihood estimate and its covariance, the inverse of the observed information.
 
-    Attributes
+    Parameters
     ----------
     theta : ndarray (parameter,)
+        The estimate, in the parameters' units.
     covariance : ndarray (parameter, parameter)
-        NaN for parameters in a direction that events and constraints do not determine.
+        Its covariance; NaN for parameters in a direction that events and constraints do not determine.
+
+    See Also
+    --------
+    fit_likelihood : Make the fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sagips_kit.statistics.likelihood import LikelihoodFit
+    >>> fit = LikelihoodFit(theta=np.array([1.5]), covariance=np.array([[0.01]]))
+    >>> fit.deviation
+    array([0.1])
     """
 
-    theta: np.ndarray
-    covariance: np.ndarray
+    theta: NDArray[np.float64]
+    covariance: NDArray[np.float64]
 
     @property
-    def deviation(self):
-        """Statistical floor of each parameter, (parameter,)."""
+    def deviation(self) -> NDArray[np.float64]:
+        """ndarray (parameter,): Statistical floor of each parameter, in its unit."""
         return np.sqrt(np.diag(self.covariance))
 
 
-def fit_likelihood(problem, events, n_starts=3, seed=0):
-    """Maximise the likelihood of the events, constraints and priors included.
+def fit_likelihood(problem: Problem, events: ArrayLike, n_starts: int = 3, seed: int = 0) -> LikelihoodFit:
+    """Maximise the likelihood of the events together with constraints and priors.
 
     Parameters
     ----------
     problem : Problem
-        With a `log_likelihood`.
+        A problem with a `log_likelihood`.
     events : array_like (event, observable)
+        Observed events.
     n_starts : int
-        Starting points: the middle of the parameter ranges, then random ones; the best end wins.
+        Number of starting points: the middle of the ranges, then random ones.  The best result is returned.
+    seed : int
+        Seed of the random starting points.
 
     Returns
     -------
     LikelihoodFit
+        The estimate, its covariance and deviations.
 
     Raises
     ------
+    NotImplementedError
+        If the problem has no `log_likelihood`.
     ValueError
         For more than 2000 parameters, whose information matrix would fill the memory.
     RuntimeError
-        If no start converged.
+        If the likelihood is not finite where the descents end.
 
     Warns
     -----
     UserWarning
-        Names the directions that events and constraints do not determine, and parameters at an end of their ranges.
+        If events and constraints leave a direction undetermined, or the estimate is at an end of a range; the text
+        names the parameters.
+
+    See Also
+    --------
+    fisher_information : Deviations without a likelihood.
+    floor_step : Distance of parameters from the solution, without a likelihood.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sagips_kit import Linear, fit_likelihood
+    >>> problem = Linear()
+    >>> events = problem.observed(1000, np.random.default_rng(0))
+    >>> fit = fit_likelihood(problem, events)
+    >>> mean, covariance = problem.posterior(events)
+    >>> np.allclose(fit.theta, mean), np.allclose(fit.deviation, np.sqrt(np.diag(covariance)))
+    (True, True)
     """
     n_parameters = len(problem.parameters)
     if n_parameters > _MOST:
         raise ValueError(
             f"{type(problem).__name__} has {n_parameters} parameters: a likelihood fit takes at most {_MOST}, because "
-            "of the matrix of all pairs of them. Train without this reference: RunSpec(..., reference=False)."
+            "its covariance is a matrix of all pairs. Train without this reference: RunSpec(..., reference=False)."
         )
-    statistic = problem.statistic(torch.as_tensor(np.array(events, dtype=np.float64)))
+    events = np.array(events, dtype=np.float64)
+    n_events = len(events)
+    statistic = problem.statistic(torch.as_tensor(events))
 
-    def loss(t):
+    def loss(t: Tensor) -> Tensor:
         theta = problem.scale(t)
         penalty = 0.5 * problem.residuals(theta, statistic).square().sum()
         return (penalty - problem.log_likelihood(theta, statistic)) / n_events
 
-    n_events = len(events)
     starts = np.random.default_rng(seed).uniform(0.2, 0.8, (n_starts, n_parameters))
     starts[0] = 0.5
     t = _polish(loss, _lowest([_descend(loss, start) for start in starts], problem))
@@ -92,21 +136,21 @@ def fit_likelihood(problem, events, n_starts=3, seed=0):
     return LikelihoodFit(theta=problem.scale(torch.as_tensor(t)).numpy(), covariance=information.covariance)
 
 
-def _lowest(ends, problem):
-    """Where the best of all descents ended."""
+def _lowest(ends: Sequence[tuple[float, NDArray[np.float64]]], problem: Problem) -> NDArray[np.float64]:
+    """The best end (parameter,) of all descents, given as values and places."""
     value, t = min(ends, key=lambda end: end[0] if np.isfinite(end[0]) else np.inf)
     if np.isfinite(value):
         return t
     raise RuntimeError(
-        f"The likelihood fit of {type(problem).__name__} found no finite value from {len(ends)} starting points: some "
-        "events may lie where it says that none can be, by their units or the order of their columns. "
-        "check_problem(problem, events) tells where; else look at log_likelihood and constraints in the middle of the "
-        "parameter ranges."
+        f"The likelihood fit of {type(problem).__name__} found no finite value from {len(ends)} starting points. Some "
+        "events may be where the likelihood is zero; compare units and the order of columns, which "
+        "check_problem(problem, events) reports. Otherwise evaluate log_likelihood and constraints in the middle of "
+        "the parameter ranges."
     )
 
 
-def _warn_at_the_edge(problem, t):
-    """Warn of parameters at an end of their ranges, where the floor does not mean what it says."""
+def _warn_at_the_edge(problem: Problem, t: NDArray[np.float64]) -> None:
+    """Warn of parameters at an end of their ranges, where the deviations are not meaningful."""
     at_edge = [
         f"{name} at {high if t_one > 0.5 else low}"
         for name, low, high, t_one in zip(problem.parameters, problem.lower, problem.upper, t, strict=True)
@@ -115,13 +159,13 @@ def _warn_at_the_edge(problem, t):
     if at_edge:
         warnings.warn(
             f"The likelihood fit of {type(problem).__name__} ends at the end of a range: {', '.join(at_edge)}. Allow "
-            "wider ranges; if they are physical limits, deviations mean little there.",
+            "wider ranges; if the end is a physical limit, the deviations of these parameters are not meaningful.",
             stacklevel=3,
         )
 
 
-def _descend(loss, start):
-    """A local minimum and where it is."""
+def _descend(loss: Loss, start: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    """Value and place (parameter,) of the local minimum that a start leads to."""
     gradient_and_value = torch.func.grad_and_value(loss)
 
     def fun(t):
@@ -134,8 +178,8 @@ def _descend(loss, start):
     return end.fun, end.x
 
 
-def _polish(loss, t):
-    """Newton steps to where the gradient vanishes: quasi-Newton ones stop early along nearly flat directions."""
+def _polish(loss: Loss, t: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Newton steps to where the gradient vanishes; quasi-Newton steps stop early along nearly flat directions."""
     for _ in range(5):
         at = torch.as_tensor(t)
         step = np.linalg.lstsq(torch.func.hessian(loss)(at).numpy(), -torch.func.grad(loss)(at).numpy(), rcond=1e-12)[0]

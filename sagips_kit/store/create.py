@@ -1,7 +1,7 @@
 """The template of a run: the whole store, complete but empty, before any rank starts.
 
-Whoever writes later only fills chunks that exist already, so no two writers ever touch the same file.  How they do that
-is in `store`; what the arrays are called is in `schema`.
+Those that write later only fill chunks of arrays that exist already, so no two writers ever touch the same file.  How
+they do that is in `writer`; what the arrays are is in `schema`.
 """
 
 import contextlib
@@ -14,18 +14,22 @@ import secrets
 import shutil
 import socket
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
 import zarr
+from numpy.typing import ArrayLike
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore
 
 from .._text import spaced
 from . import schema
-from .location import beside, explained, is_empty, is_on_disk, local_path, located, old_prefix
+from .location import Location, beside, explained, is_empty, is_on_disk, local_path, located, old_prefix
 from .status import read_progress
 
 # Rows of float32 shrink to two thirds with it, those of float64 to 60 %; without shuffled bits it is nine tenths.
@@ -34,31 +38,54 @@ _EVENTS_PER_CHUNK = 2**17
 _PACKAGES = ("sagips_kit", "numpy", "xarray", "zarr", "torch", "mpi4py", "ipyparallel")
 
 
+class Described(Protocol):
+    """What a run records of its problem; every `Problem` has it."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]: ...
+    @property
+    def observables(self) -> tuple[str, ...]: ...
+    @property
+    def lower(self) -> Any: ...
+    @property
+    def upper(self) -> Any: ...
+    @property
+    def truth(self) -> Any: ...
+    @property
+    def published(self) -> Mapping[str, tuple[float, float]]: ...
+    @property
+    def units(self) -> Mapping[str, str]: ...
+    @property
+    def long_names(self) -> Mapping[str, str]: ...
+
+
 def create_run(
-    path,
-    problem,
-    layout,
+    path: Location,
+    problem: Described,
+    layout: schema.RunLayout,
     *,
-    spec,
-    events,
-    reference=None,
-    mode="",
-    source="",
-    uncertainty="bootstrap ensemble",
-    marks=None,
-    overwrite=False,
-):
+    spec: Mapping[str, Any],
+    events: ArrayLike,
+    reference: Mapping[str, Any] | None = None,
+    mode: str = "",
+    source: str = "",
+    uncertainty: str = "bootstrap ensemble",
+    marks: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
     """Write the complete, empty template of a run.
 
-    A folder is built beside its place and renamed into it, so nothing half-written is ever visible and a failure leaves
-    nothing behind; what is not a folder is written in place, and counts as a run when it is complete.
+    On disk it is built in a hidden folder and then renamed, so nothing half-written is ever visible and a failure
+    leaves nothing behind.  Elsewhere it is written in place, and counts as a run once it is complete.
 
     Parameters
     ----------
     path : path, URL or zarr Store
+        Where the run will be.
     problem : Problem, or anything that describes one
-        Read for parameters, lower, upper, observables, units, long_names, truth and published.
+        Its parameters, lower, upper, observables, units, long_names, truth and published are read.
     layout : RunLayout
+        Sizes of the arrays.
     spec : dict
         What the user asked for, as JSON values.
     events : ndarray (event, observable)
@@ -66,16 +93,13 @@ def create_run(
     reference : dict or None
         A likelihood fit of the same events: any of "mle" (parameter,), "deviation" (parameter,) and "covariance"
         (parameter, parameter).
-    mode : str
-        The mode of exchange, as a user types it.
-    source : str
-        Where the observed events come from.
-    uncertainty : str
-        What the spread of the posterior means.
+    mode, source, uncertainty : str
+        The mode of exchange, as a user types it; where the observed events come from; what the spread of the posterior
+        means.
     marks : dict or None
-        By what `resume` knows the run again: attributes of the control group.
+        Attributes of the control group, by which `resume` recognises the run.
     overwrite : bool
-        Replace a run at `path` once the new template is complete.  What is not a run is never replaced.
+        Whether to replace a run at `path`, once the new template is complete; nothing but a run is ever replaced.
 
     Raises
     ------
@@ -88,126 +112,126 @@ def create_run(
     """
     given = _given(problem, layout, spec, events, reference, mode, source, uncertainty, marks)
     replaces = check_free(path, overwrite)
-    if isinstance(path, Store) or not is_on_disk(path):
-        with explained(f"Cannot create the run `{path}`", "Delete what is there before you try again."):
-            _write_template(located(path), problem, layout, given, replaces)
-    else:
+    if is_on_disk(path) and not isinstance(path, Store):
         _create_folder(local_path(path), problem, layout, given, overwrite)
+        return
+    with explained(f"Cannot create the run `{path}`", "Delete what is there before you try again."):
+        _write_template(located(path), problem, layout, given, replaces)
 
 
-def _create_folder(path, problem, layout, given, overwrite):
+def _create_folder(
+    path: Path, problem: Described, layout: schema.RunLayout, given: dict[str, xr.Dataset], overwrite: bool
+) -> None:
     advice = "Nothing half-written was left behind. Choose a path in a folder that you may write to and that has space."
     with explained(f"Cannot create the run `{path}`", advice), beside(path) as partial:
         _write_template(LocalStore(partial), problem, layout, given)
         if _take_place(partial, path, overwrite):
             return
     check_free(path, overwrite)
-    raise FileExistsError(f"`{path}` was made by another process in this moment. Choose another path, or try again.")
+    raise FileExistsError(f"`{path}` has just been created by another process. Choose another path, or try again.")
 
 
-def _given(problem, layout, spec, events, reference, mode, source, uncertainty, marks):
-    """All that is known before the run, group by group."""
+def _given(
+    problem: Described,
+    layout: schema.RunLayout,
+    spec: Mapping[str, Any],
+    events: ArrayLike,
+    reference: Mapping[str, Any] | None,
+    mode: str,
+    source: str,
+    uncertainty: str,
+    marks: Mapping[str, Any] | None,
+) -> dict[str, xr.Dataset]:
+    """Everything that is known before the run, group by group."""
     schema.check_names(tuple(problem.parameters), tuple(problem.observables))
-    return {
-        "/": xr.Dataset(attrs=_provenance(problem, layout, spec, mode)),
-        **_axes(problem, layout, uncertainty),
+    posterior = {
+        schema.CREATED_KEY: _now(),
+        schema.LIBRARY_KEY: "sagips_kit",
+        schema.LIBRARY_VERSION_KEY: installed_version("sagips_kit"),
+        schema.UNCERTAINTY_KEY: uncertainty,
+    }
+    known = {
+        schema.POSTERIOR: xr.Dataset(attrs=posterior),
+        schema.PREDICTIVE: xr.Dataset(attrs=posterior),
         schema.OBSERVED: _observed(problem, np.asarray(events, float), source),
         schema.REFERENCE: _references(problem, reference or {}),
         schema.CONTROL: xr.Dataset(attrs=marks),
     }
+    groups = {
+        group: known.get(group, xr.Dataset()).assign_coords(_coordinates(group, problem, layout))
+        for group in schema.GROUPS
+    }
+    return {"/": xr.Dataset(attrs=_provenance(problem, layout, spec, mode)), **groups}
 
 
-def _observed(problem, events, source):
+def _table(problem: Described) -> dict[str, dict[str, schema.Variable]]:
+    return schema.variables(problem.parameters, problem.observables, problem.units, problem.long_names)
+
+
+def _observed(problem: Described, events: np.ndarray, source: str) -> xr.Dataset:
     if events.ndim != 2 or events.shape[1] != len(problem.observables):
         names = ", ".join(problem.observables)
         raise ValueError(f"events of shape {events.shape}: should be (event, observable), with the columns {names}.")
-    columns = zip(problem.observables, events.T, strict=True)
-    # Several chunks, so that readers of millions of events decompress them side by side.
+    # Several chunks, so that readers can decompress millions of events in parallel.
     layout = {"chunks": (min(_EVENTS_PER_CHUNK, max(1, len(events))),), "compressors": (_COMPRESSION,)}
-    variables = {name: (schema.EVENT, column, _named(problem, name), layout) for name, column in columns}
-    return xr.Dataset(variables, attrs={schema.SOURCE_KEY: source} if source else {})
+    table = _table(problem)[schema.OBSERVED]
+    columns = {
+        name: (table[name].dims, column, table[name].attributes, layout)
+        for name, column in zip(problem.observables, events.T, strict=True)
+    }
+    return xr.Dataset(columns, attrs={schema.SOURCE_KEY: source} if source else {})
 
 
-def _references(problem, fit):
-    """Every variable of the reference, NaN where nothing is given."""
+def _references(problem: Described, fit: Mapping[str, Any]) -> xr.Dataset:
+    """All variables of the reference, NaN where nothing is given."""
     unknown = set(fit) - set(schema.FIT)
     if unknown:
         raise ValueError(f"reference: unknown {', '.join(sorted(unknown))}. Allowed: {', '.join(schema.FIT)}.")
     published = np.array([problem.published.get(name, (np.nan, np.nan)) for name in problem.parameters], float)
-    given = fit | {
-        "published": published[:, 0],
-        "published_deviation": published[:, 1],
-        "truth": problem.truth,
-        "lower": problem.lower,
-        "upper": problem.upper,
+    given = {
+        **fit,
+        schema.PUBLISHED: published[:, 0],
+        schema.PUBLISHED_DEVIATION: published[:, 1],
+        schema.TRUTH: problem.truth,
+        schema.LOWER: problem.lower,
+        schema.UPPER: problem.upper,
     }
     variables = {}
-    for name, dims in schema.REFERENCES.items():
-        shape = (len(problem.parameters),) * len(dims)
+    for name, variable in schema.of_group(schema.REFERENCE).items():
+        shape = (len(problem.parameters),) * len(variable.dims)
         values = np.full(shape, np.nan) if given.get(name) is None else np.asarray(given[name], float)
         if values.shape != shape:
             raise ValueError(f"{name} of shape {values.shape}: should be {shape}.")
-        variables[name] = (dims, values, describe(name))
-    names = np.array(problem.parameters, object)  # zarr 3 specifies no arrays of fixed-width strings
-    coords = {name: (name, names, describe(name)) for name in (schema.PARAMETER, schema.PARAMETER_2)}
-    return xr.Dataset(variables, coords)
+        variables[name] = (variable.dims, values, variable.attributes)
+    return xr.Dataset(variables)
 
 
-def _axes(problem, layout, uncertainty):
-    """The coordinates and attributes of the groups that the ranks fill."""
+def _coordinates(group: str, problem: Described, layout: schema.RunLayout) -> dict[str, tuple]:
+    """The coordinates of a group, as xarray takes them: name -> (dims, values, attributes)."""
     chain = np.arange(layout.n_chains)
-    chains = {
+    along_chain = {schema.REPLICA: chain // layout.n_members, schema.MEMBER: chain % layout.n_members}
+    names = np.array(problem.parameters, object)  # zarr 3 specifies no arrays of fixed-width strings
+    values = {
         schema.CHAIN: chain,
         schema.DRAW: np.arange(layout.n_draws),
-        schema.REPLICA: (schema.CHAIN, chain // layout.n_members),
-        schema.MEMBER: (schema.CHAIN, chain % layout.n_members),
-    }
-    ranks = {schema.RANK: np.arange(layout.n_ranks)}
-    history = ranks | {
+        schema.RANK: np.arange(layout.n_ranks),
         schema.MEMBER: np.arange(layout.n_members),
-        schema.STEP: layout.steps,
-        schema.PARAMETER: np.array(problem.parameters, object),
-    }
-    snapshots = {name: chains[name] for name in chains if name != schema.DRAW} | {
-        schema.STEP: layout.snapshot_steps,
-        schema.PARAMETER: history[schema.PARAMETER],
+        schema.STEP: layout.snapshot_steps if group == schema.SNAPSHOTS else layout.steps,
+        schema.PARAMETER: names,
+        schema.PARAMETER_2: names,
         schema.OBSERVABLE: np.array(problem.observables, object),
     }
-    attributes = {
-        schema.CREATED_KEY: _now(),
-        schema.LIBRARY_KEY: "sagips_kit",
-        schema.LIBRARY_VERSION_KEY: _version("sagips_kit"),
-        schema.UNCERTAINTY_KEY: uncertainty,
-    }
-    groups = {
-        schema.POSTERIOR: xr.Dataset(coords=chains, attrs=attributes),
-        schema.PREDICTIVE: xr.Dataset(coords=chains, attrs=attributes),
-        schema.HISTORY: xr.Dataset(coords=history),
-        schema.SNAPSHOTS: xr.Dataset(coords=snapshots),
-        schema.SCORES: xr.Dataset(coords=ranks | {schema.MEMBER: history[schema.MEMBER]}),
-        schema.ENVIRONMENT: xr.Dataset(coords=ranks),
-    }
-    for group in groups.values():
-        for name in group.coords:
-            group[name].attrs.update(describe(name))
-    return groups
-
-
-def _named(problem, name):
-    """Attributes of a parameter or an observable."""
     return {
-        "long_name": problem.long_names.get(name, name),
-        "units": problem.units.get(name, schema.DIMENSIONLESS),
+        name: (
+            one.dims,
+            (along_chain if one.dims == (schema.CHAIN,) else {}).get(name, values.get(name)),
+            one.attributes,
+        )
+        for name, one in schema.coordinates(group).items()
     }
 
 
-def describe(name):
-    """Attributes of what every run has."""
-    unit = schema.UNITS.get(name, schema.UNITS_OF_PARAMETERS if name in schema.REFERENCES else None)
-    return {"long_name": schema.LONG_NAMES[name]} | ({"units": unit} if unit else {})
-
-
-def _provenance(problem, layout, spec, mode):
+def _provenance(problem: Described, layout: schema.RunLayout, spec: Mapping[str, Any], mode: str) -> dict[str, Any]:
     return {
         schema.PROBLEM_KEY: type(problem).__name__,
         schema.PARAMETERS_KEY: list(problem.parameters),
@@ -215,26 +239,28 @@ def _provenance(problem, layout, spec, mode):
         schema.SPEC_KEY: json.dumps(spec),
         schema.MODE_KEY: mode,
         schema.LAYOUT_KEY: asdict(layout),
-        schema.VERSIONS_KEY: {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        schema.VERSIONS_KEY: {"python": platform.python_version()}
+        | {name: installed_version(name) for name in _PACKAGES},
         schema.CREATED_KEY: _now(),
         schema.HOSTNAME_KEY: socket.gethostname(),
         schema.REVISION_KEY: _git_revision(),
     }
 
 
-def _now():
+def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _version(package):
+def installed_version(package: str) -> str:
+    """The version of a package, or "not installed"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+        return "not installed"
 
 
-def _git_revision():
-    """Commit of the folder the notebook runs in, with "-dirty" if it differs; empty outside a repository."""
+def _git_revision() -> str:
+    """Commit of the current folder, with "-dirty" if files differ from it; empty outside a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
@@ -242,37 +268,43 @@ def _git_revision():
         return ""
 
 
-def _write_template(store, problem, layout, given, replaces=False):
-    # The mode "w" deletes whatever lies there, "w-" refuses to write if anything does.
+def _write_template(
+    store: Store,
+    problem: Described,
+    layout: schema.RunLayout,
+    given: dict[str, xr.Dataset],
+    replaces: bool = False,
+) -> None:
+    # The mode "w" deletes whatever is there, "w-" refuses to write if there is anything.
     mode = "w" if replaces else "w-"
     # Consolidated metadata would be a second copy, which zarr 3 does not specify.
     xr.DataTree.from_dict(given).to_zarr(store, mode=mode, consolidated=False, zarr_format=3)
     root = zarr.open_group(store, mode="r+", use_consolidated=False)
-    for group, arrays in schema.empty_arrays(layout, problem.parameters, problem.observables).items():
+    for group, arrays in schema.empty_arrays(_table(problem), layout).items():
         for name, array in arrays.items():
-            root[group].create_array(
-                name,
+            root.create_array(
+                f"{group}/{name}",
                 shape=array.shape,
                 chunks=array.chunks,
-                dtype=array.dtype,
-                fill_value=array.fill,
-                compressors="auto" if array.dtype == "str" else _COMPRESSION,
-                dimension_names=array.dims,
-                attributes=_named(problem, name) if group in (schema.POSTERIOR, schema.PREDICTIVE) else describe(name),
+                dtype=array.variable.dtype,
+                fill_value=array.variable.fill,
+                compressors="auto" if array.variable.dtype == "str" else _COMPRESSION,
+                dimension_names=array.variable.dims,
+                attributes=dict(array.variable.attributes),
             )
-    # Last of all: what has a version is complete.
+    # Written last: a run that has a version is complete.
     root.attrs[schema.VERSION_KEY] = schema.SCHEMA_VERSION
 
 
-def _take_place(partial, path, overwrite):
-    """Rename `partial` to `path`, whose old run goes only then; False if what is there now must stay."""
+def _take_place(partial: Path, path: Path, overwrite: bool) -> bool:
+    """Rename `partial` to `path`, replacing an old run only then; False if what is there now must not be replaced."""
     old, is_claimed = path.with_name(f"{old_prefix(path)}{secrets.token_hex(8)}"), False
     try:
-        # Not what was there when the template was begun.
+        # What is at `path` may have changed since the template was begun.
         if check_free(path, overwrite):
             path.rename(old)
         else:
-            path.mkdir()  # of several processes one can; a rename would replace an empty folder of another one
+            path.mkdir()  # succeeds in one process only, whereas a rename would replace another one's empty folder
             is_claimed = True
         partial.rename(path)
     except BaseException as error:
@@ -284,16 +316,17 @@ def _take_place(partial, path, overwrite):
         if isinstance(error, FileExistsError) or getattr(error, "errno", None) == errno.ENOTEMPTY:
             return False
         raise
-    # The root first: what still has one is whole, and found by `place` if this process is killed.
+    # The root's own file is removed first.  If this process is killed before that, the old run is whole, and
+    # `open_group` offers to restore it.
     with contextlib.suppress(OSError):
         (old / "zarr.json").unlink(missing_ok=True)
     shutil.rmtree(old, ignore_errors=True)
     return True
 
 
-def check_free(path, overwrite=False):
-    """Whether there is a run at `path`, to be replaced; raises FileExistsError if anything is there that must stay."""
-    located(path)  # or an error that says what is wrong with a URL
+def check_free(path: Location, overwrite: bool = False) -> bool:
+    """Whether there is a run at `path` to be replaced; FileExistsError if anything is there that must not be."""
+    located(path)  # raises an error that says what is wrong with a URL
     try:
         progress = read_progress(path)
     except FileNotFoundError:
@@ -305,12 +338,12 @@ def check_free(path, overwrite=False):
     except ValueError as error:
         raise FileExistsError(f"{error} It is not overwritten; choose another path.") from None
     if not overwrite:
-        done, go_on = f"a finished run ({spaced(progress.step)} steps)", ""
+        done, resume = f"a finished run ({spaced(progress.step)} steps)", ""
         if progress.step < progress.n_steps:
             done = f"an unfinished run (at step {spaced(progress.step)} of {spaced(progress.n_steps)})"
-            go_on = " go on with it by resume=True (`sagips run --resume`),"
+            resume = " continue it with resume=True (`sagips run --resume`),"
         raise FileExistsError(
-            f"`{path}` already holds {done}. Open it with open_run(...),{go_on} or replace it by overwrite=True "
+            f"`{path}` already holds {done}. Open it with open_run(...),{resume} or replace it with overwrite=True "
             "(`--overwrite`)."
         )
     return True

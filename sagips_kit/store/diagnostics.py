@@ -1,37 +1,64 @@
-"""Early warnings: what the last rows of a history say about a GAN that cannot get better by itself, and what to do.
+"""Early warnings: what the last rows of a history say about a GAN that will not recover by itself, and what to do.
 
-Numbers in, sentences out; who shows them does not belong here.
+Numbers in, sentences out.  How they are shown does not belong here.
 """
 
 import collections
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-N_ROWS = 20  # that must agree before anything is said
+from . import schema
+
+N_ROWS = 20  # that must agree before anything is reported
 KINDS = ("rejected", "diverged", "saturated", "lower", "upper")
 GUESSING = {"likelihood": 2 * np.log(2), "logistic": 2 * np.log(2), "least squares": 0.5}
-_SEEN = ("step", "theta", "loss_discriminator")  # of a record
-_SATURATED = 0.2  # discriminator's loss, in units of the one of random guesses
+_SEEN = (schema.STEP, schema.THETA, schema.LOSS_DISCRIMINATOR)  # of a record
+_SATURATED = 0.2  # loss of a discriminator, relative to that of random guesses
 _REJECTED = (
     "Some numbers were not finite. Their gradients counted as zero, and discriminators went back to their last good "
     "state; the history counts them as `rejected`. Check that simulate and its derivatives are finite everywhere "
     "inside the ranges, ends included."
 )
-_AT_END = 0.01  # distance from an end of the range, in units of the range
+_AT_END = 0.01  # distance from an end of the range, relative to the range
 
 
-def complaints(theta, loss_discriminator, lower, upper, parameters, loss="likelihood"):
-    """What is wrong with all of the rows.
+class Ranges(Protocol):
+    """What is read of a problem."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]: ...
+    @property
+    def lower(self) -> Any: ...
+    @property
+    def upper(self) -> Any: ...
+
+
+def complaints(
+    theta: ArrayLike,
+    loss_discriminator: ArrayLike,
+    lower: ArrayLike,
+    upper: ArrayLike,
+    parameters: Sequence[str],
+    loss: str = "likelihood",
+) -> dict[str, str]:
+    """What is wrong in all of these rows.
 
     Parameters
     ----------
     theta : array_like (row, chain, parameter)
+        Mean of the generated parameters.
     loss_discriminator : array_like (row, chain)
+        Loss of the discriminator.
     lower, upper : array_like (parameter,)
+        Ends of the generator's range.
     parameters : sequence of str
+        Names of the parameters.
     loss : {"likelihood", "logistic", "least squares"}
-        As in the settings.
+        Kind of loss, as in the settings.
 
     Returns
     -------
@@ -50,64 +77,67 @@ def complaints(theta, loss_discriminator, lower, upper, parameters, loss="likeli
     n_saturated = int((loss_discriminator < _SATURATED * GUESSING[loss]).all(0).sum())
     if n_saturated:
         found["saturated"] = (
-            f"{n_saturated} of {n_chains} discriminators tell generated from observed events almost without fail: "
+            f"{n_saturated} of {n_chains} discriminators separate generated from observed events almost perfectly: "
             f"loss {np.nanmin(loss_discriminator[-1]):.2g}, where guessing gives {GUESSING[loss]:.3g}. Their gradients "
-            "hardly depend on how wrong the generator is. Check that simulate can make events like the observed "
-            "ones, then lower discriminator_rate."
+            "then hardly depend on how wrong the generator is. Check that simulate can produce events like the "
+            "observed ones, then lower discriminator_rate."
         )
-    t = (theta - lower) / np.subtract(upper, lower)
+    t = (theta - np.asarray(lower)) / np.subtract(upper, lower)
     for end, is_there in [("lower", t < _AT_END), ("upper", t > 1 - _AT_END)]:
         n_stuck = is_there.all(0).sum(0)
-        names = [f"{parameters[k]} ({n_stuck[k]} of {n_chains} generators)" for k in np.flatnonzero(n_stuck)]
+        names = [f"{parameters[k]} ({n} of {n_chains} generators)" for k, n in enumerate(n_stuck) if n]
         if names:
             found[end] = (
-                f"The generator stays at the {end} end of the range of {', '.join(names)}. If the range is a choice, "
-                "widen it; if nothing is known against the end, the estimate is a limit and its interval is not valid."
+                f"The generator stays at the {end} end of the range of {', '.join(names)}. If the range was a choice, "
+                "widen it; if it is a physical limit, the estimate is a limit, too, and its interval is not valid."
             )
     return found
 
 
 class Watch:
-    """Looks at the rows of a history as they come, and tells each kind of trouble once.
+    """Looks at the rows of a history as they come, and reports each kind of trouble once.
 
     Parameters
     ----------
     problem : Problem
+        Its parameters and their ranges are read.
     loss : str
-        As in the settings.
+        Kind of loss, as in the settings.
     first_step : float
-        Rows before do not count: generators explore at first.
+        Earlier rows are ignored, since generators explore at first.
     """
 
-    def __init__(self, problem, loss, first_step):
+    def __init__(self, problem: Ranges, loss: str, first_step: float) -> None:
         self._problem, self._loss, self._first_step = problem, loss, first_step
-        self._recent, self._told = collections.deque(maxlen=N_ROWS), set()
+        self._recent = collections.deque(maxlen=N_ROWS)
+        self._reported: set[str] = set()
 
-    def look(self, record):
-        """Sentences about trouble that this row, or a full stretch of rows with it, agrees on: list of str."""
+    def look(self, record: Any) -> list[str]:
+        """Sentences about trouble in this row, or in all of the last `N_ROWS`: list of str."""
         self._recent.append(record)
         found = {"rejected": _REJECTED} if record.rejected else {}
         if len(self._recent) == N_ROWS and self._recent[0].step >= self._first_step:
             found |= self._complaints()
-        new = sorted(found.keys() - self._told)
-        self._told |= found.keys()
+        new = sorted(found.keys() - self._reported)
+        self._reported |= found.keys()
         return [found[kind] for kind in new]
 
-    def _complaints(self):
+    def _complaints(self) -> dict[str, str]:
         theta, losses = (
-            np.stack([getattr(one, name) for one in self._recent]) for name in ("theta", "loss_discriminator")
+            np.stack([getattr(one, name) for one in self._recent]) for name in (schema.THETA, schema.LOSS_DISCRIMINATOR)
         )
         problem = self._problem
         return complaints(theta, losses, problem.lower, problem.upper, problem.parameters, self._loss)
 
-    def state_dict(self):
-        """The rows that it remembers, and what it has told already."""
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The rows that it remembers, and what it has reported already."""
         rows = {name: np.array([getattr(one, name) for one in self._recent]) for name in _SEEN}
-        return rows | {"told": np.array([kind in self._told for kind in KINDS])}
+        return rows | {"reported": np.array([kind in self._reported for kind in KINDS])}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
         """Remember what `state` does."""
         rows = zip(*(np.asarray(state[name]) for name in _SEEN), strict=True)
         self._recent.clear()
         self._recent.extend(SimpleNamespace(**dict(zip(_SEEN, row, strict=True))) for row in rows)
-        self._told = {kind for kind, was_told in zip(KINDS, np.asarray(state["told"]), strict=True) if was_told}
+        was_reported = np.asarray(state["reported"])
+        self._reported = {kind for kind, is_in in zip(KINDS, was_reported, strict=True) if is_in}

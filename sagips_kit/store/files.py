@@ -1,64 +1,66 @@
-"""Files of a run beside its arrays, each there as a whole or not at all; and what makes files safe, or removes halves.
+"""Files of a run next to its arrays: each is written as a whole, and is then safe from a loss of power.
 
-What is in them, and what zarr writes by itself, does not belong here.
+What the files hold, and what zarr writes by itself, does not belong here.
 """
 
 import contextlib
 import os
+from pathlib import Path
 
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from . import schema
-from .location import is_on_disk, local_path, located
+from .location import Location, is_on_disk, local_path, located
 
 
 class Files:
-    """Files that lie with the arrays of a run, each written as a whole.
+    """Files in one folder of a run, each written as a whole.
 
     Parameters
     ----------
     path : path or URL
-        Of the run.
+        The run.
     folder : str
-        Inside the run.
+        Name of a folder inside the run.
 
     Raises
     ------
     ValueError
-        If the run is in the memory of this process, without a name by which another one would find it.
+        If the run is a zarr Store, which other processes cannot find by a name.
     """
 
-    def __init__(self, path, folder):
+    def __init__(self, path: Location, folder: str) -> None:
         if isinstance(path, Store):
             raise ValueError(f"{path!r} holds arrays only. Give the run's path or URL.")
-        self._fs = None
+        self._fs, self._root = None, ""
+        self._folder = Path()
         if not is_on_disk(path):
             import fsspec
 
             self._fs, root = fsspec.url_to_fs(str(path))
-            self._folder = f"{root.rstrip('/')}/{folder}"
+            self._root = f"{root.rstrip('/')}/{folder}"
         else:
             self._folder = local_path(path) / folder
 
-    def names(self):
-        """Names of all files: list of str."""
+    def names(self) -> list[str]:
+        """Names of all files, list of str."""
         if self._fs is None:
             return [file.name for file in self._folder.iterdir()] if self._folder.is_dir() else []
         self._fs.invalidate_cache()
-        found = self._fs.ls(self._folder, detail=False) if self._fs.exists(self._folder) else []
+        found = self._fs.ls(self._root, detail=False) if self._fs.exists(self._root) else []
         return [str(file).rpartition("/")[2] for file in found]
 
-    def read(self, name):
+    def read(self, name: str) -> bytes:
         """The bytes of a file."""
         if self._fs is None:
             return (self._folder / name).read_bytes()
-        return self._fs.cat_file(f"{self._folder}/{name}")
+        return self._fs.cat_file(f"{self._root}/{name}")
 
-    def write(self, name, data):
-        """Write a file: when this returns it is there, and safe from a loss of power; before, there is none."""
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file.  It appears only when it is complete, and is safe from a loss of power on return."""
         if self._fs is not None:
-            self._fs.pipe_file(f"{self._folder}/{name}", data)  # object stores show whole objects only
+            self._fs.pipe_file(f"{self._root}/{name}", data)  # object stores show whole objects only
             return
         partial = self._folder / f"{name}.partial"
         try:
@@ -70,26 +72,26 @@ class Files:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        _sync(self._folder)  # the name, too, is safe only now
+        _sync(self._folder)  # makes the new name safe, too
 
-    def remove(self, name):
-        """Remove a file, if it is there."""
+    def remove(self, name: str) -> None:
+        """Remove a file if it exists."""
         if self._fs is None:
             (self._folder / name).unlink(missing_ok=True)
         else:
             with contextlib.suppress(FileNotFoundError):
-                self._fs.rm_file(f"{self._folder}/{name}")
+                self._fs.rm_file(f"{self._root}/{name}")
 
 
-def remove_partial_files(path):
-    """Remove what writers that were killed have left unfinished; only while nobody writes."""
+def remove_partial_files(path: Location) -> None:
+    """Remove unfinished files of writers that were killed; allowed only while nobody writes."""
     store = located(path)
     for file in store.root.rglob("*.partial") if isinstance(store, LocalStore) else ():
         file.unlink(missing_ok=True)
 
 
-def sync_rows(path, rank):
-    """Make what a rank has written to the history safe from a loss of power; elsewhere than in a folder, it is."""
+def sync_rows(path: Location, rank: int) -> None:
+    """Make the rows that a rank has written safe from a loss of power; behind URLs they are already."""
     store = located(path)
     if not isinstance(store, LocalStore):
         return
@@ -98,8 +100,8 @@ def sync_rows(path, rank):
             _sync(each)
 
 
-def _sync(path):
-    # Some file systems do it by themselves, and refuse to be asked for folders.
+def _sync(path: Path) -> None:
+    # Some file systems refuse this for folders, because they do it by themselves.
     with contextlib.suppress(OSError):
         handle = os.open(path, os.O_RDONLY)
         try:

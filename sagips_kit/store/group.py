@@ -1,20 +1,31 @@
-"""The groups and arrays of a stored run, and what is wrong if one is missing or damaged."""
+"""The groups and arrays of a stored run, and clear errors where they are missing or damaged.
+
+What a store says is checked against the table in `schema` before it is used, so damage is found here and not further
+up, where it could not be distinguished from a mistake in the code.
+"""
 
 import contextlib
+import dataclasses
 import glob
 import json
 import reprlib
 import shlex
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
+import xarray as xr
 import zarr
 from zarr.storage import LocalStore
 
 from . import schema
-from .location import located, old_prefix
+from .location import Location, located, old_prefix
 
 _ROOT = ""
-# What all runs have as attributes of their groups, and of which types
-_ATTRIBUTES = {
+# Attributes that the groups of all runs have, and their types
+_ATTRIBUTES: dict[str, dict[str, type]] = {
     _ROOT: {
         schema.PARAMETERS_KEY: list,
         schema.OBSERVABLES_KEY: list,
@@ -29,19 +40,27 @@ _ATTRIBUTES = {
     },
     schema.POSTERIOR: {schema.UNCERTAINTY_KEY: str},
 }
-_RESUMED = {"at": str, "from_step": int, "reached": int}
+_RESUMED: dict[str, type] = {"at": str, "from_step": int, "reached": int}
 _START = "Start one with session.submit(spec) or `sagips run`"
+# Mistakes in code.  Damaged files cause them, too, but then it is zarr or xarray that stumbles.
+_MISTAKES = (TypeError, AttributeError, NameError, AssertionError)
+_PACKAGE = __name__.partition(".")[0]
 
 
 @contextlib.contextmanager
-def damage_explained(path, what="it"):
-    """Make a ValueError of what damaged files cause, which may be of any type; others name the path already."""
+def damage_explained(path: Location, what: str = "it") -> Iterator[None]:
+    """Report errors that damaged files cause, which may be of any type, as a ValueError that names the path.
+
+    Other errors pass as they are: those that name the path already, those of the operating system, missing packages,
+    and mistakes in this package's own code.
+    """
     try:
         yield
     except (OSError, ImportError):
         raise
     except Exception as error:
-        if isinstance(error, ValueError) and str(path) in str(error):
+        names_path = isinstance(error, ValueError) and f"`{path}`" in str(error)
+        if names_path or _is_our_mistake(error):
             raise
         raise ValueError(
             f"`{path}` is damaged: {what} cannot be read ({type(error).__name__}: {error}). Copy it again; if there is "
@@ -49,7 +68,15 @@ def damage_explained(path, what="it"):
         ) from error
 
 
-def open_group(path, mode):
+def _is_our_mistake(error: Exception) -> bool:
+    """Whether it is the kind of error that a mistake in code causes, and this package's own code raised it."""
+    if not isinstance(error, _MISTAKES):
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_globals.get("__name__", "").partition(".")[0] == _PACKAGE
+
+
+def open_group(path: Location, mode: Literal["r", "r+"]) -> zarr.Group:
     """The root group of a run."""
     store = located(path, read_only=mode == "r")
     is_local = isinstance(store, LocalStore)
@@ -59,7 +86,8 @@ def open_group(path, mode):
         hint = f"That folder holds {others}." if others else f"{_START}, or check the folder."
         raise FileNotFoundError(f"There is no run at `{path}`. {hint}")
     try:
-        root = zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=False)
+        with damage_explained(path):
+            root = zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=False)
     except FileNotFoundError:
         if not is_local:
             raise FileNotFoundError(f"There is no run in {path}. {_START}.") from None
@@ -68,57 +96,88 @@ def open_group(path, mode):
         root = None
     if root is None or schema.PROBLEM_KEY not in root.attrs:
         raise ValueError(f"`{path}` exists but is not a run of sagips_kit.")
-    version = root.attrs.get(schema.VERSION_KEY)
+    _check_version(path, root.attrs.get(schema.VERSION_KEY))
+    with damage_explained(path):
+        _check_attributes(_ROOT, root.attrs.asdict())
+    return root
+
+
+def _check_version(path: Location, version: object) -> None:
     if version is None:
         raise ValueError(
             f"`{path}` is a run whose creation was interrupted; it holds no results. Delete it and start the run again."
         )
+    if not isinstance(version, int):
+        raise ValueError(f"`{path}` is damaged: its schema is {reprlib.repr(version)}: should be a number.")
     if version > schema.SCHEMA_VERSION:
         raise ValueError(
             f"`{path}` has the schema {version}, but this sagips_kit reads up to {schema.SCHEMA_VERSION}. "
             "Type: pip install -U sagips_kit."
         )
-    with damage_explained(path):
-        _check_attributes(_ROOT, root.attrs)
-    return root
 
 
-def _check_not_moved(path, root):
-    """Raise ValueError if a run that was being replaced is still there under its other name."""
+def _check_not_moved(path: Location, root: Path) -> None:
+    """Raise ValueError if a run that was being replaced still exists under its temporary name."""
     found = root.parent.glob(f"{glob.escape(old_prefix(root))}*")
-    # The root is the first file of a replaced run to be removed: who has one is whole.
+    # The root's own file is the first that is removed of a replaced run, so a run that has it is whole.
     whole = [run for run in sorted(found) if (run / "zarr.json").exists()]
     if whole:
         old = shlex.quote(str(whole[-1]))
         raise ValueError(
-            f"`{path}` is missing: the process that was replacing that run was killed, and the run is still whole. To "
-            f"have it back, type: mv {old} {shlex.quote(str(root))}; if it is not needed: rm -r {old}."
+            f"`{path}` is missing: the process that was replacing that run was killed, and the old run is still whole. "
+            f"To restore it, type: mv {old} {shlex.quote(str(root))}; if it is not needed: rm -r {old}."
         )
 
 
-def array_of(path, root, group, name):
-    """An array of a run, or an error that says what it means that there is none."""
-    try:
-        return root[group][name]
-    except KeyError:
-        raise missing(path, f"{group}/{name}") from None
+def group_of(path: Location, root: zarr.Group, group: str) -> zarr.Group:
+    """A group of a run; ValueError if it is missing."""
+    with damage_explained(path):
+        found = root.get(group)
+    if not isinstance(found, zarr.Group):
+        raise missing(path, group)
+    return found
 
 
-def check_contents(path, tree, names):
-    """Raise a ValueError unless the DataTree of the store at `path` is that of a run.
+def array_of(path: Location, root: zarr.Group, group: str, name: str) -> zarr.Array:
+    """An array of a run, with the dimensions and type that `schema` gives it; ValueError if it is missing."""
+    with damage_explained(path):
+        found = root.get(f"{group}/{name}")
+    if not isinstance(found, zarr.Array):
+        raise missing(path, f"{group}/{name}")
+    with damage_explained(path):
+        dims = getattr(found.metadata, "dimension_names", None)  # arrays of zarr 2 have none
+        _check_array(schema.variable(group, name), dims, found.dtype)
+    return found
 
-    It has the variables `names`, group -> name -> dimensions, with these dimensions, and its groups their attributes.
+
+def check_contents(path: Location, tree: xr.DataTree, table: Mapping[str, Mapping[str, schema.Variable]]) -> None:
+    """Raise ValueError unless the DataTree of the store at `path` is that of a run.
+
+    It has the shown variables of `table` (group -> name -> Variable) and the coordinates of their groups, with their
+    dimensions and types, and its groups have their attributes.
     """
-    for group, variables in names.items():
-        for name, dims in variables.items():
-            if group not in tree or name not in tree[group]:
-                raise missing(path, f"{group}/{name}")
-            if tree[group][name].dims != dims:
-                raise ValueError(f"{group}/{name} has the dimensions {tree[group][name].dims}: should be {dims}")
+    for group, variables in table.items():
+        for variable in (*variables.values(), *schema.coordinates(group).values()):
+            if not variable.is_shown:
+                continue
+            if group not in tree or variable.name not in tree[group].variables:
+                raise missing(path, f"{group}/{variable.name}")
+            found = tree[group].variables[variable.name]
+            _check_array(variable, found.dims, found.dtype)
         _check_attributes(group, tree[group].attrs)
 
 
-def _check_attributes(group, attributes):
+def _check_array(variable: schema.Variable, dims: tuple[Any, ...] | None, dtype: np.dtype[Any]) -> None:
+    name = f"{variable.group}/{variable.name}"
+    if tuple(dims or ()) != variable.dims:
+        raise ValueError(f"{name} has the dimensions {dims}: should be {variable.dims}")
+    # zarr and xarray have several types of texts.
+    is_right = dtype.kind in "OTU" if variable.dtype == "str" else dtype == np.dtype(variable.dtype)
+    if not is_right:
+        raise ValueError(f"{name} has the type {dtype}: should be {variable.dtype}")
+
+
+def _check_attributes(group: str, attributes: Mapping[Any, Any]) -> None:
     for key, kind in _ATTRIBUTES.get(group, {}).items():
         if not isinstance(attributes.get(key), kind):
             raise ValueError(f"attribute {key} = {reprlib.repr(attributes.get(key))}: should be a {kind.__name__}")
@@ -127,16 +186,36 @@ def _check_attributes(group, attributes):
             names = attributes[key]
             if not names or not all(isinstance(name, str) for name in names):
                 raise ValueError(f"attribute {key} = {reprlib.repr(names)}: should be names")
-        text = attributes[schema.SPEC_KEY]
-        if not isinstance(json.loads(text), dict):
-            raise ValueError(f"attribute {schema.SPEC_KEY} = {reprlib.repr(text)}: should hold a JSON object")
-        schema.RunLayout(**attributes[schema.LAYOUT_KEY])
-    for note in attributes.get(schema.RESUMED_KEY, []):
-        if not all(isinstance(note[key], kind) for key, kind in _RESUMED.items()):
+        schema.check_names(attributes[schema.PARAMETERS_KEY], attributes[schema.OBSERVABLES_KEY])
+        _check_spec(attributes[schema.SPEC_KEY])
+        _check_layout(attributes[schema.LAYOUT_KEY])
+    if group == schema.CONTROL:
+        _check_resumptions(attributes.get(schema.RESUMED_KEY, []))
+
+
+def _check_spec(text: str) -> None:
+    spec = json.loads(text)
+    if not isinstance(spec, dict) or not isinstance(spec.get("settings", {}), dict):
+        raise ValueError(f"attribute {schema.SPEC_KEY} = {reprlib.repr(text)}: should hold a JSON object")
+
+
+def _check_layout(sizes: Mapping[str, Any]) -> None:
+    names = [field.name for field in dataclasses.fields(schema.RunLayout)]
+    if sizes.keys() != set(names):
+        raise ValueError(f"attribute {schema.LAYOUT_KEY} = {reprlib.repr(sizes)}: should have {', '.join(names)}")
+    schema.RunLayout(**sizes)
+
+
+def _check_resumptions(notes: object) -> None:
+    if not isinstance(notes, list):
+        raise ValueError(f"attribute {schema.RESUMED_KEY} = {reprlib.repr(notes)}: should be a list")
+    for note in notes:
+        if not isinstance(note, dict) or not all(isinstance(note.get(key), kind) for key, kind in _RESUMED.items()):
             raise ValueError(f"note of a resumption {reprlib.repr(note)}: should have {', '.join(_RESUMED)}")
 
 
-def missing(path, name):
+def missing(path: Location, name: str) -> ValueError:
+    """The error for a variable that a run does not have."""
     return ValueError(
         f"`{path}` is a run, but {name} is missing: files were deleted or not copied, or an early version of "
         f"sagips_kit wrote it. Copy it again; what is there opens with xarray.open_datatree({str(path)!r}, "

@@ -1,4 +1,4 @@
-"""Where a run is stored: a folder, a URL or a zarr Store; what is stored there does not belong here."""
+"""Where a run is stored: a folder, a URL or a zarr Store.  What is stored there does not belong here."""
 
 import contextlib
 import glob
@@ -6,51 +6,57 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 from zarr.abc.store import Store
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
-# Both are fsspec's names of the files of this machine.
+Location: TypeAlias = str | os.PathLike[str] | Store
+
+# fsspec's names for the files of this machine
 _FILE_URL = re.compile(r"^(file|local)://", re.IGNORECASE)
 
 
-def is_url(path):
+def is_url(path: Location) -> bool:
+    """Whether it is a URL."""
     return "://" in str(path)
 
 
-def is_on_disk(path):
+def is_on_disk(path: Location) -> bool:
     """Whether it is a path, or a URL of a file of this machine."""
     return not is_url(path) or _FILE_URL.match(str(path)) is not None
 
 
-def local_path(path):
+def local_path(path: Location) -> Path:
+    """The absolute path of what `is_on_disk`."""
     return Path(_FILE_URL.sub("", str(path))).expanduser().resolve()
 
 
-def absolute(path):
-    """A path that stays the same when the process changes its folder; a URL as it is."""
-    return path if is_url(path) else Path(path).expanduser().absolute()
+def absolute(path: str | os.PathLike[str]) -> str | Path:
+    """The path, made independent of the current folder; a URL as it is."""
+    return str(path) if is_url(path) else Path(path).expanduser().absolute()
 
 
-def located(path, read_only=False):
+def located(path: Location, read_only: bool = False) -> Store:
     """The zarr Store of a path or URL."""
     if isinstance(path, Store):
         return path
-    # Files have a store of their own, which replaces chunks atomically.
+    # LocalStore, unlike fsspec, replaces chunks atomically.
     if is_on_disk(path):
         return LocalStore(local_path(path), read_only=read_only)
     try:
         return FsspecStore.from_url(str(path), read_only=read_only)
     except ImportError as error:
-        raise ModuleNotFoundError(f"{error} `{path}` is a URL that fsspec opens with that package.") from None
+        raise ModuleNotFoundError(f"{error} fsspec needs that package to open the URL `{path}`.") from None
     except ValueError as error:
         raise ValueError(f"`{path}` is not a URL that fsspec knows: {error}.") from None
 
 
-def the_match(path):
-    """The one path that a path with wildcards stands for."""
+def the_match(path: Location) -> Location:
+    """The single path that a path with wildcards matches; the path itself if it matches none."""
     if isinstance(path, Store) or is_url(path) or not glob.has_magic(str(path)) or local_path(path).exists():
         return path
     found = sorted(glob.glob(str(Path(path).expanduser())))
@@ -59,8 +65,8 @@ def the_match(path):
     return found[0] if found else path
 
 
-def is_empty(path):
-    """Whether nothing at all lies at a path or URL, or in a zarr Store; an empty folder is nothing."""
+def is_empty(path: Location) -> bool:
+    """Whether there is nothing at a path or URL, or in a zarr Store; an empty folder counts as nothing."""
     store = located(path)
     if isinstance(store, FsspecStore):
         store.fs.invalidate_cache()
@@ -68,7 +74,8 @@ def is_empty(path):
 
 
 @contextlib.contextmanager
-def explained(what, advice):
+def explained(what: str, advice: str) -> Iterator[None]:
+    """Add to an OSError what was being done, and what to do now."""
     try:
         yield
     except OSError as error:
@@ -76,9 +83,9 @@ def explained(what, advice):
 
 
 @contextlib.contextmanager
-def beside(path):
-    """Yield a hidden folder beside `path`; what has not been moved from it is gone at the end."""
-    # In containers all processes have the same few numbers, one that was killed here included.
+def beside(path: Path) -> Iterator[Path]:
+    """Yield a new hidden folder next to `path`; what has not been moved out of it is removed at the end."""
+    # Process numbers are not unique: in containers all processes have the same few, also one that was killed here.
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         partial.mkdir(parents=True)
@@ -87,6 +94,6 @@ def beside(path):
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def old_prefix(path):
-    """How the name begins that the run at `path` has while another one takes its place."""
+def old_prefix(path: Path) -> str:
+    """Beginning of the temporary name that the run at `path` has while it is being replaced."""
     return f".{path.name}.old-"

@@ -1,11 +1,12 @@
-"""A run on disk, after its template: each rank fills chunks that it alone owns, and readers come at any time.
+"""Reading a run at any time, also while its ranks write it.
 
-Two writers in one chunk lose data without an error, so chunks follow ownership: history by rank, posterior by replica.
-A chunk holds many blocks of rows; its owner replaces it as a whole with every block, so a reader finds it old or new.
-A rank's `progress` is written after its rows and is what makes them valid; readers mask everything beyond it, so a run
-can be opened at any time while it is written.  Nothing here knows networks, MPI or plots.
+Values are read when they are used.  A rank's `progress` says which of its rows are valid; everything beyond reads NaN.
 """
 
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
 import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
@@ -13,88 +14,114 @@ from zarr.abc.store import Store
 
 from . import schema
 from .group import check_contents, damage_explained, open_group
-from .location import the_match
+from .location import Location, the_match
 
 
-def open_run(path):
+def open_run(path: Location) -> xr.DataTree:
     """Open a run, finished or not; values are read when they are used.
 
-    Open it again to see what has been written since.
+    The run shows what had been written when it was opened.  Open it again to see what has been written since.
 
     Parameters
     ----------
     path : path, URL or zarr Store
-        A path may hold the wildcards *, ? and [...] if it matches a single run.  URLs are those of fsspec, such as
-        "s3://bucket/run.zarr" or "memory://run.zarr".
+        Where the run is.  A path may contain the wildcards *, ? and [...] if it matches a single run.  URLs are those
+        of fsspec, such as "s3://bucket/run.zarr" or "memory://run.zarr".
 
     Returns
     -------
     DataTree
         The groups `posterior`, `posterior_predictive`, `history`, `snapshots`, `scores`, `observed_data`, `reference`,
-        `environment` and `control`; what has not been completed is NaN.
+        `environment` and `control`; what has not been written yet is NaN.
 
     Raises
     ------
     FileNotFoundError
         If there is nothing at `path`.
     ValueError
-        If it is not a run, an incomplete or a damaged one, or one of another version.
+        If it is not a run, or an incomplete or damaged one, or one of a newer version.
+
+    See Also
+    --------
+    open_runs : Open several runs for comparison.
+    list_runs : The runs in a folder, as a table.
+    read_status : How far a run is, without opening all of it.
+
+    Examples
+    --------
+    >>> from sagips_kit import open_run
+    >>> run = open_run("runs/proxy.zarr")
+    >>> run["posterior"].sizes["chain"]
+    2
+    >>> run["history"]["theta"].dims
+    ('rank', 'member', 'step', 'parameter')
+    >>> table = run.sagips.summary()
     """
-    path = the_match(path)
-    with damage_explained(path):
-        return _opened(path)
+    return _opened(the_match(path))
 
 
-def _opened(path):
+def _opened(path: Location) -> xr.DataTree:
     root = open_group(path, "r")
-    # Times stay numbers: a parameter may have the unit "days".  Nothing is read of an earlier format, whose objects are
-    # pickles.
-    tree = xr.open_datatree(root.store, engine="zarr", consolidated=False, zarr_format=3, decode_times=False)
-    # The listing of a folder has no order of its own.
-    names = schema.variables(root.attrs[schema.PARAMETERS_KEY], root.attrs[schema.OBSERVABLES_KEY])
-    check_contents(path, tree, names)
-    groups = {group: tree[group].to_dataset()[list(variables)] for group, variables in names.items()}
-    history = groups[schema.HISTORY]
-    # Progress is read now, rows later: they can only have become more.
-    valid = {
-        schema.HISTORY: (history[schema.STEP] <= history[schema.PROGRESS].load()).transpose(schema.RANK, schema.STEP),
-        schema.SNAPSHOTS: groups[schema.SNAPSHOTS][schema.STEP] <= history[schema.PROGRESS].max(),
-    }
-    for group, dataset in groups.items():
-        lazy = [name for name in names[group] if name != schema.PROGRESS]
-        # Indexes have been read already; other coordinates are valid as a whole.
-        others = [name for name in dataset.coords if name not in dataset.indexes]
-        lazily = {name: _lazily(path, dataset[name], group, valid.get(group)) for name in lazy}
-        groups[group] = dataset.assign(lazily).assign_coords(
-            {name: _lazily(path, dataset[name], group) for name in others}
+    table = schema.variables(*schema.names_of(root.attrs))
+    with damage_explained(path):
+        # Times stay numbers, since a parameter may have the unit "days".  Only zarr 3 is read: objects of earlier
+        # formats are pickles.
+        tree = xr.open_datatree(
+            root.store,  # pyright: ignore[reportArgumentType]  # xarray takes zarr's stores, but its types do not say so
+            engine="zarr",
+            consolidated=False,
+            zarr_format=3,
+            decode_times=False,
         )
-    run = xr.DataTree.from_dict({"/": tree.to_dataset(), **groups})
+        check_contents(path, tree, table)
+        # In the order of the table, since a folder lists its entries in any.
+        groups = {group: tree[group].to_dataset()[_shown(variables)] for group, variables in table.items()}
+        # The progress is read now and rows are read later, when there can only be more of them.
+        progress = groups[schema.HISTORY][schema.PROGRESS].load()
+    valid = {
+        schema.HISTORY: (groups[schema.HISTORY][schema.STEP] <= progress).transpose(schema.RANK, schema.STEP),
+        schema.SNAPSHOTS: groups[schema.SNAPSHOTS][schema.STEP] <= progress.max(),
+    }
+    lazy = {group: _read_when_used(path, group, dataset, valid.get(group)) for group, dataset in groups.items()}
+    run = xr.DataTree.from_dict({"/": tree.to_dataset(), **lazy})
     run.encoding = {"source": path if isinstance(path, Store) else str(path)}
     return run
 
 
-def _lazily(path, array, group, is_valid=None):
-    """The array as a variable that is read when it is used, and NaN where it is not valid."""
-    is_valid = None if is_valid is None else is_valid.variable
-    source = _Read(path, f"{group}/{array.name}", array.variable, is_valid)
-    return array.dims, indexing.LazilyIndexedArray(source), array.attrs
+def _shown(variables: dict[str, schema.Variable]) -> list[str]:
+    return [name for name, variable in variables.items() if variable.is_shown]
+
+
+def _read_when_used(path: Location, group: str, dataset: xr.Dataset, is_valid: xr.DataArray | None) -> xr.Dataset:
+    """The variables of a group, to be read when they are used, and NaN where `is_valid` is false."""
+
+    def lazily(name: Hashable, is_valid: xr.DataArray | None = None) -> tuple:
+        array = dataset[name]
+        source = _Read(path, f"{group}/{name}", array.variable, None if is_valid is None else is_valid.variable)
+        return array.dims, indexing.LazilyIndexedArray(source), array.attrs
+
+    # Indexes have been read by xarray; the other coordinates were written with the template, and all are valid.
+    others = [name for name in dataset.coords if name not in dataset.indexes]
+    return dataset.assign(
+        {name: lazily(name, is_valid) for name in dataset.data_vars if name != schema.PROGRESS}
+    ).assign_coords({name: lazily(name) for name in others})
 
 
 class _Read(BackendArray):
-    """A lazy variable that explains damage, and reads NaN where `is_valid`, of some of its dimensions, is false."""
+    """A variable that is read when it is used; reads NaN where `is_valid`, along some of its dimensions, is false."""
 
-    def __init__(self, path, name, variable, is_valid):
+    def __init__(self, path: Location, name: str, variable: xr.Variable, is_valid: xr.Variable | None) -> None:
         self._path, self._name, self.variable, self.is_valid = path, name, variable, is_valid
         self.shape, self.dtype = variable.shape, variable.dtype
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
 
-    def _read(self, key):
+    def _read(self, key: tuple) -> np.ndarray:
         where = dict(zip(self.variable.dims, key, strict=True))
         with damage_explained(self._path, self._name):
-            values = self.variable.isel(where)
-            if self.is_valid is None:
-                return values.values
-            # Chunks beyond the progress may hold rows of a block under way, or of a run that went back to a checkpoint.
-            return values.where(self.is_valid.isel({dim: where[dim] for dim in self.is_valid.dims})).values
+            values = self.variable.isel(where).load()
+        if self.is_valid is None:
+            return values.values
+        # Chunks beyond the progress may hold rows of an unfinished block, or of a run that went back to a checkpoint.
+        return values.where(self.is_valid.isel({dim: where[dim] for dim in self.is_valid.dims})).values

@@ -1,11 +1,14 @@
-"""What a stored run looks like: names of groups, dimensions, variables and attributes, and the shape of every array.
+"""The layout of a stored run: names of groups, dimensions, variables and attributes, and the shape of each array.
 
-A run is one tree of groups; the groups that ArviZ knows bear ArviZ's names.  The writer, the readers and the plots
-spell every name by importing it from here.  Nothing here reads or writes.
+A run is one tree of groups; groups that ArviZ knows have ArviZ's names.  `variables` is the table that everything else
+is derived from: the empty arrays of a new run, the attributes of each array, and what a reader expects to find.  Other
+modules import the names from here and do not spell them.  Nothing here reads or writes.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 SCHEMA_VERSION = 3
 
@@ -19,6 +22,7 @@ OBSERVED = "observed_data"
 REFERENCE = "reference"
 ENVIRONMENT = "environment"
 CONTROL = "control"
+GROUPS = (POSTERIOR, PREDICTIVE, HISTORY, SNAPSHOTS, SCORES, OBSERVED, REFERENCE, ENVIRONMENT, CONTROL)
 
 # Dimensions; all but `event` and `set` have a coordinate of the same name
 CHAIN = "chain"
@@ -33,110 +37,50 @@ PARAMETER = "parameter"
 PARAMETER_2 = "parameter_2"
 REPLICA = "replica"  # a coordinate along `chain`, where `member` is one too
 
-# Parameters and observables are variables beside these coordinates, so they cannot bear their names.
-RESERVED = frozenset({CHAIN, DRAW, EVENT, MEMBER, REPLICA})
-
-# Variables of the history that a rank writes row by row
-ROWS = {
-    "theta": (RANK, MEMBER, STEP, PARAMETER),
-    "loss_discriminator": (RANK, MEMBER, STEP),
-    "loss_generator": (RANK, MEMBER, STEP),
-    "waited_s": (RANK, STEP),
-    "elapsed_s": (RANK, STEP),
-    "staleness": (RANK, STEP),
-    "rejected": (RANK, STEP),
-}
-# Numbers that need more than float32's 7 digits, or that readers add up
-_EXACT = frozenset({"waited_s", "elapsed_s"})
+# Variables of the history
+THETA = "theta"
+LOSS_DISCRIMINATOR = "loss_discriminator"
+LOSS_GENERATOR = "loss_generator"
+WAITED = "waited_s"
+ELAPSED = "elapsed_s"
+STALENESS = "staleness"
+REJECTED = "rejected"
 PROGRESS = "progress"
+
+# Variables of the snapshots and scores
+TAKEN_PARAMETERS = "parameters"
+TAKEN_EVENTS = "events"
+SCORE_GENERATED = "generated"
+SCORE_OBSERVED = "observed"
+
+# Variables of the reference; a likelihood fit provides the first three
+MLE = "mle"
+DEVIATION = "deviation"
+COVARIANCE = "covariance"
+TRUTH = "truth"
+PUBLISHED = "published"
+PUBLISHED_DEVIATION = "published_deviation"
+LOWER = "lower"
+UPPER = "upper"
+FIT = (MLE, DEVIATION, COVARIANCE)
+
+# Variables of the environment
+HOST = "host"
+DEVICE = "device"
+LIBRARY = "library"
+
+# Variables of the control group, and the values that they take
 STOP_STEP = "stop_step"
 CHECKPOINT_STEP = "checkpoint_step"
 ASKED = "asked_to_end"
 BY_SIGNAL, BY_USER = 1, 2
 NO_STOP = 2**63 - 1
 
-# What the generators proposed on the way, and what their discriminators say in the end
-TAKEN = {"parameters": (CHAIN, STEP, SET, PARAMETER), "events": (CHAIN, STEP, EVENT, OBSERVABLE)}
-SCORED = {"generated": (RANK, MEMBER, EVENT), "observed": (RANK, MEMBER, EVENT)}
-
-# Variables of the reference; a likelihood fit provides the first three
-REFERENCES = {
-    "mle": (PARAMETER,),
-    "deviation": (PARAMETER,),
-    "covariance": (PARAMETER, PARAMETER_2),
-    "truth": (PARAMETER,),
-    "published": (PARAMETER,),
-    "published_deviation": (PARAMETER,),
-    "lower": (PARAMETER,),
-    "upper": (PARAMETER,),
-}
-FIT = ("mle", "deviation", "covariance")
-
-# Texts that each rank writes once, when it starts
-FACTS = {"host": (RANK,), "device": (RANK,), "library": (RANK,)}
-
-# What a chunk of a history holds before it is compressed: long runs of many ranks need few files, and a rank writes the
-# chunk under way again with every block.
-CHUNK_BYTES = 2**17
-
-LONG_NAMES = {
-    CHAIN: "chain: one independent generator",
-    DRAW: "draw of a chain",
-    RANK: "MPI rank",
-    MEMBER: "member: generator of a rank",
-    REPLICA: "replica: ranks that hold the same generators",
-    PARAMETER: "parameter",
-    PARAMETER_2: "parameter",
-    STEP: "step",
-    OBSERVABLE: "observable",
-    "parameters": "parameter vectors that the generator proposed at this step",
-    "events": "events that it generated at this step",
-    "generated": "discriminator's scores of generated events: the higher, the more like observed ones",
-    "observed": "discriminator's scores of observed events: the higher, the more like observed ones",
-    "theta": "mean of the generated parameters",
-    "loss_discriminator": "loss of the discriminator",
-    "loss_generator": "loss of the generator",
-    "waited_s": "time spent waiting for other ranks since the row before",
-    "elapsed_s": "time since the run started",
-    "staleness": "age of the oldest message used",
-    "rejected": "steps of members whose numbers were not finite, and that were dropped, since the row before",
-    PROGRESS: "steps completed; rows beyond are not valid",
-    STOP_STEP: "step at which the ranks shall stop",
-    CHECKPOINT_STEP: "step at which the ranks shall write the next checkpoint, or have written the last one",
-    ASKED: "1 if a rank was asked by a signal, or by the end of its time, to end; 2 if a user asked",
-    "mle": "maximum-likelihood estimate",
-    "deviation": "standard deviation of the maximum-likelihood estimate",
-    "covariance": "covariance of the maximum-likelihood estimate: inverse of the observed Fisher information",
-    "truth": "parameters that the observed events were made with",
-    "published": "published value",
-    "published_deviation": "standard deviation of the published value",
-    "lower": "lower end of the generator's range",
-    "upper": "upper end of the generator's range",
-    "host": "computer that the rank ran on",
-    "device": "processor that the rank trained on",
-    "library": "MPI library of the rank",
-}
+# Units that are no symbols
 DIMENSIONLESS = "1"
+STEPS = "steps"
+SECONDS = "s"
 UNITS_OF_PARAMETERS = "units of the parameters"
-UNITS = {
-    "theta": UNITS_OF_PARAMETERS,
-    "parameters": UNITS_OF_PARAMETERS,
-    "events": "units of the observables",
-    "generated": DIMENSIONLESS,
-    "observed": DIMENSIONLESS,
-    "covariance": "products of the units of the parameters",
-    "waited_s": "s",
-    "elapsed_s": "s",
-    "staleness": "steps",
-    "rejected": DIMENSIONLESS,
-    PROGRESS: "steps",
-    STOP_STEP: "steps",
-    CHECKPOINT_STEP: "steps",
-    ASKED: DIMENSIONLESS,
-    STEP: "steps",
-    "loss_discriminator": DIMENSIONLESS,
-    "loss_generator": DIMENSIONLESS,
-}
 
 # Attributes of the root
 VERSION_KEY = "sagips_kit_schema"
@@ -151,7 +95,7 @@ CREATED_KEY = "created_at"
 HOSTNAME_KEY = "hostname"
 REVISION_KEY = "git_revision"
 
-# Attributes of the control group: what code and streamed file give; from where a run was resumed; who writes it
+# Attributes of the control group: what the code and a streamed file of events give, resumptions, and who writes the run
 PROBE_KEY = "probe"
 FILE_KEY = "events_file"
 RESUMED_KEY = "resumed"
@@ -163,34 +107,196 @@ UNCERTAINTY_KEY = "uncertainty"
 # Attributes of observed events, and of several runs
 SOURCE_KEY = "source"
 ALONG_KEY = "along"
+# Attributes of every array
+LONG_NAME_KEY = "long_name"
+UNITS_KEY = "units"
+
+# Uncompressed size of a chunk of the history: large enough that long runs of many ranks need few files, small enough
+# that a rank can rewrite its current chunk with every block.
+CHUNK_BYTES = 2**17
+
+# Who writes a variable: "creator" with the template; each "rank" its own chunk; the leader of each "replica" the chunk
+# of its chains; "any" process that wants the ranks to act, one number at a time.
+Owner = Literal["creator", "rank", "replica", "any"]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of a stored run.
+
+    Parameters
+    ----------
+    group, name : str
+        Where it is, and its name there.
+    dims : tuple of str
+        Its dimensions.
+    dtype : str
+        Type of the stored numbers; networks compute in single precision, so most are "float32".
+    unit, long_name : str
+        Written to the array's attributes; a unit of None is not written.
+    owner : {"creator", "rank", "replica", "any"}
+        Who writes it.
+    fill : float, int or str
+        What it reads before its owner writes.
+    is_shown : bool
+        Whether `open_run` shows it.
+    """
+
+    group: str
+    name: str
+    dims: tuple[str, ...]
+    dtype: str
+    unit: str | None
+    long_name: str
+    owner: Owner
+    fill: float | int | str = math.nan
+    is_shown: bool = True
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """The attributes of the stored array."""
+        units = {} if self.unit is None else {UNITS_KEY: self.unit}
+        return {LONG_NAME_KEY: self.long_name} | units
+
+
+_EACH = (RANK, MEMBER, STEP)  # the history of one generator
+
+# fmt: off
+_FIXED = (
+    Variable(HISTORY, THETA, (*_EACH, PARAMETER), "float32", UNITS_OF_PARAMETERS,
+             "mean of the generated parameters", "rank"),
+    Variable(HISTORY, LOSS_DISCRIMINATOR, _EACH, "float32", DIMENSIONLESS, "loss of the discriminator", "rank"),
+    Variable(HISTORY, LOSS_GENERATOR, _EACH, "float32", DIMENSIONLESS, "loss of the generator", "rank"),
+    # Times are added up, and need more than the 7 digits of single precision.
+    Variable(HISTORY, WAITED, (RANK, STEP), "float64", SECONDS,
+             "time spent waiting for other ranks since the row before", "rank"),
+    Variable(HISTORY, ELAPSED, (RANK, STEP), "float64", SECONDS, "time since the run started", "rank"),
+    Variable(HISTORY, STALENESS, (RANK, STEP), "float32", STEPS, "age of the oldest message used", "rank"),
+    Variable(HISTORY, REJECTED, (RANK, STEP), "float32", DIMENSIONLESS,
+             "steps of members whose numbers were not finite, and that were dropped, since the row before", "rank"),
+    Variable(HISTORY, PROGRESS, (RANK,), "int64", STEPS, "steps completed; rows beyond are not valid", "rank", 0),
+    Variable(SNAPSHOTS, TAKEN_PARAMETERS, (CHAIN, STEP, SET, PARAMETER), "float32", UNITS_OF_PARAMETERS,
+             "parameter vectors that the generator proposed at this step", "replica"),
+    Variable(SNAPSHOTS, TAKEN_EVENTS, (CHAIN, STEP, EVENT, OBSERVABLE), "float32", "units of the observables",
+             "events that it generated at this step", "replica"),
+    Variable(SCORES, SCORE_GENERATED, (RANK, MEMBER, EVENT), "float32", DIMENSIONLESS,
+             "discriminator's scores of generated events: the higher, the more like observed ones", "rank"),
+    Variable(SCORES, SCORE_OBSERVED, (RANK, MEMBER, EVENT), "float32", DIMENSIONLESS,
+             "discriminator's scores of observed events: the higher, the more like observed ones", "rank"),
+    Variable(REFERENCE, MLE, (PARAMETER,), "float64", UNITS_OF_PARAMETERS, "maximum-likelihood estimate", "creator"),
+    Variable(REFERENCE, DEVIATION, (PARAMETER,), "float64", UNITS_OF_PARAMETERS,
+             "standard deviation of the maximum-likelihood estimate", "creator"),
+    Variable(REFERENCE, COVARIANCE, (PARAMETER, PARAMETER_2), "float64", "products of the units of the parameters",
+             "covariance of the maximum-likelihood estimate: inverse of the observed Fisher information", "creator"),
+    Variable(REFERENCE, TRUTH, (PARAMETER,), "float64", UNITS_OF_PARAMETERS,
+             "parameters that the observed events were made with", "creator"),
+    Variable(REFERENCE, PUBLISHED, (PARAMETER,), "float64", UNITS_OF_PARAMETERS, "published value", "creator"),
+    Variable(REFERENCE, PUBLISHED_DEVIATION, (PARAMETER,), "float64", UNITS_OF_PARAMETERS,
+             "standard deviation of the published value", "creator"),
+    Variable(REFERENCE, LOWER, (PARAMETER,), "float64", UNITS_OF_PARAMETERS,
+             "lower end of the generator's range", "creator"),
+    Variable(REFERENCE, UPPER, (PARAMETER,), "float64", UNITS_OF_PARAMETERS,
+             "upper end of the generator's range", "creator"),
+    Variable(ENVIRONMENT, HOST, (RANK,), "str", None, "computer that the rank ran on", "rank", ""),
+    Variable(ENVIRONMENT, DEVICE, (RANK,), "str", None, "processor that the rank trained on", "rank", ""),
+    Variable(ENVIRONMENT, LIBRARY, (RANK,), "str", None, "MPI library of the rank", "rank", ""),
+    Variable(CONTROL, STOP_STEP, (), "int64", STEPS, "step at which the ranks shall stop", "any", NO_STOP),
+    Variable(CONTROL, CHECKPOINT_STEP, (), "int64", STEPS,
+             "step at which the ranks shall write the next checkpoint, or have written the last one", "any", 0, False),
+    Variable(CONTROL, ASKED, (), "int64", DIMENSIONLESS,
+             "1 if a rank was asked by a signal, or by the end of its time, to end; 2 if a user asked",
+             "any", 0, False),
+)
+
+# Coordinates: a group has those along the dimensions of its variables.
+_COORDINATES = (
+    Variable("", CHAIN, (CHAIN,), "int64", None, "chain: one independent generator", "creator"),
+    Variable("", DRAW, (DRAW,), "int64", None, "draw of a chain", "creator"),
+    Variable("", REPLICA, (CHAIN,), "int64", None, "replica: ranks that hold the same generators", "creator"),
+    Variable("", MEMBER, (CHAIN,), "int64", None, "member: generator of a rank", "creator"),
+    Variable("", RANK, (RANK,), "int64", None, "MPI rank", "creator"),
+    Variable("", MEMBER, (MEMBER,), "int64", None, "member: generator of a rank", "creator"),
+    Variable("", STEP, (STEP,), "int64", STEPS, "step", "creator"),
+    Variable("", PARAMETER, (PARAMETER,), "str", None, "parameter", "creator"),
+    Variable("", PARAMETER_2, (PARAMETER_2,), "str", None, "parameter", "creator"),
+    Variable("", OBSERVABLE, (OBSERVABLE,), "str", None, "observable", "creator"),
+)
+# fmt: on
+
+ROWS = {variable.name: variable for variable in _FIXED if variable.group == HISTORY and STEP in variable.dims}
+
+
+def variables(
+    parameters: Iterable[str],
+    observables: Iterable[str],
+    units: Mapping[str, str] | None = None,
+    long_names: Mapping[str, str] | None = None,
+) -> dict[str, dict[str, Variable]]:
+    """All variables of a run with these parameters and observables, in the order shown: group -> name -> Variable.
+
+    Units and long names are those that the problem declares; a reader, which takes them from the store, gives none.
+    """
+    parameters, observables, units, long_names = [*parameters], [*observables], units or {}, long_names or {}
+
+    def named(group: str, names: list[str], dims: tuple[str, ...], dtype: str, owner: Owner) -> list[Variable]:
+        return [
+            Variable(group, name, dims, dtype, units.get(name, DIMENSIONLESS), long_names.get(name, name), owner)
+            for name in names
+        ]
+
+    table = [
+        *named(POSTERIOR, parameters, (CHAIN, DRAW), "float64", "replica"),
+        *named(PREDICTIVE, observables, (CHAIN, DRAW, EVENT), "float32", "replica"),
+        *named(OBSERVED, observables, (EVENT,), "float64", "creator"),
+        *_FIXED,
+    ]
+    return {group: {one.name: one for one in table if one.group == group} for group in GROUPS}
+
+
+def variable(group: str, name: str) -> Variable:
+    """One variable, which may be named after a parameter or an observable."""
+    return variables((name,), (name,))[group][name]
+
+
+def of_group(group: str) -> dict[str, Variable]:
+    """The variables of a group that every run has, whatever its problem: name -> Variable."""
+    return variables((), ())[group]
+
+
+def coordinates(group: str) -> dict[str, Variable]:
+    """The coordinates of a group: name -> Variable."""
+    dims = {dim for variable in variables(("",), ("",))[group].values() for dim in variable.dims}
+    return {one.name: replace(one, group=group) for one in _COORDINATES if one.dims[0] in dims}
+
+
+# Parameters and observables are variables beside these coordinates and dimensions, so they cannot have their names.
+RESERVED = frozenset({EVENT, *coordinates(POSTERIOR), *coordinates(PREDICTIVE)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunLayout:
     """The sizes of a run's arrays, fixed when the run is created.
 
-    A chain is one independent generator: chain = replica * n_members + member, where a replica is a set of ranks that
-    hold the same generators.
-
     Parameters
     ----------
     n_ranks, n_replicas, n_members : int
-        Ranks of the run, sets of ranks with the same generators, generators on each rank.
+        Number of ranks, of replicas (sets of ranks that hold the same generators), and of generators on each rank.
+        A chain is one independent generator: chain = replica * n_members + member.
     n_steps, record_every : int
         Length of the run, and steps between two rows of the history.
     rows_per_block : int
-        Rows that a rank writes together.
+        Number of rows that a rank writes together.
     n_draws, n_predictive : int
-        Parameter vectors that each chain keeps, and events generated from each of them.
+        Number of parameter vectors that each chain keeps, and of events generated from each of them.
     n_snapshots, n_sets : int
-        Snapshots of each chain, of which there are no more than rows, and parameter vectors in each of them.
+        Number of snapshots of each chain (no more are taken than there are rows), and of parameter vectors in each.
     n_scores : int
-        Generated and observed events that each discriminator scores.
+        Number of generated, and of observed, events that each discriminator scores.
 
     Raises
     ------
     ValueError
-        For a size that is not a positive integer, more replicas than ranks, or too many steps or rows.
+        If a size is not a positive integer, if there are more replicas than ranks, or too many steps or rows.
     """
 
     n_ranks: int
@@ -205,47 +311,66 @@ class RunLayout:
     n_sets: int = 1
     n_scores: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, size in asdict(self).items():
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"RunLayout: {name} = {size!r}: should be an integer, 1 or more.")
         if self.n_replicas > self.n_ranks:
             raise ValueError(f"RunLayout: n_replicas = {self.n_replicas}: should be at most n_ranks = {self.n_ranks}.")
-        if self.n_steps >= 10**12 or self.n_steps // self.record_every > 10**7:  # names of checkpoints have 12 digits
-            raise ValueError(f"n_steps = {self.n_steps}: should be below 10^12, with 10^7 rows at most (record_every).")
+        if self.n_steps >= 10**12 or self.n_steps // self.record_every > 10**7:  # checkpoint names have 12 digits
+            raise ValueError(
+                f"n_steps = {self.n_steps}: should be below 10^12, and give at most 10^7 rows (record_every)."
+            )
 
     @property
-    def n_chains(self):
+    def n_chains(self) -> int:
+        """Number of independent generators, int."""
         return self.n_replicas * self.n_members
 
     @property
-    def steps(self):
-        """Step number of each row, (step,): every `record_every`-th step, and the last one."""
+    def steps(self) -> list[int]:
+        """Step number of each row, list of int: every `record_every`-th step, and the last one."""
         return [*range(self.record_every, self.n_steps, self.record_every), self.n_steps]
 
     @property
-    def snapshot_steps(self):
-        """Step number of each snapshot, (step,): evenly spaced rows, the last of them included."""
+    def snapshot_steps(self) -> list[int]:
+        """Step number of each snapshot, list of int: evenly spaced rows, including the last one."""
         steps = self.steps
         n = min(self.n_snapshots, len(steps))
         return [steps[(k + 1) * len(steps) // n - 1] for k in range(n)]
 
 
+def layout_of(attributes: Mapping[Any, Any]) -> RunLayout:
+    """The sizes of a run, from the attributes of its root."""
+    return RunLayout(**attributes[LAYOUT_KEY])
+
+
+def names_of(attributes: Mapping[Any, Any]) -> tuple[list[str], list[str]]:
+    """Names of the parameters and of the observables, from the attributes of a run's root."""
+    return attributes[PARAMETERS_KEY], attributes[OBSERVABLES_KEY]
+
+
 @dataclass(frozen=True)
 class Array:
-    """An array that is created empty and reads `fill` until its owners write; one owner for each chunk."""
+    """A variable with the sizes of one run, created empty.
 
-    dims: tuple[str, ...]
+    Parameters
+    ----------
+    variable : Variable
+        What it is.
+    shape, chunks : tuple of int
+        Sizes of the array and of its chunks, along the dimensions of the variable.
+    """
+
+    variable: Variable
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
-    dtype: str
-    fill: float | int | str
 
 
-def empty_arrays(layout, parameters, observables):
-    """What the ranks and the notebook fill while a run goes on: group -> name -> Array.
+def empty_arrays(table: Mapping[str, Mapping[str, Variable]], layout: RunLayout) -> dict[str, dict[str, Array]]:
+    """What is written during a run, with a single owner for each chunk: group -> name -> Array.
 
-    The owner of a chunk is a rank (history), the leader of a replica (posterior) or the notebook (control).
+    `table` is what `variables` returns for the parameters and observables of the run.
     """
     sizes = {
         CHAIN: layout.n_chains,
@@ -254,67 +379,46 @@ def empty_arrays(layout, parameters, observables):
         RANK: layout.n_ranks,
         MEMBER: layout.n_members,
         STEP: len(layout.steps),
-        PARAMETER: len(parameters),
+        PARAMETER: len(table[POSTERIOR]),
         SET: layout.n_sets,
-        OBSERVABLE: len(observables),
+        OBSERVABLE: len(table[PREDICTIVE]),
     }
-    owned = {CHAIN: layout.n_members, RANK: 1}
-
-    def array(dims, dtype="float64", fill=math.nan, **others):
-        shape = {dim: (sizes | others)[dim] for dim in dims}
-        chunks = shape | {dim: n for dim, n in owned.items() if dim in dims}
-        if STEP in dims and STEP not in others:
-            row_bytes = math.prod(chunks[dim] for dim in dims if dim != STEP) * int(dtype.removeprefix("float")) // 8
-            chunks[STEP] = min(_rows_per_chunk(row_bytes, layout.rows_per_block), sizes[STEP])
-        return Array(dims, tuple(shape.values()), tuple(chunks.values()), dtype, fill)
-
-    # Networks compute in single precision: more digits of their output would be noise.
-    history = {name: array(dims, "float64" if name in _EXACT else "float32") for name, dims in ROWS.items()}
-    taken, scored = {STEP: len(layout.snapshot_steps)}, {EVENT: layout.n_scores}
+    of_groups = {SNAPSHOTS: {STEP: len(layout.snapshot_steps)}, SCORES: {EVENT: layout.n_scores}}
     return {
-        POSTERIOR: {name: array((CHAIN, DRAW)) for name in parameters},
-        PREDICTIVE: {name: array((CHAIN, DRAW, EVENT), "float32") for name in observables},
-        HISTORY: history | {PROGRESS: array((RANK,), "int64", 0)},
-        # All snapshots of a replica in one file, written again with each of them: they are few and small.
-        SNAPSHOTS: {name: array(dims, "float32", **taken) for name, dims in TAKEN.items()},
-        SCORES: {name: array(dims, "float32", **scored) for name, dims in SCORED.items()},
-        ENVIRONMENT: {name: array(dims, "str", "") for name, dims in FACTS.items()},
-        CONTROL: {
-            STOP_STEP: array((), "int64", NO_STOP),
-            CHECKPOINT_STEP: array((), "int64", 0),
-            ASKED: array((), "int64", 0),
-        },
+        group: {
+            name: _array(variable, sizes | of_groups.get(group, {}), layout)
+            for name, variable in of_the_group.items()
+            if variable.owner != "creator"
+        }
+        for group, of_the_group in table.items()
     }
 
 
-def _rows_per_chunk(row_bytes, rows_per_block):
-    """Whole blocks, about CHUNK_BYTES of them."""
+def _array(variable: Variable, sizes: Mapping[str, int], layout: RunLayout) -> Array:
+    shape = {dim: sizes[dim] for dim in variable.dims}
+    owned = {"rank": {RANK: 1}, "replica": {CHAIN: layout.n_members}}
+    chunks = shape | owned.get(variable.owner, {})
+    # All snapshots of a replica share a file, which is rewritten with each of them: they are few and small.
+    if variable.group == HISTORY and STEP in variable.dims:
+        row = math.prod(n for dim, n in chunks.items() if dim != STEP)
+        row_bytes = row * int(variable.dtype.removeprefix("float")) // 8
+        chunks[STEP] = min(_rows_per_chunk(row_bytes, layout.rows_per_block), sizes[STEP])
+    return Array(variable, tuple(shape.values()), tuple(chunks.values()))
+
+
+def _rows_per_chunk(row_bytes: int, rows_per_block: int) -> int:
+    """Whole blocks, of about CHUNK_BYTES together."""
     return rows_per_block * max(1, CHUNK_BYTES // (row_bytes * rows_per_block))
 
 
-def variables(parameters, observables):
-    """Variables of each group, in the order in which they are shown: group -> name -> dimensions."""
-    return {
-        POSTERIOR: dict.fromkeys(parameters, (CHAIN, DRAW)),
-        PREDICTIVE: dict.fromkeys(observables, (CHAIN, DRAW, EVENT)),
-        HISTORY: ROWS | {PROGRESS: (RANK,)},
-        SNAPSHOTS: TAKEN,
-        SCORES: SCORED,
-        OBSERVED: dict.fromkeys(observables, (EVENT,)),
-        REFERENCE: REFERENCES,
-        ENVIRONMENT: FACTS,
-        CONTROL: {STOP_STEP: ()},
-    }
-
-
-def check_names(parameters, observables):
-    """Raise ValueError unless every name can be a variable of the store."""
+def check_names(parameters: Sequence[str], observables: Sequence[str]) -> None:
+    """Raise ValueError unless each name can be a variable of the store."""
     for kind, names in [("parameter", parameters), ("observable", observables)]:
         for name in names:
-            # A name is a folder of the store, and stays one inside it.
+            # Each name becomes a folder, which has to stay inside the store.
             is_path = not name or name.startswith(".") or set(name) & set("/\\\0") or name == "zarr.json"
             if names.count(name) > 1 or is_path or name in RESERVED:
                 raise ValueError(
-                    f"{kind} {name!r} cannot name a variable of the store. Names should be unique, without '/' and a "
-                    f"dot at the beginning, and none of {', '.join(sorted(RESERVED))}."
+                    f"{kind} {name!r} cannot be the name of a variable in the store. Names should be unique, contain "
+                    f"no '/', not begin with a dot, and be none of {', '.join(sorted(RESERVED))}."
                 )

@@ -1,26 +1,34 @@
-"""A run on disk, after its template: each rank fills chunks that it alone owns, and readers come at any time.
+"""Writing a run, after its template: each rank fills chunks that it alone owns.
 
 Two writers in one chunk lose data without an error, so chunks follow ownership: history by rank, posterior by replica.
 A chunk holds many blocks of rows; its owner replaces it as a whole with every block, so a reader finds it old or new.
-A rank's `progress` is written after its rows and is what makes them valid; readers mask everything beyond it, so a run
-can be opened at any time while it is written.  Nothing here knows networks, MPI or plots.
+A rank's `progress` is written after its rows and makes them valid; readers mask everything beyond it, so a run can be
+opened at any time while it is written.  Nothing here knows networks, MPI or plots.
 """
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Self
+
 import numpy as np
+import zarr
+from numpy.typing import ArrayLike
 
 from .._text import spaced
 from . import schema
 from .group import array_of, open_group
-from .location import explained
+from .location import Location, explained
 
 
 class RunWriter:
-    """One rank's pen: it writes only chunks that this rank owns.
+    """Writes what one rank owns of a run.
 
     Parameters
     ----------
-    path : path or zarr Store
+    path : path, URL or zarr Store
+        The run.
     rank : int
+        The rank that writes.
     replica : int or None
         The replica whose chains this rank writes; None unless it is that replica's leader.
 
@@ -29,100 +37,108 @@ class RunWriter:
     FileNotFoundError, ValueError
         If there is no run at `path`.
     OSError
-        By every method that writes, if the disk refuses; the text tells which rows are safe.
+        By every method that writes, if the disk refuses; the message says which rows are safe.
     """
 
-    def __init__(self, path, rank, replica=None):
+    def __init__(self, path: Location, rank: int, replica: int | None = None) -> None:
         self._root = open_group(path, "r+")
-        self._layout = schema.RunLayout(**self._root.attrs[schema.LAYOUT_KEY])
-        for name, index, n in [("rank", rank, self._layout.n_ranks), ("replica", replica, self._layout.n_replicas)]:
+        self._layout = schema.layout_of(self._root.attrs)
+        sizes = [(schema.RANK, rank, self._layout.n_ranks), (schema.REPLICA, replica, self._layout.n_replicas)]
+        for name, index, n in sizes:
             if index is not None and not 0 <= index < n:
                 raise ValueError(f"{name} = {index}: `{path}` was created for {n}, so it should be 0 to {n - 1}.")
-        self._rows = {name: array_of(path, self._root, schema.HISTORY, name) for name in schema.ROWS}
-        self._progress = array_of(path, self._root, schema.HISTORY, schema.PROGRESS)
-        # Found once: looking a snapshot's arrays up takes longer than writing them.
-        self._taken = {name: array_of(path, self._root, schema.SNAPSHOTS, name) for name in schema.TAKEN}
-        self._snapshot_steps = self._layout.snapshot_steps
         self.path, self.rank, self.replica = path, rank, replica
-        self.step = int(self._progress[rank])
+        self._rows = {name: self._array(schema.HISTORY, name) for name in schema.ROWS}
+        self._progress = self._array(schema.HISTORY, schema.PROGRESS)
+        # Found once, because finding the arrays of a snapshot takes longer than writing them.
+        self._snapshots = {name: self._array(schema.SNAPSHOTS, name) for name in schema.of_group(schema.SNAPSHOTS)}
+        self._snapshot_steps = self._layout.snapshot_steps
+        self.step = int(np.asarray(self._progress[rank]))
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
+        """Close the store."""
         self._root.store.close()
 
-    def write_facts(self, **facts):
-        """Write down what this rank runs on: host, device and MPI library, as texts."""
+    def write_facts(self, **facts: str) -> None:
+        """Write what this rank runs on, as texts: host, device and library (of MPI)."""
         with self._safely():
             for name, text in facts.items():
-                array_of(self.path, self._root, schema.ENVIRONMENT, name)[self.rank] = text
+                self._array(schema.ENVIRONMENT, name)[self.rank] = text
 
-    def write_rows(self, first_row, rows):
+    def write_rows(self, first_row: int, rows: Mapping[str, ArrayLike]) -> None:
         """Write rows of the history; they stay invisible until `set_progress` covers them.
 
         Parameters
         ----------
         first_row : int
-            Where they go.  Rows may be written again.
+            Index of the first of them.  Rows may be written again.
         rows : dict of str to ndarray (member, step, parameter), (member, step) or (step,)
-            New rows of any of the history's variables.
+            New rows of any variables of the history.
         """
-        # All shapes are checked before the first byte, so a mistake leaves the block as it was.
+        # All shapes are checked before anything is written, so a mistake leaves the block as it was.
         where = {name: self._where(name, first_row, np.shape(values)) for name, values in rows.items()}
         with self._safely():
             for name, values in rows.items():
-                self._rows[name][where[name]] = values
+                self._rows[name][where[name]] = np.asarray(values)
 
-    def write_chains(self, posterior, predictive):
+    def write_chains(self, posterior: ArrayLike, predictive: ArrayLike) -> None:
         """Write all draws of this rank's replica.
 
         Parameters
         ----------
         posterior : ndarray (member, draw, parameter)
+            The parameter vectors.
         predictive : ndarray (member, draw, event, observable)
             Events generated from each draw.
         """
-        self._write_group(schema.POSTERIOR, self._root.attrs[schema.PARAMETERS_KEY], posterior)
-        self._write_group(schema.PREDICTIVE, self._root.attrs[schema.OBSERVABLES_KEY], predictive)
+        parameters, observables = schema.names_of(self._root.attrs)
+        self._write_group(schema.POSTERIOR, parameters, np.asarray(posterior))
+        self._write_group(schema.PREDICTIVE, observables, np.asarray(predictive))
 
-    def write_snapshot(self, step, **values):
-        """Write what this replica's generators proposed at `step`, if the run keeps a snapshot then.
+    def write_snapshot(self, step: int, **values: ArrayLike) -> None:
+        """Write what this replica's generators propose at `step`, one of the steps of `wants_snapshot`.
 
         Parameters
         ----------
         step : int
-        values : ndarray
+            The step of the snapshot.
+        **values : ndarray
             parameters (member, set, parameter) and events (member, event, observable).
         """
         where = (self._chains(), self._snapshot_steps.index(step))
         for name, array in values.items():
-            self._write(self._taken[name], where, array)
+            self._write(self._snapshots[name], where, np.asarray(array))
 
-    def write_scores(self, **values):
+    def write_scores(self, **values: ArrayLike) -> None:
         """Write the scores that this rank's discriminators give: generated and observed, ndarray (member, event)."""
         for name, array in values.items():
-            self._write(array_of(self.path, self._root, schema.SCORES, name), (self.rank,), array)
+            self._write(self._array(schema.SCORES, name), (self.rank,), np.asarray(array))
 
-    def wants_snapshot(self, step):
+    def wants_snapshot(self, step: int) -> bool:
         """Whether this rank writes a snapshot at `step`."""
         return self.replica is not None and step in self._snapshot_steps
 
-    def set_progress(self, step):
-        """Declare all rows up to `step` valid: after the rows, and the last time after the chains too."""
+    def set_progress(self, step: int) -> None:
+        """Declare all rows up to `step` valid: after writing them, and the last time after the chains as well."""
         with self._safely():
-            # The hand-over: from here on readers believe the rows.
+            # From here on readers use the rows.
             self._progress[self.rank] = step
         self.step = step
 
-    def _where(self, name, first_row, shape):
+    def _array(self, group: str, name: str) -> zarr.Array:
+        return array_of(self.path, self._root, group, name)
+
+    def _where(self, name: str, first_row: int, shape: tuple[int, ...]) -> tuple[int | slice, ...]:
         """Where in the array `name` rows of this shape go."""
         if name not in schema.ROWS:
             raise ValueError(f"The history has no {name!r}. Allowed: {', '.join(schema.ROWS)}.")
-        dims, sizes = schema.ROWS[name], self._rows[name].shape
+        dims, sizes = schema.ROWS[name].dims, self._rows[name].shape
         axis = dims.index(schema.STEP)
         n_left = sizes[axis] - first_row
         n_rows = shape[axis - 1] if len(shape) == len(dims) - 1 else 0
@@ -130,34 +146,33 @@ class RunWriter:
             wanted = ", ".join(dim if dim == schema.STEP else f"{dim} {n}" for dim, n in zip(dims, sizes, strict=True))
             wanted = wanted.partition(", ")[2]
             raise ValueError(
-                f"{name} of shape {shape}: should be ({wanted}), of which row {first_row} leaves {n_left}."
+                f"{name} of shape {shape}: should be ({wanted}), and from row {first_row} on there are {n_left} rows."
             )
-        where = [slice(None)] * len(dims)
+        where: list[int | slice] = [slice(None)] * len(dims)
         where[0], where[axis] = self.rank, slice(first_row, first_row + n_rows)
         return tuple(where)
 
-    def _write_group(self, name, variables, values):
-        wanted = (self._layout.n_members, *self._root[name][variables[0]].shape[1:], len(variables))
-        if np.shape(values) != wanted:
-            raise ValueError(f"{name} of shape {np.shape(values)}: should be {wanted}, the last for {variables}.")
-        for index, variable in enumerate(variables):
-            array = array_of(self.path, self._root, name, variable)
-            self._write(array, (self._chains(),), np.asarray(values)[..., index])
+    def _write_group(self, group: str, names: list[str], values: np.ndarray) -> None:
+        wanted = (self._layout.n_members, *self._array(group, names[0]).shape[1:], len(names))
+        if values.shape != wanted:
+            raise ValueError(f"{group} of shape {values.shape}: should be {wanted}, the last for {names}.")
+        for index, name in enumerate(names):
+            self._write(self._array(group, name), (self._chains(),), values[..., index])
 
-    def _write(self, array, where, values):
+    def _write(self, array: zarr.Array, where: tuple[int | slice, ...], values: np.ndarray) -> None:
         wanted = np.broadcast_to(False, array.shape)[where].shape
-        if np.shape(values) != wanted:
-            raise ValueError(f"{array.path} of shape {np.shape(values)}: should be {wanted}.")
+        if values.shape != wanted:
+            raise ValueError(f"{array.path} of shape {values.shape}: should be {wanted}.")
         with self._safely():
             array[where] = values
 
-    def _chains(self):
+    def _chains(self) -> slice:
         """Where in a group the chains of this replica are."""
         if self.replica is None:
             raise ValueError(f"Rank {self.rank} owns no chains. Make it a leader: RunWriter(path, rank, replica=...).")
         n_members = self._layout.n_members
         return slice(self.replica * n_members, (self.replica + 1) * n_members)
 
-    def _safely(self):
+    def _safely(self) -> AbstractContextManager[None]:
         advice = f"Its rows up to step {spaced(self.step)} are safe: open_run({str(self.path)!r}) reads them."
         return explained(f"Rank {self.rank} cannot write to `{self.path}`", advice)

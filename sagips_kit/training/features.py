@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..problems.base import events_of
 from .networks import to_unit
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class WhiteFeatures:
 
         def responses(y):
             theta = self._problem.scale(to_unit(y))
-            return self(self._problem.simulate(theta, noise)).mean(0), self._problem.residuals(theta, statistic)
+            return self(events_of(self._problem, theta, noise)).mean(0), self._problem.residuals(theta, statistic)
 
         # Reverse mode, since more operators of a user's simulator lack a rule for forward mode.
         features, constraints = torch.func.jacrev(responses)(y)

@@ -3,11 +3,13 @@
 The training loop, the exchange between ranks and all random numbers belong to the trainer.
 """
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..problems.base import events_of
 from ..ranks.flat import FlatGradient, FlatWeights
 from . import schedules
 from .features import WhiteFeatures
@@ -69,7 +71,7 @@ class GAN:
         device: torch.device,
     ):
         self._problem, self._settings, self._data = problem, settings, data
-        self._simulate = torch.vmap(torch.vmap(problem.simulate))
+        self._simulate = torch.vmap(torch.vmap(functools.partial(events_of, problem)))
         self.features = WhiteFeatures(problem, data.observed, data.category_weights, device)
         n_parameters = len(problem.parameters)
         image = problem.image_of_parameters() if settings.generator == "convolution" else None

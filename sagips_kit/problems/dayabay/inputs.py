@@ -1,16 +1,18 @@
-"""What Daya Bay's published inputs say of reactors, detectors and backgrounds, as arrays of a period.
+"""Reactors, detectors and backgrounds of Daya Bay, as arrays of a data-taking period, from the published inputs.
 
-Everything here is fixed by the collaboration's files; what oscillation and nuisances make of it belongs to the problem.
+Only what the collaboration's files fix; oscillation and nuisance parameters belong to the problem.
 """
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 import scipy.special
+from numpy.typing import NDArray
 
 BIN = 0.05  # MeV, of the published counts
-FIRST, LAST = 18, 150  # bins in use: below 0.9 MeV the non-linearity curve is extrapolated
+FIRST, LAST = 18, 150  # first bin and end of the bins in use: below 0.9 MeV non-linearity would be extrapolated
 N_BINS, N_HALLS = LAST - FIRST, 3
 _ELECTRON, _PROTON, _NEUTRON = 0.51099895, 938.272088, 939.565421  # masses, MeV
 _DEPOSITED = BIN / 2 * (np.arange(400) + 0.5)  # MeV; two per bin of the acrylic matrix, to 10 MeV
@@ -18,36 +20,36 @@ _ABOVE = _DEPOSITED > 2 * _ELECTRON
 _MEV_PER_GJ, _HBAR, _HBAR_C = 6.241509074e21, 6.582119569e-22, 1.973269804e-11  # the latter in MeV s and MeV cm
 
 
-def hall(detector):
-    """0 and 1 for the near halls, 2 for the far one, of a name such as AD31."""
+def hall(detector: str) -> int:
+    """Index of the hall of a detector such as "AD31": 0 and 1 near, 2 far."""
     return int(detector[2]) - 1
 
 
-def baselines():
+def baselines() -> dict[str, dict[str, float]]:
     """Distances in m: {detector: {reactor: length}}."""
     return _read("parameters/baselines.yaml")["baseline"]
 
 
-def livetime(period, detector):
-    """Effective livetime of each day in s, (day,): vetoes and the multiplicity cut included, other periods zero."""
+def livetime(period: str, detector: str) -> NDArray[Any]:
+    """Effective livetime of each day in s, (day,), after vetoes and multiplicity cut; 0 outside of the period."""
     days = _read("dayabay_dataset/dayabay_daily_detector_data.hdf5")[detector]
     return np.where(days["n_det"] == int(period[0]), days["eff_livetime"], 0)
 
 
 @functools.lru_cache
-def antineutrinos():
-    """Antineutrinos of running reactors and of spent fuel, on a grid of energies that covers all prompt ones.
+def antineutrinos() -> tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]:
+    """Antineutrinos of running reactors and of spent fuel, on a grid of energies that covers all prompt energies.
 
     Returns
     -------
     energy : ndarray (energy,)
-        Of the antineutrino in MeV, for positrons at right angles.
+        Energy of the antineutrino in MeV, for positrons at right angles.
     running : ndarray (energy,)
-        Interactions per point of the grid of one antineutrino per cm^2 in one proton, by the Huber-Mueller spectra with
-        their correction for isotopes that are not yet in equilibrium.
+        Interactions with one proton at each point of the grid, for one antineutrino per cm^2 of the Huber-Mueller
+        spectra with their correction for isotopes that are not yet in equilibrium.
     spent : dict of ndarray (energy,)
-        Of each reactor, antineutrinos of spent fuel in its pool in a second per running one of the same energy and
-        rate.
+        For each reactor, antineutrinos of spent fuel in its pool in units of running ones of the same energy at a rate
+        of 1 per second.
     """
     electron = _DEPOSITED[_ABOVE] - _ELECTRON
     energy = (electron + (_NEUTRON**2 - _PROTON**2 - _ELECTRON**2) / (2 * _PROTON)) / (1 - electron / _PROTON)
@@ -64,12 +66,12 @@ def antineutrinos():
     return energy, running / per_fission * _cross_section(energy) * np.gradient(energy, electron) * BIN / 2, spent
 
 
-def _interpolated(table, energy):
+def _interpolated(table: Any, energy: NDArray[Any]) -> NDArray[Any]:
     return np.interp(energy, table["E_MeV"], table["C"])
 
 
-def _nominal_rate(fractions):
-    """Antineutrinos per s of a reactor at nominal power, and per fission."""
+def _nominal_rate(fractions: dict[str, float]) -> tuple[float, float]:
+    """Antineutrinos per second of a reactor at nominal power, and antineutrinos per fission."""
     yields = _read("parameters/antineutrinos_per_fission_huber_mueller.yaml")["antineutrinos_per_fission"]
     energies = _read("parameters/reactor_energy_per_fission.yaml")["energy_per_fission"]
     power = _read("parameters/reactor_thermal_power_nominal.yaml")["nominal_thermal_power"]
@@ -78,8 +80,11 @@ def _nominal_rate(fractions):
     return power * _MEV_PER_GJ / mev * per_fission, per_fission
 
 
-def _cross_section(energy):
-    """Of inverse beta decay in cm^2, to first order in 1 / nucleon mass: equation 14 of Phys. Rev. D 60, 053003."""
+def _cross_section(energy: NDArray[Any]) -> NDArray[Any]:
+    """Cross section of inverse beta decay in cm^2 to first order in 1 / nucleon mass, (energy,).
+
+    Equation 14 of Phys. Rev. D 60, 053003.
+    """
     known = _read("parameters/ibd_constants.yaml")
     lifetime = _read("parameters/pdg2024.yaml")["NeutronLifeTime"]
     f, g, magnetic = known["f"], known["g"], known["f2"]
@@ -105,8 +110,8 @@ def _cross_section(energy):
 
 
 @functools.lru_cache
-def exposures(period):
-    """Antineutrinos per cm^2 times protons, {detector: {reactor: (energy,)}}; detectors of the period only."""
+def exposures(period: str) -> dict[str, dict[str, NDArray[Any]]]:
+    """Antineutrinos per cm^2 times protons, {detector: {reactor: (energy,)}}, for the detectors of the period."""
     corrections = _read("parameters/detector_n_protons_correction.yaml")["n_protons_correction"]
     protons = _read("parameters/detector_n_protons_nominal.yaml")["n_protons_nominal_ad"]
     protons *= _read("parameters/detector_efficiency.yaml")["efficiency"]
@@ -125,15 +130,20 @@ def exposures(period):
 
 
 @functools.lru_cache
-def response(scale=1.0, last=LAST):
-    """Probability of each prompt bin, (energy, bin): energy lost in acrylic, non-linearity, resolution.
+def response(scale: float = 1.0, last: int = LAST) -> NDArray[Any]:
+    """Probability of each prompt bin, after energy loss in acrylic, non-linearity and resolution.
 
     Parameters
     ----------
     scale : float
-        Of the energy, relative to the nominal one.
+        Energy scale, relative to the nominal one.
     last : int
-        Where bins end.
+        End of the bins.
+
+    Returns
+    -------
+    ndarray (energy, bin)
+        The probabilities, for the energies of `antineutrinos`.
     """
     n_acrylic = len(_DEPOSITED) // 2
     acrylic = _read("detector_iav_matrix.hdf5")["iav_matrix"][:n_acrylic, :n_acrylic]
@@ -147,14 +157,15 @@ def response(scale=1.0, last=LAST):
     return (np.diff(below, axis=0) @ np.kron(acrylic, np.eye(2))).T[_ABOVE]
 
 
-def unoscillated(period, last=LAST):
-    """Expected events of each detector if antineutrinos did not oscillate, {detector: (bin,)}; no backgrounds."""
+def unoscillated(period: str, last: int = LAST) -> dict[str, NDArray[Any]]:
+    """Expected events without oscillation and backgrounds, {detector: (bin,)}."""
     _, running, _ = antineutrinos()
-    return {name: sum(each.values()) * running @ response(last=last) for name, each in exposures(period).items()}
+    folded = response(last=last)
+    return {name: sum(each.values()) * running @ folded for name, each in exposures(period).items()}
 
 
 @functools.lru_cache
-def backgrounds(period):
+def backgrounds(period: str) -> dict[str, NDArray[Any]]:
     """Expected background events of each source, {source: (hall, bin)}."""
     rates = {row["Label"].decode(): row for row in _read("dayabay_dataset/dayabay_background_rates.hdf5")[period]}
     found = {}
@@ -166,7 +177,7 @@ def backgrounds(period):
     return found
 
 
-def observed(period):
+def observed(period: str) -> NDArray[Any]:
     """Observed events, (hall, bin)."""
     counts = np.zeros((N_HALLS, N_BINS))
     for key, histogram in _read(f"dayabay_dataset/dayabay_ibd_spectra_{period}.hdf5").items():
@@ -174,24 +185,29 @@ def observed(period):
     return counts
 
 
-def solar():
+def solar() -> tuple[float, float]:
     """Dm^2_21 in eV^2 and sin^2(2 theta12)."""
     known = _read("parameters/survival_probability_solar.yaml")
     return known["DeltaMSq21"][0], known["SinSq2Theta12"][0]
 
 
 @functools.lru_cache
-def detector_errors(periods):
-    """Published deviations of nuisances, by hall; that of a hall's detectors is the one of their mean.
+def detector_errors(periods: tuple[str, ...]) -> tuple[NDArray[Any], NDArray[Any], float, NDArray[Any]]:
+    """Published errors of the nuisance parameters of each hall, namely of the mean of its detectors.
+
+    Parameters
+    ----------
+    periods : tuple of str
+        Data-taking periods that are combined.
 
     Returns
     -------
     scale, efficiency : ndarray (hall,)
-        Relative deviations of energy scale and efficiency.
+        Relative standard deviations of energy scale and efficiency.
     correlation : float
-        Between the two.
+        Correlation of the two.
     lithium : ndarray (hall,)
-        Relative deviation of the background of lithium and helium.
+        Relative standard deviation of the background of lithium and helium.
     """
     file = _raw("parameters/detector_relative.yaml")
     published = file["parameters"]["detector_relative"]
@@ -211,8 +227,8 @@ def detector_errors(periods):
     return scale, efficiency, correlation, _lithium_errors(periods)
 
 
-def _lithium_errors(periods):
-    """Events and their deviations add up over the detectors of a hall, deviations in quadrature over periods."""
+def _lithium_errors(periods: tuple[str, ...]) -> NDArray[Any]:
+    """Relative error of each hall, (hall,): errors are added over its detectors, and in quadrature over periods."""
     rates = _read("parameters/background_rates_correlated.yaml")["lithium_helium"]
     total, square = np.zeros((2, N_HALLS))
     for period in periods:
@@ -223,20 +239,20 @@ def _lithium_errors(periods):
     return np.sqrt(square) / total
 
 
-def _read(file):
-    """Parameters of a published yaml file, or {name: table} of an hdf5 one."""
+def _read(file: str) -> Any:
+    """Parameters of a published YAML file, or {name: table} of an HDF5 file."""
     return _raw(file)["parameters"] if file.endswith(".yaml") else _raw(file)
 
 
 @functools.lru_cache
-def _raw(file):
-    """What is in a published file."""
+def _raw(file: str) -> Any:
+    """Content of a published file."""
     try:
         import h5py
         import yaml
         from dayabay_data_official.dataset import get_path_data
     except ImportError as error:
-        text = f'DayaBay needs {error.name}, for the published data. Type: pip install "sagips_kit[dayabay]"'
+        text = f'DayaBay needs {error.name} to read the published data. Type: pip install "sagips_kit[dayabay]"'
         raise ModuleNotFoundError(text, name=error.name) from None
     path = get_path_data("hdf5") / file
     if path.suffix == ".yaml":

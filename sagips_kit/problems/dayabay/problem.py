@@ -1,22 +1,26 @@
 """Reactor neutrinos: the real events of Daya Bay, and a differentiable model of what its three halls should see.
 
-An event is (prompt energy, hall).  Whatever does not depend on the parameters is computed once, in float64, from the
-collaboration's published inputs; a prediction is then three small matrix products, a simulation one inverse CDF more.
+An event is (prompt energy, hall).  All that does not depend on the parameters is computed once, in float64, from the
+collaboration's published inputs; a prediction then takes three small matrix products, a simulation one more inverse
+CDF.
 """
 
 import functools
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ..._value import Count, value
 from ..base import Problem
 from . import inputs
 
-# Harmonics beyond the knots, and for the difference of the near halls: they keep all linear information on the mixing,
-# and all but 3 % on the rest, of 14 or 20 knots (with two harmonics less, 8 %, the last knots one against the other).
+# Harmonics beyond the knots, and for the difference of the near halls.  With 14 or 20 knots they keep all linear
+# information on the mixing and lose 3 % of the rest; with two harmonics less, 8 % on the difference of the last knots.
 _N_MORE, _N_NEAR = 4, 8
 _KNOTS, _PIVOT = (2.0, 8.0), 4.0  # MeV, of the antineutrino
 _DM2_MID, _DM2_HALF, _DM2_ORDER = 2.5e-3, 0.6e-3, 10  # eV^2; error of the Taylor series below 1e-6
@@ -24,48 +28,71 @@ _PERIODS = ("6AD", "8AD", "7AD")
 _HALLS = ("EH1", "EH2", "EH3")
 _NUISANCES = {
     "scale": "relative energy scale",
-    "efficiency": "relative efficiency, beyond what goes with the energy scale",
+    "efficiency": "relative efficiency, beyond what is correlated with the energy scale",
     "lithium": "relative background of lithium and helium",
 }
-_RANGE = 4.0  # deviations, of a nuisance
-_SCALE_STEP = 2e-3  # about a deviation: what is left beyond the linear term is below 1e-5
+_RANGE = 4.0  # of a nuisance, in standard deviations
+_SCALE_STEP = 2e-3  # about one standard deviation; the terms beyond the linear one are below 1e-5
 
 
 class _Tables(NamedTuple):
-    terms: torch.Tensor  # (term, hall * energy): factors of 1, cos^4(theta13), sin^2(2 theta13), sin^2(2 theta13) x^k
-    shapes: torch.Tensor  # (energy, knot): log of the spectrum per unit of each shape coefficient
-    response: torch.Tensor  # (energy, bin): probability of each prompt energy
-    slope: torch.Tensor  # (energy, bin): its change per unit of the energy scale
-    background: torch.Tensor  # (hall, bin)
-    lithium: torch.Tensor  # (hall, bin): the part of the background that comes from lithium and helium
-    observed: torch.Tensor  # (hall, bin)
+    terms: Tensor  # (term, hall * energy): factors of 1, cos^4(theta13), sin^2(2 theta13), sin^2(2 theta13) x^k
+    shapes: Tensor  # (energy, knot): log of the spectrum per unit of each shape coefficient
+    response: Tensor  # (energy, bin): probability of each prompt energy
+    slope: Tensor  # (energy, bin): its change per unit of the energy scale
+    background: Tensor  # (hall, bin)
+    lithium: Tensor  # (hall, bin): the part of the background that comes from lithium and helium
+    observed: Tensor  # (hall, bin)
 
 
 @value
 class DayaBay(Problem):
     """Neutrino mixing from 5.5 million real events of Daya Bay.
 
-    Unknown are sin^2(2 theta13), Dm^2_32 (normal ordering), the norm of all reactor events, and a correction of the
-    Huber-Mueller spectrum: its logarithm at `n_knots` energies, relative to the one near 4 MeV, linear in between, its
-    mean over the expected events taken out to leave the norm alone.  An observed event is a count of the published
-    50 keV histograms, spread uniformly over its bin (the resolution is three times wider), if within 0.9 to 7.5 MeV.
+    The unknowns are sin^2(2 theta13), Dm^2_32 (normal ordering), the norm of all reactor events, and a correction of
+    the Huber-Mueller spectrum.  The correction is the logarithm of the spectrum at `n_knots` energies relative to the
+    one near 4 MeV, linear in between; its mean over the expected events is subtracted, so it does not change the norm.
+    An observed event is a count of the published 50 keV histograms from 0.9 to 7.5 MeV, at a uniformly random energy in
+    its bin (the resolution is three times wider).
 
-    Nuisances with their published errors as priors are, for each hall, energy scale, efficiency and the background of
-    lithium and helium.  Fixed is what near and far halls share, for the free spectrum takes it up (isotopes out of
-    equilibrium, spent fuel, non-linearity, resolution), and what is below 0.03 % of the events (other backgrounds).
+    Nuisance parameters, with their published errors as priors, are the energy scale, the efficiency and the background
+    of lithium and helium of each hall.  Fixed are effects common to near and far halls, which the free spectrum absorbs
+    (isotopes out of equilibrium, spent fuel, non-linearity, resolution), and those below 0.03 % of the events (other
+    backgrounds).
 
     Parameters
     ----------
     period : {"6AD", "8AD", "7AD", "all"}
-        Data-taking period, named by its number of detectors.  The publication used them all.
+        Data-taking period, named after its number of detectors.  The publication used all.
     n_knots : int
-        Shape coefficients of the reactor spectrum, `spectrum_1` (2 MeV) to `spectrum_<n_knots>` (8 MeV).
+        Number of shape coefficients of the reactor spectrum, `spectrum_1` (2 MeV) to `spectrum_<n_knots>` (8 MeV).
     nuisances : bool
-        Without them all errors are statistical.
+        Whether to fit the nuisance parameters; without them all errors are statistical.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        On first use of the data if their package is missing; the text shows the command that installs it.
+
+    See Also
+    --------
+    Problem : The contract of all problems, and the methods of this one.
 
     References
     ----------
     Data: Zenodo 10.5281/zenodo.17587229.  Published values: Phys. Rev. Lett. 130, 161802 (2023).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sagips_kit import DayaBay
+    >>> problem = DayaBay(period="8AD")
+    >>> problem.observed(5, np.random.default_rng(0)).shape  # energy in MeV, and hall
+    (5, 2)
+    >>> len(problem.parameters), len(problem.priors)
+    (26, 9)
+    >>> problem.published["sin2_2theta13"]
+    (0.0851, 0.0024)
     """
 
     period: Literal["6AD", "8AD", "7AD", "all"] = "8AD"
@@ -79,21 +106,25 @@ class DayaBay(Problem):
     published = {"sin2_2theta13": (0.0851, 0.0024), "dm2_32": (2.466e-3, 0.060e-3)}
 
     @property
-    def parameters(self):
+    def parameters(self) -> tuple[str, ...]:
+        """tuple of str: Names of the unknowns, nuisance parameters last."""
         return ("sin2_2theta13", "dm2_32", *(f"spectrum_{k + 1}" for k in range(self.n_knots)), "norm", *self.priors)
 
     @property
-    def lower(self):
+    def lower(self) -> tuple[float, ...]:
+        """tuple of float (parameter,): Lower ends of the ranges."""
         nuisances = (-_RANGE * deviation for _, deviation in self.priors.values())
         return (0.03, _DM2_MID - _DM2_HALF, *[-0.25] * self.n_knots, 0.85, *nuisances)
 
     @property
-    def upper(self):
+    def upper(self) -> tuple[float, ...]:
+        """tuple of float (parameter,): Upper ends of the ranges."""
         nuisances = (_RANGE * deviation for _, deviation in self.priors.values())
         return (0.14, _DM2_MID + _DM2_HALF, *[0.25] * self.n_knots, 1.1, *nuisances)
 
     @property
-    def priors(self):
+    def priors(self) -> dict[str, tuple[float, float]]:
+        """dict of str to (value, deviation): Published errors of the nuisance parameters."""
         if not self.nuisances:
             return {}
         scale, efficiency, correlation, lithium = inputs.detector_errors(self._periods)
@@ -105,7 +136,8 @@ class DayaBay(Problem):
         }
 
     @property
-    def long_names(self):
+    def long_names(self) -> dict[str, str]:
+        """dict of str to str: Descriptions of parameters and observables."""
         names = {
             "sin2_2theta13": "sin^2(2 theta13)",
             "dm2_32": "Dm^2_32 (normal ordering)",
@@ -116,8 +148,19 @@ class DayaBay(Problem):
         nuisances = [name.split("_") for name in self.priors]
         return names | {f"{kind}_{hall}": f"{_NUISANCES[kind]}, {hall}" for kind, hall in nuisances}
 
-    def spectra(self, theta):
-        """Expected events, backgrounds included, (parameter,) -> (hall, bin of 50 keV)."""
+    def spectra(self, theta: Tensor) -> Tensor:
+        """Return the expected numbers of events, including backgrounds.
+
+        Parameters
+        ----------
+        theta : Tensor (parameter,)
+            The parameters, in their own units.
+
+        Returns
+        -------
+        Tensor (hall, bin)
+            Expected counts in bins of 50 keV from 0.9 to 7.5 MeV, differentiable.
+        """
         tables = self._tables(theta)
         mixing, x = theta[:1], (theta[1:2] - _DM2_MID) / _DM2_HALF
         shapes, norm, nuisances = theta[2:].split([self.n_knots, 1, len(self.priors)])
@@ -131,8 +174,8 @@ class DayaBay(Problem):
         seen = norm * (1 + efficiency + self._efficiency_by_scale * scale)
         return seen * (nominal + scale * (interacting @ tables.slope)) + tables.background + lithium * tables.lithium
 
-    def simulate(self, theta, noise):
-        # One CDF through all halls, rising by 1 in each: a hall's share of the noise does not depend on theta.
+    def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
+        # One CDF over all halls that rises by 1 in each, so a hall's share of the noise does not depend on theta.
         cdf = _shares(self.spectra(theta)).cumsum(-1) + torch.arange(inputs.N_HALLS).to(theta)[:, None]
         cdf = torch.nn.functional.pad(cdf.flatten(), (1, 0))
         u = inputs.N_HALLS * noise[:, 0]
@@ -141,18 +184,19 @@ class DayaBay(Problem):
         energy = inputs.BIN * (inputs.FIRST + cell % inputs.N_BINS + (u - low) / (high - low))
         return torch.stack([energy, (cell // inputs.N_BINS).to(energy)], dim=-1)
 
-    def observed(self, n_events, rng):
+    def observed(self, n_events: int | None, rng: np.random.Generator) -> NDArray[Any]:
         counts = _tables(self._periods, self.n_knots)[-1].astype(int)
         if n_events is not None and not 0 < n_events <= counts.sum():
-            raise ValueError(f"DayaBay(period={self.period!r}) has {counts.sum()} events; {n_events} were asked for.")
+            every = f"the events of DayaBay(period={self.period!r})"
+            raise ValueError(f"n_events = {n_events}: should be from 1 to {counts.sum()}, {every}; or None for all.")
         cell = rng.permutation(np.repeat(np.arange(counts.size), counts.ravel()))[:n_events]
-        # The margin keeps float32 rounding from carrying an event over the edge of its bin.
+        # The margin prevents that rounding to float32 carries an event over the edge of its bin.
         within = rng.uniform(1e-5, 1 - 1e-5, cell.size)
         energy = inputs.BIN * (inputs.FIRST + cell % inputs.N_BINS + within)
         return np.stack([energy, cell // inputs.N_BINS], axis=-1).astype(np.float32)
 
-    def features(self, events):
-        # Harmonics of sqrt(energy), about as wide as the resolution everywhere; with their differences between halls.
+    def features(self, events: Tensor) -> Tensor:
+        # Harmonics of sqrt(energy), in which the resolution is nearly constant, and their differences between halls.
         low, high = math.sqrt(inputs.BIN * inputs.FIRST), math.sqrt(inputs.BIN * inputs.LAST)
         x = (events[..., :1].sqrt() - low) / (high - low)
         waves = torch.cat([2 * x - 1, (math.pi * torch.arange(1, self.n_knots + _N_MORE + 1).to(x) * x).cos()], dim=-1)
@@ -162,70 +206,86 @@ class DayaBay(Problem):
             columns.append((hall[..., :1] - hall[..., 1:2]) * waves[..., :_N_NEAR])
         return torch.cat(columns, dim=-1)
 
-    def category(self, events):
+    def category(self, events: Tensor) -> Tensor:
         return events[..., 1].long()
 
-    def statistic(self, events):
+    def statistic(self, events: Tensor) -> Tensor:
         bins = (events[:, 0].double() / inputs.BIN - inputs.FIRST).long().clamp(0, inputs.N_BINS - 1)
         cells = events[:, 1].long() * inputs.N_BINS + bins
         counts = torch.bincount(cells, minlength=inputs.N_HALLS * inputs.N_BINS)
         return counts.view(inputs.N_HALLS, inputs.N_BINS).double()
 
-    def constraints(self, theta, statistic):
+    def constraints(self, theta: Tensor, statistic: Tensor) -> Tensor:
         observed = statistic.sum(-1).to(theta)
         return (self._expected(theta, statistic).sum(-1) - observed) / observed.sqrt()
 
-    def chi_squared(self, theta, statistic):
-        """Pearson's chi^2 of the observed counts of each hall, rate and shape, for the expected ones at theta: (hall,).
+    def chi_squared(self, theta: Tensor, statistic: Tensor) -> Tensor:
+        """Return Pearson's chi^2 of the observed counts of each hall, rate and shape together.
 
-        Of data that follow these it has as many degrees of freedom as a hall has bins, 132.
+        Parameters
+        ----------
+        theta : Tensor (parameter,)
+            The parameters of the expected counts, in their own units.
+        statistic : Tensor (hall, bin)
+            Observed counts, as `statistic` returns them.
+
+        Returns
+        -------
+        Tensor (hall,)
+            The chi^2.  For counts drawn from the expected ones it has 132 degrees of freedom, the bins of a hall.
         """
         expected = self._expected(theta, statistic)
         return ((statistic.to(theta) - expected).square() / expected).sum(-1)
 
-    def log_likelihood(self, theta, statistic):
+    def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
         return (statistic.to(theta) * _shares(self.spectra(theta)).log()).sum()
 
-    def _expected(self, theta, statistic):
-        """The expected counts of as many events as there are in the statistic, which may be those of a subsample."""
+    def _expected(self, theta: Tensor, statistic: Tensor) -> Tensor:
+        """Expected counts (hall, bin), scaled to the size of the statistic, which may be that of a subsample."""
         return statistic.sum().to(theta) / self._tables(theta).observed.sum() * self.spectra(theta)
 
     @property
-    def _periods(self):
+    def _periods(self) -> tuple[str, ...]:
         return _PERIODS if self.period == "all" else (self.period,)
 
     @property
-    def _efficiency_by_scale(self):
-        """Change of the efficiency per unit of the energy scale, by their published correlation."""
+    def _efficiency_by_scale(self) -> float:
+        """Change of the efficiency per unit of the energy scale, from their published correlation."""
         scale, efficiency, correlation, _ = inputs.detector_errors(self._periods)
-        # The same in all halls: their deviations shrink alike.
+        # The same in all halls, whose deviations are reduced by equal factors.
         return float(correlation * efficiency[0] / scale[0])
 
-    def _tables(self, like):
-        # The cache holds no tensors: those made inside a transform (vmap, grad) must not outlive it.
+    def _tables(self, like: Tensor) -> _Tables:
+        # The cache holds arrays, because tensors made inside a transform (vmap, grad) must not outlive it.
         return _Tables(*(torch.as_tensor(array).to(like) for array in _tables(self._periods, self.n_knots)))
 
 
-def _shares(x):
+def _shares(x: Tensor) -> Tensor:
+    """Shares of the last dimension, of sum 1."""
     return x / x.sum(-1, keepdim=True)
 
 
 @functools.lru_cache
-def _tables(periods, n_knots):
+def _tables(periods: tuple[str, ...], n_knots: int) -> tuple[NDArray[Any], ...]:
+    """The arrays of `_Tables`, in its order."""
     energy, running, _ = inputs.antineutrinos()
     response = inputs.response()
-    terms = sum(_oscillation(period, energy) for period in periods) * running
+    terms = _total(_oscillation(period, energy) for period in periods) * running
     slope = (inputs.response(1 + _SCALE_STEP) - inputs.response(1 - _SCALE_STEP)) / (2 * _SCALE_STEP)
     by_source = [inputs.backgrounds(period) for period in periods]
-    lithium = sum(sources["lithium_helium"] for sources in by_source)
-    background = sum(sum(sources.values()) for sources in by_source)
-    observed = sum(inputs.observed(period) for period in periods)
+    lithium = _total(sources["lithium_helium"] for sources in by_source)
+    background = _total(_total(sources.values()) for sources in by_source)
+    observed = _total(inputs.observed(period) for period in periods)
     shapes = _shapes(n_knots, energy, terms[0].sum(0) * response.sum(-1))
     return terms.reshape(len(terms), -1), shapes, response, slope, background, lithium, observed
 
 
-def _oscillation(period, energy):
-    """Antineutrinos per area times protons, in the terms of the survival probability: (term, hall, energy)."""
+def _total(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    return functools.reduce(np.add, arrays)
+
+
+def _oscillation(period: str, energy: NDArray[Any]) -> NDArray[Any]:
+    """Antineutrinos per area times protons, for each term of the survival probability: (term, hall, energy)."""
     lengths = inputs.baselines()
     terms = np.zeros((3 + _DM2_ORDER, inputs.N_HALLS, energy.size))
     for detector, by_reactor in inputs.exposures(period).items():
@@ -234,10 +294,11 @@ def _oscillation(period, energy):
     return terms
 
 
-def _survival(ratio):
-    """Terms of the survival probability at L / E [m / MeV], (energy,) -> (term, energy).
+def _survival(ratio: NDArray[Any]) -> NDArray[Any]:
+    """Terms of the survival probability at L / E [m / MeV]: (energy,) -> (term, energy).
 
-    cos^2(theta12) sin^2(D31) + sin^2(theta12) sin^2(D32) = 1/2 - Re(wave), a Taylor series in x, Dm^2_32 in its range.
+    cos^2(theta12) sin^2(D31) + sin^2(theta12) sin^2(D32) = 1/2 - Re(wave), as a Taylor series in x, the
+    position of Dm^2_32 in its range.
     """
     dm2_21, sin2_2theta12 = inputs.solar()
     cos2_theta12 = 0.5 + 0.5 * math.sqrt(1 - sin2_2theta12)
@@ -247,7 +308,9 @@ def _survival(ratio):
     return np.stack([ratio**0, -sin2_2theta12 * np.sin(slow / 2) ** 2, -0.5 * ratio**0, *taylor])
 
 
-def _shapes(n_knots, energy, expected):
-    knots = np.linspace(*np.sqrt(_KNOTS), n_knots + 1) ** 2  # wider where the resolution is worse and events are few
+def _shapes(n_knots: int, energy: NDArray[Any], expected: NDArray[Any]) -> NDArray[Any]:
+    """Log of the spectrum per unit of each shape coefficient, (energy, knot), its mean over expected events removed."""
+    first, last = np.sqrt(_KNOTS)
+    knots = np.linspace(first, last, n_knots + 1) ** 2  # wider where the resolution is worse and events are few
     hats = np.stack([np.interp(energy, knots, row) for row in np.eye(n_knots + 1)], axis=-1)
     return np.delete(hats - expected @ hats / expected.sum(), np.abs(knots - _PIVOT).argmin(), axis=1)
