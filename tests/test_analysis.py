@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 from sagips_kit import analysis
 from sagips_kit.analysis.collection import open_runs
 from sagips_kit.report.accessor import ChainsAccessor, RunAccessor
-from sagips_kit.report.html import page
+from sagips_kit.report.html import html_report
 from sagips_kit.store import schema
 from sagips_kit.store.create import create_run
 from sagips_kit.store.reader import open_run
@@ -297,7 +297,7 @@ def test_a_run_that_had_not_arrived_is_told(tmp_path):
         writer.write_rows(99, {"theta": run["history"]["theta"][0, :, 99:].values + np.array([0.0, 8.0])})
     [sentence] = analysis.warnings_of(open_run(tmp_path / "a.zarr"))
     assert re.match(r"In the second half of the run .* more than a standard deviation: theta1 \(\d+\.\d\)\.", sentence)
-    assert html.escape(sentence, quote=False) in page(open_run(tmp_path / "a.zarr"))
+    assert html.escape(sentence, quote=False) in html_report(open_run(tmp_path / "a.zarr"))
 
 
 def make_timed(waited, elapsed, staleness=None, n_members=1):
@@ -484,9 +484,10 @@ matplotlib.use("Agg")
 from sagips_kit import analysis, list_runs, open_runs, plot
 open_runs(sys.argv[1]).sagips.state(), list_runs(".")
 from sagips_kit import open_run
+from sagips_kit.report import dashboard, export, progress_line
 run = open_run(sys.argv[1])
-plot.report(run)
-len(run.sagips.page())
+plot.overview(run)
+len(run.sagips.report())
 print(analysis.distance_to_mle(run), len(analysis.summary(run)))
 """
 

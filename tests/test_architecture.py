@@ -46,6 +46,15 @@ def _length(function):
     return function.end_lineno - function.lineno - described
 
 
+def test_arguments_that_are_seconds_say_so():
+    nodes = [node for path in FILES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    functions += [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    names = {(node.name, found.arg) for node in functions for found in [*node.args.args, *node.args.kwonlyargs]}
+    times = re.compile(r"(^|_)(timeout|interval|seconds|duration|delay|patience)$")
+    assert not [f"{function}({name}=)" for function, name in names if times.search(name)]
+
+
 # What each door loads.  `sagips_kit` alone loads nothing; reading results needs no torch; nothing starts MPI.
 READING = "from sagips_kit import analysis, list_runs, open_run, open_runs, plot, read_status"
 EVERY_NAME = "[getattr(sagips_kit, name) for name in sagips_kit.__all__]"

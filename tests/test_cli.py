@@ -1,9 +1,12 @@
-"""The command `sagips`: what it prints, what it returns, and what it says to mistakes."""
+"""The command `sagips`: what it prints, its exit status, and its error messages."""
 
+import argparse
 import dataclasses
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import xarray as xr
 from gaussian import QUICK, Gaussian
 from mpi_launcher import environment, mpiexec
 
-from sagips_kit import RunSpec, open_run, prepare, read_status, request_stop, run_rank
+from sagips_kit import RunSpec, cli, open_run, prepare, read_status, request_stop, run_rank
 from sagips_kit._value import value
 from sagips_kit.cli import main
 from sagips_kit.ranks.world import World
@@ -83,35 +86,35 @@ def test_a_stopped_run_ends_well(capsys, path, spec):
     prepare(spec, n_ranks=1)
     request_stop(spec.store, 10)
     run_rank(spec, World.alone("cpu"))
-    status, out, err = sagips(capsys, "info", spec.store)
+    status, out, err = sagips(capsys, "describe", spec.store)
     assert (status, err) == (0, "") and "step 10 of 20" in out
 
 
-def test_info_shows_run_progress_and_estimates(capsys, path, spec):
+def test_describe_prints_run_progress_and_estimates(capsys, path, spec):
     prepare(spec, n_ranks=1)
-    status, out, _ = sagips(capsys, "info", spec.store)
+    status, out, _ = sagips(capsys, "describe", spec.store)
     assert status == 0 and "step 0 of 20" in out and "estimate" not in out
     run_rank(spec, World.alone("cpu"))
-    status, out, err = sagips(capsys, "info", spec.store)
+    status, out, err = sagips(capsys, "describe", spec.store)
     assert (status, err) == (0, "")
     for text in ("Gaussian", "mu", "sigma", "200 observed", "Independent", "step 20 of 20", "estimate", "mle"):
         assert text in out
 
 
-def test_info_on_no_run(capsys, tmp_path):
-    status, out, err = sagips(capsys, "info", tmp_path / "a.zarr")
+def test_describe_without_a_run(capsys, tmp_path):
+    status, out, err = sagips(capsys, "describe", tmp_path / "a.zarr")
     assert (status, out) == (2, "") and err.startswith("sagips: There is no run at `") and err.count("\n") == 1
 
 
-def test_ls_report_and_export_read_what_run_wrote(capsys, path, spec, tmp_path):
-    assert sagips(capsys, "ls", tmp_path) == (0, f"There is no run in {tmp_path}.\n", "")
+def test_list_report_and_export_read_what_run_wrote(capsys, path, spec, tmp_path):
+    assert sagips(capsys, "list", tmp_path) == (0, f"There is no run in {tmp_path}.\n", "")
     assert sagips(capsys, "run", path)[0] == 0
-    status, out, err = sagips(capsys, "ls", tmp_path)
+    status, out, err = sagips(capsys, "list", tmp_path)
     assert (status, err) == (0, "")
     assert out.splitlines()[-1].split()[:3] == ["a.zarr", "Gaussian", "Independent()"] and "finished" in out
     (tmp_path / "none.zarr").mkdir()
     (tmp_path / "none.zarr" / "zarr.json").write_text("{}")
-    _, out, _ = sagips(capsys, "ls", tmp_path)
+    _, out, _ = sagips(capsys, "list", tmp_path)
     assert "none.zarr  " in out and "cannot be opened" in out and "\nnone.zarr: `" in out
     whole = next(line for line in out.splitlines() if line.startswith("a.zarr"))
     assert "1.00" not in whole and " 20 " in whole  # counts stay whole beside a run that has none
@@ -149,7 +152,7 @@ def test_spec_prints_json_that_run_reads(capsys, tmp_path, problem, exchange):
         (("spec", "Proxy", "--store", "a", "--exchange", "Rings"), "Unknown exchange 'Rings'"),
     ],
 )
-def test_mistakes_are_told_in_one_line(capsys, tmp_path, monkeypatch, arguments, message):
+def test_mistakes_are_reported_in_one_line(capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     status, out, err = sagips(capsys, *arguments)
     assert (status, out) == (2, "")
@@ -164,6 +167,26 @@ def test_mistakes_in_the_spec_leave_nothing_behind(capsys, path, spec, tmp_path)
     status, out, err = sagips(capsys, "run", path)
     assert (status, out) == (2, "") and "unknown field 'n_member'. Did you mean n_members?" in err
     assert list(tmp_path.iterdir()) == [path]
+
+
+def all_parsers(parser):
+    """A parser and those of its sub-commands, by the words of their commands."""
+    yield parser.prog, parser
+    for action in parser._actions:
+        for one in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():
+            yield from all_parsers(one)
+
+
+def test_every_command_and_argument_is_explained():
+    parsers = dict(all_parsers(cli._parser()))
+    commands = {name for name, parser in parsers.items() if parser.get_default("command")}
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    for text in (cli.__doc__, readme.replace("|", " ").replace("`", "")):
+        rows = {" ".join(row.split()) for row in re.findall(r"^ *(sagips (?:[a-z]+ )+)", text, re.M)}
+        assert commands <= rows
+    for name, parser in parsers.items():
+        assert parser.description in parser.format_help().replace("\n", " "), name
+        assert all(action.help for action in parser._actions if action.metavar not in ("COMMAND", "ACTION")), name
 
 
 @pytest.mark.parametrize("arguments", [(), ("train",), ("run",), ("spec", "Proxy")])
@@ -186,7 +209,7 @@ def test_python_m_sagips_kit_is_the_command(path, spec, tmp_path):
 
 
 @pytest.mark.mpi
-def test_a_mistake_in_the_spec_is_told_once_by_all_ranks_together(tmp_path):
+def test_a_mistake_in_the_spec_is_reported_once_for_all_ranks(tmp_path):
     done = mpiexec(3, "-m", "sagips_kit", "run", "none.json", cwd=tmp_path)
     assert done.returncode != 0
     assert done.stdout.count("sagips: ") == 1 == done.stdout.count("There is no spec `none.json`")
@@ -198,15 +221,15 @@ def test_run_resumes_and_says_so(capsys, path, spec):
     run_rank(spec, World.alone("cpu"))
     status, out, err = sagips(capsys, "run", path, "--resume")
     assert (status, err) == (0, "")
-    assert out.startswith("20 steps on 1 rank in ") and f" s from step 10 on: {spec.store}\n" in out
-    assert "resumed   1 time, last from step 10 at 20" in sagips(capsys, "info", spec.store)[1]
+    assert out.startswith("20 steps on 1 rank in ") and f" s, resumed at step 10: {spec.store}\n" in out
+    assert "resumed   1 time, last from step 10 at 20" in sagips(capsys, "describe", spec.store)[1]
     status, out, err = sagips(capsys, "run", path, "--resume")
-    assert (status, err) == (0, "") and f" s, finished already: {spec.store}\n" in out and "sigma" in out
+    assert (status, err) == (0, "") and f" s, was already finished: {spec.store}\n" in out and "sigma" in out
 
 
-def test_run_that_is_stopped_says_how_to_go_on(capsys, path, spec, monkeypatch):
+def test_run_that_is_stopped_says_how_to_continue(capsys, path, spec, monkeypatch):
     monkeypatch.setattr("sagips_kit.running.signals.Signals.ask_to_end", lambda self, takes_s: True)
     path.write_text(dataclasses.replace(spec, n_steps=100_000).to_json())
     status, out, err = sagips(capsys, "run", path)
     assert (status, err) == (0, "")
-    assert out.splitlines()[1] == "Stopped before step 100000. The same command with --resume goes on."
+    assert out.splitlines()[1] == "Stopped before step 100000. Add --resume to the same command to continue."

@@ -1,4 +1,4 @@
-"""The live view: it follows the store, ends with the run, and can stop it."""
+"""The live view: it follows the store, ends when the run ends, and can stop the run."""
 
 import threading
 import time
@@ -54,7 +54,7 @@ def parts(dashboard):
 
 
 def test_it_follows_the_run_to_its_end(path, show):
-    dashboard = show(path, interval=0.01)
+    dashboard = show(path, interval_s=0.01)
     bar, button, facts, image = parts(dashboard)
     assert (bar.value, bar.max) == (300, 1000) and "unfinished</b>: step 300 of 1 000" in facts.value
     assert bytes(image.value).startswith(b"\x89PNG") and not button.disabled
@@ -70,7 +70,7 @@ def test_it_follows_the_run_to_its_end(path, show):
 
 
 def test_the_button_stops_the_run(path, show):
-    dashboard = show(path, interval=60)
+    dashboard = show(path, interval_s=60)
     bar, button, facts, _ = parts(dashboard)
     button.click()
     assert Control(path)[schema.ASKED] == schema.BY_USER
@@ -81,14 +81,14 @@ def test_the_button_stops_the_run(path, show):
     assert "stopped</b>" in facts.value and button.disabled and bar.max == 800
 
 
-def test_it_tells_of_failures(path, show):
-    dashboard = show(path, interval=60, failed=lambda: True)
+def test_it_shows_failures(path, show):
+    dashboard = show(path, interval_s=60, has_failed=lambda: True)
     _, button, facts, _ = parts(dashboard)
     assert "failed</b>" in facts.value and button.disabled
 
 
-def test_it_outlives_a_store_that_is_away(path, show):
-    dashboard = show(path, interval=0.01)
+def test_it_continues_after_a_store_was_unavailable(path, show):
+    dashboard = show(path, interval_s=0.01)
     facts = parts(dashboard)[2]
     away = path.with_name("away")
     path.rename(away)
@@ -99,7 +99,7 @@ def test_it_outlives_a_store_that_is_away(path, show):
 
 
 def test_a_run_shows_itself(path, show):
-    dashboard = open_run(path).sagips.dashboard(interval=60)
+    dashboard = open_run(path).sagips.dashboard(interval_s=60)
     dashboard.close()
     assert np.all(parts(dashboard)[0].value == 300)
     assert "application/vnd.jupyter.widget-view+json" in dashboard._repr_mimebundle_()
@@ -107,11 +107,11 @@ def test_a_run_shows_itself(path, show):
 
 def test_a_run_without_rows_or_reference_has_a_view_too(tmp_path, show):
     make_run(make_theta(), tmp_path / "b.zarr", n_steps=0, reference=None)
-    assert "step 0 of 1 000" in parts(show(tmp_path / "b.zarr", interval=60))[2].value
+    assert "step 0 of 1 000" in parts(show(tmp_path / "b.zarr", interval_s=60))[2].value
 
 
 def test_what_a_store_says_is_shown_as_text(path, show):
-    """A hostile one could else run a script in the notebook of who looks at it."""
+    """Otherwise a hostile store could run a script in the notebook of its reader."""
 
     def stop():
         raise ValueError("<img src=x onerror=alert(1)>")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from numpydoc.validate import validate
@@ -21,6 +22,8 @@ from sagips_kit.cluster.session import Session
 from sagips_kit.report import export
 from sagips_kit.report.accessor import ChainsAccessor, RunAccessor
 from sagips_kit.report.dashboard import Dashboard
+from sagips_kit.report.html import html_report
+from sagips_kit.report.progress_line import ProgressLine
 from sagips_kit.running.tune import Tuning
 from sagips_kit.statistics.information import Information
 from sagips_kit.statistics.likelihood import LikelihoodFit
@@ -29,7 +32,7 @@ from sagips_kit.training.records import Record
 # What users get in hand without importing its name
 IN_HAND = [exchange.Channel, exchange.Exchange, exchange.Mixed, Dashboard, Information, LikelihoodFit, PBS]
 IN_HAND += [RankError, Record, Report, RunAccessor, ChainsAccessor, RunHandle, Session, Slurm, Tuning]
-IN_HAND += [export.to_arviz, export.to_csv, export.to_netcdf, export.to_trace]
+IN_HAND += [export.to_arviz, export.to_csv, export.to_netcdf, export.to_trace, html_report, ProgressLine]
 # An unknown section, sections out of order, no docstring, parameters and results that are not described, no summary
 CHECKS = {"GL06", "GL07", "GL08", "PR01", "PR02", "PR03", "PR04", "PR07", "RT01", "RT03", "SS01", "SS03", "YD01"}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -129,6 +132,7 @@ def run_examples(name, tmp_path, monkeypatch, folder):
     for test in EXAMPLES[name]:
         outcome = doctest.DocTestRunner(optionflags=FLAGS).run(test, out=(said := []).append)
         assert outcome.failed == 0, "".join(said)
+    plt.close("all")
 
 
 @pytest.mark.parametrize("name", names(with_engines=False))

@@ -282,18 +282,18 @@ def words(spec, capsys):
     handle = RunHandle(spec.store, [], [], None)
     with pytest.raises(FileExistsError) as refused:
         prepare(spec, n_ranks=1)
-    assert main(["info", spec.store]) == 0
+    assert main(["describe", spec.store]) == 0
     dashboard = Dashboard(spec.store, 60)
     dashboard.close()
     texts = {
         "repr": repr(status),
         "analysis.describe": analysis.describe(run),
         "list_runs": list_runs(Path(spec.store).parent)["state"].item(),
-        "report": html.page(run),
+        "report": html.html_report(run),
         "handle": repr(handle),
         "dashboard": dashboard._facts.value,
         "prepare": str(refused.value),
-        "sagips info": capsys.readouterr().out,
+        "sagips describe": capsys.readouterr().out,
     }
     states = {
         "status": status.state,

@@ -1,4 +1,4 @@
-"""The line that tells how a run goes, from stores whose numbers are known."""
+"""The line of text that shows the progress of a run, from stores whose numbers are known."""
 
 import math
 
@@ -14,7 +14,7 @@ LAYOUT = schema.RunLayout(
 )
 
 
-class Line:
+class Slope:
     """What a store needs to know of a problem."""
 
     parameters, lower, upper, units, long_names = ("slope",), (0.0,), (2.0,), {}, {}
@@ -24,7 +24,7 @@ class Line:
 def train(path, steps, deviation=None):
     """A run whose steps take 0.1 s each, half of which rank 1 waits; the slope grows by 0.01 in a step."""
     fit = {} if deviation is None else {"deviation": np.array([deviation])}
-    create.create_run(path, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)), reference=fit)
+    create.create_run(path, Slope(), LAYOUT, spec={}, events=np.zeros((3, 1)), reference=fit)
     step = np.array(LAYOUT.steps, float)
     for rank, end in enumerate(steps):
         with RunWriter(path, rank) as writer:
@@ -39,7 +39,7 @@ def train(path, steps, deviation=None):
     return path
 
 
-def test_dropped_steps_are_told(tmp_path):
+def test_dropped_steps_are_counted(tmp_path):
     path = train(tmp_path / "a.zarr", [100, 100])
     assert "dropped" not in progress_line.snapshot(path).line()
     with RunWriter(path, 1) as writer:
@@ -54,7 +54,7 @@ def test_a_snapshot_has_the_numbers_of_the_run(tmp_path):
     # A tenth of 20 rows is 2 of 5 steps each: 0.1 in units of 0.05.
     assert now.moved == pytest.approx(2) and now.moved_unit == "floor units"
     line = now.line()
-    for words in ("50/100", "[00:05<00:05", "10.00step/s", "ranks 50...55", "moved 2 floor", "waiting 25%", "stal"):
+    for words in ("50/100", "[00:05<00:05", "10.00step/s", "ranks at 50 to 55", "moved 2 floor", "waiting 25%", "stal"):
         assert words in line
 
 

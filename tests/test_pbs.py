@@ -64,7 +64,7 @@ def test_interrupting_the_wait_cancels_the_job(tmp_path, monkeypatch):
         assert "Q, Not Running" in text
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sagips_kit.cluster.session.Line.show", interrupt)
+    monkeypatch.setattr("sagips_kit.cluster.session.ProgressLine.show", interrupt)
     with pytest.raises(KeyboardInterrupt):
         connect.connect("polaris", N, queue="full")
     assert (tmp_path / "pbs" / "jobs" / "1.here" / "status").read_text() == "271"

@@ -1,5 +1,7 @@
 """Plots: axes with labels and units, no warnings, no global settings touched."""
 
+import inspect
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,9 +39,10 @@ def no_traces():
     plt.close("all")
 
 
-@pytest.fixture(params=[6, 17], scope="module")
-def run(request):
-    return make_fitted_run(request.param, n_chains=16)
+@pytest.fixture(scope="module")
+def run():
+    """A run with one parameter more than pictures show by default."""
+    return make_fitted_run(7, n_chains=16)
 
 
 def texts(legend):
@@ -55,7 +58,7 @@ def test_convergence(run):
 
 
 def test_estimates(run):
-    ax = plot.estimates(run)
+    ax = plot.estimate(run)
     assert [label.get_text() for label in ax.get_yticklabels()] == run["reference"]["parameter"].values.tolist()
     assert ax.get_xlabel() == "distance to the MLE [floor units]"
     assert texts(ax.get_legend()) == ["estimate", "truth", "published"]
@@ -71,10 +74,7 @@ def test_posterior(run, parameters):
     assert [ax.get_ylabel() for ax in axes[1:, 0]] == labels[1:]
     assert [ax.get_visible() for ax in axes.ravel()] == np.tri(len(names), dtype=bool).ravel().tolist()
     (legend,) = axes[0, 0].figure.legends
-    title = (
-        "" if len(names) == len(run["posterior"].data_vars) else f"{len(names)} of {len(run['posterior'].data_vars)}"
-    )
-    assert legend.get_title().get_text().startswith(title)
+    assert legend.get_title().get_text() == f"{len(names)} of 7 parameters"
 
 
 def test_posterior_shows_ellipses_of_the_covariance(run):
@@ -91,10 +91,10 @@ def test_posterior_knows_its_parameters(run):
         plot.posterior(run, ["phi"])
 
 
-@pytest.mark.parametrize(("by", "n_pictures"), [(None, 1), ("hall", 3)])
-def test_events(run, by, n_pictures):
-    axes = plot.events(run, "energy", by=by, bins=25)
-    assert axes.shape == (2, n_pictures)
+@pytest.mark.parametrize(("by", "n_panels"), [(None, 1), ("hall", 3)])
+def test_observed_and_generated(run, by, n_panels):
+    axes = plot.observed_and_generated(run, "energy", by=by, bins=25)
+    assert axes.shape == (2, n_panels)
     assert {ax.get_xlabel() for ax in axes[1]} == {"energy [MeV]"}
     assert axes[0, 0].get_ylabel() == "density [1/MeV]"
     assert [ax.get_title() for ax in axes[0]] == ([""] if by is None else ["hall = 1", "hall = 2", "hall = 3"])
@@ -102,14 +102,14 @@ def test_events(run, by, n_pictures):
     assert low + high == pytest.approx(2)
 
 
-def test_events_of_another_unit_are_seen_to_be_nowhere_near():
+def test_events_in_another_unit_are_reported_as_not_covered():
     events = {"energy": 1e6 + np.arange(500.0), "hall": np.ones(500)}
-    axes = plot.events(make_fitted_run(2, events=np.column_stack(list(events.values()))), "energy")
-    assert "no generated event is where the observed ones are" in [text.get_text() for text in axes[1, 0].texts]
+    axes = plot.observed_and_generated(make_fitted_run(2, events=np.column_stack(list(events.values()))), "energy")
+    assert "no generated events where the observed ones are" in [text.get_text() for text in axes[1, 0].texts]
 
 
 def test_events_have_bands(run):
-    axes = plot.events(run, "energy")
+    axes = plot.observed_and_generated(run, "energy")
     assert texts(axes[0, 0].get_legend()) == [
         "95 % of the chains",
         "68 % of the chains",
@@ -118,16 +118,16 @@ def test_events_have_bands(run):
     ]
 
 
-@pytest.mark.parametrize(("by", "n_pictures"), [(None, 1), ("hall", 3)])
-def test_densities(run, by, n_pictures):
+@pytest.mark.parametrize(("by", "n_panels"), [(None, 1), ("hall", 3)])
+def test_densities(run, by, n_panels):
     axes = plot.densities(run, "energy", by=by)
-    assert axes.shape == (2, n_pictures)
+    assert axes.shape == (2, n_panels)
     steps = ["step 200", "step 400", "step 600", "step 1000"]
     assert texts(axes[0, -1].get_legend()) == [*steps, "observed"]
     assert axes[0, 0].get_ylim()[0] == 0 and axes[1, 0].get_ylabel() == "generated /\nobserved"
-    some = plot.densities(run, "energy", steps=[0, 790])
-    assert texts(some[0, 0].get_legend()) == ["step 200", "step 800", "observed"]
-    with pytest.raises(ValueError, match="5 steps: should be 4 at most"):
+    some = plot.densities(run, "energy", steps=[0, 10, 790])
+    assert texts(some[0, 0].get_legend()) == ["step 200", "step 800", "observed"], "the nearest snapshots, each once"
+    with pytest.raises(ValueError, match="5 steps: should be at most 4"):
         plot.densities(run, "energy", steps=range(5))
 
 
@@ -141,26 +141,26 @@ def test_evolution(run):
 
 def test_discriminator(run):
     ax = plot.discriminator(run)
-    assert texts(ax.get_legend()) == ["generated events", "observed events", "cannot tell"]
-    assert "in 16 discriminators; chance 0.5" in ax.get_title(loc="left")
+    assert texts(ax.get_legend()) == ["generated events", "observed events", "undecided"]
+    assert "in 16 discriminators; by chance 0.5" in ax.get_title(loc="left")
 
 
-def test_plots_go_where_they_are_told(run):
+def test_pictures_are_drawn_on_the_given_axes_and_figures(run):
     _, (left, right) = plt.subplots(1, 2)
     assert plot.convergence(run, ax=left) is left
-    assert plot.estimates(run, ax=right) is right
+    assert plot.estimate(run, ax=right) is right
     pair, histogram = plt.figure(), plt.figure()
     assert plot.posterior(run, ["theta1", "theta2"], figure=pair)[0, 0].figure is pair
-    assert plot.events(run, "hall", figure=histogram)[0, 0].figure is histogram
+    assert plot.observed_and_generated(run, "hall", figure=histogram)[0, 0].figure is histogram
     assert len(plt.get_fignums()) == 3
 
 
-def test_pulls(run):
-    ax = plot.pulls(run)
+def test_residuals(run):
+    ax = plot.residuals(run)
     assert texts(ax.get_legend()) == ["truth", "MLE [floor units]", "published"]
-    assert ax.get_xlabel() == "(estimate - reference) / deviation"
-    with pytest.raises(ValueError, match="no pull to draw"):
-        plot.pulls(make_fitted_run(3, n_chains=1, reference=None))
+    assert ax.get_xlabel() == "(estimate - reference) / standard deviation"
+    with pytest.raises(ValueError, match="no residual to draw: the run has a single chain"):
+        plot.residuals(make_fitted_run(3, n_chains=1, reference=None))
 
 
 def test_losses_timeline_and_staleness():
@@ -169,28 +169,28 @@ def test_losses_timeline_and_staleness():
     assert plot.staleness(run).get_ylabel() == "staleness [steps]"
     ax = plot.timeline(run)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("time since the start [s]", "rank")
-    assert ax.get_title(loc="left").startswith("44.4% of all time was spent waiting")
-    with pytest.raises(ValueError, match="no rows yet"):
+    assert ax.get_title(loc="left").startswith("44.4% of the ranks' time was spent waiting")
+    with pytest.raises(ValueError, match="No row of the history has been written yet"):
         plot.timeline(make_fitted_run(3, n_steps=0))
 
 
-def test_a_single_rank_has_a_line_of_its_own():
+def test_the_row_of_a_single_rank_has_its_height():
     ax = plot.timeline(make_timed([[0, 4, 0, 0]], [[1, 5, 9, 10]]))
     (mesh,) = ax.collections
     assert mesh.get_datalim(ax.transData).intervaly.tolist() == [-0.5, 0.5]
     assert [tick for tick in ax.get_yticks() if abs(tick) <= 0.5] == [0]
 
 
-def test_the_distance_has_numbers_at_its_axis_however_far_it_goes():
+def test_the_axis_of_the_distance_always_has_numbers():
     ax = plot.convergence(make_fitted_run(2))
     ax.set_ylim(0.4, 1.7)
     ax.figure.canvas.draw()
     shown = {label.get_text() for label in ax.get_yticklabels(which="both")}
-    assert {"0.5", "1"} <= shown
+    assert {"0.5", "1"} <= shown and not any("10^" in text for text in shown), "and no powers of ten between them"
 
 
 def test_densities_can_be_logarithmic_and_ratios_beyond_the_axis_are_marked(run):
-    axes = plot.events(run, "energy", log=True)
+    axes = plot.observed_and_generated(run, "energy", log=True)
     assert axes[0, 0].get_yscale() == "log" and axes[0, 0].get_ylim()[0] > 0
     low, high = axes[1, 0].get_ylim()
     n_marks = {line.get_marker(): len(line.get_xdata()) for line in axes[1, 0].lines}
@@ -205,15 +205,15 @@ def test_many_generators_are_a_band():
 
 
 @pytest.mark.parametrize("draw", [plot.posterior, plot.evolution])
-def test_one_parameter_goes_by_its_name(run, draw):
+def test_one_parameter_may_be_given_by_its_name(run, draw):
     first = run.attrs["parameters"][0]
     assert np.size(draw(run, first)) == 1
     with pytest.raises(ValueError, match="The run has no parameter mass. Allowed"):
         draw(run, "mass")
 
 
-def test_the_path_of_a_run_is_no_run():
-    for function in (plot.report, plot.posterior, analysis.summary, analysis.estimate):
+def test_the_path_of_a_run_is_refused():
+    for function in (plot.overview, plot.posterior, analysis.summary, analysis.estimate):
         with pytest.raises(TypeError, match=r"'runs/a.zarr' is not an opened run. Type open_run\('runs/a.zarr'\)"):
             function("runs/a.zarr")
 
@@ -225,45 +225,68 @@ def runs():
     return open_runs(made, along="mode")
 
 
-@pytest.mark.parametrize("name", ["comparison", "compared_estimates", "scaling", "pulls"])
+@pytest.mark.parametrize("name", ["convergence", "estimate", "pace"])
 def test_several_runs_side_by_side(runs, name):
     ax = getattr(plot, name)(runs)
     assert isinstance(ax, Axes) and ax.get_xlabel()
-    if name == "pulls":
-        assert texts(ax.get_legend())[1] == "standard normal"
-        return
     assert {"Ring()", "Independent()"} <= set(texts(ax.get_legend()))
-    with pytest.raises(ValueError, match=rf"plot.{name} compares several runs. Open them together: open_runs"):
-        getattr(plot, name)(runs["Ring()"])
 
 
-def test_comparison_against_time(runs):
-    assert plot.comparison(runs, against="time").get_xlabel() == "time since the start [s]"
+def test_residuals_of_several_runs_are_a_histogram(runs):
+    assert texts(plot.residuals(runs).get_legend())[1] == "standard normal distribution"
+    # The fit of the same events alone is no reference for a histogram.
+    only_fitted = [make_fitted_run(3, truth=None, published={}) for _ in range(2)]
+    with pytest.raises(ValueError, match="no residual to draw: the runs have a single chain each, or neither a truth"):
+        plot.residuals(open_runs(only_fitted, labels=["a", "b"]))
+
+
+def test_several_runs_without_what_a_picture_needs(runs):
+    with pytest.raises(ValueError, match=r"plot.pace compares several runs, and this is one.*open_runs"):
+        plot.pace(runs["Ring()"])
+    unfitted = open_runs([make_fitted_run(3, reference=None) for _ in range(2)], labels=["a", "b"])
+    with pytest.raises(ValueError, match="None of these runs has a likelihood fit.*analysis.summary"):
+        plot.estimate(unfitted)
+    with pytest.raises(ValueError, match="None of these runs has a likelihood fit"):
+        plot.convergence(unfitted)
+
+
+def test_convergence_against_time(run, runs):
+    for one in (run, runs):
+        assert plot.convergence(one, against="time").get_xlabel() == "time since the start [s]"
     with pytest.raises(ValueError, match='against = \'rank\': should be "step" or "time"'):
-        plot.comparison(runs, against="rank")
+        plot.convergence(runs, against="rank")
 
 
-OF_ONE_RUN = ["convergence", "discriminator", "estimates", "evolution", "losses", "posterior", "report"]
+def test_a_picture_has_the_name_and_the_arguments_of_its_analysis():
+    for name in plot.__all__:
+        if name in ("overview", "pictures", "posterior"):  # a sheet, a list, and a group of the store
+            assert not hasattr(analysis, name)
+            continue
+        options = list(inspect.signature(getattr(analysis, name)).parameters)[1:]
+        assert list(inspect.signature(getattr(plot, name)).parameters)[1 : len(options) + 1] == options, name
 
 
-@pytest.mark.parametrize("name", [*OF_ONE_RUN, "staleness", "timeline"])
+@pytest.mark.parametrize("name", plot.__all__)
 def test_pictures_of_one_run_refuse_several(runs, name):
-    with pytest.raises(ValueError, match=r"takes a single run, and these are 2. Take one, such as runs\['Ring\(\)'\]"):
-        getattr(plot, name)(runs)
+    if name in ("convergence", "estimate", "pace", "residuals"):
+        return
+    of = {"densities": ["energy"], "observed_and_generated": ["energy"]}
+    with pytest.raises(ValueError, match=r"single run.*runs\['Ring\(\)'\]"):
+        getattr(plot, name)(runs, *of.get(name, []))
 
 
-def test_report_holds_all_pictures(run):
-    axes = plot.report(run)
+def test_the_overview_holds_all_pictures(run):
+    axes = plot.overview(run)
     assert list(axes) == [picture.name for picture in plot.pictures(run)]
-    assert {"discriminator", "evolution", "densities-energy"} <= axes.keys()
-    assert {"convergence", "estimates", "pulls", "posterior", "events-energy", "timeline", "staleness"} <= axes.keys()
+    with_an_observable = {name for name in axes if name.endswith(" energy")}
+    assert {name.removesuffix(" energy") for name in axes} == set(plot.__all__) - {"overview", "pictures", "pace"}
     figure = axes["losses"].figure.figure
-    assert axes["events-energy"].shape == (2, 3), "by hall"
-    assert figure.get_suptitle() == "SimpleNamespace, 8 ranks, step 1000 of 1000"
+    assert {axes[name].shape for name in with_an_observable} == {(2, 3)}, "by hall"
+    assert figure.get_suptitle() == "SimpleNamespace, 8 ranks, step 1000 of 1000, finished"
 
 
-def test_report_tells_what_there_is_not_yet():
-    axes = plot.report(make_fitted_run(3, n_steps=0))
+def test_the_overview_says_what_is_missing_yet():
+    axes = plot.overview(make_fitted_run(3, n_steps=0))
     (text,) = axes["posterior"].texts
     assert axes["posterior"].figure.bbox.height < axes["losses"].figure.bbox.height / 2
     assert "No chain has been written" in text.get_text().replace("\n", " ")
@@ -271,21 +294,26 @@ def test_report_tells_what_there_is_not_yet():
 
 def test_a_run_without_reference_has_pictures_too():
     run = make_fitted_run(3, reference=None, truth=None)
-    with pytest.raises(ValueError, match=r"no likelihood reference.*theta\.plot"):
+    with pytest.raises(ValueError, match=r"no likelihood fit.*plot\.evolution.*theta\.plot"):
         plot.convergence(run)
-    assert plot.estimates(run).get_xlabel() == "distance to the estimate [its deviation]"
+    assert plot.estimate(run).get_xlabel() == "distance to the estimate [its standard deviations]"
     plot.posterior(run)
 
 
 def test_a_single_chain_has_pictures_too():
     run = make_fitted_run(3, n_chains=1)
-    for draw in (plot.convergence, plot.estimates, plot.posterior, lambda run: plot.events(run, "energy", by="hall")):
+    for draw in (
+        plot.convergence,
+        plot.estimate,
+        plot.posterior,
+        lambda run: plot.observed_and_generated(run, "energy", by="hall"),
+    ):
         draw(run)
-    with pytest.raises(ValueError, match="one chain and no likelihood reference"):
-        plot.estimates(make_fitted_run(3, n_chains=1, reference=None))
+    with pytest.raises(ValueError, match="one chain and no likelihood fit"):
+        plot.estimate(make_fitted_run(3, n_chains=1, reference=None))
 
 
 def test_a_run_under_way_shows_its_convergence():
     assert len(plot.convergence(make_fitted_run(3, n_steps=200)).lines) == 8 + 2
-    with pytest.raises(ValueError, match="no rows yet"):
+    with pytest.raises(ValueError, match="No row of the history has been written yet"):
         plot.convergence(make_fitted_run(3, n_steps=0))

@@ -46,7 +46,7 @@ def test_a_misspelt_attribute_is_found_before_it_is_silently_nothing(given, mean
     text = f"`{given}` is not part of the contract .* Did you mean `{meant}`"
     with pytest.warns(UserWarning, match=f"^Mine: {text}"):
         mine = type("Mine", (Gaussian,), {given: {}})()
-    (found,) = check_problem(mine, EVENTS).to_mend
+    (found,) = check_problem(mine, EVENTS).to_fix
     assert found.check == "names" and f"Did you mean `{meant}`?" in found.text
     spec = RunSpec(problem=mine, store=str(tmp_path / "run.zarr"))
     with pytest.raises(ValueError, match=f"Mine cannot be trained: {text}"):
@@ -63,7 +63,7 @@ def test_a_forgotten_prior_is_found_in_a_value_and_in_an_object():
 
     mine = Free()
     mine.prior = Calibrated.priors
-    assert [finding.check for finding in check_problem(mine, EVENTS).to_mend] == ["names"]
+    assert [finding.check for finding in check_problem(mine, EVENTS).to_fix] == ["names"]
 
 
 class Free(Gaussian.__mro__[1]):
@@ -119,7 +119,7 @@ def test_event_weights_are_refused_with_one_message(door):
 
 
 def test_the_check_of_problems_refuses_event_weights():
-    (found,) = check_problem(Weighted(), EVENTS).to_mend
+    (found,) = check_problem(Weighted(), EVENTS).to_fix
     assert found.check == "shapes" and "event weights are not supported yet" in found.text
     # The likelihood fit does not simulate, so it has no weights to refuse.
     assert np.array_equal(fit_likelihood(Weighted(), EVENTS).theta, fit_likelihood(Gaussian(), EVENTS).theta)

@@ -375,7 +375,8 @@ def test_list_shows_what_is_installed(capsys):
 
 def test_install_says_what_is_missing_still(capsys):
     status, out, _ = sagips(capsys, "profiles", "install", "polaris", "--account", "physics", "--ranks-per-node=2")
-    assert status == 0 and "Still to be given: walltime, filesystems. Type `sagips profiles install polaris" in out
+    assert status == 0
+    assert "Options that are still missing: walltime, filesystems. Type `sagips profiles install polaris" in out
     assert profiles.find("polaris").options["ranks_per_node"] == 2
 
 
@@ -388,7 +389,7 @@ def test_options_for_one_script_are_not_kept(capsys):
 
 def test_words_that_are_no_options_are_refused(capsys):
     status, _, err = sagips(capsys, "profiles", "install", "polaris", "physics")
-    assert status == 2 and "options of a profile are given as --name value" in err
+    assert status == 2 and "options of a profile are written as --name value" in err
 
 
 # What schedulers say

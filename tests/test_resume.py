@@ -669,7 +669,7 @@ def test_every_mode_continues_with_the_same_bits(spec, tmp_path, nest, mode):
     under_mpi(whole, 2, nest)
     stop_at(spec, 100, 2, nest)
     assert read_status(spec.store).steps.tolist() == [100, 100]
-    assert " from step 100 on" in under_mpi(spec, 2, nest)
+    assert "resumed at step 100" in under_mpi(spec, 2, nest)
     assert_same_bits(spec.store, whole.store)
 
 
@@ -678,7 +678,7 @@ def test_one_sided_ranks_continue_together(spec, nest):
     """At the same place, but not with the same bits, because the delays of messages are random."""
     spec = change(spec, exchange=OneSided(), n_steps=403)
     stop_at(spec, 200, 2, nest)
-    assert " from step 200 on" in under_mpi(spec, 2, nest)
+    assert "resumed at step 200" in under_mpi(spec, 2, nest)
     theta = open_run(spec.store)["history"]["theta"].mean("member").values
     np.testing.assert_allclose(theta[:, 40], theta[:, 39], atol=0.2)
 

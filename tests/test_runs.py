@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 
 from sagips_kit import analysis, list_runs, open_run, open_runs
 from sagips_kit.report import export
-from sagips_kit.report.html import page
+from sagips_kit.report.html import html_report
 from sagips_kit.store.writer import RunWriter
 
 plt.switch_backend("Agg")
@@ -110,7 +110,8 @@ def test_a_run_has_its_analysis_at_hand(folder):
     assert chains.sagips.estimate().equals(analysis.estimate_of(chains))
     assert chains.sagips.summary()["estimate"].equals(run.sagips.summary()["estimate"])
     assert run.sagips.environment()["python"]
-    assert "posterior" in run.sagips.report()
+    assert "posterior" in run.sagips.overview()
+    assert run.sagips.report() == html_report(run)
     plt.close("all")
 
 
@@ -197,6 +198,16 @@ def test_tables_hold_estimates_draws_and_convergence(folder, tmp_path):
     assert [path.name for path in under_way] == ["convergence.csv"]
 
 
+def test_tables_of_a_damaged_run_are_refused(folder, tmp_path):
+    """Damaged chains are not taken for chains that have not been written yet."""
+    for chunk in (folder / "ring.zarr" / "posterior" / "theta1" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="is damaged: posterior/theta1 cannot be read"):
+        export.to_csv(open_run(folder / "ring.zarr"), tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
 def test_a_timeline_holds_all_time_and_all_waiting(folder, tmp_path):
     run = open_run(folder / "under way.zarr")
     history = run["history"].isel(rank=1).to_dataset().dropna("step", subset=["elapsed_s"])
@@ -206,7 +217,7 @@ def test_a_timeline_holds_all_time_and_all_waiting(folder, tmp_path):
         steps = [event for event in slices if event["name"].startswith("steps")]
         assert len(steps) == n_slices
         assert sum(event["dur"] for event in steps) == pytest.approx(1e6 * history["elapsed_s"].values[-1])
-        waits = sum(event["dur"] for event in slices if event["name"] == "waiting, in total")
+        waits = sum(event["dur"] for event in slices if event["name"] == "waiting (total)")
         assert waits == pytest.approx(1e6 * history["waited_s"].values.sum())
         assert steps[-1]["name"].endswith("to 300")
     with pytest.raises(FileExistsError, match="exists already"):
@@ -256,12 +267,12 @@ class Page(HTMLParser):
 
 def test_the_page_holds_everything(folder):
     run = open_run(folder / "ring.zarr")
-    found = Page(page(run))
+    found = Page(html_report(run))
     text = " ".join(found.words)
     for words in (
         "Ring()",
         "theta0",
-        "floor units (RMS)",
+        "RMS distance to the maximum-likelihood estimate",
         '"seed": 1',
         "git revision",
         "Observed and generated events",
@@ -273,21 +284,21 @@ def test_the_page_holds_everything(folder):
 
 
 def test_the_page_of_a_run_under_way_says_what_there_is_not_yet(folder):
-    text = page(open_run(folder / "under way.zarr"))
+    text = html_report(open_run(folder / "under way.zarr"))
     assert "step 300 of 1000, unfinished" in text and "No chain has been written yet" in text
     assert len(Page(text).images) >= 4
 
 
 def test_the_spec_on_the_page_deletes_nothing(tmp_path):
     spec = {"overwrite": True, "problem": {"type": "__main__:Mine"}}
-    text = page(make_run(make_theta(), tmp_path / "a.zarr", n_replicas=4, spec=spec))
+    text = html_report(make_run(make_theta(), tmp_path / "a.zarr", n_replicas=4, spec=spec))
     assert "overwrite" not in text
-    assert "mpiexec -n 4 python -m mpi4py -m sagips_kit run spec.json" in text and "lived in a notebook" in text
+    assert "mpiexec -n 4 python -m mpi4py -m sagips_kit run spec.json" in text and "was defined in a notebook" in text
 
 
 def test_the_page_escapes_what_users_write(tmp_path):
     run = make_run(make_theta(), tmp_path / "a.zarr", spec={"events": "<script>alert(1)</script>"})
-    assert "<script" not in page(run) and "&lt;script&gt;" in page(run)
+    assert "<script" not in html_report(run) and "&lt;script&gt;" in html_report(run)
 
 
 def test_rows_are_what_ranks_wrote(folder):

@@ -204,7 +204,7 @@ def test_a_notebook_whose_job_is_cancelled_continues_as_another_job(folder):
     assert 0 < read_status(first["store"]).step < 400
     second = submit_batch("train.ipynb", ("store", first["store"]), ("resume", True))
     assert second["store"] == first["store"] and second["notebook"] != first["notebook"]
-    until(lambda: not jobs(), 100)
+    until(lambda: not jobs(), 200)
     assert read_status(first["store"]).is_finished, Path(second["log"]).read_text()
     [note] = open_run(first["store"])["control"].attrs["resumed"]
     assert note["from_step"] > 0
@@ -230,7 +230,7 @@ def test_a_queue_is_waited_for_longer_than_for_engines(monkeypatch):
             subprocess.run(["scontrol", "release", *released], check=True)
 
     lines = []
-    monkeypatch.setattr("sagips_kit.cluster.session.Line.show", show)
+    monkeypatch.setattr("sagips_kit.cluster.session.ProgressLine.show", show)
     with connect.connect("slurm", N, timeout_s=60, directives="--hold") as session:
         assert session.is_open and len(released) == 1
     assert any("PENDING, JobHeldUser" in line for line in lines)
@@ -260,7 +260,7 @@ time.sleep(300)
 
 def test_two_clusters_from_one_folder_at_once_and_a_run_outlives_its_notebook(request):
     with background("-c", NOTEBOOK, "50000") as other:
-        until(lambda: "submitted" in other.log.read_text())
+        until(lambda: "submitted" in other.log.read_text(), 120)
         # The other notebook is running, so its engines are not joined.
         with connect.connect("slurm", N) as mine:
             assert "started here" in mine.preview() and len(jobs()) == 2

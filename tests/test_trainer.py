@@ -1,4 +1,4 @@
-"""The training loop: the same numbers in whatever way ranks and members share the work, and the right answer."""
+"""The training loop: the same numbers however ranks and members share the work, and the right answer."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def events():
 
 
 def make_trainer(events, settings=SMALL, n_steps=20, rank=0, size=1, **options):
-    """A trainer of one rank of several, which must not talk to the others."""
+    """A trainer of one rank of several, without communication with the others."""
     world = World(rank, size, torch.device("cpu"))
     return Trainer(Gaussian(), settings, events, n_steps=n_steps, world=world, **options)
 
@@ -66,21 +66,21 @@ def test_the_discriminator_steps_while_the_exchange_is_under_way(events):
     seen, start, finish = [], trainer._channel.start, trainer._channel.finish
 
     def note(call):
-        steps = [parameter.detach().numpy().copy() for parameter in trainer.discriminator.parameters()]
-        seen.append([array.copy() for array in state(trainer.generator)] + steps)
+        steps = [parameter.detach().numpy().copy() for parameter in trainer.gan.discriminator.parameters()]
+        seen.append([array.copy() for array in state(trainer.gan.generator)] + steps)
         return call
 
     trainer._channel.start = lambda *args: note(start)(*args)
     trainer._channel.finish = lambda: note(finish)()
     trainer.run(1)
     at_start, at_finish = seen
-    n_generator = len(state(trainer.generator))
+    n_generator = len(state(trainer.gan.generator))
     assert all(map(np.array_equal, at_start[:n_generator], at_finish[:n_generator]))
     assert not any(map(np.array_equal, at_start[n_generator:], at_finish[n_generator:]))
-    assert not all(map(np.array_equal, at_finish, state(trainer.generator)))
+    assert not all(map(np.array_equal, at_finish, state(trainer.gan.generator)))
 
 
-def test_elapsed_time_goes_on_from_piece_to_piece(events):
+def test_elapsed_time_continues_from_piece_to_piece(events):
     trainer = make_trainer(events)
     elapsed = [trainer.run(5).elapsed_s for _ in range(4)]
     assert 0 < elapsed[0] < elapsed[1] < elapsed[2] < elapsed[3]
@@ -97,7 +97,7 @@ def test_batched_members_equal_single_ones(events, settings):
     for batched, *each in records:
         np.testing.assert_allclose(batched.theta, np.concatenate([one.theta for one in each]), rtol=0, atol=1e-4)
     np.testing.assert_allclose(together.draws, np.concatenate([one.draws for one in singles]), rtol=0, atol=1e-4)
-    # That says something only if members differ by more than this.
+    # The comparison is meaningful only if members differ by more than its tolerance.
     assert np.ptp(together.draws, axis=0).min() > 1e-3
 
 
@@ -105,12 +105,12 @@ def test_batched_members_equal_single_ones(events, settings):
 def test_ranks_of_a_replica_share_the_generator_and_nothing_else(events, exchange):
     ranks = [make_trainer(events, rank=rank, size=3, exchange=exchange) for rank in range(3)]
     for other in ranks[1:]:
-        for mine, its in zip(state(ranks[0].generator), state(other.generator), strict=True):
+        for mine, its in zip(state(ranks[0].gan.generator), state(other.gan.generator), strict=True):
             np.testing.assert_array_equal(mine, its)
-    weights = [trainer.discriminator.network.weights[0].detach().numpy() for trainer in ranks]
+    weights = [trainer.gan.discriminator.network.weights[0].detach().numpy() for trainer in ranks]
     noise = [trainer._noise("noise", 2, 8).numpy() for trainer in ranks]
-    latent = [trainer._latent().numpy() for trainer in ranks]
-    batches = [trainer._batches.draw().numpy() for trainer in ranks]
+    latent = [trainer._latent(0.0).numpy() for trainer in ranks]
+    batches = [trainer.data.batches.draw().numpy() for trainer in ranks]
     for drawn in (weights, noise, latent, batches):
         streams = [stream for rank in drawn for stream in rank]
         for k, stream in enumerate(streams):
@@ -121,7 +121,7 @@ def test_ranks_of_a_replica_learn_from_the_same_resample(events):
     samples = []
     for rank in range(2):
         trainer = make_trainer(events, rank=rank, size=2, exchange=Ring())
-        samples.append([np.sort(statistic[:, 0]) for statistic in trainer._statistics])
+        samples.append([np.sort(statistic[:, 0]) for statistic in trainer.data.constraints.statistics])
     np.testing.assert_array_equal(samples[0][0], samples[1][0])
     assert len(samples[0][0]) != len(samples[0][1]) or (samples[0][0] != samples[0][1]).any()
 
@@ -193,7 +193,7 @@ def distances(draws, events):
 @pytest.mark.parametrize("loss", ["likelihood", "logistic", "least squares"])
 def test_closure_every_loss_finds_the_exact_answer(loss):
     events = Gaussian().observed(2000, np.random.default_rng(7))
-    # The weaker the loss's pull, the more steps.
+    # A loss with smaller gradients needs more steps.
     n_steps = {"likelihood": 400, "logistic": 400, "least squares": 600}[loss]
     trainer = Trainer(Gaussian(), dataclasses.replace(QUICK, loss=loss), events, n_steps=n_steps)
     trainer.run()
@@ -204,14 +204,14 @@ def test_resampled_members_go_to_the_estimates_of_their_resamples():
     events = Gaussian().observed(2000, np.random.default_rng(7))
     trainer = Trainer(Gaussian(), dataclasses.replace(QUICK, bootstrap=True), events, n_steps=400)
     trainer.run()
-    for draws, sample in zip(trainer.draws, trainer._statistics, strict=True):
+    for draws, sample in zip(trainer.draws, trainer.data.constraints.statistics, strict=True):
         assert np.abs(distances(draws[None], sample.double().numpy())).max() < 1
     assert np.abs(distances(trainer.draws, events)).max() > 0.5
 
 
 @value
 class Pulled(Gaussian):
-    """The mean is also known from elsewhere, as well as from 2000 events: 0.4 +- 0.025."""
+    """The mean has also been measured elsewhere, as precisely as by 2000 events: 0.4 +- 0.025."""
 
     def constraints(self, theta, statistic):
         return (theta[:1] - 0.4) / 0.025
@@ -228,7 +228,7 @@ def test_constraints_pull_as_much_as_in_the_likelihood():
 
 @value
 class Halls(Gaussian):
-    """Two detectors that should see the same mean and do not: the answer depends on the weight that each is given."""
+    """Two detectors that see different means of one distribution: the answer depends on the weight of each."""
 
     parameters = ("mu",)
     lower, upper = (-2.0,), (2.0,)
@@ -249,7 +249,7 @@ class Halls(Gaussian):
 
 
 def test_the_spread_of_an_ensemble_has_that_of_its_priors():
-    """Far better known than by the events, mu varies from chain to chain as another calibration would."""
+    """A prior on mu is far more precise than the events, so mu varies from chain to chain as calibrations would."""
     problem = Calibrated()
     events = problem.observed(3000, np.random.default_rng(0))
     fit = fit_likelihood(problem, events)
@@ -274,7 +274,7 @@ def test_categories_count_by_their_observed_shares():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """What three ranks have after training in every mode: key -> (rank, ...)."""
+    """Results of three ranks after training in several modes: key -> (rank, ...)."""
     folder = tmp_path_factory.mktemp("trained")
     done = mpiexec(3, TESTS / "mpi" / "train.py", folder, timeout=240)
     assert done.returncode == 0, done.stdout
@@ -291,7 +291,7 @@ def test_replicas_are_bitwise_equal_after_training(trained, name, length):
         if key == "generator":
             np.testing.assert_array_equal(found[1:], found[:1].repeat(2, axis=0))
         else:
-            # Ranks generate other parameter sets around the same centre, and fewer and fewer differences are left.
+            # Ranks generate different parameter sets around the same centre, whose spread shrinks during the run.
             np.testing.assert_allclose(found[1:], found[:1].repeat(2, axis=0), atol=0.05)
     discriminators = trained[f"{name} {length} discriminator"]
     assert (np.abs(discriminators[1:] - discriminators[:1]).max(axis=1) > 1e-3).all()
@@ -322,7 +322,7 @@ def test_closure_every_exchange_finds_the_exact_answer(trained, name):
 @pytest.mark.parametrize("name", ["AllReduce", "Ring"])
 def test_own_loop_with_an_exchange_is_the_loop_over_all_events(trained, name):
     events = Gaussian().observed(2000, np.random.default_rng(0))
-    # Shares differ by one event at most, so that their mean is that of all events to 1e-3.
+    # Shares differ by at most one event, so the mean of their gradients is that of all events to 1e-3.
     slope, offset = np.polyfit(events[:, 0], events[:, 0] ** 2, 1)
     for rank in trained[f"{name} own loop"]:
         assert rank == pytest.approx([slope, offset], abs=5e-3)

@@ -79,7 +79,7 @@ def test_groups_are_tried_where_nodes_make_equal_ones(nodes, is_grouped):
 
 
 def test_a_rank_alone_has_no_choice(path, capsys):
-    assert main(["tune", str(path), "--seconds", "0.1"]) == 0
+    assert main(["tune", str(path), "--trial-s", "0.1"]) == 0
     assert capsys.readouterr().out.endswith("recommended: exchange=Independent()\n")
 
 
@@ -105,7 +105,7 @@ def test_the_step_is_timed_with_the_events_of_the_run(path, tmp_path, monkeypatc
 
 @pytest.mark.mpi
 def test_ranks_of_mpiexec_print_one_table(path):
-    done = mpiexec(2, "-m", "mpi4py", "-m", "sagips_kit", "tune", path, "--seconds", 0.2)
+    done = mpiexec(2, "-m", "mpi4py", "-m", "sagips_kit", "tune", path, "--trial-s", 0.2)
     assert done.returncode == 0, done.stdout
     head, columns, *rows, last = done.stdout.splitlines()
     assert head.startswith("2 ranks, ") and columns.split() == ["rate", "waits", "(ms)", "staleness", "exchange"]

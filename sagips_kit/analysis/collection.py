@@ -60,7 +60,7 @@ def list_runs(folder: str | os.PathLike[str] = ".") -> pd.DataFrame:
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder `{folder}`. Current folder: {Path.cwd()}")
     if (folder / "zarr.json").exists():
-        raise ValueError(f"`{folder}` is a store itself. Type open_run({str(folder)!r}), or sagips info {folder}")
+        raise ValueError(f"`{folder}` is a store itself. Type open_run({str(folder)!r}), or sagips describe {folder}")
     rows = {str(path.relative_to(folder)): _row(path) for path in _stores(folder, _DEPTH)}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(_COLUMNS))
     return table.sort_values("created", kind="stable").rename_axis("run")
@@ -87,7 +87,7 @@ def open_runs(
     -------
     DataTree
         A child for each run, by its label, and the labels as a coordinate.  The functions of `analysis` take it like a
-        single run, and what they return has the dimension `along`; `plot.comparison` and `plot.scaling` draw it.
+        single run, and what they return has the dimension `along`; `plot.convergence` and `plot.pace` draw it.
 
     Raises
     ------

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._text import counted, listed, tail
-from ..report.progress_line import Line
+from ..report.progress_line import ProgressLine
 from ..running.coordination import Control
 from ..store import schema
 from .attached import RankResult
@@ -189,7 +189,7 @@ class RunHandle:
         RankError
             If a rank has failed.
         """
-        line = Line()
+        line = ProgressLine()
         try:
             while not self._is_over():
                 line.show(self._bar())

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from .._text import listed, tail
-from ..report.progress_line import Line
+from ..report.progress_line import ProgressLine
 from ..store.location import absolute
 from .attached import AttachedResult, RankResult
 from .engines import Engines
@@ -117,7 +117,7 @@ class Session:
 
     def _await_engines(self, timeout_s: float, queue_timeout_s: float | None) -> float:
         """Wait until all engines are there; returns the deadline for their answers, on the monotonic clock."""
-        line, profile, started = Line(), self._engines.profile, time.monotonic()
+        line, profile, started = ProgressLine(), self._engines.profile, time.monotonic()
         deadline = None
         while (n := len(self._client.ids)) < self.n:
             state, waited_s = self._engines.state(), time.monotonic() - started

@@ -1,8 +1,6 @@
 """The contract of all exchanges: a frozen value that the user writes down, and that opens a channel on every rank."""
 
 from abc import ABC, abstractmethod
-from types import FunctionType
-from typing import Any
 
 import torch
 
@@ -47,13 +45,6 @@ class Exchange(ABC):
     ...         yield from ()  # it waits for nobody
     ...         return Mixed()
     """
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        # `help` finds the docstring of an overridden method in the base class, other tools look only at the method.
-        for name, member in vars(cls).items():
-            if not name.startswith("_") and isinstance(member, FunctionType | property) and not member.__doc__:
-                member.__doc__ = getattr(getattr(Exchange, name, None), "__doc__", None)
 
     @abstractmethod
     def open(self, world: World, like: torch.Tensor) -> Channel:

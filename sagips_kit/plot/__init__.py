@@ -1,36 +1,35 @@
-"""Pictures of runs: each function draws what a function of `analysis` computes, and returns Axes.
+"""Pictures of runs: `plot.X(run)` draws what `analysis.X(run)` computes, and returns matplotlib's Axes.
 
-Legible in grey: what was estimated, the reference and the truth differ by marker and line, not only by colour.  No
-global setting of matplotlib is touched.
+`posterior` draws the group of that name of the store, and `overview` draws all pictures of a run on one sheet.
+Estimate, reference and truth differ by marker and line style as well as by colour, so the pictures can be read in grey.
+No global setting of matplotlib is changed.
 """
 
 from .adversaries import discriminator, evolution
-from .answer import estimates, pulls
+from .answer import estimate, residuals
 from .pairs import posterior
-from .several import compared_estimates, comparison, scaling
-from .sheet import pictures, report
-from .spectra import densities, events
+from .sheet import overview, pictures
+from .spectra import densities, observed_and_generated
+from .speed import pace
 from .steps import convergence, losses, staleness, timeline
 
 __all__ = [
-    "compared_estimates",
-    "comparison",
     "convergence",
     "densities",
     "discriminator",
-    "estimates",
-    "events",
+    "estimate",
     "evolution",
     "losses",
+    "observed_and_generated",
+    "overview",
+    "pace",
     "pictures",
     "posterior",
-    "pulls",
-    "report",
-    "scaling",
+    "residuals",
     "staleness",
     "timeline",
 ]
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

@@ -1,37 +1,65 @@
-"""The two adversaries: what the generators proposed on the way, and what the discriminators say in the end."""
+"""Generators and discriminators: the proposed parameters during training, and the scores of events at its end."""
+
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from .. import analysis
 from ..store import schema
-from .base import ENSEMBLE, REFERENCE, TRUTH, chosen, draw_bands, label, new_axes
+from .base import ENSEMBLE, REFERENCE, SEVERAL, TRUTH, chosen, draw_bands, edges_of, label, new_axes
 
 _N_COLUMNS = 3
 
 
-def evolution(run, parameters=None, figure=None):
-    """How the generated parameter vectors spread on the way: median, 68 % and 95 % of them, of all chains together.
+def evolution(
+    run: xr.DataTree, parameters: str | Iterable[str] | None = None, figure: Figure | SubFigure | None = None
+) -> NDArray[np.object_]:
+    """Draw the distribution of the generated parameter vectors during training.
+
+    The line is the median of the vectors of all chains together, the bands hold 68 % and 95 % of them.  The
+    maximum-likelihood estimate (MLE), its standard deviation (1 floor unit), truth and published values are drawn where
+    they are known.
 
     Parameters
     ----------
     run : DataTree
-        May still be running.
-    parameters : str, sequence of str or None
-        Which to show; None takes the first six.
+        A run that `open_run` has opened; it may be unfinished.
+    parameters : str, iterable of str or None
+        The parameters to draw, in this order; None draws the first six.
     figure : Figure or None
+        Figure or SubFigure to draw on; None makes a new figure.
 
     Returns
     -------
     ndarray of Axes (parameter,)
+        The axes of each parameter.
 
     Raises
     ------
     ValueError
-        For an unknown parameter, or if there is no snapshot yet.
+        If the run does not have such a parameter, if no snapshot has been written yet, or if several runs are given.
+
+    See Also
+    --------
+    sagips_kit.analysis.evolution : The numbers that are drawn.
+    sagips_kit.plot.densities : The generated events during training.
+    sagips_kit.plot.posterior : The parameters at the end of training.
+
+    Examples
+    --------
+    >>> from sagips_kit import open_run, plot
+    >>> run = open_run("runs/proxy.zarr")
+    >>> axes = plot.evolution(run, ["theta0", "theta3"])
+    >>> [ax.get_ylabel() for ax in axes]
+    ['theta0', 'theta3']
     """
-    analysis.single_run(run, "plot.evolution", "plot.comparison(runs)")
+    analysis.single_run(run, "plot.evolution", SEVERAL)
     values = analysis.evolution(run)["quantiles"]
     names = chosen(parameters, list(values[schema.PARAMETER].values), 6)
     n_columns = min(len(names), _N_COLUMNS)
@@ -55,7 +83,8 @@ def evolution(run, parameters=None, figure=None):
     return axes[: len(names)]
 
 
-def _draw_reference(ax, values):
+def _draw_reference(ax: Axes, values: xr.Dataset) -> None:
+    """Draw likelihood fit, truth and published value of one parameter as horizontal lines."""
     if values["mle"].notnull():
         centre, deviation = float(values["mle"]), float(values["deviation"])
         ax.axhline(centre, color=REFERENCE, lw=1.6, ls="--", label="MLE")
@@ -67,37 +96,60 @@ def _draw_reference(ax, values):
             ax.axhline(float(values[name]), color=TRUTH, lw=1.4, ls=style, label=name)
 
 
-def discriminator(run, ax=None):
-    """What the discriminators say, at the end, of generated and of observed events: histograms of scores, and the AUC.
+def discriminator(run: xr.DataTree, n_bins: int = 40, ax: Axes | None = None) -> Axes:
+    """Draw the scores of generated and observed events at the end of training, and give the AUC.
+
+    The AUC (area under the ROC curve) is the probability that a discriminator gives an observed event a higher score
+    than a generated one: 0.5 if it cannot separate them.  The title gives its mean and range over the discriminators,
+    and the value that is expected by chance.
 
     Parameters
     ----------
     run : DataTree
+        A finished run that `open_run` has opened.
+    n_bins : int
+        Number of bins of the histograms.
     ax : Axes or None
+        Axes to draw on; None makes a new figure.
 
     Returns
     -------
     Axes
+        The axes with the picture.
 
     Raises
     ------
     ValueError
-        If no scores have been written yet.
+        If no scores have been written yet, or if several runs are given.
+
+    See Also
+    --------
+    sagips_kit.analysis.discriminator : The numbers that are drawn.
+    sagips_kit.plot.losses : The losses of the networks during training.
+
+    Examples
+    --------
+    >>> from sagips_kit import open_run, plot
+    >>> run = open_run("runs/proxy.zarr")
+    >>> ax = plot.discriminator(run)
+    >>> ax.get_title(loc="left")
+    'AUC ..., ... to ... in 2 discriminators; by chance 0.5 $\\\\pm$ ...'
     """
-    analysis.single_run(run, "plot.discriminator", "plot.comparison(runs)")
-    values = analysis.discriminator(run)
+    analysis.single_run(run, "plot.discriminator", SEVERAL)
+    values = analysis.discriminator(run, n_bins)
     ax = ax or new_axes(6.4, 3.8)
-    edges = [*values["low"].values, values["high"].values[-1]]
+    edges = edges_of(values)
     ax.stairs(values["generated"], edges, fill=True, color=ENSEMBLE, alpha=0.3, lw=0, label="generated events")
     ax.stairs(values["observed"], edges, color=REFERENCE, lw=1.6, label="observed events")
     if analysis.fact(run, "loss") != "least squares":
-        ax.axvline(0, color=TRUTH, ls=":", lw=1.4, label="cannot tell")
+        ax.axvline(0, color=TRUTH, ls=":", lw=1.4, label="undecided")
     auc = values["auc"].values[np.isfinite(values["auc"].values)]
     found = f"AUC {auc.mean():.3f}"
     if len(auc) > 1:
         found += f", {auc.min():.3f} to {auc.max():.3f} in {len(auc)} discriminators"
-    ax.set_title(f"{found}; chance 0.5 $\\pm$ {float(values['auc_error']):.3f}", fontsize="medium", loc="left")
-    ax.set(xlabel="discriminator's score", ylabel="density", xlim=(edges[0], edges[-1]))
+    chance = f"by chance 0.5 $\\pm$ {float(values['auc_error']):.3f}"
+    ax.set_title(f"{found}; {chance}", fontsize="medium", loc="left")
+    ax.set(xlabel="score of the discriminator", ylabel="density", xlim=(edges[0], edges[-1]))
     ax.set_ylim(top=1.25 * ax.get_ylim()[1])
     ax.legend(frameon=False, ncols=3, loc="upper center")
     return ax

@@ -1,122 +1,188 @@
-"""The answer beside what it can be compared with."""
+"""The estimates beside what they can be compared with: likelihood fit, truth and published values."""
 
 import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
 
 from .. import analysis
 from ..store import schema
-from .base import ENSEMBLE, REFERENCE, TRUTH, new_axes
+from .base import (
+    ENSEMBLE,
+    REFERENCE,
+    TRUTH,
+    Style,
+    is_several,
+    legend_above,
+    new_axes,
+    parameter_axes,
+    run_styles,
+)
+
+_DISTANCE = "distance to the MLE [floor units]"
+_LABELS = {"mean": "estimate", "mle": "MLE [floor units]"}
 
 
-def estimates(run, ax=None):
-    """Every estimate and its deviation, relative to the maximum-likelihood estimate and in its deviations.
+def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
+    """Draw the estimates and their standard deviations relative to the maximum-likelihood estimate.
 
-    Without a likelihood reference, relative to the estimate itself and in its own deviations.
+    Each parameter has a row.  Distances are in floor units: standard deviations of the maximum-likelihood estimate
+    (MLE) from the same events.  The bands show 1 and 2 of them.  If a run has no likelihood fit, its distances are
+    relative to the estimate itself, in units of the standard deviation of the estimate.
 
     Parameters
     ----------
     run : DataTree
+        A run that `open_run` has opened, or several that `open_runs` has opened.  Of a single run, truth and published
+        values are drawn too; several runs are drawn side by side.
     ax : Axes or None
+        Axes to draw on; None makes a new figure.
 
     Returns
     -------
     Axes
+        The axes with the picture.
 
     Raises
     ------
     ValueError
-        If the run has a single chain and no likelihood reference.
+        If no chain has been written yet, if a single run has neither a likelihood fit nor several chains, or if none of
+        several runs has a likelihood fit.
+
+    See Also
+    --------
+    sagips_kit.analysis.estimate : The numbers that are drawn.
+    sagips_kit.plot.residuals : Distances to truth and published values, in standard deviations.
+
+    Examples
+    --------
+    >>> from sagips_kit import open_run, plot
+    >>> run = open_run("runs/proxy.zarr")
+    >>> ax = plot.estimate(run)
+    >>> ax.get_xlabel()
+    'distance to the MLE [floor units]'
     """
-    analysis.single_run(run, "plot.estimates", "plot.comparison(runs)")
     values = analysis.estimate(run)
+    if is_several(run):
+        return _estimate_of_each(run, values, ax)
     has_floor = bool(values["floor"].notnull().any())
     zero, unit = (values["mle"], values["floor"]) if has_floor else (values["mean"], values["deviation"])
     if unit.isnull().all():
         raise ValueError(
-            "There is no unit to draw in: the run has one chain and no likelihood reference. Look at "
-            "analysis.summary(run) instead."
+            "The run has one chain and no likelihood fit, so no unit is known in which distances could be drawn. Type "
+            "analysis.summary(run) for a table of the estimates."
         )
-    names = values[schema.PARAMETER].values
-    ax = ax or new_axes(6.4, 1.4 + 0.32 * len(names))
+    names = values[schema.PARAMETER].values.tolist()
+    ax = parameter_axes(names, _DISTANCE if has_floor else "distance to the estimate [its standard deviations]", ax)
     rows = np.arange(len(names))
-    for width, shade in [(2, "0.94"), (1, "0.86")]:
-        ax.axvspan(-width, width, color=shade, lw=0)
-    ax.axvline(0, color=REFERENCE, lw=1)
 
-    def draw(name, deviation, offset, **style):
+    def draw(name: str, deviation: str | None, offset: float, style: Style) -> None:
         x = (values[name] - zero) / unit
         if x.notnull().any():
             error = None if deviation is None else values[deviation] / unit
-            ax.errorbar(x, rows + offset, xerr=error, capsize=0, lw=1.6, ls="", **style)
+            ax.errorbar(x, rows + offset, xerr=error, capsize=0, lw=1.6, ls="", label=_LABELS.get(name, name), **style)
 
-    draw("mean", "deviation", 0, marker="o", ms=6, color=ENSEMBLE, label="estimate")
-    draw("truth", None, 0, marker="*", ms=10, mfc="white", color=TRUTH, label="truth")
-    draw("published", "published_deviation", 0.25, marker="D", ms=5, mfc="white", color=TRUTH, label="published")
-    ax.set(yticks=rows, yticklabels=names, ylim=(len(names) - 0.4, -0.6))
-    ax.set_xlabel("distance to the MLE [floor units]" if has_floor else "distance to the estimate [its deviation]")
-    ax.tick_params(axis="y", length=0)
-    ax.spines[["top", "left", "right"]].set_visible(False)
-    ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+    draw("mean", "deviation", 0, {"marker": "o", "ms": 6, "color": ENSEMBLE})
+    draw("truth", None, 0, {"marker": "*", "ms": 10, "mfc": "white", "color": TRUTH})
+    draw("published", "published_deviation", 0.25, {"marker": "D", "ms": 5, "mfc": "white", "color": TRUTH})
+    legend_above(ax)
     return ax
 
 
-def pulls(run, ax=None):
-    """Residuals in units of their deviations: of each parameter, or of several runs as a histogram.
+def _estimate_of_each(runs: xr.DataTree, values: xr.Dataset, ax: Axes | None) -> Axes:
+    """The estimates of several runs, each relative to the MLE of its own events."""
+    if values["floor"].isnull().all():
+        raise ValueError(
+            "None of these runs has a likelihood fit, so there are no distances in floor units. Type "
+            "analysis.summary(runs) for a table of the estimates."
+        )
+    dim = runs.attrs[schema.ALONG_KEY]
+    names, labels = (values[name].values.tolist() for name in (schema.PARAMETER, dim))
+    ax = parameter_axes(names, _DISTANCE, ax, 6.8, 0.2 + 0.1 * len(labels))
+    offsets = np.linspace(-0.3, 0.3, len(labels)) if len(labels) > 1 else [0]
+    rows = np.arange(len(names))
+    for k, (label, style) in enumerate(zip(labels, run_styles(len(labels)), strict=True)):
+        one = values.isel({dim: k})
+        style |= {"ls": "", "lw": 1.2, "ms": 4.5, "label": str(label)}
+        ax.errorbar(one["to_mle"], rows + offsets[k], xerr=one["deviation"] / one["floor"], **style)
+    legend_above(ax, 2, title=dim, fontsize="small")
+    return ax
+
+
+def residuals(run: xr.DataTree, ax: Axes | None = None) -> Axes:
+    """Draw how far the estimates are from truth, likelihood fit and published values, in standard deviations.
+
+    Of a single run, each parameter has a row.  Of several runs, the residuals of all parameters relative to truth or
+    published values make one histogram, which is standard normal if the standard deviations are right.
 
     Parameters
     ----------
     run : DataTree
-        One run, or several side by side.
+        A run that `open_run` has opened, or several that `open_runs` has opened.
     ax : Axes or None
+        Axes to draw on; None makes a new figure.
 
     Returns
     -------
     Axes
+        The axes with the picture.
 
     Raises
     ------
     ValueError
-        If nothing is known that the estimates could be compared with.
+        If no chain has been written yet, or if nothing is known that the estimates could be compared with.
+
+    See Also
+    --------
+    sagips_kit.analysis.residuals : The numbers that are drawn; this picture shows its `pull`.
+    sagips_kit.plot.estimate : Distances to the likelihood fit, with the standard deviations of the estimates.
+
+    Examples
+    --------
+    >>> from sagips_kit import open_run, plot
+    >>> run = open_run("runs/proxy.zarr")
+    >>> ax = plot.residuals(run)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['truth', 'MLE [floor units]']
     """
     values = analysis.residuals(run)["pull"]
+    if is_several(run):
+        return _residuals_of_several(values, ax)
     if values.isnull().all():
         raise ValueError(
-            "There is no pull to draw: the run has one chain, or neither truth nor published values nor a likelihood "
-            "reference. Look at analysis.summary(run) instead."
+            "There is no residual to draw: the run has a single chain, or it has neither a truth nor published values "
+            "nor a likelihood fit. Type analysis.summary(run) for a table of the estimates."
         )
-    if schema.ALONG_KEY in run.attrs:
-        return _draw_histogram(values, ax)
-    names = values[schema.PARAMETER].values
-    ax = ax or new_axes(6.4, 1.4 + 0.32 * len(names))
-    for width, shade in [(2, "0.94"), (1, "0.86")]:
-        ax.axvspan(-width, width, color=shade, lw=0)
-    ax.axvline(0, color=REFERENCE, lw=1)
+    names = values[schema.PARAMETER].values.tolist()
+    ax = parameter_axes(names, "(estimate - reference) / standard deviation", ax)
     rows = np.arange(len(names))
-    styles = {
+    styles: dict[str, Style] = {
         "truth": {"marker": "*", "ms": 10, "mfc": "white", "color": TRUTH},
-        "mle": {"marker": "o", "ms": 6, "color": ENSEMBLE, "label": "MLE [floor units]"},
+        "mle": {"marker": "o", "ms": 6, "color": ENSEMBLE},
         "published": {"marker": "D", "ms": 5, "mfc": "white", "color": TRUTH},
     }
     for name, style in styles.items():
         x = values.sel(reference=name)
         if x.notnull().any():
-            ax.plot(x, rows, ls="", **{"label": name} | style)
-    ax.set(yticks=rows, yticklabels=names, ylim=(len(names) - 0.4, -0.6), xlabel="(estimate - reference) / deviation")
-    ax.tick_params(axis="y", length=0)
-    ax.spines[["top", "left", "right"]].set_visible(False)
-    ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+            ax.plot(x, rows, ls="", label=_LABELS.get(name, name), **style)
+    legend_above(ax)
     return ax
 
 
-def _draw_histogram(values, ax):
+def _residuals_of_several(values: xr.DataArray, ax: Axes | None) -> Axes:
+    """Histogram of the residuals of several runs beside the standard normal distribution."""
+    # Distances to the fit of the same events do not follow a normal distribution, so they are left out.
+    known = values.sel(reference=["truth", "published"]).values.ravel()
+    known = known[np.isfinite(known)]
+    if not len(known):
+        raise ValueError(
+            "There is no residual to draw: the runs have a single chain each, or neither a truth nor published values. "
+            "Type analysis.summary(runs) for a table of the estimates."
+        )
     ax = ax or new_axes(6.4, 4.0)
-    # To the truth or a published value: distances to the fit of the same events follow no normal distribution.
-    values = values.sel(reference=["truth", "published"]).values.ravel()
-    values = values[np.isfinite(values)]
-    edges = np.linspace(-4, 4, 17)
-    found = f"{len(values)} pulls: mean {values.mean():.2f}, deviation {values.std():.2f}"
-    ax.hist(np.clip(values, -4, 4), edges, density=True, color=ENSEMBLE, alpha=0.5, label=found)
+    found = f"{len(known)} residuals: mean {known.mean():.2f}, standard deviation {known.std():.2f}"
+    ax.hist(np.clip(known, -4, 4), bins=16, range=(-4, 4), density=True, color=ENSEMBLE, alpha=0.5, label=found)
     x = np.linspace(-4, 4, 200)
-    ax.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), color=REFERENCE, lw=1.6, label="standard normal")
-    ax.set(xlabel="(estimate - truth or published) / deviation", ylabel="density", xlim=(-4, 4))
-    ax.legend(frameon=False)
+    ax.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), color=REFERENCE, lw=1.6, label="standard normal distribution")
+    ax.set(xlabel="(estimate - truth or published value) / standard deviation", ylabel="density", xlim=(-4, 4))
+    legend_above(ax, 1)
     return ax

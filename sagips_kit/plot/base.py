@@ -1,6 +1,14 @@
-"""What all pictures share: colours that differ in grey too, axes, labels with units."""
+"""What all pictures share: colours that also differ in grey, new axes, labels with units, and recurring elements."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
+from numpy.typing import ArrayLike
 
 from ..store import schema
 
@@ -8,19 +16,32 @@ ENSEMBLE = "#1b6ca8"
 TRUTH = "#d1495b"
 REFERENCE = "0.15"
 FAINT = "0.75"
+SEVERAL = "plot.convergence(runs)"  # what to type instead where a picture takes one run only
+
+# Keyword arguments of matplotlib, which no type describes.
+Style = dict[str, Any]
+
+_LINES = ("-", "--", "-.", ":")
+_MARKERS = "osD^vP*X"
 
 
-def new_axes(width, height):
+def new_axes(width: float, height: float) -> Axes:
+    """Axes on a new figure of this size in inches."""
     return plt.figure(figsize=(width, height), layout="constrained").add_subplot()
 
 
-def chosen(parameters, known, n_shown):
-    """Names of the parameters to show, list of str: one by its name, several, or the first `n_shown` for None.
+def is_several(run: xr.DataTree) -> bool:
+    """Whether the tree holds several runs, as `open_runs` makes it, or a single one."""
+    return schema.ALONG_KEY in run.attrs
+
+
+def chosen(parameters: str | Iterable[str] | None, known: Sequence[str], n_shown: int) -> list[str]:
+    """Names of the parameters to draw: a single name, several, or the first `n_shown` for None.
 
     Raises
     ------
     ValueError
-        For one that is not among the `known`.
+        If a name is not among the `known`.
     """
     names = [parameters] if isinstance(parameters, str) else list(known[:n_shown] if parameters is None else parameters)
     if unknown := [name for name in names if name not in known]:
@@ -28,29 +49,73 @@ def chosen(parameters, known, n_shown):
     return names
 
 
-def unit_of(run, name):
+def unit_of(run: xr.DataTree, name: str) -> str:
     """Unit of a parameter or observable; empty if it has none."""
     group = schema.POSTERIOR if name in run[schema.POSTERIOR] else schema.OBSERVED
     unit = run[group][name].attrs.get("units", "")
     return "" if unit == schema.DIMENSIONLESS else unit
 
 
-def label(run, name):
+def label(run: xr.DataTree, name: str) -> str:
+    """Name of a parameter or observable with its unit, for an axis."""
     unit = unit_of(run, name)
     return f"{name} [{unit}]" if unit else name
 
 
-def draw_bands(ax, quantiles, of, x=None, edges=None):
-    """The median of `quantiles` (..., quantile) as a line, 68 % and 95 % as bands at `x`, or as steps."""
+def parameter_axes(
+    names: Sequence[str], xlabel: str, ax: Axes | None = None, width: float = 6.4, row_height: float = 0.32
+) -> Axes:
+    """Axes with one row for each parameter, the first at the top at y = 0, and bands at 1 and 2 units from zero."""
+    ax = ax or new_axes(width, 1.4 + row_height * len(names))
+    for half_width, shade in [(2, "0.94"), (1, "0.86")]:
+        ax.axvspan(-half_width, half_width, color=shade, lw=0)
+    ax.axvline(0, color=REFERENCE, lw=1)
+    ax.set(yticks=np.arange(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6), xlabel=xlabel)
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["top", "left", "right"]].set_visible(False)
+    return ax
+
+
+def legend_above(ax: Axes, n_columns: int = 3, **options: Any) -> None:
+    """A legend above the axes, where it hides nothing."""
+    ax.legend(frameon=False, ncols=n_columns, loc="lower center", bbox_to_anchor=(0.5, 1), **options)
+
+
+def draw_floor(ax: Axes) -> None:
+    """Make the y axis logarithmic and shade distances below 1 floor unit, which the events cannot resolve."""
+    ax.set_yscale("log")
+    # An axis of few decades has few powers of ten.
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.axhspan(1e-9, 1, color="0.9", lw=0, zorder=0, label="statistical floor")
+    ax.axhline(1, color=REFERENCE, ls="--", lw=1.2)
+
+
+def draw_bands(
+    ax: Axes, quantiles: xr.DataArray, of: str, x: ArrayLike | None = None, edges: Sequence[float] | None = None
+) -> None:
+    """Draw `quantiles` (..., quantile): the median as a line, 68 % and 95 % as bands, at `x` or as steps at `edges`."""
     low_95, low_68, middle, high_68, high_95 = (quantiles.isel(quantile=k) for k in range(5))
     for low, high, share, alpha in [(low_95, high_95, 95, 0.2), (low_68, high_68, 68, 0.35)]:
-        style = {"color": ENSEMBLE, "alpha": alpha, "lw": 0, "label": f"{share} % of {of}"}
-        if edges is None:
+        style: Style = {"color": ENSEMBLE, "alpha": alpha, "lw": 0, "label": f"{share} % of {of}"}
+        if x is not None:
             ax.fill_between(x, low, high, **style)
         else:
             ax.stairs(high, edges, baseline=low, fill=True, **style)
     style = {"color": ENSEMBLE, "lw": 1.6, "label": "generated, median"}
-    if edges is None:
-        ax.plot(x, middle, **style)
+    if x is not None:
+        ax.plot(x, middle, marker="." if middle.size == 1 else None, **style)
     else:
         ax.stairs(middle, edges, baseline=None, **style)
+
+
+def edges_of(histogram: xr.Dataset) -> list[float]:
+    """Edges (edge,) of a histogram with the coordinates `low` and `high`."""
+    return [*histogram["low"].values, histogram["high"].values[-1]]
+
+
+def run_styles(n: int) -> list[Style]:
+    """Line styles of `n` runs, which differ by pattern, marker and lightness."""
+    shades = plt.get_cmap("viridis")(np.linspace(0, 0.8, max(n, 2)))
+    return [{"color": shades[k], "ls": _LINES[k % 4], "marker": _MARKERS[k % 8]} for k in range(n)]

@@ -1,46 +1,74 @@
-"""Pairs of parameters."""
+"""Pairs of parameters: the posterior draws beside the likelihood's ellipses."""
+
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator, NullLocator
+from numpy.typing import NDArray
 
 from .. import analysis
 from ..store import schema
-from .base import ENSEMBLE, REFERENCE, TRUTH, chosen, label
+from .base import ENSEMBLE, REFERENCE, SEVERAL, TRUTH, chosen, label
 
 _N_SHOWN = 6  # parameters in a pair plot that stays legible
-_N_POINTS = 5000  # draws in one of its panels, at most
+_N_POINTS = 5000  # draws in one panel, at most
 
 
-def posterior(run, parameters=None, figure=None):
-    """Pairs of parameters: draws, the mean of each chain, the likelihood's ellipses, and truth or published values.
+def posterior(
+    run: xr.DataTree, parameters: str | Iterable[str] | None = None, figure: Figure | SubFigure | None = None
+) -> NDArray[np.object_]:
+    """Draw pairs of parameters: draws and mean of each chain, the likelihood's ellipses, truth and published values.
+
+    The projections of the ellipses onto the axes are the intervals of 1 and 2 standard deviations of the
+    maximum-likelihood estimate (MLE).  The spread between the chains is the uncertainty of the run; the spread of draws
+    within a chain is remaining noise of the training.
 
     Parameters
     ----------
     run : DataTree
-    parameters : str, sequence of str or None
-        Which to show; None takes the first six.
+        A run that `open_run` has opened, of which some chain has been written.
+    parameters : str, iterable of str or None
+        The parameters to draw, in this order; None draws the first six.
     figure : Figure or None
+        Figure or SubFigure to draw on; None makes a new figure.
 
     Returns
     -------
     ndarray of Axes (parameter, parameter)
-        Those above the diagonal are hidden.
+        Axes above the diagonal are hidden.
 
     Raises
     ------
     ValueError
-        For an unknown parameter.
+        If the run does not have such a parameter, if no chain has been written yet, or if several runs are given.
+
+    See Also
+    --------
+    sagips_kit.plot.estimate : The estimates and their standard deviations.
+    sagips_kit.report.export.to_arviz : The draws for ArviZ, which has many more plots.
+
+    Examples
+    --------
+    >>> from sagips_kit import open_run, plot
+    >>> run = open_run("runs/proxy.zarr")
+    >>> axes = plot.posterior(run, ["theta0", "theta1", "theta2"])
+    >>> [ax.get_xlabel() for ax in axes[-1]]
+    ['theta0', 'theta1', 'theta2']
     """
-    analysis.single_run(run, "plot.posterior", "plot.comparison(runs)")
+    analysis.single_run(run, "plot.posterior", SEVERAL)
     values = analysis.estimate(run)
     known = list(values[schema.PARAMETER].values)
     names = chosen(parameters, known, _N_SHOWN)
     chains = analysis.written(run, schema.POSTERIOR)[names]
     values, n = values.sel(parameter=names), len(names)
-    covariance = run[schema.REFERENCE]["covariance"].sel(parameter=names, parameter_2=names).values
+    reference = run[schema.REFERENCE].to_dataset()
+    covariance = reference["covariance"].sel(parameter=names, parameter_2=names).values
     has_room = n > 3  # for a legend above the diagonal
     size = (1.2 + 1.6 * n + (0 if has_room else 2), 0.8 + 1.6 * n)
     figure = figure or plt.figure(figsize=size, layout="constrained")
@@ -63,25 +91,27 @@ def posterior(run, parameters=None, figure=None):
         ax.set_ylabel(label(run, names[row]) if column == 0 < row else "")
     figure.align_labels()
     title = f"{n} of {len(known)} parameters" if n < len(known) else None
-    place = {"loc": "upper right", "borderaxespad": 1.5} if has_room else {"loc": "outside right upper"}
-    figure.legend(handles=_pair_legend(values), frameon=False, title=title, **place)
+    # The padding keeps a legend inside the figure off its edge.
+    place, padding = ("upper right", 1.5) if has_room else ("outside right upper", None)
+    figure.legend(handles=_pair_legend(values), frameon=False, title=title, loc=place, borderaxespad=padding)
     return axes
 
 
-def _limits(values, chains):
-    """Range of one parameter that shows the draws, three floors around the estimate, and truth or published value."""
+def _limits(values: xr.Dataset, chains: xr.DataArray) -> tuple[float, float]:
+    """Range of one parameter that shows the draws, 2.6 floor units around the MLE, and truth or published value."""
     wanted = [*np.quantile(chains, [0.002, 0.998])]
     wanted += [values["mle"] + width * values["floor"] for width in (-2.6, 2.6)]
     wanted += [values[name] for name in ("truth", "published")]
-    low, high = np.nanmin(wanted), np.nanmax(wanted)
+    low, high = float(np.nanmin(wanted)), float(np.nanmax(wanted))
     margin = 0.06 * (high - low) or 0.5
     return low - margin, high + margin
 
 
-def _draw_marginal(ax, chains, values):
-    ax.hist(chains.values.ravel(), bins=np.linspace(*ax.get_xlim(), 31), density=True, color=ENSEMBLE, alpha=0.35)
+def _draw_marginal(ax: Axes, chains: xr.DataArray, values: xr.Dataset) -> None:
+    low, high = ax.get_xlim()
+    ax.hist(chains.values.ravel(), bins=30, range=(low, high), density=True, color=ENSEMBLE, alpha=0.35)
     if values["floor"].notnull():
-        x = np.linspace(*ax.get_xlim(), 200)
+        x = np.linspace(low, high, 200)
         height = np.exp(-0.5 * ((x - values["mle"].item()) / values["floor"].item()) ** 2)
         ax.plot(x, height / (values["floor"].item() * np.sqrt(2 * np.pi)), color=REFERENCE, lw=1.2)
     for name, style in [("truth", "--"), ("published", ":")]:
@@ -89,7 +119,7 @@ def _draw_marginal(ax, chains, values):
             ax.axvline(values[name].item(), color=TRUTH, ls=style, lw=1.4)
 
 
-def _draw_pair(ax, x, y, values, covariance):
+def _draw_pair(ax: Axes, x: xr.DataArray, y: xr.DataArray, values: xr.Dataset, covariance: np.ndarray) -> None:
     some = slice(None, None, -(-x.size // _N_POINTS))
     points = x.values.ravel()[some], y.values.ravel()[some]
     ax.plot(*points, ".", ms=1.5, color=ENSEMBLE, alpha=0.25, mew=0, rasterized=True)
@@ -101,30 +131,32 @@ def _draw_pair(ax, x, y, values, covariance):
     ax.plot(*values["published"], "D", ms=5, mfc="white", color=TRUTH)
 
 
-def _draw_ellipses(ax, centre, covariance):
-    """Where the likelihood's distance is 1 and 2 deviations; their shadows on the axes are the intervals."""
+def _draw_ellipses(ax: Axes, centre: np.ndarray, covariance: np.ndarray) -> None:
+    """Draw the ellipses of 1 and 2 standard deviations around `centre` (2,), from the `covariance` (2, 2)."""
     eigenvalues, vectors = np.linalg.eigh(covariance)
     angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
     for width, style in [(1, "-"), (2, "--")]:
         minor, major = 2 * width * np.sqrt(np.maximum(eigenvalues, 0))
-        ax.add_patch(Ellipse(centre, major, minor, angle=angle, fill=False, color=REFERENCE, lw=1.1, ls=style))
+        ax.add_patch(
+            Ellipse((centre[0], centre[1]), major, minor, angle=angle, fill=False, color=REFERENCE, lw=1.1, ls=style)
+        )
 
 
-def _trim(ax, has_y, is_left, is_bottom):
+def _trim(ax: Axes, has_y: bool, is_left: bool, is_bottom: bool) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(3, prune="both"))
     ax.yaxis.set_major_locator(MaxNLocator(3, prune="both") if has_y else NullLocator())
     ax.tick_params(labelleft=is_left, labelbottom=is_bottom, labelsize="small")
     ax.tick_params(axis="x", rotation=40)
 
 
-def _pair_legend(values):
+def _pair_legend(values: xr.Dataset) -> list[Line2D]:
     handles = [
         Line2D([], [], ls="", marker=".", ms=4, color=ENSEMBLE, alpha=0.5, label="draws"),
         Line2D([], [], ls="", marker="o", ms=5, color=ENSEMBLE, label="mean of a chain"),
     ]
     if values["floor"].notnull().any():
-        handles.append(Line2D([], [], marker="+", ms=9, color=REFERENCE, label="MLE, 1 deviation"))
-        handles.append(Line2D([], [], ls="--", color=REFERENCE, label="MLE, 2 deviations"))
+        handles.append(Line2D([], [], marker="+", ms=9, color=REFERENCE, label="MLE, 1 floor unit"))
+        handles.append(Line2D([], [], ls="--", color=REFERENCE, label="MLE, 2 floor units"))
     for name, marker, line in [("truth", "*", "--"), ("published", "D", ":")]:
         if values[name].notnull().any():
             handles.append(Line2D([], [], marker=marker, ms=7, mfc="white", ls=line, color=TRUTH, label=name))

@@ -1,57 +1,95 @@
-"""Observed events beside generated ones, in the end and on the way."""
+"""Observed and generated events: at the end of training, and during it."""
+
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from numpy.typing import ArrayLike, NDArray
 
 from .. import analysis
 from ..store import schema
-from .base import ENSEMBLE, REFERENCE, draw_bands, label, unit_of
+from .base import ENSEMBLE, REFERENCE, SEVERAL, Style, draw_bands, edges_of, label, unit_of
 
 _N_STEPS = 4  # densities that can be told apart in one picture
 _SHADES, _LINES = ("0.72", "0.55", "0.35", ENSEMBLE), (":", "-.", "--", "-")
+_NOT_COVERED = "no generated events where the observed ones are"
 
 
-def events(run, observable, by=None, bins=50, log=False, figure=None):
-    """Observed and generated events of one observable, and their ratio below.
+def observed_and_generated(
+    run: xr.DataTree,
+    observable: str,
+    bins: int | ArrayLike = 50,
+    by: str | None = None,
+    log: bool = False,
+    figure: Figure | SubFigure | None = None,
+) -> NDArray[np.object_]:
+    """Draw the densities of observed and generated events of one observable, and their ratio below.
 
-    The bands hold 68 % and 95 % of the chains; with fewer than 40 of these the outer one is their range.
+    The line is the median of the chains, the bands hold 68 % and 95 % of them; with fewer than 40 chains the outer band
+    is their range.
 
     Parameters
     ----------
     run : DataTree
+        A run that `open_run` has opened, of which some chain has been written.
     observable : str
+        Name of the observable.
+    bins : int or array_like (edge,)
+        Number of equal bins over the range of the observed events, or the edges of the bins in units of the observable.
     by : str or None
-        A categorical observable: one picture for each of its values.
-    bins : int or ndarray (edge,)
+        Name of a categorical observable, such as the number of a detector: each of its values gets a panel.
     log : bool
-        A logarithmic axis for the densities, which shows the tails.
+        Whether the axis of the densities is logarithmic, which shows the tails.
     figure : Figure or None
+        Figure or SubFigure to draw on; None makes a new figure.
 
     Returns
     -------
-    ndarray of Axes (2, picture)
-        Densities in the first row, ratios to the median of the chains in the second; triangles stand for ratios that
-        are beyond the axis.
+    ndarray of Axes (2, panel)
+        The densities are in the first row, their ratios to the median of the chains in the second.  Triangles mark
+        ratios beyond the axis.
+
+    Raises
+    ------
+    ValueError
+        If the run does not have such an observable, if `by` has more than 50 values, if no chain has been written yet,
+        or if several runs are given.
+
+    See Also
+    --------
+    sagips_kit.analysis.observed_and_generated : The numbers that are drawn.
+    sagips_kit.plot.densities : The generated events during training.
+
+    Examples
+    --------
+    >>> from sagips_kit import open_run, plot
+    >>> run = open_run("runs/proxy.zarr")
+    >>> axes = plot.observed_and_generated(run, "x1", bins=30)
+    >>> axes.shape
+    (2, 1)
     """
-    analysis.single_run(run, "plot.events", "plot.comparison(runs)")
+    analysis.single_run(run, "plot.observed_and_generated", SEVERAL)
     histograms = analysis.observed_and_generated(run, observable, bins, by)
     axes, parts = _panels(run, histograms, observable, by, figure)
     low, high = _ratio_limits(histograms)
     for part, (top, bottom) in zip(parts, axes.T, strict=True):
         quantiles = part["generated_quantiles"]
-        draw_bands(top, quantiles, "the chains", edges=_edges(part))
+        draw_bands(top, quantiles, "the chains", edges=edges_of(part))
         _draw_observed(top, part)
         middle = quantiles.sel(quantile=0.5)
         middle = middle.where(middle > 0)  # an empty bin has no ratio
-        draw_bands(bottom, quantiles / middle, "the chains", edges=_edges(part))
+        draw_bands(bottom, quantiles / middle, "the chains", edges=edges_of(part))
         _draw_observed(bottom, part, middle)
         if not middle.notnull().any():
-            text = "no generated event is where the observed ones are"
-            bottom.text(0.5, 0.5, text, transform=bottom.transAxes, ha="center", va="center", fontsize="small")
+            place = {"transform": bottom.transAxes, "ha": "center", "va": "center"}
+            bottom.text(0.5, 0.5, _NOT_COVERED, fontsize="small", **place)
         ratio = part["observed"] / middle
         for is_beyond, height, mark in [(ratio > high, 0.95, "^"), (ratio < low, 0.05, "v")]:
-            x = part["bin"][is_beyond]
-            style = {"color": REFERENCE, "ms": 4, "transform": bottom.get_xaxis_transform()}
+            x = part["bin"].values[is_beyond.values]
+            style: Style = {"color": REFERENCE, "ms": 4, "transform": bottom.get_xaxis_transform()}
             bottom.plot(x, np.full(len(x), height), mark, **style)
     if log:
         positive = histograms["observed"].where(histograms["observed"] > 0)
@@ -64,48 +102,74 @@ def events(run, observable, by=None, bins=50, log=False, figure=None):
     return axes
 
 
-def densities(run, observable, by=None, bins=25, steps=None, figure=None):
-    """How the density of the generated events came to that of the observed ones.
+def densities(
+    run: xr.DataTree,
+    observable: str,
+    bins: int | ArrayLike = 25,
+    by: str | None = None,
+    steps: Sequence[int] | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> NDArray[np.object_]:
+    """Draw the density of the generated events of one observable at several steps of training.
+
+    Lines are medians of the chains, bands hold 68 % of them.  The observed events are drawn as points.
 
     Parameters
     ----------
     run : DataTree
-        May still be running.
+        A run that `open_run` has opened; it may be unfinished.
     observable : str
+        Name of the observable.
+    bins : int or array_like (edge,)
+        Number of equal bins over the range of the observed events, or the edges of the bins in units of the observable.
     by : str or None
-        A categorical observable: one picture for each of its values.
-    bins : int or ndarray (edge,)
+        Name of a categorical observable, such as the number of a detector: each of its values gets a panel.
     steps : sequence of int or None
-        Steps of the run, of each of which the nearest snapshot is shown, four at most; None takes some early ones and
-        the last.
+        Steps of training, four at most; the nearest snapshot to each is drawn.  None chooses three early snapshots and
+        the last one.
     figure : Figure or None
+        Figure or SubFigure to draw on; None makes a new figure.
 
     Returns
     -------
-    ndarray of Axes (2, picture)
-        Densities in the first row, medians over the chains with 68 % of these as bands; ratios to the observed events
-        in the second.
+    ndarray of Axes (2, panel)
+        The densities are in the first row, their ratios to the observed events in the second.
 
     Raises
     ------
     ValueError
-        If there is no snapshot yet, or for more than four steps.
+        If the run does not have such an observable, if `by` has more than 50 values, if no snapshot has been written
+        yet, if there are more than four steps, or if several runs are given.
+
+    See Also
+    --------
+    sagips_kit.analysis.densities : The numbers that are drawn.
+    sagips_kit.plot.observed_and_generated : The events at the end of training.
+    sagips_kit.plot.evolution : The generated parameters during training.
+
+    Examples
+    --------
+    >>> from sagips_kit import open_run, plot
+    >>> run = open_run("runs/proxy.zarr")
+    >>> axes = plot.densities(run, "x1", steps=[50, 200])
+    >>> axes[1, 0].get_xlabel()
+    'x1'
     """
-    analysis.single_run(run, "plot.densities", "plot.comparison(runs)")
+    analysis.single_run(run, "plot.densities", SEVERAL)
+    if steps is not None and len(steps) > _N_STEPS:
+        raise ValueError(f"{len(steps)} steps: should be at most {_N_STEPS}, since more cannot be told apart.")
     histograms = analysis.densities(run, observable, bins, by)
-    n = histograms.sizes[schema.STEP]
     if steps is None:
+        n = histograms.sizes[schema.STEP]
         histograms = histograms.isel(step=np.unique(np.geomspace(1, n, _N_STEPS).round().astype(int)) - 1)
-    elif len(steps) > _N_STEPS:
-        raise ValueError(f"{len(steps)} steps: should be {_N_STEPS} at most, since no more can be told apart.")
     else:
-        histograms = histograms.sel(step=list(steps), method="nearest")
+        histograms = histograms.sel(step=list(steps), method="nearest").drop_duplicates(schema.STEP)
     axes, parts = _panels(run, histograms, observable, by, figure)
     shown = histograms[schema.STEP].values
     for part, (top, bottom) in zip(parts, axes.T, strict=True):
         filled = part.where(part["observed"] > 0)
         for k, step in enumerate(shown):
-            style = {"color": _SHADES[k - len(shown)], "lw": 1.6, "ls": _LINES[k - len(shown)]}
+            style: Style = {"color": _SHADES[k - len(shown)], "lw": 1.6, "ls": _LINES[k - len(shown)]}
             _draw_step(top, part, part["generated_quantiles"].sel(step=step), style | {"label": f"step {step}"})
             _draw_step(bottom, part, filled["generated_quantiles"].sel(step=step) / filled["observed"], style)
         _draw_observed(top, part)
@@ -117,11 +181,13 @@ def densities(run, observable, by=None, bins=25, steps=None, figure=None):
     return axes
 
 
-def _panels(run, histograms, observable, by, figure):
-    """Axes (2, picture), with labels, and the histograms of each picture."""
+def _panels(
+    run: xr.DataTree, histograms: xr.Dataset, observable: str, by: str | None, figure: Figure | SubFigure | None
+) -> tuple[NDArray[np.object_], list[xr.Dataset]]:
+    """Axes (2, panel) with labels, and the histograms of each panel."""
     parts = [histograms] if by is None else [histograms.sel({by: value}) for value in histograms[by].values]
     n = len(parts)
-    width = 6.4 if n == 1 else 1 + n * np.clip(12 / n, 2, 3.2)
+    width = 6.4 if n == 1 else 1 + n * float(np.clip(12 / n, 2, 3.2))
     figure = figure or plt.figure(figsize=(width, 4.8), layout="constrained")
     axes = figure.subplots(2, n, sharex=True, sharey="row", squeeze=False, height_ratios=[3, 1])
     for part, (top, bottom) in zip(parts, axes.T, strict=True):
@@ -134,24 +200,20 @@ def _panels(run, histograms, observable, by, figure):
     return axes, parts
 
 
-def _edges(part):
-    return [*part["low"].values, part["high"].values[-1]]
-
-
-def _draw_observed(ax, part, unit=1.0):
+def _draw_observed(ax: Axes, part: xr.Dataset, unit: xr.DataArray | float = 1.0) -> None:
     values, error = part["observed"] / unit, part["observed_error"] / unit
     ax.errorbar(part["bin"], values, error, fmt=".", color=REFERENCE, lw=1, label="observed")
 
 
-def _draw_step(ax, part, quantiles, style):
-    edges = _edges(part)
+def _draw_step(ax: Axes, part: xr.Dataset, quantiles: xr.DataArray, style: Style) -> None:
+    edges = edges_of(part)
     low, middle, high = (quantiles.sel(quantile=q) for q in (0.16, 0.5, 0.84))
     ax.stairs(high, edges, baseline=low, fill=True, color=style["color"], alpha=0.25, lw=0)
     ax.stairs(middle, edges, baseline=None, **style)
 
 
-def _ratio_limits(histograms):
-    """Symmetric limits that show every point with its error but those in the outermost tails."""
+def _ratio_limits(histograms: xr.Dataset) -> tuple[float, float]:
+    """Limits that are symmetric about 1 and show every ratio with its error, except in the outermost tails."""
     generated = histograms["generated"] * (histograms["high"] - histograms["low"])
     below = generated.cumsum("bin") / generated.sum("bin")
     bulk = histograms.where((below > 0.01) & (below < 0.99) & (generated > 0))

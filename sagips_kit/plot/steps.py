@@ -1,157 +1,276 @@
-"""What happened on the way: convergence, losses, waiting and staleness."""
+"""The course of training: convergence, losses, waiting times and staleness."""
+
+from typing import Literal
 
 import numpy as np
-from matplotlib.ticker import LogLocator, MaxNLocator
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from .. import analysis
 from ..store import schema
-from .base import ENSEMBLE, FAINT, REFERENCE, TRUTH, new_axes
+from .base import ENSEMBLE, FAINT, REFERENCE, SEVERAL, TRUTH, draw_floor, is_several, new_axes, run_styles
 
-_N_LINES = 64  # generators that can be told apart
-_N_POINTS = 500  # along a line; more than a figure resolves
+_N_LINES = 64  # generators whose lines can be told apart
 
 
-def convergence(run, ax=None):
-    """Distance to the maximum-likelihood estimate against the step, of each generator and of their mean.
+def convergence(
+    run: xr.DataTree,
+    n_rows: int | None = 500,
+    against: Literal["step", "time"] = "step",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the distance to the maximum-likelihood estimate during training.
+
+    The distance is the root mean square over the parameters, in floor units: standard deviations of the
+    maximum-likelihood estimate (MLE) from the same events.  Below 1, in the shaded range, the generators are closer to
+    the MLE than the events can resolve.
 
     Parameters
     ----------
     run : DataTree
-        May still be running.
+        A run that `open_run` has opened, which may be unfinished, or several that `open_runs` has opened.  Of a single
+        run, each generator is drawn as well as their mean; of several, the mean of each run.
+    n_rows : int or None
+        Largest number of points of a line; None draws every row of the history.
+    against : {"step", "time"}
+        Horizontal axis: the training step, or the time since the start in seconds.  Runs of different modes need
+        different times for a step, so compare their cost by time.
     ax : Axes or None
+        Axes to draw on; None makes a new figure.
 
     Returns
     -------
     Axes
+        The axes with the picture.
 
     Raises
     ------
     ValueError
-        If the run has no likelihood reference.
+        If no row has been written yet, if no run has a likelihood fit, or if `against` is not one of the two words.
+
+    See Also
+    --------
+    sagips_kit.analysis.convergence : The numbers that are drawn.
+    sagips_kit.plot.evolution : The generated parameters themselves during training.
+    sagips_kit.plot.losses : The losses of the networks during training.
+
+    Examples
+    --------
+    >>> from sagips_kit import open_run, plot
+    >>> run = open_run("runs/proxy.zarr")
+    >>> ax = plot.convergence(run)
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('step', 'RMS distance to the MLE [floor units]')
     """
-    analysis.single_run(run, "plot.convergence", "plot.comparison(runs)")
-    path = analysis.convergence(run, _N_POINTS)
-    if not path.sizes[schema.STEP]:
-        raise ValueError("There is no distance to draw: the run has no rows yet. Open it again later.")
-    if path["distance_each"].isnull().all():
-        raise ValueError(
-            "There is no distance to draw: the run has no likelihood reference. Type "
-            'analysis.convergence(run).theta.plot(x="step", hue="parameter") to see the parameters themselves.'
-        )
+    if against not in ("step", "time"):
+        raise ValueError(f'against = {against!r}: should be "step" or "time".')
+    paths = {str(key): analysis.convergence(one, n_rows) for key, one in analysis.each_run(run).items()}
+    _check_distances(list(paths.values()), is_several(run))
+    x = {key: (path[schema.STEP] if against == "step" else path["elapsed"]).values for key, path in paths.items()}
     ax = ax or new_axes(6.4, 4.0)
-    each = path["distance_each"].stack(generator=(schema.RANK, schema.MEMBER)).transpose("generator", schema.STEP)
-    steps = path[schema.STEP].values
-    if len(each) <= _N_LINES:
-        ax.plot(steps, each.T, color=FAINT, lw=0.8, label=["each generator"] + [None] * (len(each) - 1))
+    if is_several(run):
+        for (key, path), style in zip(paths.items(), run_styles(len(paths)), strict=True):
+            ax.plot(x[key], path["distance"], lw=1.8, markevery=0.1, ms=5, label=key, **style)
+        last, lowest = None, [float(path["distance"].min()) for path in paths.values()]
     else:
-        low, high = np.nanquantile(each.values, [0.05, 0.95], axis=0)
-        ax.fill_between(steps, low, high, color=FAINT, lw=0, label="90 % of the generators")
-    ax.plot(steps, path["distance"], color=ENSEMBLE, lw=2.4, label="mean of all generators")
+        ((key, path),) = paths.items()
+        lowest = [_draw_generators(ax, x[key], path["distance_each"]), float(path["distance"].min())]
+        ax.plot(x[key], path["distance"], color=ENSEMBLE, lw=2.4, label="mean of all generators")
+        last = x[key].max()
     draw_floor(ax)
-    ax.set(xlabel="step", ylabel="RMS distance to the MLE [floor units]")
-    ax.set_xlim(0, steps.max())
-    # The band reaches down as far as there is anything to see.
-    ax.set_ylim(bottom=min(0.5, 0.7 * float(np.nanmin([path["distance"].min(), each.min()]))))
-    ax.legend(frameon=False)
+    xlabel = "step" if against == "step" else "time since the start [s]"
+    ax.set(xlabel=xlabel, ylabel="RMS distance to the MLE [floor units]", xlim=(0, last))
+    # The shaded range reaches down only as far as there is something to see.
+    ax.set_ylim(bottom=min(0.5, 0.7 * float(np.nanmin(lowest))))
+    ax.legend(frameon=False, title=run.attrs.get(schema.ALONG_KEY), fontsize="small" if is_several(run) else None)
     return ax
 
 
-def draw_floor(ax):
-    """The band in which no method can tell parameters apart, on an axis that is logarithmic from here on."""
-    ax.set_yscale("log")
-    # Few decades have few powers of ten.
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.axhspan(1e-9, 1, color="0.9", lw=0, zorder=0, label="statistical floor")
-    ax.axhline(1, color=REFERENCE, ls="--", lw=1.2)
+def _check_distances(paths: list[xr.Dataset], is_several: bool) -> None:
+    """Raise ValueError if none of the paths, as `analysis.convergence` returns them, has a distance to draw."""
+    if not any(path.sizes[schema.STEP] for path in paths):
+        raise ValueError(
+            "No row of the history has been written yet, so there is no distance to draw. Try again later."
+        )
+    if not all(path["distance" if is_several else "distance_each"].isnull().all() for path in paths):
+        return
+    if is_several:
+        raise ValueError("None of these runs has a likelihood fit, so there are no distances in floor units.")
+    raise ValueError(
+        "The run has no likelihood fit, so there are no distances in floor units. To see the parameters themselves, "
+        'type plot.evolution(run), or analysis.convergence(run).theta.plot(x="step", hue="parameter").'
+    )
 
 
-def losses(run, ax=None):
-    """Losses of discriminators and generators against the step: mean and range over ranks and members.
+def _draw_generators(ax: Axes, x: np.ndarray, distances: xr.DataArray) -> float:
+    """Draw the distance of each generator, or a band if they are many; returns the smallest of them."""
+    each = distances.stack(generator=(schema.RANK, schema.MEMBER)).transpose("generator", schema.STEP).values
+    if len(each) <= _N_LINES:
+        for k, one in enumerate(each):
+            ax.plot(x, one, color=FAINT, lw=0.8, label=None if k else "each generator")
+    else:
+        low, high = np.nanquantile(each, [0.05, 0.95], axis=0)
+        ax.fill_between(x, low, high, color=FAINT, lw=0, label="90 % of the generators")
+    return float(np.nanmin(each))
+
+
+def losses(run: xr.DataTree, n_rows: int | None = 1000, ax: Axes | None = None) -> Axes:
+    """Draw the losses of discriminators and generators during training.
+
+    Lines are means over all ranks and members, bands their range.  For losses that are cross entropies, the dotted line
+    at 2 log 2 is the loss of a discriminator that cannot separate generated from observed events.
 
     Parameters
     ----------
     run : DataTree
-        May still be running.
+        A run that `open_run` has opened; it may be unfinished.
+    n_rows : int or None
+        Largest number of points of a line; None draws every row of the history.
     ax : Axes or None
+        Axes to draw on; None makes a new figure.
 
     Returns
     -------
     Axes
+        The axes with the picture.
+
+    Raises
+    ------
+    ValueError
+        If several runs are given.
+
+    See Also
+    --------
+    sagips_kit.analysis.losses : The numbers that are drawn.
+    sagips_kit.plot.discriminator : The scores of the discriminators at the end.
+
+    Examples
+    --------
+    >>> from sagips_kit import open_run, plot
+    >>> run = open_run("runs/proxy.zarr")
+    >>> ax = plot.losses(run)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['discriminator', 'generator', 'blind discriminator: 2 log 2']
     """
-    analysis.single_run(run, "plot.losses", "plot.comparison(runs)")
-    values = analysis.losses(run)
+    analysis.single_run(run, "plot.losses", SEVERAL)
+    values = analysis.losses(run, n_rows)
     ax = ax or new_axes(6.4, 3.2)
     for name, colour, line in [("discriminator", REFERENCE, "-"), ("generator", ENSEMBLE, "--")]:
         one = values.sel(network=name)
         ax.fill_between(one[schema.STEP], one["low"], one["high"], color=colour, alpha=0.2, lw=0)
         ax.plot(one[schema.STEP], one["mean"], color=colour, ls=line, lw=1.6, label=name)
-    loss = analysis.fact(run, "loss")
-    if loss != "least squares":
+    if analysis.fact(run, "loss") != "least squares":
         ax.axhline(2 * np.log(2), color=TRUTH, ls=":", lw=1.4, label="blind discriminator: 2 log 2")
     ax.set(xlabel="step", ylabel="loss")
     ax.legend(frameon=False)
     return ax
 
 
-def timeline(run, ax=None):
-    """Who waited when: one line for each rank, white while it computes, black while it waits for others.
+def timeline(run: xr.DataTree, n_bins: int = 200, ax: Axes | None = None) -> Axes:
+    """Draw when each rank was computing and when it waited for other ranks.
+
+    Each rank has a row: white where it computes, black where it waits, blue where it is not training.
 
     Parameters
     ----------
     run : DataTree
-        May still be running.
+        A run that `open_run` has opened; it may be unfinished.
+    n_bins : int
+        Number of equal intervals of time for which the share of waiting is drawn.
     ax : Axes or None
+        Axes to draw on; None makes a new figure.
 
     Returns
     -------
     Axes
+        The axes with the picture.
 
     Raises
     ------
     ValueError
-        If there are no rows yet.
+        If no row of the history has been written yet, or if several runs are given.
+
+    See Also
+    --------
+    sagips_kit.analysis.timeline : The numbers that are drawn.
+    sagips_kit.plot.staleness : The age of the messages that were used.
+    sagips_kit.plot.pace : Events per second of several runs.
+
+    Examples
+    --------
+    >>> from sagips_kit import open_run, plot
+    >>> run = open_run("runs/proxy.zarr")
+    >>> ax = plot.timeline(run)
+    >>> ax.get_xlabel(), ax.get_ylabel()
+    ('time since the start [s]', 'rank')
     """
-    analysis.single_run(run, "plot.timeline", "plot.comparison(runs)")
-    times = analysis.timeline(run)
+    analysis.single_run(run, "plot.timeline", SEVERAL)
+    times = analysis.timeline(run, n_bins)
     if times["waiting"].isnull().all():
-        raise ValueError("There are no rows yet, so there is no time to show. Open the run again later.")
+        raise ValueError("No row of the history has been written yet, so there is no time to draw. Try again later.")
     n_ranks = times.sizes[schema.RANK]
-    ax = ax or new_axes(6.4, np.clip(1.6 + 0.15 * n_ranks, 2.4, 6))
+    ax = ax or new_axes(6.4, float(np.clip(1.6 + 0.15 * n_ranks, 2.4, 6)))
     most = float(np.clip(times["waiting"].max(), 0.1, 1))
     middles = times["time"].values
-    # Edges, since the middle of a single rank does not tell how high it is.
+    # Given only the middle of a single rank, matplotlib could not know the height of its row.
     edges = 2 * middles[0] * np.arange(len(middles) + 1), np.arange(n_ranks + 1) - 0.5
     image = ax.pcolormesh(*edges, times["waiting"], cmap="Greys", vmin=0, vmax=most, rasterized=True)
-    ax.set_facecolor("#cfe3f3")  # where a rank has no rows
+    ax.set_facecolor("#cfe3f3")  # shows where a rank has no rows
     ax.figure.colorbar(image, ax=ax, label="share of time spent waiting", pad=0.02)
     share = float(times["waited_s"].sum() / (times["waited_s"] + times["compute_s"]).sum())
-    ax.set_title(f"{share:.1%} of all time was spent waiting (blue: not training)", fontsize="medium", loc="left")
+    ax.set_title(
+        f"{share:.1%} of the ranks' time was spent waiting (blue: not training)", fontsize="medium", loc="left"
+    )
     ax.yaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     ax.set(xlabel="time since the start [s]", ylabel="rank", ylim=(n_ranks - 0.5, -0.5))
     return ax
 
 
-def staleness(run, ax=None):
-    """Age of the oldest message in each mean against the step: mean and range over the ranks.
+def staleness(run: xr.DataTree, n_rows: int | None = 1000, ax: Axes | None = None) -> Axes:
+    """Draw the staleness during training: the age of the oldest message that entered each mean, in steps.
+
+    The line is the mean over the ranks, the band their range.
 
     Parameters
     ----------
     run : DataTree
-        May still be running.
+        A run that `open_run` has opened; it may be unfinished.
+    n_rows : int or None
+        Largest number of points of the line; None draws every row of the history.
     ax : Axes or None
+        Axes to draw on; None makes a new figure.
 
     Returns
     -------
     Axes
+        The axes with the picture.
+
+    Raises
+    ------
+    ValueError
+        If several runs are given.
+
+    See Also
+    --------
+    sagips_kit.analysis.staleness : The numbers that are drawn.
+    sagips_kit.plot.timeline : When ranks waited for each other.
+
+    Examples
+    --------
+    >>> from sagips_kit import open_run, plot
+    >>> run = open_run("runs/proxy.zarr")
+    >>> ax = plot.staleness(run)
+    >>> ax.get_ylabel()
+    'staleness [steps]'
     """
-    analysis.single_run(run, "plot.staleness", "plot.comparison(runs)")
-    age = analysis.staleness(run)
+    analysis.single_run(run, "plot.staleness", SEVERAL)
+    age = analysis.staleness(run, n_rows)
     ax = ax or new_axes(6.4, 3.2)
-    ax.fill_between(age[schema.STEP], age["low"], age["high"], color=FAINT, lw=0, label="all ranks")
-    ax.plot(age[schema.STEP], age["mean"], color=ENSEMBLE, lw=1.6, label="mean of the ranks")
+    ax.fill_between(age[schema.STEP], age["low"], age["high"], color=FAINT, lw=0, label="range over the ranks")
+    ax.plot(age[schema.STEP], age["mean"], color=ENSEMBLE, lw=1.6, label="mean over the ranks")
     ax.set(xlabel="step", ylabel="staleness [steps]")
     top = max(1, 1.1 * float(age["high"].max())) if age.sizes[schema.STEP] else 1
-    ax.set_ylim(-0.04 * top, top)  # 0 is what most modes have, and shall be seen
+    ax.set_ylim(-0.04 * top, top)  # keeps a line at 0, the value of most modes, off the axis
     ax.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     return ax

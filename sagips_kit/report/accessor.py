@@ -19,7 +19,7 @@ from ..store import schema
 from ..store.reader import open_run
 from . import export
 from .dashboard import Dashboard
-from .html import page
+from .html import html_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -176,13 +176,13 @@ class RunAccessor:
     def written(self, group: str) -> xr.Dataset:
         return analysis.written(self._run, group)
 
-    @_documented_as(plot.report)
-    def report(self, figure: "Figure | None" = None) -> dict[str, Any]:
-        return plot.report(self._run, figure)
+    @_documented_as(plot.overview)
+    def overview(self, figure: "Figure | None" = None) -> dict[str, Any]:
+        return plot.overview(self._run, figure)
 
-    @_documented_as(page)
-    def page(self) -> str:
-        return page(self._run)
+    @_documented_as(html_report)
+    def report(self) -> str:
+        return html_report(self._run)
 
     @_documented_as(export.to_arviz)
     def to_arviz(self) -> Any:
@@ -203,12 +203,12 @@ class RunAccessor:
         """
         return open_run(self._source("reopen"))
 
-    def dashboard(self, interval: float = 2.0) -> Dashboard:
+    def dashboard(self, interval_s: float = 2.0) -> Dashboard:
         """Show the run in a notebook while it is running.
 
         Parameters
         ----------
-        interval : float
+        interval_s : float
             Time between two updates, s.
 
         Returns
@@ -223,7 +223,7 @@ class RunAccessor:
         ModuleNotFoundError
             If ipywidgets is not installed.
         """
-        return Dashboard(self._source("dashboard"), interval)
+        return Dashboard(self._source("dashboard"), interval_s)
 
     def _source(self, name: str) -> Any:
         analysis.single_run(self._run, name)

@@ -1,50 +1,90 @@
-"""A run while it goes on, in a notebook: how far it is, how close, and a button that ends it.
+"""A live view of a run in a notebook: its progress, its convergence, and a button that stops it.
 
-All it knows comes from the store, so it works from any notebook that can read the store, and losing it changes nothing
-for the run.
+Everything is read from the store, so the view works in any notebook that can read the store, and closing it does not
+affect the run.
 """
 
 import html
 import io
+import os
 import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import xarray as xr
 from matplotlib.figure import Figure
 
 from .. import analysis, plot
 from .._text import spaced
-from ..store import reader, status
+from ..store.reader import open_run
+from ..store.status import RunStatus, read_status, stop_soon
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
 
 _DPI = 90
 
 
 class Dashboard:
-    """A live view of a run; display it, or its `.widget`, in a notebook.
+    """A live view of a run in a notebook: its progress, its convergence, and a button that stops it.
+
+    Let a cell end with the dashboard, or with its `widget`, to display it.  It reads the store at regular intervals
+    until the run has ended or the view is closed.
 
     Parameters
     ----------
     path : path, URL or zarr Store
-    interval : float
-        Seconds between two looks at the store.
+        The store of the run.
+    interval_s : float
+        Time between two readings of the store in seconds.
     stop : callable or None
-        Called without arguments by the button; None asks the ranks to stop through the store.
-    failed : callable or None
-        Tells whether a rank has failed, for whoever knows.
+        What the button does, called without arguments; None asks the ranks through the store to stop.
+    has_failed : callable or None
+        Returns whether a rank has failed, called without arguments; None means that this is not known.
+
+    Attributes
+    ----------
+    widget : ipywidgets.VBox
+        The view itself, which can be part of other widgets.
 
     Raises
     ------
     ModuleNotFoundError
         If ipywidgets is not installed.
+    FileNotFoundError
+        If there is nothing at `path`.
+    ValueError
+        If there is something other than a run at `path`, or a damaged run.
+
+    See Also
+    --------
+    sagips_kit.report.html.html_report : A run as an HTML page.
+    sagips_kit.plot.overview : All pictures of a run on one sheet.
+
+    Examples
+    --------
+    >>> from sagips_kit.report.dashboard import Dashboard
+    >>> dashboard = Dashboard("runs/proxy.zarr")
+    >>> dashboard
+    Dashboard('runs/proxy.zarr', step 200 of 200, finished)
+    >>> dashboard.close()
     """
 
-    def __init__(self, path, interval=2.0, stop=None, failed=None):
+    def __init__(
+        self,
+        path: "str | os.PathLike[str] | Store",
+        interval_s: float = 2.0,
+        stop: Callable[[], object] | None = None,
+        has_failed: Callable[[], bool] | None = None,
+    ):
         try:
             import ipywidgets
         except ImportError as error:
-            text = 'A dashboard needs ipywidgets. Type: pip install "sagips_kit[explore]", and reload the page.'
+            text = 'A dashboard needs ipywidgets. Type: pip install "sagips_kit[explore]", then reload the page.'
             raise ModuleNotFoundError(text, name=error.name) from None
-        self.path, self.interval = path, interval
-        self._stop = stop or (lambda: status.stop_soon(path))
-        self._failed = failed or (lambda: False)
+        self.path, self.interval_s = path, interval_s
+        self._stop = stop or (lambda: stop_soon(path))
+        self._has_failed = has_failed or (lambda: False)
         self._bar = ipywidgets.IntProgress(min=0, layout={"width": "100%"})
         self._facts = ipywidgets.HTML()
         self._image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
@@ -52,65 +92,72 @@ class Dashboard:
         self._button.on_click(lambda _: self.stop())
         top = ipywidgets.HBox([self._bar, self._button])
         self.widget = ipywidgets.VBox([top, self._facts, self._image])
-        self._seen = None
-        self._asked = ""
+        self._status: RunStatus | None = None  # of the run that is shown
+        self._pace: xr.Dataset | None = None
+        self._answer = ""  # to a request to stop
         self._is_closed = threading.Event()
         self.refresh()
         self._thread = threading.Thread(target=self._follow, name="sagips_kit dashboard", daemon=True)
         self._thread.start()
 
-    def refresh(self):
-        """Look at the store once; returns whether the run can still go on."""
-        progress = status.read_status(self.path)
-        total = progress.stop_step
-        goes_on = not (progress.has_ended or self._failed())
-        self._bar.max, self._bar.value = total, progress.step
-        self._button.disabled = not goes_on
-        if self._seen != progress.steps.tolist():
-            run = reader.open_run(self.path)
-            self._draw(run)
-            self._seen = progress.steps.tolist()
-            self._pace = analysis.pace(run) if progress.steps.any() else None
-        self._facts.value = self._words(progress, total)
-        return goes_on
+    def refresh(self) -> bool:
+        """Read the store once and show what has changed.
 
-    def stop(self):
-        """Ask the ranks to end cleanly, as the button does."""
+        Returns
+        -------
+        bool
+            Whether the run can still change: it has neither ended nor failed.
+        """
+        status = read_status(self.path)
+        is_running = not (status.has_ended or self._has_failed())
+        self._bar.max, self._bar.value = status.stop_step, status.step
+        self._button.disabled = not is_running
+        if self._status is None or self._status.steps.tolist() != status.steps.tolist():
+            run = open_run(self.path)
+            self._draw(run)
+            self._pace = analysis.pace(run) if status.steps.any() else None
+        self._status = status
+        self._facts.value = self._words(status)
+        return is_running
+
+    def stop(self) -> None:
+        """Ask the ranks to stop cleanly, as the button does."""
         try:
             self._stop()
-            self._asked = "The ranks were asked to stop. "
+            self._answer = "The ranks were asked to stop. "
         except (ValueError, OSError) as error:
-            self._asked = f"{error} "
+            self._answer = f"{error} "
         self.refresh()
 
-    def close(self):
-        """End the live view; the run goes on."""
+    def close(self) -> None:
+        """End the live view; the run continues."""
         self._is_closed.set()
         self._thread.join(timeout=10)
 
-    def _follow(self):
-        goes_on = True
-        while goes_on and not self._is_closed.wait(self.interval):
+    def _follow(self) -> None:
+        is_running = True
+        while is_running and not self._is_closed.wait(self.interval_s):
             try:
-                goes_on = self.refresh()
+                is_running = self.refresh()
             except (ValueError, OSError) as error:
-                # A store may be away for a moment, and the view shall outlive that.
+                # A store may be unavailable for a moment: try again.
                 self._facts.value = f"<b>The store cannot be read:</b> {html.escape(str(error))}"
 
-    def _words(self, progress, total):
-        is_failed = self._failed() and not progress.has_ended
-        state = "failed" if is_failed else progress.state
-        words = f"<b>{state}</b>: step {spaced(progress.step)} of {spaced(total)}"
-        if progress.steps.max() > progress.step:
-            words += f", the fastest rank at {spaced(int(progress.steps.max()))}"
-        if self._pace is not None and not (is_failed or progress.has_ended) and float(self._pace["step_rate"]) > 0:
-            rate = float(self._pace["step_rate"])
-            words += f"; {rate:.3g} steps/s, about {(total - progress.step) / rate:.0f} s left"
+    def _words(self, status: RunStatus) -> str:
+        """The state of the run as a line of HTML."""
+        has_failed = self._has_failed() and not status.has_ended
+        words = f"<b>{'failed' if has_failed else status.state}</b>"
+        words += f": step {spaced(status.step)} of {spaced(status.stop_step)}"
+        if status.steps.max() > status.step:
+            words += f", the fastest rank is at {spaced(int(status.steps.max()))}"
         if self._pace is not None:
-            words += f"; {float(self._pace['waiting']):.1%} of the time spent waiting"
-        return f"{words}. {html.escape(self._asked)}"
+            rate = float(self._pace["step_rate"])
+            if rate > 0 and not (has_failed or status.has_ended):
+                words += f"; {rate:.3g} steps/s, about {(status.stop_step - status.step) / rate:.0f} s left"
+            words += f"; {float(self._pace['waiting']):.1%} of the time was spent waiting"
+        return f"{words}. {html.escape(self._answer)}"
 
-    def _draw(self, run):
+    def _draw(self, run: xr.DataTree) -> None:
         figure = Figure(figsize=(11, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
         try:
@@ -122,9 +169,8 @@ class Dashboard:
         figure.savefig(image, format="png", dpi=_DPI)
         self._image.value = image.getvalue()
 
-    def _repr_mimebundle_(self, **options):
+    def _repr_mimebundle_(self, **options: Any) -> Any:
         return self.widget._repr_mimebundle_(**options)
 
-    def __repr__(self):
-        steps = "no steps" if self._seen is None else f"step {min(self._seen)}"
-        return f"Dashboard({str(self.path)!r}, {steps})"
+    def __repr__(self) -> str:
+        return f"Dashboard({str(self.path)!r}, {self._status})"

@@ -1,15 +1,18 @@
-"""A run as one HTML page to send to a colleague: figures inside, no script, nothing loaded from elsewhere."""
+"""A run as one HTML page to send to a colleague: pictures inside, no scripts, nothing loaded from elsewhere."""
 
 import base64
 import html
 import io
 import json
+from collections.abc import Iterable
 
+import xarray as xr
 from matplotlib.figure import Figure
 
 from .. import analysis
 from ..plot import pictures
 from ..plot.base import label
+from ..plot.sheet import Picture
 from ..store import schema
 from ..store.status import RunStatus
 
@@ -29,18 +32,43 @@ pre { background: #f4f6f8; padding: 1rem; overflow-x: auto; }
 _DPI = 110
 
 
-def page(run):
-    """The page of a run, finished or not.
+def html_report(run: xr.DataTree) -> str:
+    """Return a run as one HTML page: estimates, pictures, environment and spec.
+
+    The page is complete in itself: pictures are embedded, and it contains neither scripts nor links.  In a terminal
+    `sagips report STORE` writes it to a file; `run.sagips.report()` returns it, too.
 
     Parameters
     ----------
     run : DataTree
+        A run that `open_run` has opened; it may be unfinished.  Where it has nothing to show yet, the page says why.
 
     Returns
     -------
     str
-        HTML, figures embedded.
+        The text of the page.
+
+    Raises
+    ------
+    ValueError
+        If several runs are given.
+
+    See Also
+    --------
+    sagips_kit.plot.overview : The pictures of a run on one sheet.
+    sagips_kit.report.export.to_netcdf : All numbers of a run in one file.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from sagips_kit import open_run
+    >>> from sagips_kit.report.html import html_report
+    >>> page = html_report(open_run("runs/proxy.zarr"))
+    >>> page.startswith("<!doctype html>") and "theta0" in page
+    True
+    >>> _ = Path("proxy.html").write_text(page, encoding="utf-8")
     """
+    analysis.single_run(run, "html_report")
     title = f"{run.attrs[schema.PROBLEM_KEY]}: {analysis.fact(run, 'mode') or 'run'}"
     created = run.attrs[schema.CREATED_KEY][:16].replace("T", " ")
     lead = f"{RunStatus.from_run(run)}; created {created} UTC; read from {_source(run)}"
@@ -54,7 +82,7 @@ def page(run):
         "<h2>The run</h2>",
         _facts((line[:10], line[10:]) for line in analysis.describe(run).splitlines()),
         "<h2>Environment</h2>",
-        _facts(analysis.environment(run).items()),
+        _facts((str(name), text) for name, text in analysis.environment(run).items()),
         "<h2>Spec</h2>",
         _spec(run),
     ]
@@ -64,7 +92,7 @@ def page(run):
     )
 
 
-def _estimates(run):
+def _estimates(run: xr.DataTree) -> str:
     try:
         table = analysis.summary(run).rename(lambda name: label(run, name)).rename_axis(None)
         table = table.to_html(float_format="%.4g", na_rep="", border=0)
@@ -72,14 +100,16 @@ def _estimates(run):
     except ValueError as error:
         return f"<p class=missing>{_text(error)}</p>"
     notes = [*analysis.warnings_of(run), f"Uncertainty: {run[schema.POSTERIOR].attrs[schema.UNCERTAINTY_KEY]}."]
-    if run[schema.REFERENCE]["mle"].notnull().any():
+    if run[schema.REFERENCE].to_dataset()["mle"].notnull().any():
         distance = analysis.distance_to_mle(run)
-        notes.insert(0, f"{distance:.2f} floor units (RMS) from the maximum-likelihood estimate of the same events.")
+        notes.insert(
+            0, f"RMS distance to the maximum-likelihood estimate from the same events: {distance:.2f} floor units."
+        )
     notes.append(f"Training took {float(pace['duration']):.0f} s, {float(pace['waiting']):.1%} of it spent waiting.")
     return f"<div class=wide>{table}</div><p>{_text(' '.join(notes))}</p>"
 
 
-def _figure(picture):
+def _figure(picture: Picture) -> str:
     figure = Figure(figsize=(picture.width, picture.height), layout="constrained")
     try:
         picture.draw(figure)
@@ -94,25 +124,28 @@ def _figure(picture):
     return f"<figure{kind}>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def _spec(run):
-    """The spec, which deletes nothing, and how to start it again."""
+def _spec(run: xr.DataTree) -> str:
+    """The spec, without its permission to overwrite a run, and the command that starts it again."""
     spec, n_ranks = analysis.spec(run), run.attrs[schema.LAYOUT_KEY]["n_ranks"]
     spec.pop("overwrite", None)
     line = "sagips" if n_ranks == 1 else f"mpiexec -n {n_ranks} python -m mpi4py -m sagips_kit"
-    words = f"Saved as a file, it starts the same run again: <code>{line} run spec.json --store ...</code>."
+    words = f"Save this as spec.json to start the same run again: <code>{line} run spec.json --store ...</code>."
     if "__main__:" in str(spec.get("problem")):
-        words += " The class of its problem lived in a notebook: put it into a module of this folder, and name that."
+        words += (
+            " The class of its problem was defined in a notebook: copy the class into a module in the current folder, "
+            "and replace __main__ by the name of that module."
+        )
     return f"<p>{words}</p><pre>{_text(json.dumps(spec, indent=2))}</pre>"
 
 
-def _facts(rows):
+def _facts(rows: Iterable[tuple[str, str]]) -> str:
     cells = "".join(f"<tr><td>{_text(name)}</td><td>{_text(text)}</td></tr>" for name, text in rows)
     return f"<div class=wide><table class=facts><tbody>{cells}</tbody></table></div>"
 
 
-def _source(run):
+def _source(run: xr.DataTree) -> str:
     return str(run.encoding.get("source", "memory"))
 
 
-def _text(words):
+def _text(words: object) -> str:
     return html.escape(str(words))

@@ -1,45 +1,55 @@
-"""What one line says of a run while it trains: how far, how fast, whether the answer still moves, who waits.
+"""The progress of a run as one line of text: how far, how fast, whether the estimate still moves, who waits.
 
-Everything comes from the store, so any process may look, also one that has not started the run.
+Everything is read from the store, so any process can show the line, even if it has not started the run.
 """
 
 import math
+import os
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import zarr
+from numpy.typing import NDArray
 
 from ..store import schema
-from ..store.group import damage_explained, open_group
+from ..store.group import array_of, damage_explained, open_group
 from ..store.status import RunStatus, read_status
 
-_MOVE = 0.1  # of the run: over so many steps the movement is measured
-_N_RANKS = 32  # that are looked at, evenly spread: each has files of its own
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+    Location = str | os.PathLike[str] | Store
+
+_WINDOW = 0.1  # of the run: rate, movement and waiting are measured over the last rows, so many of all
+_N_RANKS = 32  # evenly spaced ranks that are read, since each has its own files
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run at one moment.
+    """The progress of a run at one moment.
+
+    Rates and fractions refer to the last tenth of the rows of the whole run, or to those that there are.
 
     Attributes
     ----------
     status : RunStatus
-        Steps of each rank, and where the run ends.
+        The steps of each rank, and where the run ends.
     elapsed_s : float
-        Since the run started, in seconds.
+        Time since the start of the run in seconds.
     rate : float
-        Steps of the slowest rank in a second.
+        Steps per second of the slowest rank.
     moved : float
-        How far the generators' mean has moved during the last tenth of the run's steps, in `moved_unit`: root mean
-        square over the parameters.
+        How far the mean of the generators has moved: root mean square over the parameters, in `moved_unit`.
     moved_unit : str
+        "floor units", or "% of the range" if the run has no likelihood fit.
     waited : float
-        Fraction of the time that ranks have waited for others.
+        Fraction of the time that ranks waited for others.
     staleness : float
-        Age of the oldest message used, in steps.
+        Age of the oldest message used in the last row, in steps.
     rejected : int
-        Steps that were dropped because of numbers that were not finite, of the ranks that were looked at, during those
-        last steps.
+        Steps that were dropped because their numbers were not finite.
     """
 
     status: RunStatus
@@ -51,14 +61,14 @@ class Snapshot:
     staleness: float = math.nan
     rejected: int = 0
 
-    def line(self):
-        """The snapshot as a line of text: bar, steps, time used and left, rate, movement, waiting, staleness."""
+    def line(self) -> str:
+        """The snapshot as text: bar, steps, time used and left, rate, movement, waiting, staleness."""
         from tqdm import tqdm
 
-        now = self.status
-        words = [f"ranks {now.step}...{now.steps.max()}"]
-        if now.stop_step < now.n_steps:
-            words.insert(0, f"asked to stop there, before {now.n_steps}")
+        step, stop_step, n_steps = self.status.step, self.status.stop_step, self.status.n_steps
+        words = [f"ranks at {step} to {self.status.steps.max()}"]
+        if stop_step < n_steps:
+            words.insert(0, f"asked to stop there, before {n_steps}")
         if not math.isnan(self.moved):
             words.append(f"moved {self.moved:.2g} {self.moved_unit}")
         if not math.isnan(self.waited):
@@ -68,8 +78,8 @@ class Snapshot:
         if self.rejected:
             words.append(f"{self.rejected} bad steps dropped")
         return tqdm.format_meter(
-            now.step,
-            now.stop_step,
+            step,
+            stop_step,
             self.elapsed_s,
             rate=None if math.isnan(self.rate) else self.rate,
             unit="step",
@@ -78,49 +88,67 @@ class Snapshot:
         )
 
 
-def snapshot(path):
-    """Look at a run: Snapshot."""
+def snapshot(path: "Location") -> Snapshot:
+    """Read the progress of the run at `path`; cheap, and possible while the run is written."""
     with damage_explained(path):
-        return _snapshot(path)
+        return _snapshot(path, open_group(path, "r"), read_status(path))
 
 
-def _snapshot(path):
-    root = open_group(path, "r")
-    now = read_status(path)
-    layout = schema.RunLayout(**root.attrs[schema.LAYOUT_KEY])
-    row = int(np.searchsorted(layout.steps, now.step, side="right")) - 1
+def _snapshot(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot:
+    sizes: Any = root.attrs[schema.LAYOUT_KEY]
+    layout = schema.RunLayout(**sizes)
+    row = int(np.searchsorted(layout.steps, status.step, side="right")) - 1
     if row < 1:
-        return Snapshot(now)
-    back = max(0, row - max(1, round(_MOVE * len(layout.steps))))
-    history, ranks = root[schema.HISTORY], slice(None, None, math.ceil(layout.n_ranks / _N_RANKS))
-    elapsed = history["elapsed_s"][ranks, back : row + 1]
-    waited = history["waited_s"][ranks, back + 1 : row + 1].sum(axis=1)
+        return Snapshot(status)
+    back = max(0, row - max(1, round(_WINDOW * len(layout.steps))))
+    ranks = slice(None, None, math.ceil(layout.n_ranks / _N_RANKS))
+
+    def rows(name: str, *selection: int | slice) -> NDArray[np.floating]:
+        return np.asarray(array_of(path, root, schema.HISTORY, name)[(ranks, *selection)])
+
+    elapsed, waited = rows("elapsed_s", slice(back, row + 1)), rows("waited_s", slice(back + 1, row + 1))
     duration = np.maximum(elapsed[:, -1] - elapsed[:, 0], 1e-9)
-    moved, unit = _moved(root, history["theta"][ranks, :, row] - history["theta"][ranks, :, back])
+    moved, unit = _moved(path, root, rows("theta", slice(None), row) - rows("theta", slice(None), back))
     return Snapshot(
-        now,
+        status,
         elapsed_s=float(np.nan_to_num(elapsed[:, -1]).max()),
         rate=(layout.steps[row] - layout.steps[back]) / float(duration.max()),
         moved=moved,
         moved_unit=unit,
-        waited=float((waited / duration).mean()),
-        staleness=float(history["staleness"][ranks, row].max()),
-        rejected=int(np.nansum(history["rejected"][ranks, back + 1 : row + 1])),
+        waited=float((waited.sum(axis=1) / duration).mean()),
+        staleness=float(rows("staleness", row).max()),
+        rejected=int(np.nansum(rows("rejected", slice(back + 1, row + 1)))),
     )
 
 
-def _moved(root, ways):
-    """How far the mean over ranks and members went, from the way (rank, member, parameter) of each; and the unit."""
-    way = ways.mean(axis=(0, 1))
-    reference = root[schema.REFERENCE]
-    unit, name = reference["deviation"][:], "floor units"
+def _moved(path: "Location", root: zarr.Group, shifts: NDArray[np.floating]) -> tuple[float, str]:
+    """RMS of the mean of `shifts` (rank, member, parameter), and its unit."""
+
+    def reference(name: str) -> NDArray[np.floating]:
+        return np.asarray(array_of(path, root, schema.REFERENCE, name)[:])
+
+    unit, name = reference("deviation"), "floor units"
     if not np.isfinite(unit).all():
-        unit, name = (reference["upper"][:] - reference["lower"][:]) / 100, "% of the range"
-    return float(np.sqrt(np.mean((way / unit) ** 2))), name
+        unit, name = (reference("upper") - reference("lower")) / 100, "% of the range"
+    return float(np.sqrt(np.mean((shifts.mean(axis=(0, 1)) / unit) ** 2))), name
 
 
-class Line:
-    """A line of text that is replaced in place: an output of the cell in a notebook, else a line of the terminal."""
+class ProgressLine:
+    """A line of text that is replaced in place: an output of the cell in a notebook, or a line of a terminal.
+
+    Where there is neither, as in a batch job, only the last text is written.
+
+    Examples
+    --------
+    >>> import contextlib, io
+    >>> from sagips_kit.report.progress_line import ProgressLine
+    >>> with contextlib.redirect_stderr(io.StringIO()) as written:
+    ...     line = ProgressLine()
+    ...     line.show("1 of 2 engines")
+    ...     line.end("2 of 2 engines")
+    >>> written.getvalue()
+    '2 of 2 engines\\n'
+    """
 
     def __init__(self):
         from IPython import get_ipython
@@ -129,19 +157,33 @@ class Line:
         self._output = None
         self._last = ""
 
-    def show(self, text):
+    def show(self, text: str) -> None:
+        """Replace the line.
+
+        Parameters
+        ----------
+        text : str
+            The new text.
+        """
         if self._in_notebook:
             self._display(text)
         elif sys.stderr.isatty():
             print(f"\r{text.ljust(len(self._last))}", end="", file=sys.stderr, flush=True)
         self._last = text
 
-    def end(self, text):
+    def end(self, text: str) -> None:
+        """Replace the line for the last time, and end it.
+
+        Parameters
+        ----------
+        text : str
+            The last text.
+        """
         self.show(text)
         if not self._in_notebook:
             print("" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
 
-    def _display(self, text):
+    def _display(self, text: str) -> None:
         from IPython.display import display
 
         content = {"text/plain": text}

@@ -28,7 +28,7 @@ from .seeds import random_streams
 
 if TYPE_CHECKING:
     from ..exchange import Exchange
-    from ..exchange.base import Channel
+    from ..exchange.channel import Channel
     from ..problems.base import Problem
     from .settings import Settings
 

@@ -64,7 +64,7 @@ def first_example() -> None:
     run: xr.DataTree = open_run("runs/proxy.zarr")
     table: xr.Dataset = analysis.estimate(run)
     plot.posterior(run)
-    ax: Axes = plot.estimates(run)
+    ax: Axes = plot.estimate(run)
     again = RunSpec.from_dict(spec.to_dict())
     print(step, finished, table, ax, again == spec, Path(spec.store), sagips_kit.__version__)
 
