@@ -68,7 +68,7 @@ def posterior(
     chains = analysis.written(run, schema.POSTERIOR)[names]
     values, n = values.sel(parameter=names), len(names)
     reference = run[schema.REFERENCE].to_dataset()
-    covariance = reference["covariance"].sel(parameter=names, parameter_2=names).values
+    covariance = reference[schema.COVARIANCE].sel(parameter=names, parameter_2=names).values
     has_room = n > 3  # for a legend above the diagonal
     size = (1.2 + 1.6 * n + (0 if has_room else 2), 0.8 + 1.6 * n)
     figure = figure or plt.figure(figsize=size, layout="constrained")

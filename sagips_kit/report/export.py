@@ -229,7 +229,7 @@ def to_trace(run: xr.DataTree, path: str | os.PathLike[str], n_rows: int = 1000)
     path = _new(path)
     history, environment = (run[group].to_dataset() for group in (schema.HISTORY, schema.ENVIRONMENT))
     events: list[dict[str, Any]] = []
-    for rank, host in enumerate(environment["host"].values):
+    for rank, host in enumerate(environment[schema.HOST].values):
         # A rank takes the place of what the format calls a process.
         name = {"name": f"rank {rank} on {host}"}
         events.append({"ph": "M", "name": "process_name", "pid": rank, "args": name})
@@ -251,16 +251,16 @@ def _slices(history: xr.Dataset, rank: int, n_rows: int) -> Iterator[dict[str, A
     history = history.isel({schema.STEP: history[schema.STEP].values <= int(history[schema.PROGRESS])})
     n = history.sizes[schema.STEP]
     last = np.arange(n - 1, -1, -max(1, -(-n // n_rows)))[::-1]
-    columns = {name: history[name].values for name in ("elapsed_s", "waited_s", "staleness")}
-    ends = _microseconds(columns["elapsed_s"][last])
-    waits = np.minimum(np.diff(_microseconds(np.cumsum(columns["waited_s"])[last])), np.diff(ends)).tolist()
+    columns = {name: history[name].values for name in (schema.ELAPSED, schema.WAITED, schema.STALENESS)}
+    ends = _microseconds(columns[schema.ELAPSED][last])
+    waits = np.minimum(np.diff(_microseconds(np.cumsum(columns[schema.WAITED])[last])), np.diff(ends)).tolist()
     ends, steps = ends.tolist(), np.r_[0, history[schema.STEP].values[last]].astype(int)
     for k, row in enumerate(last):
         common = {"ph": "X", "pid": rank, "tid": 0}
         steps_of = {"name": f"steps {steps[k] + 1} to {steps[k + 1]}", "ts": ends[k], "dur": ends[k + 1] - ends[k]}
         yield common | steps_of
         yield common | {"name": "waiting (total)", "ts": ends[k + 1] - waits[k], "dur": waits[k]}
-        age = float(columns["staleness"][row])
+        age = float(columns[schema.STALENESS][row])
         if np.isfinite(age):  # JSON has no NaN
             yield {"ph": "C", "pid": rank, "name": "staleness", "ts": ends[k + 1], "args": {"steps": age}}
 

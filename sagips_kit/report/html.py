@@ -100,7 +100,7 @@ def _estimates(run: xr.DataTree) -> str:
     except ValueError as error:
         return f"<p class=missing>{_text(error)}</p>"
     notes = [*analysis.warnings_of(run), f"Uncertainty: {run[schema.POSTERIOR].attrs[schema.UNCERTAINTY_KEY]}."]
-    if run[schema.REFERENCE].to_dataset()["mle"].notnull().any():
+    if run[schema.REFERENCE].to_dataset()[schema.MLE].notnull().any():
         distance = analysis.distance_to_mle(run)
         notes.insert(
             0, f"RMS distance to the maximum-likelihood estimate from the same events: {distance:.2f} floor units."

@@ -106,9 +106,9 @@ def _snapshot(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot
     def rows(name: str, *selection: int | slice) -> NDArray[np.floating]:
         return np.asarray(array_of(path, root, schema.HISTORY, name)[(ranks, *selection)])
 
-    elapsed, waited = rows("elapsed_s", slice(back, row + 1)), rows("waited_s", slice(back + 1, row + 1))
+    elapsed, waited = rows(schema.ELAPSED, slice(back, row + 1)), rows(schema.WAITED, slice(back + 1, row + 1))
     duration = np.maximum(elapsed[:, -1] - elapsed[:, 0], 1e-9)
-    moved, unit = _moved(path, root, rows("theta", slice(None), row) - rows("theta", slice(None), back))
+    moved, unit = _moved(path, root, rows(schema.THETA, slice(None), row) - rows(schema.THETA, slice(None), back))
     return Snapshot(
         status,
         elapsed_s=float(np.nan_to_num(elapsed[:, -1]).max()),
@@ -116,8 +116,8 @@ def _snapshot(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot
         moved=moved,
         moved_unit=unit,
         waited=float((waited.sum(axis=1) / duration).mean()),
-        staleness=float(rows("staleness", row).max()),
-        rejected=int(np.nansum(rows("rejected", slice(back + 1, row + 1)))),
+        staleness=float(rows(schema.STALENESS, row).max()),
+        rejected=int(np.nansum(rows(schema.REJECTED, slice(back + 1, row + 1)))),
     )
 
 
@@ -127,9 +127,9 @@ def _moved(path: "Location", root: zarr.Group, shifts: NDArray[np.floating]) -> 
     def reference(name: str) -> NDArray[np.floating]:
         return np.asarray(array_of(path, root, schema.REFERENCE, name)[:])
 
-    unit, name = reference("deviation"), "floor units"
+    unit, name = reference(schema.DEVIATION), "floor units"
     if not np.isfinite(unit).all():
-        unit, name = (reference("upper") - reference("lower")) / 100, "% of the range"
+        unit, name = (reference(schema.UPPER) - reference(schema.LOWER)) / 100, "% of the range"
     return float(np.sqrt(np.mean((shifts.mean(axis=(0, 1)) / unit) ** 2))), name
 
 

@@ -13,7 +13,7 @@ from ..events.resampling import check_events
 from ..ranks.world import World
 from ..statistics.likelihood import fit_likelihood
 from ..store import create
-from ..store.schema import RunLayout
+from ..store.schema import COVARIANCE, DEVIATION, MLE, RunLayout
 from ..store.status import read_status
 from ..training import predictions
 from . import resume as resuming
@@ -257,7 +257,13 @@ def observed_events(spec: RunSpec) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def all_ranks(world: World | None) -> Iterator[World]:
-    """`world`, or the ranks that were started together with this one, whose communicator is freed afterwards."""
+    """The ranks to train on; a communicator that is made here is freed afterwards.
+
+    Yields
+    ------
+    World
+        `world`, or all ranks that were started together with this one.
+    """
     if world is not None:
         yield world
         return
@@ -272,4 +278,4 @@ def _reference(spec: RunSpec, events: NDArray) -> dict[str, NDArray] | None:
     if not (spec.reference and spec.problem.has_likelihood):
         return None
     fit = fit_likelihood(spec.problem, events)
-    return {"mle": fit.theta, "deviation": fit.deviation, "covariance": fit.covariance}
+    return {MLE: fit.theta, DEVIATION: fit.deviation, COVARIANCE: fit.covariance}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..ranks.world import World
 from ..store.files import sync_rows
 from ..store.reader import open_run
-from ..store.schema import HISTORY, OBSERVED, ROWS
+from ..store.schema import ELAPSED, HISTORY, OBSERVED, ROWS, WAITED
 from ..store.status import read_status
 from ..store.writer import RunWriter
 from ..training import predictions
@@ -214,8 +214,8 @@ def result_of_finished(spec: RunSpec, world: World) -> RankResult:
     """What `run_rank` returns for a run that is already finished; removes checkpoints that a kill left behind."""
     history = open_run(spec.store)[HISTORY].to_dataset()
     _checkpoints(spec, world).clear()
-    elapsed_s = float(history["elapsed_s"][world.rank].values[-1])
-    waited_s = float(history["waited_s"][world.rank].values.sum())
+    elapsed_s = float(history[ELAPSED][world.rank].values[-1])
+    waited_s = float(history[WAITED][world.rank].values.sum())
     return _result(spec, world, spec.n_steps, elapsed_s, waited_s, first_step=spec.n_steps)
 
 
