@@ -128,7 +128,7 @@ def test_the_published_curves_are_those_of_the_published_algorithm():
 
 
 def test_what_cannot_be_simulated_is_told():
-    with pytest.raises(ValueError, match="6 ranks in groups of 4: write a size that divides the ranks"):
+    with pytest.raises(ValueError, match="6 ranks in groups of 4: choose a size that divides the number of ranks"):
         simulate(Within(Ring(), size=4), 6, STEADY, FREE)
     with pytest.raises(TypeError, match="no rule for Exponential"):
         simulate(Exponential(), 4, STEADY, FREE)
