@@ -42,7 +42,7 @@ EVENTS = Gaussian().observed(2000, np.random.default_rng(0))
         ("noise_dims", "noise_dim"),
     ],
 )
-def test_a_misspelt_attribute_is_found_before_it_is_silently_nothing(given, meant, tmp_path):
+def test_a_misspelt_attribute_is_reported_instead_of_ignored(given, meant, tmp_path):
     text = f"`{given}` is not part of the contract .* Did you mean `{meant}`"
     with pytest.warns(UserWarning, match=f"^Mine: {text}"):
         mine = type("Mine", (Gaussian,), {given: {}})()

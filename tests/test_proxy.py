@@ -92,7 +92,7 @@ def test_features_are_finite_to_the_ends_of_the_ranges(edge):
     assert gradient(torch.ones_like(features))[0].isfinite().all()
 
 
-def test_observed_events_are_reproducible_and_as_many_as_asked_for():
+def test_observed_events_are_reproducible_and_have_the_given_number():
     one, same = (Proxy().observed(1000, np.random.default_rng(3)) for _ in range(2))
     np.testing.assert_array_equal(one, same)
     assert one.shape == (1000, 2) and Proxy(n_observed=70).observed(None, np.random.default_rng(0)).shape == (70, 2)
@@ -115,7 +115,7 @@ def test_deviations_at_the_truth_are_the_known_floor():
     np.testing.assert_allclose(np.sqrt(np.diag(covariance)) / WIDTH, FLOOR, rtol=0.01)
 
 
-def test_estimates_scatter_around_the_truth_as_they_should():
+def test_pulls_of_estimates_are_standard_normal():
     pulls = []
     for seed in range(5):
         fit = fit_likelihood(Proxy(), Proxy().observed(None, np.random.default_rng(seed)), n_starts=1)

@@ -92,7 +92,7 @@ def test_mass_moves_between_cells_where_the_derivative_sees_it(problem):
         assert abs(slope) < 0.1 * abs(moved)
 
 
-def test_the_check_of_problems_tells_the_two_apart():
+def test_the_check_of_problems_distinguishes_the_samplers():
     pathwise, loits = (check_problem(problem, n_observed=5000) for problem in SAMPLERS)
     assert pathwise.is_ok
     assert {finding.check for finding in loits.to_fix} == {"gradient", "parameters"}

@@ -63,7 +63,7 @@ def test_a_damaged_run_is_listed_with_the_reason(folder):
         (["ring.zarr", "old/all.zarr"], "mode", ["Ring()", "AllReduce()"]),
     ],
 )
-def test_runs_are_opened_along_what_they_differ_by(folder, paths, along, labels):
+def test_runs_are_opened_along_the_property_in_which_they_differ(folder, paths, along, labels):
     paths = folder / paths if isinstance(paths, str) else [folder / path for path in paths]
     runs = open_runs(paths, along=along)
     assert runs[along].values.tolist() == labels
@@ -97,7 +97,7 @@ def test_an_empty_list_is_no_run():
         open_runs([])
 
 
-def test_a_run_has_its_analysis_at_hand(folder):
+def test_a_run_offers_its_analysis_as_methods(folder):
     run = open_run(folder / "ring.zarr")
     for name in ("estimate", "residuals", "convergence", "pace"):
         xr.testing.assert_identical(getattr(run.sagips, name)(), getattr(analysis, name)(run))
@@ -120,7 +120,7 @@ def test_what_is_not_a_run_has_no_analysis():
         _ = xr.DataTree(xr.Dataset()).sagips
 
 
-def test_a_run_opens_again_with_what_was_written_since(folder):
+def test_a_reopened_run_has_what_was_written_since(folder):
     run = open_run(folder / "under way.zarr")
     for rank in range(4):
         RunWriter(folder / "under way.zarr", rank).set_progress(500)
@@ -132,7 +132,7 @@ def test_a_run_opens_again_with_what_was_written_since(folder):
         xr.DataTree(xr.Dataset(attrs=run.attrs)).sagips.reopen()
 
 
-def test_arviz_knows_the_run():
+def test_arviz_reads_the_run():
     az = pytest.importorskip("arviz")
     run = make_run(make_theta(n_chains=4), truth=TRUTH)
     data = export.to_arviz(run)
@@ -143,7 +143,7 @@ def test_arviz_knows_the_run():
     assert data["observed_data"]["energy"].size == 5000
 
 
-def test_arviz_gets_the_chains_that_are_there():
+def test_arviz_gets_the_chains_that_exist():
     pytest.importorskip("arviz")
     where = MemoryStore()
     make_run(make_theta(n_chains=4), where, n_steps=300)
@@ -283,7 +283,7 @@ def test_the_page_holds_everything(folder):
     assert plt.get_fignums() == [], "no figure is left open"
 
 
-def test_the_page_of_a_run_under_way_says_what_there_is_not_yet(folder):
+def test_the_page_of_an_unfinished_run_says_what_is_missing(folder):
     text = html_report(open_run(folder / "under way.zarr"))
     assert "step 300 of 1000, unfinished" in text and "No chain has been written yet" in text
     assert len(Page(text).images) >= 4

@@ -32,7 +32,7 @@ def test_the_ends_of_the_noise_are_the_ends_of_the_grid(noise):
     assert GRID[0] <= x <= GRID[-1] and min(x - GRID[0], GRID[-1] - x) < 1e-5
 
 
-def test_empty_stretches_of_the_density_hold_no_events():
+def test_no_events_lie_where_the_density_is_zero():
     density = torch.where((GRID > 1) & (GRID < 2), 0.0, 1.0).requires_grad_()
     x = inverse_cdf(density, GRID, torch.rand(1000, dtype=torch.float64))
     assert not ((x > 1.01) & (x < 1.99)).any()

@@ -64,7 +64,7 @@ def test_equally_many_observed_events_of_each_category_are_scored():
     assert np.unique(observed[0].round(4), return_counts=True)[1].tolist() == [200, 200]
 
 
-def test_no_more_events_are_scored_than_there_are():
+def test_no_more_events_are_scored_than_exist():
     assert predictions.n_scored(SETTINGS, 10_000) == 400
     assert predictions.n_scored(SETTINGS, 30) == 30
     assert predictions.n_scored(dataclasses.replace(SETTINGS, n_predictive=1), 30) == 5

@@ -83,7 +83,7 @@ def test_each_rank_gets_the_mean_of_the_newest_gradients_in_any_order(size, orde
 
 @settings(max_examples=60)
 @given(size=st.integers(2, 5), order=st.lists(st.integers(0, 4), max_size=30), seed=st.integers(0, 99))
-def test_every_update_counts_once_and_all_ranks_end_at_one_place(size, order, seed):
+def test_every_update_counts_once_and_all_ranks_end_at_the_same_place(size, order, seed):
     rng = np.random.default_rng(seed)
     channels = open_channels(OneSided(), size, torch.empty(1, 6))
     start = torch.as_tensor(rng.normal(size=(1, 6)))

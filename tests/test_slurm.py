@@ -143,7 +143,7 @@ def test_a_notebook_joins_the_engines_that_ipcluster_has_started(folder):
 
 
 @pytest.mark.slow
-def test_a_notebook_as_a_job(folder):
+def test_a_notebook_runs_as_a_job(folder):
     small = [("n", N), ("n_steps", 60), ("n_members", 2), ("n_events", 384)]
     job = submit_batch(ROOT / "notebooks" / "00_quickstart.ipynb", *small)
     assert job["job"] in jobs() and job["store"] == str(folder / "runs" / f"00_quickstart-{job['job']}.zarr")
@@ -211,7 +211,7 @@ def test_a_notebook_whose_job_is_cancelled_continues_as_another_job(folder):
     assert open_run(first["store"])["history"]["theta"].notnull().all()
 
 
-def test_a_queue_that_is_too_long_is_left():
+def test_waiting_in_a_queue_is_given_up_after_the_timeout():
     with pytest.raises(
         RuntimeError, match=r"The job of profile 'slurm' was still in the queue after \d+ s \(job \d+: PENDING, JobHeld"
     ):
@@ -219,7 +219,7 @@ def test_a_queue_that_is_too_long_is_left():
     until(lambda: not jobs())
 
 
-def test_a_queue_is_waited_for_longer_than_for_engines(monkeypatch):
+def test_the_wait_in_the_queue_may_be_longer_than_the_wait_for_engines(monkeypatch):
     """The time that engines may take counts from when their job runs."""
     released = []
 

@@ -146,7 +146,7 @@ def test_template_is_complete(kind, make, path):
     assert run["posterior"]["theta0"].isnull().all()
 
 
-def test_attributes_tell_where_a_run_comes_from(make):
+def test_attributes_record_the_origin_of_a_run(make):
     run = open_run(make(uncertainty="one chain"))
     assert json.loads(run.attrs["spec"]) == SPEC
     assert RunLayout(**run.attrs["layout"]) == LAYOUT
@@ -196,7 +196,7 @@ def test_arrays_of_a_problem_have_its_names_and_units(make, path):
     assert run["posterior"]["theta1"].attrs == {"long_name": "theta1", "units": "1"}
 
 
-def test_ranks_tell_what_they_run_on(make, path):
+def test_ranks_record_their_hosts_and_devices(make, path):
     with RunWriter(make(), 2) as writer:
         writer.write_facts(host="nid002", device="cuda:0: A100", library="MPICH 4.3.0")
     environment = open_run(path)["environment"]
@@ -454,7 +454,7 @@ def test_files_behind_a_url_are_never_deleted(make, foreign, overwrite):
     assert listing() == before
 
 
-def test_files_that_come_to_a_url_meanwhile_are_not_deleted(make, monkeypatch):
+def test_files_that_appear_behind_a_url_are_not_deleted(make, monkeypatch):
     files, write = fsspec.filesystem("memory"), create._write_template
 
     def come(*args):
@@ -499,7 +499,7 @@ def test_urls_of_files_are_the_files(make, path, scheme):
     assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
 
 
-def test_nothing_is_left_where_one_cannot_write(make, tmp_path):
+def test_nothing_is_left_where_writing_is_not_allowed(make, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"Cannot create the run `.*file/a.zarr`: .*Not a directory.*Choose a path"):
         make(tmp_path / "file" / "a.zarr")
@@ -541,7 +541,7 @@ def test_an_old_run_survives_a_failing_exchange_of_folders(make, path, monkeypat
     assert read_status(path).steps[0] == 30
 
 
-def test_what_a_killed_process_left_is_not_in_the_way(make, path):
+def test_leftovers_of_a_killed_process_do_no_harm(make, path):
     """Of the same number, as in containers."""
     for word in ("partial", "old"):
         (path.parent / f".a.zarr.{word}-{os.getpid()}" / "history").mkdir(parents=True)
@@ -569,7 +569,7 @@ def meanwhile(monkeypatch):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("kind", ["file", "empty folder", "folder", "run"])
-def test_what_comes_while_a_run_is_created_stays(make, path, meanwhile, kind, overwrite):
+def test_what_appears_while_a_run_is_created_stays(make, path, meanwhile, kind, overwrite):
     def come():
         if kind == "run":
             make(uncertainty="of another process")
@@ -663,7 +663,7 @@ def test_a_run_that_was_being_replaced_is_found_again(make, path):
     assert read_status(path).steps[0] == 30
 
 
-def test_what_is_left_of_a_replaced_run_is_no_run(make, path, monkeypatch):
+def test_the_remains_of_a_replaced_run_are_not_a_run(make, path, monkeypatch):
     """Its process was killed while it removed that."""
     make()
     with monkeypatch.context() as patch:
@@ -676,7 +676,7 @@ def test_what_is_left_of_a_replaced_run_is_no_run(make, path, monkeypatch):
     make()
 
 
-def test_a_writer_without_disk_tells_what_is_safe(make, path):
+def test_a_writer_without_disk_says_which_rows_are_safe(make, path):
     make()
     writer = RunWriter(path, 2)
     writer.write_rows(0, {"theta": rows_of(2, 0, 4)})
@@ -769,7 +769,7 @@ def test_a_variable_of_other_dimensions_or_type_is_damage(make, path):
 
 
 @pytest.mark.parametrize(("key", "hostile"), [("shape", None), ("chunk_grid", 5), ("codecs", [5]), ("fill_value", [5])])
-def test_metadata_on_which_zarr_stumbles_is_damage(make, path, key, hostile):
+def test_metadata_that_zarr_cannot_read_is_damage(make, path, key, hostile):
     """It raises a TypeError for these."""
     file = make() / "history" / "progress" / "zarr.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: hostile}))
@@ -805,7 +805,7 @@ def test_a_half_created_run_says_so(make, monkeypatch):
             action(where)
 
 
-def test_a_path_with_wildcards_is_the_one_run_it_matches(make, path):
+def test_a_path_with_wildcards_opens_its_only_match(make, path):
     make(path.with_name("first.zarr"))
     assert open_run(path.with_name("f*.zarr")).encoding["source"].endswith("first.zarr")
     make(path.with_name("[last] 2.zarr"))
@@ -896,7 +896,7 @@ def write_slowly(path, rank, barrier):
         writer.set_progress(LAYOUT.steps[first + n_rows - 1])
 
 
-def test_a_reader_beside_writers_sees_whole_rows(make, path):
+def test_a_reader_sees_whole_rows_during_writing(make, path):
     make()
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)

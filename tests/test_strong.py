@@ -15,7 +15,7 @@ sys.path.append(str(BENCHMARKS))  # at the end: files here may have the names of
 strong = importlib.import_module("strong")
 
 
-def test_bias_and_noise_are_told_apart(rng):
+def test_bias_and_noise_are_separated(rng):
     bias, noise = rng.normal(0, 0.3, (40, 1, 6)), rng.normal(0, 0.2, (40, 5, 6))
     found = strong.parts_of_the_distance(bias + noise)
     assert found["bias"] == pytest.approx(0.3, rel=0.1) and found["noise"] == pytest.approx(0.2, rel=0.1)
@@ -30,7 +30,7 @@ def test_the_steps_to_a_goal_lie_between_the_lengths_around_it():
     assert strong.steps_until(rows, 3) == 20
 
 
-def test_events_and_time_count_all_ranks_and_the_share_of_a_batch():
+def test_costs_include_all_ranks_and_the_share_of_the_batch():
     # Twice the ranks come as near in half the steps; shared out, in as many.
     options = SimpleNamespace(steps=[100, 200, 400], data=1, seeds=2, ranks=[1, 4], step_ms=100.0)
     done = {}
@@ -49,7 +49,7 @@ def test_events_and_time_count_all_ranks_and_the_share_of_a_batch():
 
 
 @pytest.mark.mpi
-def test_runs_that_are_there_are_not_done_again(tmp_path):
+def test_stored_runs_are_not_repeated(tmp_path):
     path = tmp_path / "strong.json"
     command = [sys.executable, BENCHMARKS / "strong.py", "--ranks", "1", "2", "--data", "1", "--seeds", "2"]
     command += ["--out", path, "--steps"]

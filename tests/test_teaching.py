@@ -39,7 +39,7 @@ def test_the_posterior_covers_the_truth():
     assert np.mean(squares) == pytest.approx(3, abs=4 * np.sqrt(6 / 200))
 
 
-def test_both_octants_fit_the_events_alike():
+def test_both_octants_fit_the_events_equally_well():
     problem = Octants()
     events = problem.observed(None, np.random.default_rng(0))
     fit = fit_likelihood(problem, events)

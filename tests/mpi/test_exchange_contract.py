@@ -106,7 +106,7 @@ class ExchangeContract:
         for channel in channels:
             channel.close()
 
-    def test_start_and_finish_are_mix_with_time_in_between(self, world):
+    def test_start_and_finish_do_the_same_as_mix(self, world):
         shape = (2, 500)
         with self.exchange.open(world, torch.empty(shape)) as channel:
             for step in range(6):
