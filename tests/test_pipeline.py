@@ -76,7 +76,7 @@ def test_gradient_is_that_of_finite_differences(pipeline):
     for k in range(2):
         step = torch.zeros_like(THETA).index_fill(0, torch.tensor(k), 1e-6)
         difference = (pipeline.simulate(THETA + step, noise) - pipeline.simulate(THETA - step, noise)) / 2e-6
-        # Events that change their cell of the grid in between have a kink there.
+        # Events that change their grid cell between the two points have a kink there.
         off = (jacobian[..., k] - difference).abs() > 1e-4 + 1e-3 * difference.abs()
         assert off.any(-1).double().mean() < 0.01
 

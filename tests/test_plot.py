@@ -41,7 +41,7 @@ def no_traces():
 
 @pytest.fixture(scope="module")
 def run():
-    """A run with one parameter more than pictures show by default."""
+    """A run with one more parameter than figures show by default."""
     return make_fitted_run(7, n_chains=16)
 
 
@@ -234,7 +234,7 @@ def test_several_runs_side_by_side(runs, name):
 
 def test_residuals_of_several_runs_are_a_histogram(runs):
     assert texts(plot.residuals(runs).get_legend())[1] == "standard normal distribution"
-    # The fit of the same events alone is no reference for a histogram.
+    # The fit of the same events is not a reference for a histogram.
     only_fitted = [make_fitted_run(3, truth=None, published={}) for _ in range(2)]
     with pytest.raises(ValueError, match="no residual to draw: the runs have a single chain each, or neither a truth"):
         plot.residuals(open_runs(only_fitted, labels=["a", "b"]))

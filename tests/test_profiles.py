@@ -1,4 +1,4 @@
-"""Profiles: what is installed, what options do, and the exact scripts that reach a scheduler."""
+"""Profiles: installation, options, and the exact scripts that a scheduler receives."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ def ipython_dir(tmp_path, monkeypatch):
 
 
 def shown(name, n=4, **options):
-    """A job script in which the folders of this machine are replaced by fixed names."""
+    """A job script, with the folders of this machine replaced by fixed names."""
     text = profiles.show_profile(name, n, **options)
     return text.replace(os.environ["IPYTHONDIR"], "/home/me/.ipython").replace(sys.executable, "python")
 
@@ -60,7 +60,7 @@ def test_install_copies_every_file_and_can_be_repeated(ipython_dir):
 
 
 def kit(folder, monkeypatch, text):
-    """Another version of the kit, whose only profile is `local`, of one file."""
+    """Simulate another version of the kit, whose only profile is `local`, with a single file."""
     (folder / "local").mkdir(parents=True, exist_ok=True)
     (folder / "local" / "ipcluster_config.py").write_text(text)
     monkeypatch.setattr(profiles, "_source", lambda: folder)
@@ -144,7 +144,7 @@ def test_ipcluster_reads_the_files_as_the_kit_does_and_json_has_priority(name, c
     file = folder / "ipcluster_config.json"
     content = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps(content | {"Cluster": {"engine_timeout": 7}}))
-    cluster = Cluster(profile_dir=str(folder), cluster_id="")  # which loads the files by traitlets
+    cluster = Cluster(profile_dir=str(folder), cluster_id="")  # loads the files with traitlets
     found = profiles.find(name)
     assert cluster.engine_timeout == 7 and cluster.config.Cluster == found.config.Cluster
     if found.section:
@@ -392,7 +392,7 @@ def test_arguments_that_are_not_options_are_refused(capsys):
     assert status == 2 and "options of a profile are written as --name value" in err
 
 
-# What schedulers say
+# Output of schedulers
 
 
 @pytest.mark.parametrize(
@@ -449,7 +449,7 @@ REFUSES = {
 
 
 def scheduler(folder, monkeypatch, kind, refusal, state):
-    """Put a scheduler on PATH that refuses to cancel a job, and answers `state` when asked for its state."""
+    """Put a scheduler on PATH that refuses to cancel a job and reports `state` as the state of the job."""
     for command, answer in ((kind.cancel_command[0], refusal), (kind._state_command[0], state)):
         (folder / command).write_text(f"#!/bin/sh\n{answer}\n")
         (folder / command).chmod(0o755)

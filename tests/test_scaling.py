@@ -1,4 +1,4 @@
-"""The simulation of many ranks, in cases that are known exactly, and the benchmark of weak scaling on two ranks."""
+"""The simulation of many ranks, in cases with exactly known results, and the weak-scaling benchmark on two ranks."""
 
 import importlib
 import json
@@ -24,7 +24,7 @@ from sagips_kit.exchange import (
 )
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.append(str(BENCHMARKS))  # at the end: files here may have the names of files there
+sys.path.append(str(BENCHMARKS))  # at the end of the path, because files in both folders may have the same names
 prediction, simulation = (importlib.import_module(name) for name in ("prediction", "simulate"))
 Compute, Costs, Forwarding, simulate = (
     getattr(simulation, name) for name in ("Compute", "Costs", "Forwarding", "simulate")
@@ -65,7 +65,7 @@ def test_synchronous_ranks_go_at_the_pace_of_the_slowest(n):
     slowest = integrate.quad(lambda length: 1 - step.cdf(length) ** n, 0, 3)[0]
     outcome = simulate(AllReduce(), n, Compute(0.05, jitter=0.1, overlap=0.0), FREE, n_steps=2000)
     assert outcome.rate == pytest.approx(1 / slowest, rel=0.005)
-    # No time is lost or made: what is not waited for is worked.
+    # Time is conserved: a rank either works or waits.
     assert 1 / outcome.rate - outcome.waited == pytest.approx(1, rel=0.005)
 
 
@@ -109,7 +109,7 @@ def test_messages_are_hidden_by_the_rest_of_the_step(message_s, late_s):
     compute = Compute(0.05, jitter=0.0, overlap=0.4, n_polls=1000)
     outcome = simulate(Ring(), 16, compute, Costs(node=1, message_s=message_s), n_steps=20)
     assert 1 / outcome.rate == pytest.approx(1 + late_s / compute.step_s)  # 30 messages in 20 ms
-    # A part that has nothing to do in a step takes no time from the others.
+    # A part that is not due in a step takes no time.
     idle_first = Chain(Every(100, Leaders(Ring(payload="weights"), size=4)), Ring())
     assert simulate(idle_first, 16, compute, Costs(node=1, message_s=message_s), n_steps=20) == outcome
 

@@ -1,4 +1,4 @@
-"""The mean in shared memory: the bits of a ring of messages, and two waits."""
+"""The mean in shared memory: it has the same bits as a ring of messages, and waits twice."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A run as a value: to JSON and back, and the errors for mistakes."""
+"""The spec of a run: conversion to JSON and back, and the errors for mistakes."""
 
 import dataclasses
 import json

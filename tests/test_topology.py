@@ -1,4 +1,4 @@
-"""The schedules of the ring, played for all ranks at once."""
+"""The schedules of the ring, simulated for all ranks at once."""
 
 import numpy as np
 from hypothesis import given
@@ -44,13 +44,13 @@ def test_chunks_tile_the_range_evenly(n_items, n_chunks):
 
 
 def pass_around(buffers, bounds, steps, receive):
-    """Every rank sends a chunk to the next one and treats what it gets, all in the same moment."""
+    """Each rank sends a chunk to its successor and processes the chunk that it receives, all at the same time."""
     size = len(buffers)
     for k in range(size - 1):
         sent = [buffers[rank][slice(*bounds[steps(rank, size)[k][0]])].copy() for rank in range(size)]
         for rank in range(size):
             before, _ = ring_neighbours(rank, size)
-            # What arrives must be the chunk that this rank expects.
+            # The chunk that arrives must be the chunk that this rank expects.
             assert steps(before, size)[k][0] == steps(rank, size)[k][1]
             receive(buffers[rank][slice(*bounds[steps(rank, size)[k][1]])], sent[before])
 
@@ -116,7 +116,7 @@ def test_joined_partitions_merge_overlapping_classes(data, size):
     partitions = data.draw(st.lists(partition, min_size=1, max_size=3))
     result = joined(partitions)
     assert set(result) == set(range(len(set(result))))
-    # The closure of all pairs, by brute force.
+    # The transitive closure of all pairs, by brute force.
     linked = np.zeros((size, size), bool)
     for labels in partitions:
         linked |= np.equal.outer(labels, labels)

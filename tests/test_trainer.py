@@ -1,4 +1,4 @@
-"""The training loop: the same numbers however ranks and members share the work, and the right answer."""
+"""The training loop: the same numbers for any division of work among ranks and members, and the right answer."""
 
 import dataclasses
 
@@ -211,7 +211,7 @@ def test_members_converge_to_the_estimates_of_their_resamples():
 
 @value
 class Pulled(Gaussian):
-    """The mean has also been measured elsewhere, as precisely as by 2000 events: 0.4 +- 0.025."""
+    """The mean has also been measured independently, as precisely as by 2000 events: 0.4 +- 0.025."""
 
     def constraints(self, theta, statistic):
         return (theta[:1] - 0.4) / 0.025
@@ -249,7 +249,7 @@ class Halls(Gaussian):
 
 
 def test_the_spread_of_an_ensemble_has_that_of_its_priors():
-    """A prior on mu is far more precise than the events, so mu varies from chain to chain as calibrations would."""
+    """A prior on mu is far more precise than the events, so mu varies between chains as repeated calibrations would."""
     problem = Calibrated()
     events = problem.observed(3000, np.random.default_rng(0))
     fit = fit_likelihood(problem, events)
@@ -258,7 +258,7 @@ def test_the_spread_of_an_ensemble_has_that_of_its_priors():
     trainer.run()
     chains = trainer.draws.mean(axis=1)[:, 0]
     assert abs(chains.mean() - fit.theta[0]) < 0.4 * fit.deviation[0]
-    # Four deviations of a deviation from 16 chains
+    # Four standard deviations of a standard deviation from 16 chains
     assert chains.std(ddof=1) == pytest.approx(fit.deviation[0], rel=0.7)
 
 

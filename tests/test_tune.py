@@ -1,4 +1,4 @@
-"""Trying modes of exchange on the ranks at hand: what is measured, and what is recommended."""
+"""Trying modes of exchange on the available ranks: what is measured, and what is recommended."""
 
 import dataclasses
 import time
@@ -84,7 +84,7 @@ def test_a_single_rank_has_no_choice(path, capsys):
 
 
 class WithoutEvents(Gaussian):
-    """Its events are in a file."""
+    """A problem whose events are in a file."""
 
     observed = Problem.observed
 
