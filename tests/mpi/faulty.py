@@ -152,7 +152,7 @@ def install_damage():
 
 
 def install_in_checkpoint(kind):
-    """Act in the second checkpoint: after its bytes are written but before it gets its name, or damage the named file."""
+    """Act in the second checkpoint: when its bytes are written but it has no name yet, or damage the named file."""
     write, fsync = files.Files.write, os.fsync
 
     def counted_write(self, name, data):
@@ -175,7 +175,7 @@ def install_in_checkpoint(kind):
 
 
 def main(path, kind, where):
-    if kind == "clock jump":  # the run has to end before the clock jumps
+    if kind == "clock jump":  # an end of the job that the jump passes
         os.environ["SAGIPS_ENDS_AT"] = str(time.time() + 3600)
     world = World.from_mpi(timeout_s=4.0)
     if kind != "none" and world.rank == 1:
