@@ -1,8 +1,8 @@
-"""Install packages with pip: a line of progress every few seconds, and what to do when something fails.
+"""Install packages with pip, with a line of progress every few seconds and advice if something fails.
 
     python .ci/install.py LOG ARGUMENT...
 
-Everything that pip prints goes to the file LOG; `pip install ARGUMENT...` is run with the Python that runs this.
+Runs `pip install ARGUMENT...` with the Python that runs this script.  All output of pip goes to the file LOG.
 """
 
 import re
@@ -14,30 +14,30 @@ import time
 from pathlib import Path
 
 INTERVAL_S = 5.0  # between two lines of progress
-N_LAST = 12  # lines of pip that a failure shows
+N_LAST = 12  # lines of pip's output to show after a failure
 
-# What pip is doing, by the beginning of a line: how to say it
+# Beginning of a line of pip's output -> description of what pip is doing
 DOING = {
     r"Collecting (\S+)": "looking up {}",
     r"\s*(?:Downloading|Using cached) (\S+?)(?:-py\d|-cp\d|\.tar|\.whl|\.metadata).*?(?: \((.*)\))?$": "fetching {}",
     r"\s*Building wheel for (\S+)": "building {}",
     r"\s*Preparing metadata": "preparing metadata",
-    r"Installing collected packages: (.*)": "writing packages: {there} of {n} are there",
+    r"Installing collected packages: (.*)": "writing packages: {there} of {n}",
 }
-# What pip says when it fails: what to do
+# Pattern of an error of pip -> what to do
 REMEDIES = {
     r"No space left on device|Errno 28|Disk quota exceeded": (
-        "The disk is full. The kit with all its packages takes about 2 GB, with CUDA builds of torch 8 GB: free space, "
-        "or clone into a folder that has it. If /tmp is what is full, type: export TMPDIR=$PWD/.tmp && mkdir -p .tmp"
+        "The disk is full. The kit with all its dependencies takes about 2 GB, or 8 GB with CUDA builds of torch: free "
+        "some space, or clone into another folder. If /tmp is full, type: export TMPDIR=$PWD/.tmp && mkdir -p .tmp"
     ),
     r"Read-only file system|Permission denied|Errno 13|Errno 30": (
-        "A folder cannot be written. Clone into a folder of your own; if it is pip's cache, type: export "
+        "A folder is not writable. Clone into a folder that you can write to; if it is pip's cache, type: export "
         "PIP_NO_CACHE_DIR=1"
     ),
     r"NewConnectionError|NameResolutionError|name resolution|Read timed out|ConnectTimeout|Max retries|ProxyError|"
     r"Network is unreachable|ConnectionResetError|Could not find a version that satisfies the requirement pip": (
-        "The package registry cannot be reached. Behind a proxy, type: export https_proxy=http://PROXY:PORT. On a "
-        "machine without network see 'Without network' in README.md."
+        "The package registry cannot be reached. Behind a proxy, type: export https_proxy=http://PROXY:PORT. For a "
+        "machine without network, download the packages elsewhere with `pip download`."
     ),
     r"CERTIFICATE_VERIFY_FAILED|SSLError": (
         "The registry's certificate is not trusted here. Ask for your site's certificates, then type: export "
@@ -57,12 +57,12 @@ REMEDIES = {
 
 
 def n_installed():
-    """Packages that are installed at this moment."""
+    """Number of packages that are installed now."""
     return len(list(Path(sysconfig.get_path("purelib")).glob("*.dist-info")))
 
 
 def doing(line):
-    """What pip is doing, in a few words; None if the line does not say."""
+    """What pip is doing according to a line of its output; None if the line does not say."""
     for pattern, words in DOING.items():
         if found := re.match(pattern, line):
             name, size = (*found.groups(""), "", "")[:2]
@@ -72,9 +72,9 @@ def doing(line):
 
 
 def remedy(text):
-    """What to do about pip's errors, or where to look further."""
+    """What to do about the errors in the output of pip, or where to look for the reason."""
     found = [words for pattern, words in REMEDIES.items() if re.search(pattern, text)]
-    return found[0] if found else "If the reason is not clear, the whole log is in the file named below."
+    return found[0] if found else "If the reason is not clear, read the complete log."
 
 
 def main(log, *arguments):
@@ -100,7 +100,7 @@ def main(log, *arguments):
     if code:
         errors = [line for line in lines if re.match(r"\s*(ERROR|error|Error)", line)] or lines
         print("\n".join(errors[-N_LAST:]), file=sys.stderr)
-        print(f"\n{remedy(chr(10).join(lines))}\npip's whole output: {log}", file=sys.stderr)
+        print(f"\n{remedy(chr(10).join(lines))}\nComplete log of pip: {log}", file=sys.stderr)
     return code
 
 
