@@ -410,7 +410,8 @@ def test_more_events_than_exist_are_refused(tmp_path):
 
 
 def test_a_stream_needs_to_know_how_much_to_hold():
-    with pytest.raises(ValueError, match=r"need n_observed, the number of events that a rank holds .* n_observed=1_000_000"):
+    text = "need n_observed, the number of events that a rank holds .* n_observed=1_000_000"
+    with pytest.raises(ValueError, match=text):
         RunSpec(problem=Proxy(), store="a.zarr", events=Observed("a.npy", stream=True))
 
 
