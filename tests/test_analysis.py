@@ -327,6 +327,13 @@ def test_the_timeline_shows_when_each_rank_waited():
     assert times["waited_s"].values.tolist() == [4, 3] and times["compute_s"].values.tolist() == [6, 3]
 
 
+def test_timelines_of_several_runs_may_include_one_without_rows():
+    begun, new = make_timed([[0, 4]], [[1, 5]]), make_timed([[np.nan] * 2], [[np.nan] * 2])
+    times = analysis.timeline(open_runs([begun, new], labels=["begun", "new"]), 10)
+    assert times["waited_s"].sel(run="begun").item() == 4
+    assert times["waiting"].sel(run="new").isnull().all()
+
+
 def test_the_pace_is_that_of_the_slowest_rank():
     values = analysis.pace(make_timed([[0, 4, 0, 0], [1, 1, 1, 1]], [[1, 5, 9, 10], [2, 4, 6, 8]], n_members=3))
     assert float(values["duration"]) == 10 and int(values["ranks"]) == 2

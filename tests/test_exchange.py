@@ -357,6 +357,22 @@ def test_an_outer_optimiser_that_would_do_nothing_is_refused(mode):
         mode(momentum=0.9)
 
 
+def test_replicas_of_many_ranks_are_counted_at_once():
+    n_asked = []
+
+    class Pairs(Exchange):
+        def open(self, world, like):
+            raise NotImplementedError
+
+        def replicas(self, size):
+            n_asked.append(size)
+            return tuple(rank // 2 for rank in range(size))
+
+    assert Pairs().n_replicas(400) == 200
+    assert Pairs().replica(399, 400) == 199
+    assert n_asked == [400, 400]
+
+
 def test_exchange_is_abstract():
     with pytest.raises(TypeError, match="abstract"):
         Exchange()

@@ -317,3 +317,9 @@ def test_an_unfinished_run_shows_its_convergence():
     assert len(plot.convergence(make_fitted_run(3, n_steps=200)).lines) == 8 + 2
     with pytest.raises(ValueError, match="No row of the history has been written yet"):
         plot.convergence(make_fitted_run(3, n_steps=0))
+
+
+def test_a_run_that_has_just_begun_does_not_hide_the_others():
+    runs = [make_fitted_run(3, n_steps=200), make_fitted_run(3, n_steps=0)]
+    ax = plot.convergence(open_runs(runs, labels=["old", "new"]))
+    assert [len(line.get_xdata()) for line in ax.lines[:2]] == [20, 0]
