@@ -49,7 +49,9 @@ class _NormalScore:
         k = torch.searchsorted(knots, x.contiguous()).clamp(1, len(knots) - 1) - 1
         z, slope = scores[k] + self._slopes[k] * (x - knots[k]), self._slopes[k]
         below, above = self._first * (knots[0] - x).clamp(min=0), self._last * (x - knots[-1]).clamp(min=0)
-        z = torch.where(x < knots[0], scores[0] - below.log1p(), torch.where(x > knots[-1], scores[-1] + above.log1p(), z))
+        z = torch.where(
+            x < knots[0], scores[0] - below.log1p(), torch.where(x > knots[-1], scores[-1] + above.log1p(), z)
+        )
         outside = torch.where(x < knots[0], self._first / (1 + below), self._last / (1 + above))
         return z[:, None], torch.where((x < knots[0]) | (x > knots[-1]), outside, slope)[:, None]
 

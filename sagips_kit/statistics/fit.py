@@ -1,10 +1,11 @@
-"""A fit without a likelihood: the means of a learned score over simulated and observed events are made equal.
+"""A fit without a likelihood: parameters at which a learned score has the same mean over simulated and observed events.
 
-Which functions tell most is in `score`; here they are searched with, solved, and turned into errors.
+A scan of the ranges and a polish by the means of simple functions find the place, the score is learned there, and the
+equation of the means is solved.  How the score is learned is in `score`.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.stats
@@ -14,205 +15,519 @@ from torch import Tensor
 
 from ..problems.base import Problem, events_of
 from .coordinates import Coordinates, Waves
-from .score import Sample, Score, means_and_slopes, solve_hermitian
+from .score import Function, Sample, Score, covariance_of, means_and_slopes, solve_hermitian
 
-_N_SCAN, _N_POLISHED = 48, 4
-_N_SEARCH, _N_LEARN, _N_SOLVE = 4096, 65536, 65536
-_COARSE, _FINE = 8, 32
-_EDGE = 1e-7
-_MOVE = 0.3  # deviations: learn again where the solution has moved further
-_ROUNDS = 5
-_DETERMINED = 12.0  # least information (in units of the range) along a direction that events determine
+_N_SCAN, _N_POLISHED = 48, 4  # points of the scan, and the best of them that are polished
+_N_SEARCH, _N_LEARN, _N_SOLVE, _N_COMPARED = 4096, 65536, 65536, 16384  # simulated events, powers of two
+_COARSE, _FINE = 8, 32  # waves for the search, and at most for the score
+_EDGE = 1e-7  # distance (in units of the range) that the fit keeps from the ends of the ranges
+_N_ROUNDS, _MOVE = 5, 0.3  # learn again, so many times, where the solution has moved by more deviations
+_DETERMINED = 12.0  # least information, in units of the range, along a direction that events determine
+_APART = 5.0  # deviations between two places that are different answers
+_AS_GOOD = 4.0  # difference in the distance of the means up to which two answers are equally good
+_OUTSIDE = 1e-3  # fraction of observed events outside of the simulated range that is reported
+_WRONG_SLOPE, _SIGNIFICANT = 0.3, 6.0  # relative difference of two derivatives that is reported, if so many errors
+_REJECTED = 1e-3  # p-value of the goodness of fit below which the model is reported not to fit
+_CHUNK = 100_000
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class ScoreFit:
+    """What `fit` found.
+
+    Parameters
+    ----------
+    parameters : tuple of str
+        Names of the parameters.
+    theta : ndarray (parameter,)
+        The estimate, in the parameters' units.
+    covariance : ndarray (parameter, parameter)
+        Its covariance, by the sandwich formula: it is also valid where the model describes the events imperfectly.
+    information : dict of str to float
+        Information per event of the parts of the score on simulated events they were not learned from, as a fraction of
+        what simple functions hold.
+    goodness : float
+        Chi-squared of the means of functions that the fit did not use.
+    n_freedom : int
+        Its degrees of freedom; 0 if nothing was tested.
+    findings : tuple of str
+        Reasons why the estimate should not be used as it is; empty if none was found.
+
+    See Also
+    --------
+    fit : Make the fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sagips_kit.statistics.fit import ScoreFit
+    >>> result = ScoreFit(("a",), np.array([1.5]), np.array([[0.01]]), {}, 3.0, 4, ())
+    >>> result.deviation, round(result.p_value, 2)
+    (array([0.1]), 0.56)
+    """
+
+    parameters: tuple[str, ...]
     theta: NDArray[np.float64]
     covariance: NDArray[np.float64]
-    moves: list = field(default_factory=list)
-    gains: dict = field(default_factory=dict)
-    j: float = math.nan
-    j_dof: int = 0
+    information: dict[str, float]
+    goodness: float
+    n_freedom: int
+    findings: tuple[str, ...]
 
     @property
-    def deviation(self):
+    def deviation(self) -> NDArray[np.float64]:
+        """ndarray (parameter,): Standard deviations, in the parameters' units."""
         return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def p_value(self) -> float:
+        """float: Probability of a worse goodness of fit if the model is right; NaN if nothing was tested."""
+        return float(scipy.stats.chi2.sf(self.goodness, self.n_freedom)) if self.n_freedom else math.nan
+
+    def __str__(self) -> str:
+        width = max(map(len, self.parameters))
+        rows = zip(self.parameters, self.theta, self.deviation, strict=True)
+        lines = [f"{name:{width}}  {value:.7g} +- {deviation:.2g}" for name, value, deviation in rows]
+        tested = f"chi-squared {self.goodness:.1f} / {self.n_freedom}, p = {self.p_value:.2g}"
+        lines.append(f"goodness of fit: {tested if self.n_freedom else 'not tested'}")
+        return "\n".join([*lines, *(f"NOT RELIABLE: {text}" for text in self.findings)])
 
 
 class _Simulation:
-    """A problem in fractions t of its ranges, and its simulated events."""
+    """A problem in fractions t of its ranges, and its simulated events.
+
+    Parameters
+    ----------
+    problem : Problem
+        What is simulated.
+    statistic : Tensor
+        The problem's statistic of the observed events, for its constraints.
+    seed : int
+        Seed of the quasi-random noise.
+    """
 
     def __init__(self, problem: Problem, statistic: Tensor, seed: int) -> None:
         self.problem, self._statistic, self._seed = problem, statistic, seed
         lower, upper = (np.asarray(bound, float) for bound in (problem.lower, problem.upper))
-        self._is_log = torch.as_tensor((lower > 0) & (upper > 100 * lower))
+        self.is_log = torch.as_tensor((lower > 0) & (upper > 100 * lower))
         self._lower, self._upper = torch.as_tensor(lower), torch.as_tensor(upper)
         self._noise: dict[tuple[int, int], Tensor] = {}
 
     def theta(self, t: Tensor) -> Tensor:
+        """Parameters (parameter,): a linear function of t, or an exponential one for wide positive ranges."""
         linear = self._lower + (self._upper - self._lower) * t
-        safe = torch.where(self._is_log, self._lower, torch.ones_like(self._lower))
-        ratio = torch.where(self._is_log, self._upper / safe, torch.ones_like(self._lower))
-        return torch.where(self._is_log, safe * ratio**t, linear)
+        one = torch.ones_like(self._lower)
+        lower = torch.where(self.is_log, self._lower, one)
+        return torch.where(self.is_log, lower * torch.where(self.is_log, self._upper / lower, one) ** t, linear)
 
     def scale(self, t: Tensor) -> Tensor:
-        """Derivative of theta with respect to t."""
+        """Derivative of each parameter with respect to its t."""
         return torch.func.jvp(self.theta, (t,), (torch.ones_like(t),))[1]
 
-    def noise(self, n: int, number: int = 0) -> Tensor:
+    def noise(self, n: int, number: int) -> Tensor:
+        """A scrambled Sobol sequence (event, noise_dim); another one for each number."""
         if (n, number) not in self._noise:
             engine = torch.quasirandom.SobolEngine(self.problem.noise_dim, scramble=True, seed=self._seed + number)
+            # Zero breaks the logarithms of simulators.
             self._noise[n, number] = engine.draw(n, dtype=torch.float64).clamp(1e-10, 1 - 1e-10)
         return self._noise[n, number]
 
     def residuals(self, t: Tensor) -> Tensor:
+        """Residuals of constraints and priors."""
         return self.problem.residuals(self.theta(t), self._statistic)
 
+    def pulls(self, t: Tensor) -> Tensor:
+        """Their derivatives, (residual, parameter)."""
+        return torch.func.jacrev(self.residuals)(t)
+
     def events(self, t: Tensor, noise: Tensor) -> Tensor:
+        """Simulated events (event, observable)."""
         with torch.no_grad():
             return events_of(self.problem, self.theta(t), noise).double()
 
     def with_tangents(self, t: Tensor, noise: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Events, and their derivatives with respect to each t: twice backward, which every simulator has."""
+        """Events, and their derivatives with respect to each t, by differentiating backward twice."""
         t = t.clone().requires_grad_()
         events = events_of(self.problem, self.theta(t), noise).double()
+        if not events.requires_grad:
+            raise ValueError(
+                f"{type(self.problem).__name__}.simulate returns events that do not depend differentiably on theta, so "
+                "there is nothing to learn a score from. check_problem(problem) shows what to change."
+            )
         cotangent = torch.zeros_like(events, requires_grad=True)
         (pulled,) = torch.autograd.grad(events, t, cotangent, create_graph=True)
         tangents = [torch.autograd.grad(one, cotangent, retain_graph=True)[0] for one in pulled]
         return events.detach(), tangents
 
 
-def fit(problem: Problem, events: ArrayLike, *, seed: int = 0, verbose: bool = False) -> Fit:
-    observed = np.asarray(events, dtype=np.float64)
-    n = len(observed)
-    coordinates = Coordinates(observed)
-    z_observed, _ = coordinates(torch.as_tensor(observed))
-    simulation = _Simulation(problem, problem.statistic(torch.as_tensor(observed)), seed)
-    coarse = Waves(coordinates, _COARSE)
-    t = _search(simulation, coordinates, coarse, z_observed, n, verbose)
-    gains, moves = {}, []
-    for k in range(_ROUNDS):
-        sample = _sample(simulation, coordinates, t, simulation.noise(_N_LEARN, 1))
-        axes = _axes(coarse, sample, simulation, t, n)
-        along = sample.along(axes)
-        score = Score(along, [coarse, Waves(coordinates, _FINE)], seed)
-        gains = score.gains
-        t, move, covariance = _solve(simulation, coordinates, score, z_observed, t, axes, n)
-        moves.append(move)
-        if verbose:
-            print("round", k, "gains", gains, "move", move, simulation.theta(t).numpy())
-        if move < _MOVE:
+class _Observed:
+    """The observed events as coordinates.
+
+    Parameters
+    ----------
+    events : ndarray (event, observable)
+        The events.
+    """
+
+    def __init__(self, events: NDArray[np.float64]) -> None:
+        self.events, self.n = torch.as_tensor(events), len(events)
+        self.coordinates = Coordinates(events)
+
+    def moments(self, function: Function) -> tuple[Tensor, Tensor]:
+        """Mean (function,) and covariance (function, function) of a function over the events."""
+        parts = [function(self.coordinates(part)[0]) for part in self.events.split(_CHUNK)]
+        mean = torch.stack([part.sum(0) for part in parts]).sum(0) / self.n
+        products = torch.stack([(part - mean).T @ (part - mean) for part in parts]).sum(0)
+        return mean, products / (self.n - 1)
+
+    def sample(self, simulation: _Simulation, t: Tensor, noise: Tensor) -> Sample:
+        """Simulated events in the coordinates of the observed ones."""
+        z, dz = self.coordinates(*simulation.with_tangents(t, noise))
+        return Sample(z, torch.stack(dz))
+
+
+@dataclass(frozen=True, eq=False)
+class _Solution:
+    """Where the means agree.
+
+    Parameters
+    ----------
+    t : Tensor (parameter,)
+        The place, in fractions of the ranges.
+    information, covariance : Tensor (parameter, parameter)
+        Of the solution, in units of the ranges.
+    move, step : float
+        Distance from where the search for it began, and length of its last step, in deviations.
+    sample : Sample
+        Simulated events there.
+    n_effective : float
+        Number of independent events with the same error of the mean score.
+    """
+
+    t: Tensor
+    information: Tensor
+    covariance: Tensor
+    move: float
+    step: float
+    sample: Sample
+    n_effective: float
+
+
+def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
+    """Fit the parameters to observed events by a score learned from the simulator; no likelihood is needed.
+
+    The score, the derivative of the log-density of an event with respect to the parameters, holds all information that
+    an event has.  It is learned from simulated events and their derivatives, near the solution; the estimate is where
+    its means over simulated and observed events agree, together with constraints and priors.  This takes some seconds
+    for a few parameters.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its `simulate` must be differentiable.  Its `features` and `log_likelihood` are not used.
+    events : array_like (event, observable)
+        Observed events, 100 or more.
+    seed : int
+        Seed of the simulated events and of the network.
+
+    Returns
+    -------
+    ScoreFit
+        Estimate, covariance, goodness of fit, and the findings that speak against using them.
+
+    Raises
+    ------
+    ValueError
+        If the events do not fit the problem, are too few, or no place in the ranges gives finite events.
+    NotImplementedError
+        If the problem has categories.
+
+    See Also
+    --------
+    fit_likelihood : The fit of a problem that declares a likelihood.
+    fisher_information : Deviations that the problem's own features allow.
+
+    References
+    ----------
+    The local score of simulators with likelihood-ratio weights: Brehmer et al., arXiv 1805.12244.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sagips_kit import Linear, fit
+    >>> problem = Linear(n_coefficients=1)
+    >>> events = problem.observed(2000, np.random.default_rng(0))
+    >>> result = fit(problem, events)
+    >>> mean, covariance = problem.posterior(events)
+    >>> np.allclose(result.theta, mean, atol=0.1 * np.sqrt(covariance[0, 0])), result.findings
+    (True, ())
+    """
+    if problem.n_categories > 1:
+        raise NotImplementedError(
+            f"{type(problem).__name__} has {problem.n_categories} categories of events, which fit does not take yet. "
+            "Use fit_likelihood if there is a likelihood, or train a run."
+        )
+    observed = _Observed(_checked(problem, events))
+    simulation = _Simulation(problem, problem.statistic(observed.events), seed)
+    coarse = Waves(observed.coordinates, _COARSE)
+    t, others = _search(simulation, observed, coarse)
+    for _ in range(_N_ROUNDS):
+        sample = observed.sample(simulation, t, simulation.noise(_N_LEARN, 1))
+        axes = _axes(coarse, sample, simulation.pulls(t), observed.n)
+        score = Score(sample.along(axes), [coarse, Waves(observed.coordinates, _FINE)], seed)
+        solution = _solve(simulation, observed, score, t)
+        t = solution.t
+        if solution.move < _MOVE:
             break
+    goodness, n_freedom = _goodness(observed, score, coarse, solution)
     scale = simulation.scale(t).numpy()
-    return Fit(simulation.theta(t).numpy(), covariance * np.outer(scale, scale), moves, gains)
+    result = ScoreFit(
+        tuple(problem.parameters),
+        simulation.theta(t).numpy(),
+        solution.covariance.numpy() * np.outer(scale, scale),
+        score.gains,
+        goodness,
+        n_freedom,
+        (),
+    )
+    findings = _findings(simulation, observed, coarse, solution, others, result)
+    return replace(result, findings=tuple(findings))
 
 
-def _sample(simulation: _Simulation, coordinates: Coordinates, t: Tensor, noise: Tensor) -> Sample:
-    z, dz = coordinates(*simulation.with_tangents(t, noise))
-    return Sample(z, torch.stack(dz))
+def _checked(problem: Problem, events: ArrayLike) -> NDArray[np.float64]:
+    observed = np.asarray(events, dtype=np.float64)
+    name, columns = type(problem).__name__, ", ".join(problem.observables)
+    if observed.ndim != 2 or observed.shape[1] != len(problem.observables):
+        raise ValueError(f"events of shape {observed.shape}: {name} needs (event, observable), the columns {columns}.")
+    if not np.isfinite(observed).all():
+        raise ValueError(
+            f"{(~np.isfinite(observed).all(1)).sum()} events hold NaN or infinity. Drop them: events = "
+            "events[np.isfinite(events).all(axis=1)]."
+        )
+    if len(observed) < 100:
+        raise ValueError(f"{len(observed)} events are too few to make coordinates of: fit needs 100 or more.")
+    return observed
 
 
-def _axes(waves: Waves, sample: Sample, simulation: _Simulation, t: Tensor, n: int) -> Tensor:
-    """Directions (parameter, direction) along which one event determines t to one deviation, as far as `waves` see."""
-    values, slopes = means_and_slopes(waves, sample)
-    pulls = torch.func.jacrev(simulation.residuals)(t)
-    information = slopes.T @ solve_hermitian(torch.cov(values.T), slopes) + pulls.T @ pulls / n
-    eigenvalues, vectors = torch.linalg.eigh(information)
-    # A direction that these functions hardly see is stretched no further than to a range.
-    return vectors * eigenvalues.clamp(min=_DETERMINED / n).rsqrt()
-
-
-def _search(simulation, coordinates, waves, z_observed, n, verbose) -> Tensor:
-    """The best place by the means of `waves`: a scan over the ranges, of which the best places are polished."""
-    f_observed = waves(z_observed)
-    mean = f_observed.mean(0)
-    weight = torch.cov(f_observed.T)
-    weight = weight + 1e-3 * torch.diag(weight.diag().clamp(min=1e-12))
-    p = len(simulation.problem.parameters)
-    points = torch.quasirandom.SobolEngine(p, scramble=True, seed=1).draw(_N_SCAN, dtype=torch.float64)
-    noise = simulation.noise(_N_SEARCH)
+def _search(simulation: _Simulation, observed: _Observed, waves: Waves) -> tuple[Tensor, list[Tensor]]:
+    """The best place by the means of `waves`, and the others that are as good."""
+    mean, covariance = observed.moments(waves)
+    weight = covariance + 1e-3 * torch.diag(covariance.diag().clamp(min=1e-12))
+    noise = simulation.noise(_N_SEARCH, 0)
 
     def cost(t: Tensor) -> float:
-        z, _ = coordinates(simulation.events(t, noise))
-        values = waves(z)
-        distance = mean - values.mean(0)
-        total = weight + torch.cov(values.T)
-        value = n * float(distance @ solve_hermitian(total, distance[:, None])[:, 0])
-        return value + float(simulation.residuals(t).square().sum())
+        values = waves(observed.coordinates(simulation.events(t, noise))[0])
+        distance = (mean - values.mean(0))[:, None]
+        value = observed.n * float((distance.T @ solve_hermitian(weight + covariance_of(values), distance)).squeeze())
+        value += float(simulation.residuals(t).square().sum())
+        return value if math.isfinite(value) else math.inf
 
-    costs = [_finite(cost, point) for point in points]
-    ends = []
-    for k in np.argsort(costs)[:_N_POLISHED]:
-        if math.isfinite(costs[k]):
-            ends.append(_polish(simulation, coordinates, waves, mean, points[k], n))
-    if not ends:
-        raise RuntimeError("no place in the ranges gives finite events")
-    value, t = min(ends, key=lambda end: end[0])
-    if verbose:
-        print("search", sorted(costs)[:4], [round(end[0], 1) for end in ends], simulation.theta(t).numpy())
-    return t
-
-
-def _finite(cost, t) -> float:
-    try:
-        value = cost(t)
-    except (ValueError, RuntimeError, FloatingPointError):
-        return math.inf
-    return value if math.isfinite(value) else math.inf
+    n_parameters = len(simulation.problem.parameters)
+    points = torch.quasirandom.SobolEngine(n_parameters, scramble=True, seed=1).draw(_N_SCAN, dtype=torch.float64)
+    costs = [cost(point) for point in points]
+    starts = [points[k] for k in np.argsort(costs)[:_N_POLISHED] if math.isfinite(costs[k])]
+    ends = sorted((_polish(simulation, observed, waves, mean, start) for start in starts), key=lambda end: end[0])
+    if not ends or not math.isfinite(ends[0][0]):
+        raise ValueError(
+            f"{type(simulation.problem).__name__}.simulate gives no finite events at {_N_SCAN} places of the ranges. "
+            "check_problem(problem) shows where."
+        )
+    best, t, information = ends[0]
+    others = [end[1] for end in ends[1:] if end[0] < best + _AS_GOOD and _distance(end[1] - t, information) > _APART]
+    return t, others
 
 
-def _polish(simulation, coordinates, waves, mean, t, n, n_steps=30) -> tuple[float, Tensor]:
-    """Levenberg-Marquardt on the means of `waves`, weighted by their simulated covariance."""
-    noise, damping, best = simulation.noise(_N_SEARCH), 1e-2, math.inf
-    at = t
-    for _ in range(n_steps):
-        sample = _sample(simulation, coordinates, at, noise)
-        values, slopes = means_and_slopes(waves, sample)
-        covariance = torch.cov(values.T) + 1e-6 * torch.diag(values.var(0) + 1e-12)
+def _distance(difference: Tensor, information: Tensor) -> float:
+    """Length of a difference of t, in deviations per direction."""
+    return math.sqrt(max(0.0, float(difference @ information @ difference)) / len(difference))
+
+
+def _polish(
+    simulation: _Simulation, observed: _Observed, waves: Waves, mean: Tensor, start: Tensor
+) -> tuple[float, Tensor, Tensor]:
+    """Levenberg-Marquardt on the means of `waves`: the distance of the means, the place, and the information there."""
+    noise, n, damping = simulation.noise(_N_SEARCH, 0), observed.n, 1e-2
+    best, t, at = math.inf, start, start
+    matrix, gradient = torch.eye(len(start), dtype=torch.float64), torch.zeros(len(start), dtype=torch.float64)
+    for _ in range(30):
+        values, slopes = means_and_slopes(waves, observed.sample(simulation, at, noise))
+        covariance = covariance_of(values) + 1e-6 * torch.diag(values.var(0) + 1e-12)
         distance = mean - values.mean(0)
         weighted = solve_hermitian(covariance, torch.cat([slopes, distance[:, None]], 1))
-        residuals, pulls = simulation.residuals(at), torch.func.jacrev(simulation.residuals)(at)
-        # The logarithm of the covariance keeps the search from places where everything is compatible.
+        residuals, pulls = simulation.residuals(at), simulation.pulls(at)
         value = n * float(distance @ weighted[:, -1]) + float(residuals.square().sum())
-        value = value if math.isfinite(value) else math.inf
-        if value < best:
-            improved, best, t, damping = best - value, value, at, damping / 5
+        if math.isfinite(value) and value < best:
+            gain, best, t, damping = best - value, value, at, damping / 5
             matrix = n * slopes.T @ weighted[:, :-1] + pulls.T @ pulls
             gradient = n * slopes.T @ weighted[:, -1] - pulls.T @ residuals
-            if improved < 0.05:
+            if gain < 0.05:
                 break
         else:
             damping *= 10
-            if damping > 1e6:
-                break
-        if not math.isfinite(best):
+        if damping > 1e6 or not math.isfinite(best):
             break
-        step = torch.linalg.solve(matrix + damping * torch.diag(matrix.diag() + 1e-9 * matrix.diag().max() + 1e-12), gradient)
-        step = step.clamp(-0.3, 0.3)
-        at = (t + step).clamp(_EDGE, 1 - _EDGE)
-    return best, t
+        diagonal = matrix.diag() + 1e-9 * matrix.diag().max() + 1e-12
+        step = torch.linalg.solve(matrix + damping * torch.diag(diagonal), gradient)
+        at = (t + step.clamp(-0.3, 0.3)).clamp(_EDGE, 1 - _EDGE)
+    return best, t, matrix
 
 
-def _solve(simulation, coordinates, score, z_observed, t, axes, n):
-    """Gauss-Newton on the equality of the means of the score; returns t, the move in deviations, the covariance."""
-    s_observed = score(z_observed)
-    mean_observed = s_observed.mean(0)
-    start, noise = t, simulation.noise(_N_SOLVE, 2)
+def _axes(waves: Waves, sample: Sample, pulls: Tensor, n: int) -> Tensor:
+    """Directions (parameter, direction) along which one event determines t to one deviation, as far as `waves` see."""
+    values, slopes = means_and_slopes(waves, sample)
+    information = slopes.T @ solve_hermitian(covariance_of(values), slopes) + pulls.T @ pulls / n
+    eigenvalues, vectors = torch.linalg.eigh(information)
+    # A direction that these functions hardly see is stretched to a range at most.
+    return vectors * eigenvalues.clamp(min=_DETERMINED / n).rsqrt()
+
+
+def _solve(simulation: _Simulation, observed: _Observed, score: Score, start: Tensor) -> _Solution:
+    """Solve the equality of the means of the score, by Gauss-Newton steps."""
+    n, t, noise = observed.n, start, simulation.noise(_N_SOLVE, 2)
+    mean, observed_covariance = observed.moments(score)
     for _ in range(12):
-        sample = _sample(simulation, coordinates, t, noise)
+        sample = observed.sample(simulation, t, noise)
         values, slopes = means_and_slopes(score, sample)
-        c = torch.cov(values.T).reshape(len(axes.T), -1)
-        weighted = solve_hermitian(c, torch.cat([slopes, (mean_observed - values.mean(0))[:, None]], 1))
-        residuals, pulls = simulation.residuals(t), torch.func.jacrev(simulation.residuals)(t)
-        a = n * slopes.T @ weighted[:, :-1] + pulls.T @ pulls
-        step = torch.linalg.lstsq(a, n * slopes.T @ weighted[:, -1] - pulls.T @ residuals).solution
-        size = math.sqrt(float(step @ a @ step) / len(step))
-        limit = min(1.0, 5.0 / max(size, 1e-9))
-        t = (t + limit * step).clamp(_EDGE, 1 - _EDGE)
+        covariance = covariance_of(values)
+        weighted = solve_hermitian(covariance, torch.cat([slopes, (mean - values.mean(0))[:, None]], 1))
+        residuals, pulls = simulation.residuals(t), simulation.pulls(t)
+        information = n * slopes.T @ weighted[:, :-1] + pulls.T @ pulls
+        gradient = n * slopes.T @ weighted[:, -1] - pulls.T @ residuals
+        step = _inverse(information) @ gradient
+        size = _distance(step, information)
         if size < 0.01:
             break
-    move = math.sqrt(float((t - start) @ a @ (t - start)) / len(step))
-    inverse = torch.linalg.pinv(a, hermitian=True)
-    c_observed = torch.cov(s_observed.T).reshape(len(axes.T), -1)
-    meat = n * weighted[:, :-1].T @ c_observed @ weighted[:, :-1] + pulls.T @ pulls
-    return t, move, (inverse @ meat @ inverse).numpy()
+        t = (t + min(1.0, 5.0 / size) * step).clamp(_EDGE, 1 - _EDGE)
+    inverse, moved = _inverse(information), t - start
+    # Blocks of a Sobol sequence are as even as the whole, so this overestimates the error of the whole.
+    blocks = values.reshape(8, -1, len(mean)).mean(1)
+    n_effective = float(8 * covariance.trace() / covariance_of(blocks).trace().clamp(min=1e-300))
+    weights = weighted[:, :-1]
+    noise_of_means = (
+        n * weights.T @ observed_covariance @ weights + n**2 / n_effective * weights.T @ covariance @ weights
+    )
+    sandwich = inverse @ (noise_of_means + pulls.T @ pulls) @ inverse
+    return _Solution(t, information, sandwich, _distance(moved, information), size, sample, n_effective)
+
+
+def _inverse(information: Tensor) -> Tensor:
+    """Inverse (parameter, parameter) of an information; 1/12 of the squared range along directions it hardly has."""
+    values, vectors = torch.linalg.eigh(information)
+    return (vectors / values.clamp(min=_DETERMINED)) @ vectors.T
+
+
+def _goodness(observed: _Observed, score: Score, waves: Waves, solution: _Solution) -> tuple[float, int]:
+    """Chi-squared of what the score does not see of `waves` and of its own products, and its degrees of freedom."""
+    n_directions = len(solution.sample.dz)
+    first, second = torch.triu_indices(n_directions, n_directions)
+
+    def functions(z: Tensor) -> Tensor:
+        s = score(z)
+        return torch.cat([s, waves(z), s[:, first] * s[:, second]], -1)
+
+    values, slopes = means_and_slopes(functions, solution.sample)
+    mean, _ = observed.moments(functions)
+    s_slopes = slopes[:n_directions]
+    projection = slopes[n_directions:] @ torch.linalg.pinv(s_slopes, rtol=1e-6)
+    rest = values[:, n_directions:] - values[:, :n_directions] @ projection.T
+    distance = mean - values.mean(0)
+    distance = distance[n_directions:] - projection @ distance[:n_directions]
+    covariance = covariance_of(rest)
+    scale = covariance.diag().clamp(min=1e-300).rsqrt()
+    eigenvalues, vectors = torch.linalg.eigh(covariance * scale[:, None] * scale)
+    keep = eigenvalues > 1e-6 * eigenvalues.max()
+    along = (vectors.T @ (scale * distance))[keep]
+    factor = observed.n / (1 + observed.n / solution.n_effective)
+    return float(factor * (along.square() / eigenvalues[keep]).sum()), int(keep.sum())
+
+
+def _findings(
+    simulation: _Simulation,
+    observed: _Observed,
+    waves: Waves,
+    solution: _Solution,
+    others: list[Tensor],
+    result: ScoreFit,
+) -> list[str]:
+    """What speaks against using the estimate, in sentences; the most basic reason first."""
+    t, names, problem = solution.t, result.parameters, simulation.problem
+    found = _outside(simulation, observed, t)
+    found += _wrong_slopes(simulation, observed, waves, solution, names)
+    values, vectors = torch.linalg.eigh(solution.information)
+    for value, vector in zip(values, vectors.T, strict=True):
+        if value < _DETERMINED:
+            order = vector.abs().argsort(descending=True)[:4].tolist()
+            parts = ", ".join(f"{names[k]} ({float(vector[k]):+.2f})" for k in order)
+            found.append(
+                f"The events do not determine a combination of parameters (in fractions of their ranges): {parts}. "
+                "Give a prior or a constraint, or fix one of them."
+            )
+    deviation = solution.covariance.diag().sqrt()
+    ends = np.where(t < 0.5, np.asarray(problem.lower, float), np.asarray(problem.upper, float))
+    for k in np.flatnonzero((t < deviation) | (t > 1 - deviation)):
+        end = ends[k]
+        found.append(
+            f"{names[k]} is less than a deviation from the end {end:g} of its range. Widen the range; if the end is a "
+            "physical limit, the interval is not valid."
+        )
+    for other in others:
+        where = ", ".join(f"{n} = {v:.4g}" for n, v in zip(names, simulation.theta(other).tolist(), strict=True))
+        found.append(f"There is another answer that agrees about as well: {where}. Restrict the ranges to one of them.")
+    if solution.move > _MOVE or solution.step > 0.1:
+        found.append(
+            f"The fit has not converged: it last moved by {max(solution.move, solution.step):.2g} deviations. Narrow "
+            "the ranges, or start a fit with another seed."
+        )
+    if result.p_value < _REJECTED:
+        found.append(
+            f"The model does not fit: chi-squared {result.goodness:.0f} for {result.n_freedom} degrees of freedom. The "
+            "deviations are valid for the parameters that come closest, which need not be the true ones."
+        )
+    return found
+
+
+def _outside(simulation: _Simulation, observed: _Observed, t: Tensor) -> list[str]:
+    """Observables of which many observed values are where nothing is simulated."""
+    found = []
+    simulated = simulation.events(t, simulation.noise(_N_SOLVE, 2))
+    columns = zip(simulation.problem.observables, observed.events.T, simulated.T, strict=True)
+    for name, seen, made in columns:
+        n_outside = int(((seen < made.min()) | (seen > made.max())).sum())
+        if n_outside > 5 + _OUTSIDE * observed.n:
+            found.append(
+                f"{n_outside} of {observed.n} observed values of {name} are outside of the simulated range, "
+                f"{float(made.min()):.6g} to {float(made.max()):.6g}. Compare units and the order of columns; if they "
+                "are background, model it or cut it away."
+            )
+        if len(seen.unique()) > 12 and bool((seen == seen.round()).all()) and not bool((made == made.round()).all()):
+            found.append(
+                f"Observed values of {name} are integers, simulated ones are not. Add uniform numbers to the observed "
+                "ones, or round in the simulation and use a likelihood."
+            )
+    return found
+
+
+def _wrong_slopes(
+    simulation: _Simulation, observed: _Observed, waves: Waves, solution: _Solution, names: tuple[str, ...]
+) -> list[str]:
+    """Parameters for which the derivative of the simulation is not that of the means of `waves`."""
+    noise, t = simulation.noise(_N_COMPARED, 3), solution.t
+    deviation = solution.information.diag().clamp(min=_DETERMINED).rsqrt()
+    _, slopes = means_and_slopes(waves, observed.sample(simulation, t, noise))
+    found = []
+    for k, name in enumerate(names):
+        # A third of one event's deviation: wide enough to average over the steps that roundings and cuts make.
+        step = torch.zeros_like(t)
+        step[k] = min(0.3 * float(deviation[k]) * math.sqrt(observed.n), 0.05, float(t[k]) / 2, float(1 - t[k]) / 2)
+        after, before = (waves(observed.coordinates(simulation.events(t + h, noise))[0]) for h in (step, -step))
+        change = (after - before) / (2 * step[k])
+        slope, error = change.mean(0), change.std(0) / math.sqrt(len(noise))
+        size = torch.maximum(slope.abs(), slopes[:, k].abs())
+        is_wrong = ((slope - slopes[:, k]).abs() > _WRONG_SLOPE * size) & (size > _SIGNIFICANT * error)
+        is_wrong &= (slope - slopes[:, k]).abs() > _SIGNIFICANT * error
+        if bool(is_wrong.any()):
+            found.append(
+                f"The derivative of simulate with respect to {name} is not that of its events: where, round, and cuts "
+                "have no derivative. Make the events move smoothly with the parameter; check_problem shows an example."
+            )
+    return found

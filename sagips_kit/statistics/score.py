@@ -1,4 +1,4 @@
-"""The score of a problem, learned from the derivative of its simulated events; neither likelihood nor labels are needed.
+"""The score of a problem, learned from the derivative of its simulated events, without likelihood or labels.
 
 For any function s of an event, d E[s] / d theta = E[s score], where score is the derivative of the log-density.  The
 minimum over functions s (event) -> (direction) of
@@ -10,16 +10,18 @@ combination of given functions has its minimum in closed form; a small network l
 events in place of derivatives this is the local score of arXiv 1805.12244.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from .coordinates import Coordinates, Waves
+from .coordinates import Waves
+
+Function = Callable[[Tensor], Tensor]
 
 _WIDTHS = (64, 64)
 _N_EPOCHS, _BATCH, _RATE = 24, 1024, 3e-3
@@ -47,14 +49,15 @@ class Sample:
         return Sample(self.z, torch.einsum("pec,pd->dec", self.dz, directions))
 
 
-def means_and_slopes(function, sample: Sample) -> tuple[Tensor, Tensor]:
-    """Values of a function at each event, (event, function), and the derivative of their means, (function, direction)."""
-    slopes = []
-    values = function(sample.z)
-    for tangent in sample.dz:
-        _, change = torch.func.jvp(function, (sample.z,), (tangent,))
-        slopes.append(change.mean(0))
-    return values, torch.stack(slopes, -1)
+def means_and_slopes(function: Function, sample: Sample) -> tuple[Tensor, Tensor]:
+    """Values of functions (event, function), and the derivatives of their means (function, direction)."""
+    slopes = [torch.func.jvp(function, (sample.z,), (tangent,))[1].mean(0) for tangent in sample.dz]
+    return function(sample.z), torch.stack(slopes, -1)
+
+
+def covariance_of(values: Tensor) -> Tensor:
+    """Covariance (function, function) of values (event, function), a matrix also of a single function."""
+    return torch.cov(values.T).reshape(values.shape[1], -1)
 
 
 def solve_hermitian(matrix: Tensor, right: Tensor) -> Tensor:
@@ -69,13 +72,14 @@ class _Network:
 
     def __init__(self, n_inputs: int, n_outputs: int, seed: int) -> None:
         random = torch.Generator().manual_seed(seed)
-        sizes = (n_inputs, *_WIDTHS, n_outputs)
-        self.weights = []
-        for before, after in zip(sizes, sizes[1:], strict=False):
-            # The last layer starts at zero: the network adds nothing until it has learned something.
-            gain = 0.0 if after is n_outputs and len(self.weights) == 2 * len(_WIDTHS) else 1 / math.sqrt(before)
-            self.weights.append((gain * torch.randn(before, after, generator=random)).requires_grad_())
-            self.weights.append((0.5 * torch.randn(after, generator=random) * (gain > 0)).requires_grad_())
+        self.weights: list[Tensor] = []
+        for before, after in itertools.pairwise((n_inputs, *_WIDTHS)):
+            self.weights.append(torch.randn(before, after, generator=random) / math.sqrt(before))
+            self.weights.append(0.5 * torch.randn(after, generator=random))
+        # The last layer starts at zero: the network adds nothing until it has learned something.
+        self.weights += [torch.zeros(_WIDTHS[-1], n_outputs), torch.zeros(n_outputs)]
+        for weight in self.weights:
+            weight.requires_grad_()
 
     def __call__(self, z: Tensor) -> Tensor:
         for k in range(0, len(self.weights) - 2, 2):
@@ -144,7 +148,9 @@ class Score:
         random = torch.Generator().manual_seed(seed)
         data = [self._prepared(part) for part in (train, test)]
         n_steps, step = _N_EPOCHS * (len(train.z) // _BATCH), 0
-        best, kept = self._objective(network, *data[1], None), [weight.detach().clone() for weight in network.weights]
+        with torch.no_grad():
+            best = self._objective(network, *data[1], None)
+        kept = [weight.detach().clone() for weight in network.weights]
         for _ in range(_N_EPOCHS):
             order = torch.randperm(len(train.z), generator=random)
             for chosen in order.split(_BATCH)[: len(train.z) // _BATCH]:
@@ -165,11 +171,14 @@ class Score:
         dz = (sample.dz @ self._whitening).clamp(-_CLAMP, _CLAMP).float()
         return self._inputs(sample.z), dz, self._linear(sample.z).float()
 
-    def _objective(self, network: _Network, z: Tensor, dz: Tensor, linear: Tensor, random) -> Tensor:
+    def _objective(
+        self, network: _Network, z: Tensor, dz: Tensor, linear: Tensor, random: torch.Generator | None
+    ) -> Tensor:
         """The objective, apart from the linear part's own share."""
         if random is None:  # exact: one direction after the other
             outputs = network(z)
-            divergence = sum(network.with_change(z, tangent)[1][:, j].mean() for j, tangent in enumerate(dz))
+            parts = [network.with_change(z, tangent)[1][:, j].mean() for j, tangent in enumerate(dz)]
+            divergence = torch.stack(parts).sum()
         else:  # one tangent for each event, with random signs: the same on average
             signs = torch.randint(0, 2, (len(z), len(dz)), generator=random).float() * 2 - 1
             outputs, change = network.with_change(z, torch.einsum("ed,dec->ec", signs, dz))
@@ -178,32 +187,25 @@ class Score:
         return 0.5 * (both - both.mean(0)).square().sum(1).mean() - divergence
 
 
-def _linear(waves, sample: Sample):
-    values, slopes = means_and_slopes(waves, sample)
-    mean = values.mean(0)
-    matrix = solve_hermitian(torch.cov(values.T), slopes)
+def _linear(waves: Waves, sample: Sample) -> Function:
+    """The combination of `waves` that minimises the objective, centred."""
+    mean, matrix = waves(sample.z).mean(0), _combined(waves, sample)
     return lambda z: (waves(z) - mean) @ matrix
 
 
-def _combined(function, sample: Sample) -> Tensor:
+def _combined(function: Function, sample: Sample) -> Tensor:
+    """Weights (function, direction) of the combination that minimises the objective."""
     values, slopes = means_and_slopes(function, sample)
-    return solve_hermitian(torch.cov(values.T), slopes)
+    return solve_hermitian(covariance_of(values), slopes)
 
 
-def _information(function, sample: Sample) -> float:
+def _information(function: Function, sample: Sample) -> float:
     """Twice the negative objective, per direction: a lower bound of the information, reached by the score."""
     values, slopes = means_and_slopes(function, sample)
-    return float(2 * slopes.trace() - torch.cov(values.T).reshape(len(slopes), -1).trace()) / len(slopes)
+    return float(2 * slopes.trace() - covariance_of(values).trace()) / len(slopes)
 
 
 def _whitening(z: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (coordinate,), and the matrix that makes coordinates uncorrelated with variance 1."""
-    covariance = torch.cov(z.T).reshape(z.shape[1], -1)
-    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = torch.linalg.eigh(covariance_of(z))
     return z.mean(0), vectors * values.clamp(min=1e-8 * float(values.max())).rsqrt()
-
-
-def certificate(function, sample: Sample) -> NDArray[np.float64]:
-    """Information matrix K^T C^-1 K per event (direction, direction) of the means of a function."""
-    values, slopes = means_and_slopes(function, sample)
-    return (slopes.T @ solve_hermitian(torch.cov(values.T).reshape(len(slopes), -1), slopes)).numpy()
