@@ -42,6 +42,7 @@ from .running.spec import RunSpec as RunSpec
 from .running.tune import tune_exchange as tune_exchange
 from .statistics.fisher import fisher_information as fisher_information
 from .statistics.fisher import floor_step as floor_step
+from .statistics.fit import fit as fit
 from .statistics.likelihood import fit_likelihood as fit_likelihood
 from .store.status import RunStatus as RunStatus
 from .store.status import read_status as read_status

@@ -25,13 +25,14 @@ from sagips_kit.report.dashboard import Dashboard
 from sagips_kit.report.html import html_report
 from sagips_kit.report.progress_line import ProgressLine
 from sagips_kit.running.tune import Tuning
+from sagips_kit.statistics.fit import ScoreFit
 from sagips_kit.statistics.information import Information
 from sagips_kit.statistics.likelihood import LikelihoodFit
 from sagips_kit.training.records import Record
 
 # Classes that users receive without importing their names
 IN_HAND = [exchange.Channel, exchange.Exchange, exchange.Mixed, Dashboard, Information, LikelihoodFit, PBS]
-IN_HAND += [RankError, Record, Report, RunAccessor, ChainsAccessor, RunHandle, Session, Slurm, Tuning]
+IN_HAND += [RankError, Record, Report, RunAccessor, ChainsAccessor, RunHandle, ScoreFit, Session, Slurm, Tuning]
 IN_HAND += [export.to_arviz, export.to_csv, export.to_netcdf, export.to_trace, html_report, ProgressLine]
 # An unknown section, sections out of order, no docstring, parameters and results that are not described, no summary
 CHECKS = {"GL06", "GL07", "GL08", "PR01", "PR02", "PR03", "PR04", "PR07", "RT01", "RT03", "SS01", "SS03", "YD01"}

@@ -20,7 +20,7 @@ from .score import Function, Sample, Score, covariance_of, means_and_slopes, sol
 _N_SCAN, _N_POLISHED = 48, 4  # points of the scan, and the best of them that are polished
 _N_SEARCH, _N_LEARN, _N_SOLVE, _N_COMPARED = 4096, 65536, 65536, 16384  # simulated events, powers of two
 _COARSE, _FINE = 8, 32  # waves for the search, and at most for the score
-_EDGE = 1e-7  # distance (in units of the range) that the fit keeps from the ends of the ranges
+_EDGE, _AT_END = 1e-7, 1e-6  # distance (in units of the range) that the fit keeps from the ends; and that is at an end
 _N_ROUNDS, _MOVE = 5, 0.3  # learn again, so many times, where the solution has moved by more deviations
 _DETERMINED = 12.0  # least information, in units of the range, along a direction that events determine
 _APART = 5.0  # deviations between two places that are different answers
@@ -276,8 +276,10 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         axes = _axes(coarse, sample, simulation.pulls(t), observed.n)
         score = Score(sample.along(axes), [coarse, Waves(observed.coordinates, _FINE)], seed)
         solution = _solve(simulation, observed, score, t)
+        # A solution at an end of the ranges is pushed there: to learn once more would not help.
+        is_at_end = bool(((solution.t <= _AT_END) | (solution.t >= 1 - _AT_END)).any())
         t = solution.t
-        if solution.move < _MOVE:
+        if solution.move < _MOVE or is_at_end:
             break
     goodness, n_freedom = _goodness(observed, score, coarse, solution)
     scale = simulation.scale(t).numpy()
