@@ -4,10 +4,16 @@ PYTHON ?= python3
 ARGS ?=
 
 BIN := .venv/bin
-INSTALLED := .venv/installed
-# Versions that are known to work together, and the installer that finds them without a search.
-CONSTRAINTS := constraints.txt
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python .ci/install.py .venv/install.log --constraint $(CONSTRAINTS)
+# Stamps: the installer, what the demo needs, and everything
+INSTALLER := .venv/installer
+DEMO := .venv/demo
+ALL := .venv/all
+# Versions that are known to work together, and the installer that resolves them without a search
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python .ci/install.py .venv/install.log --constraint constraints.txt
+# pip, Jupyter and matplotlib keep caches and settings in HOME.  Where there is none, or it is read-only, use a folder here.
+ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo writable),writable)
+export HOME := $(CURDIR)/.venv/home
+endif
 # Profiles and logs of engines stay out of ~/.ipython, and mpiexec is the one that belongs to the installed mpi4py.
 RUN = IPYTHONDIR="$(CURDIR)/.ipython" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
 
@@ -20,29 +26,29 @@ help:
 	@echo "make test-quick  run all tests but the statistical ones and those of a batch scheduler"
 	@echo "make lint        check style, format, types, docstrings and the order of imports"
 	@echo "make format      correct style and format where that can be done automatically"
-	@echo "make install     only install, into .venv; the targets above do so when they need it"
+	@echo "make install     only install, into .venv; the targets above install what they need"
 	@echo "make clean       remove caches and build products; make distclean removes .venv too"
 	@echo "With another Python: make PYTHON=python3.12 ..."
 
-install: $(INSTALLED)
+install: $(ALL)
 
-demo: $(INSTALLED)
+demo: $(DEMO)
 	@$(RUN) notebooks/demo.py
 
-test: $(INSTALLED)
+test: $(ALL)
 	@$(RUN) -m pytest $(ARGS)
 
-test-quick: $(INSTALLED)
+test-quick: $(ALL)
 	@$(RUN) -m pytest -m "not slow and not scheduler" $(ARGS)
 
-lint: $(INSTALLED)
+lint: $(ALL)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/numpydoc lint $$(git ls-files "sagips_kit/*.py")
 	@$(BIN)/basedpyright --level error
 
-format: $(INSTALLED)
+format: $(ALL)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
@@ -53,15 +59,25 @@ clean:
 distclean: clean
 	@rm -rf .venv
 
-# torch comes first and alone: whatever else asks for it then takes the build that is there.
-$(INSTALLED): pyproject.toml constraints.txt .ci/install.py | $(BIN)/python
+# torch comes first and alone: packages that need it then accept the build that is installed.
+$(DEMO): pyproject.toml $(INSTALLER)
 	@echo "==> Installing PyTorch into .venv"
 	@$(PIP) torch
-	@echo "==> Installing sagips_kit and everything it needs; the first time this takes some minutes"
+	@echo "==> Installing sagips_kit and what the demo needs; the first time this takes some minutes"
+	@$(PIP) --editable ".[mpi,dayabay,notebooks]"
+	@touch $@
+
+$(ALL): $(DEMO)
+	@echo "==> Installing what tests and checks need"
 	@$(PIP) --editable ".[mpi,data,dayabay,explore,notebooks,test,lint]"
 	@touch $@
 
-# pip as old as Python 3.11.2's searches for hours what a newer one resolves in seconds.
+# Old releases of pip, such as that of Python 3.11.2, may search for hours where a recent one needs seconds.
+$(INSTALLER): constraints.txt .ci/install.py | $(BIN)/python
+	@echo "==> Installing pip into .venv"
+	@$(PIP) pip
+	@touch $@
+
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "There is no $(PYTHON). Name another Python, 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -69,7 +85,8 @@ $(BIN)/python:
 	  echo "sagips_kit needs Python 3.11 or newer, and $(PYTHON) is not. Name another: make PYTHON=python3.12 ..." >&2; \
 	  exit 1; }
 	@echo "==> Creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot create environments. On Debian and Ubuntu type: sudo apt install" \
+	  "$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
-	  echo "$(PYTHON) cannot create environments. On Debian and Ubuntu type: sudo apt install python3-venv" >&2; exit 1; }
-	@echo "==> Installing pip into .venv"
-	@$(PIP) pip || { rm -f $(BIN)/python; exit 1; }
+	  echo "No environment could be written into .venv: is this folder writable, and is there space?" >&2; exit 1; }
