@@ -28,16 +28,16 @@ DOING = {
 # many retries, and a registry that is not reached in a version that is not found.
 REMEDIES = {
     r"No space left on device|Errno 28|Disk quota exceeded": (
-        "The disk is full. The kit with all its packages takes about 2 GB, with a CUDA build of torch 8 GB: free space, "
-        "or clone into a folder on a larger disk. If /tmp is full, type: mkdir -p .tmp && export TMPDIR=$PWD/.tmp"
+        "The disk is full. The kit with all its packages takes about 2 GB, with a CUDA build of torch 8 GB: free "
+        "space, or clone into a folder on a larger disk. If it is /tmp, type: mkdir -p .tmp && export TMPDIR=$PWD/.tmp"
     ),
     r"Read-only file system|Permission denied|Errno 13|Errno 30": (
         "A folder cannot be written. Clone into a folder of your own. If it is the folder of temporary files, type: "
         "mkdir -p .tmp && export TMPDIR=$PWD/.tmp"
     ),
     r"CERTIFICATE_VERIFY_FAILED|SSLError": (
-        "The certificate of the package registry is not trusted on this machine. Ask for the certificates of your site, "
-        "then type: export PIP_CERT=/path/to/certificates.pem"
+        "The certificate of the package registry is not trusted on this machine. Ask for the certificates of your "
+        "site, then type: export PIP_CERT=/path/to/certificates.pem"
     ),
     r"NewConnectionError|NameResolutionError|name resolution|Read timed out|ConnectTimeout|Max retries|ProxyError|"
     r"Network is unreachable|ConnectionResetError|Could not find a version that satisfies the requirement pip": (
