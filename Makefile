@@ -8,6 +8,7 @@ BIN := .venv/bin
 INSTALLER := .venv/installer
 DEMO := .venv/demo
 ALL := .venv/all
+EXTRAS := mpi,data,dayabay,explore,notebooks,test,lint
 # Versions that are known to work together, and the installer that resolves them without a search
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python .ci/install.py .venv/install.log --constraint constraints.txt
 # pip, Jupyter and matplotlib keep caches and settings in HOME.  Where there is none, or it is read-only, use a folder here.
@@ -17,7 +18,7 @@ endif
 # Profiles and logs of engines stay out of ~/.ipython, and mpiexec is the one that belongs to the installed mpi4py.
 RUN = IPYTHONDIR="$(CURDIR)/.ipython" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
 
-.PHONY: help install demo test test-quick lint format clean distclean
+.PHONY: help install wheels demo test test-quick lint format clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,10 +28,14 @@ help:
 	@echo "make lint        check style, format, types, docstrings and the order of imports"
 	@echo "make format      correct style and format where that can be done automatically"
 	@echo "make install     only install, into .venv; the targets above install what they need"
+	@echo "make wheels      only download, into wheels/, for a machine without network (see README.md)"
 	@echo "make clean       remove caches and build products; make distclean removes .venv too"
 	@echo "With another Python: make PYTHON=python3.12 ..."
 
 install: $(ALL)
+
+wheels: $(INSTALLER)
+	@$(BIN)/python -m pip wheel --wheel-dir wheels --constraint constraints.txt pip hatchling ".[$(EXTRAS)]"
 
 demo: $(DEMO)
 	@$(RUN) notebooks/demo.py
@@ -59,17 +64,14 @@ clean:
 distclean: clean
 	@rm -rf .venv
 
-# torch comes first and alone: packages that need it then accept the build that is installed.
 $(DEMO): pyproject.toml $(INSTALLER)
-	@echo "==> Installing PyTorch into .venv"
-	@$(PIP) torch
-	@echo "==> Installing sagips_kit and what the demo needs; the first time this takes some minutes"
+	@echo "==> Installing sagips_kit and what the demo needs into .venv; the first time this takes some minutes"
 	@$(PIP) --editable ".[mpi,dayabay,notebooks]"
 	@touch $@
 
 $(ALL): $(DEMO)
 	@echo "==> Installing what tests and checks need"
-	@$(PIP) --editable ".[mpi,data,dayabay,explore,notebooks,test,lint]"
+	@$(PIP) --editable ".[$(EXTRAS)]"
 	@touch $@
 
 # Old releases of pip, such as that of Python 3.11.2, may search for hours where a recent one needs seconds.
