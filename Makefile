@@ -35,7 +35,7 @@ help:
 install: $(ALL)
 
 wheels: $(INSTALLER)
-	@$(BIN)/python -m pip wheel --wheel-dir wheels --constraint constraints.txt pip hatchling ".[$(EXTRAS)]"
+	@$(BIN)/python -m pip wheel --wheel-dir wheels --constraint constraints.txt pip editables hatchling ".[$(EXTRAS)]"
 
 demo: $(DEMO)
 	@$(RUN) notebooks/demo.py

@@ -45,7 +45,7 @@ REMEDIES = {
         "machine without network see 'Without network' in README.md."
     ),
     r"error: command '.*(gcc|cc|clang|c\+\+|g\+\+|mpicc)|No such file or directory: '(gcc|cc|c\+\+|g\+\+)'|"
-    r"Failed building wheel|Failed to build|Unable to find a compiler|unknown compiler": (
+    r"Failed building wheel|Unable to find a compiler|unknown compiler": (
         "A package has no build for this Python and platform, and compiling it failed. Python 3.11, 3.12 and 3.13 on "
         "Linux need no compiler: choose one with make PYTHON=python3.12, or install a compiler (Debian: apt install "
         "build-essential python3-dev)."
