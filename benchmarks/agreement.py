@@ -1,9 +1,10 @@
-"""How far the replicas of a grouped run drift apart: inside groups and between them, under three outer rules.
+"""How far the replicas of a grouped run drift apart, inside groups and between groups, under three outer rules.
 
     python benchmarks/agreement.py        # 8 ranks in 2 groups, 2 000 steps; JSON and a figure in benchmarks/results
 
-Every rank minimises, by Adam, a rippled quadratic whose minimum differs from rank to rank as bootstrap samples do, with
-noisy gradients.  So replicas that do not agree end in different places.  Starts mpiexec itself.
+Each rank uses Adam and noisy gradients to minimise a rippled quadratic.  Its minimum differs from rank to rank, as the
+minima of bootstrap samples do, so replicas that do not agree end in different places.  The script starts mpiexec
+itself.
 """
 
 import argparse
@@ -31,7 +32,7 @@ RULES = {
 
 
 def train(world, exchange, n_steps, seed=0):
-    """Spread inside groups and between them: dict of lists; steps are counted from 1."""
+    """Spread inside groups and between groups: dict of lists; steps are counted from 1."""
     common, own = (np.random.default_rng([seed, k]) for k in (99, world.rank))
     weights = torch.nn.Parameter(torch.as_tensor(common.normal(size=(1, N_WEIGHTS))))
     minimum = torch.as_tensor(common.normal(size=N_WEIGHTS) + 0.3 * own.normal(size=N_WEIGHTS))
@@ -84,7 +85,7 @@ def draw(histories, path):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
-    # Rules that agree lie on top of each other: the first ones are wider, to be seen below.
+    # Curves of rules that agree coincide; the first ones are wider, so that they stay visible.
     styles = [("0.8", 6, "-"), ("#d1495b", 1.6, "-"), ("#1b6ca8", 3, "-"), ("0.1", 1, "--")]
     for ax, name in zip(axes, ("inside", "between"), strict=True):
         for (rule, history), (color, width, line) in zip(histories.items(), styles, strict=True):
@@ -104,8 +105,8 @@ def run_rank(path, n_steps):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "agreement.json")
+    parser.add_argument("--steps", type=int, default=2000, help="steps of each run (default: 2000)")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "agreement.json", help="file of the results")
     parser.add_argument("--rank", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:

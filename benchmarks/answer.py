@@ -1,9 +1,10 @@
-"""How close the answer is to the maximum-likelihood fit of the same events, for several truths and seeds of the proxy.
+"""Distance of the answer from the maximum-likelihood fit of the same events, for several truths and seeds of the proxy.
 
-    python benchmarks/answer.py              # 5 truths x 3 seeds on 2 ranks, then the publication's recipe
+    python benchmarks/answer.py              # 5 truths x 3 seeds on 2 ranks, then the published recipe
 
-Every finished run is kept in benchmarks/results/answer.json at once; a restart goes on from there, and a figure is
-drawn at the end.  Distances are root mean squares over the six parameters, in floor units.  Starts mpiexec itself.
+Each finished run is saved immediately in benchmarks/results/answer.json, so an interrupted benchmark continues from
+there; a figure is drawn at the end.  Distances are root mean squares over the six parameters, in floor units.  The
+script starts mpiexec itself.
 """
 
 import argparse
@@ -20,14 +21,14 @@ from sagips_kit import Proxy, Ring, Settings, Trainer, World, fit_likelihood
 
 N_RANKS, N_EVENTS, N_TRUTHS, N_SEEDS = 2, 102_400, 5, 3
 SETTINGS, N_STEPS = Settings(), 2000
-# The recipe at the budget of events that is allowed to either, not at the smaller one that the kit uses.
+# The recipe gets the full budget of events that either method may use, although the kit uses less.
 BUDGET = 20_000_000
 RECIPE_STEPS = BUDGET // (recipe.N_SETS * recipe.N_EVENTS)
 HERE = Path(__file__).parent
 
 
 def plan(n_recipes):
-    """What distinguishes each run, the kit's first."""
+    """The properties that distinguish the runs; those of the kit come first."""
     truths = [Proxy.truth, *draw_truths(N_TRUTHS - 1, N_EVENTS)]
     kit = [("kit", number, seed) for seed in range(N_SEEDS) for number in range(N_TRUTHS)]
     recipes = [("recipe", number, 0) for number in range(n_recipes)]
@@ -38,7 +39,7 @@ def plan(n_recipes):
 
 
 def run_rank(job):
-    """One run on one of the ranks; rank 0 writes what came out."""
+    """Run one rank of a run; rank 0 writes the result."""
     world = World.from_mpi(device="cpu", timeout_s=600)
     problem = Proxy(n_observed=N_EVENTS, truth=tuple(job["truth"]))
     events = problem.observed(None, np.random.default_rng([job["seed"], job["number"], 1]))
@@ -84,7 +85,7 @@ def summary(runs):
             }
     to_mle = np.array([run["to_mle"] for run in runs if run["kind"] == "kit"])
     if len(to_mle) > 1:
-        # A bias has the same sign in all runs, which a root mean square does not show.
+        # A bias has the same sign in all runs; a root mean square would hide it.
         result["kit"]["mean of (estimate - MLE) / floor"] = to_mle.mean(0).round(3).tolist()
         result["kit"]["its error"] = (to_mle.std(0, ddof=1) / np.sqrt(len(to_mle))).round(3).tolist()
     return result
@@ -97,7 +98,7 @@ def draw(runs, path):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    styles = {"kit": ("#1b6ca8", "o", "sagips_kit"), "recipe": ("#d1495b", "s", "the publication's recipe")}
+    styles = {"kit": ("#1b6ca8", "o", "sagips_kit"), "recipe": ("#d1495b", "s", "the published recipe")}
     for kind, (color, marker, label) in styles.items():
         of_kind = [run for run in runs if run["kind"] == kind]
         at = [run["number"] + 1 + 0.12 * (run["seed"] - 1) for run in of_kind]
@@ -117,8 +118,8 @@ def draw(runs, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--recipes", type=int, default=2, help="truths for the publication's recipe (default: 2)")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "answer.json")
+    parser.add_argument("--recipes", type=int, default=2, help="number of truths for the published recipe (default: 2)")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "answer.json", help="file of the results")
     parser.add_argument("--rank", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:

@@ -1,12 +1,13 @@
-"""Whether the ensemble's intervals hold the truth as often as they say, over many data sets with different truths.
+"""Whether the intervals of ensembles contain the truth as often as they claim, over many data sets.
 
-    python benchmarks/calibration.py                  # 40 data sets; --data-sets 200 goes on from there
+    python benchmarks/calibration.py                  # 40 data sets; --data-sets 200 then adds 160
 
-Every data set has 10 240 events and an ensemble of 8 members, each on its own resample of a balanced bootstrap.  Beside
-it, the same statistics without a GAN: the likelihood fits of 8 resamples tell what the method itself can reach.  Of the
-covariances, two axes are those of the two norms, which are given so exactly that the curvature of where they agree
-counts for more, with either method.  Every finished data set is kept in benchmarks/results/calibration.json at once; a
-restart goes on from there.
+Each data set has its own truth, 10 240 events, and an ensemble of 8 members, each trained on its own resample of a
+balanced bootstrap.  For comparison, the same statistics are computed without a GAN: the likelihood fits of 8 resamples
+show what the method itself can reach.  Two axes of the covariances belong to the two norms.  The norms are known so
+precisely that the variance along these axes is dominated by the curvature of the surface on which they agree, with
+either method.  Each finished data set is saved immediately in benchmarks/results/calibration.json, so an interrupted
+benchmark continues from there.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def run(data_set, truth):
 
 
 def estimates(runs, method):
-    """Dataset (run, parameter), as `calibration` takes it."""
+    """Estimates in the form that `calibration` expects: Dataset (run, parameter)."""
     chains = np.array([run[method] for run in runs])
     dims = (calibration.RUN, "parameter")
     return xr.Dataset(
@@ -129,7 +130,7 @@ def draw(runs, path):
     for level in calibration.LEVELS:
         axes[0].axhline(level, color="0.8", lw=1, zorder=0)
     axes[0].set_xticks(at, [*Proxy.parameters, "all"], rotation=40)
-    axes[0].set(ylabel="intervals that hold the truth", ylim=(0.4, 1.03))
+    axes[0].set(ylabel="intervals that contain the truth", ylim=(0.4, 1.03))
     axes[0].legend(frameon=False, loc="lower left")
     each = len(runs) * len(Proxy.parameters) / (len(bins) - 1)
     axes[1].axhline(each, color="0.8", lw=1, zorder=0)
@@ -141,9 +142,9 @@ def draw(runs, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-sets", type=int, default=40)
-    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: 2)")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "calibration.json")
+    parser.add_argument("--data-sets", type=int, default=40, help="number of data sets (default: 40)")
+    parser.add_argument("--workers", type=int, default=2, help="single-threaded processes (default: 2)")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "calibration.json", help="file of the results")
     options = parser.parse_args()
     results = Results(options.out, {"events": N_EVENTS, "settings": repr(SETTINGS), "steps": N_STEPS})
     truths = draw_truths(options.data_sets, N_EVENTS)
@@ -151,7 +152,7 @@ def main():
     with ProcessPoolExecutor(options.workers) as pool:
         for future in as_completed([pool.submit(run, number, truths[number]) for number in left]):
             results.add(future.result())
-            print(f"{len(results.runs)} of {options.data_sets}", flush=True)
+            print(f"{len(results.runs)} of {options.data_sets} data sets", flush=True)
     results.runs.sort(key=lambda one: one["data set"])
     results.write(summary(results.runs))
     print(json.dumps(summary(results.runs), indent=1))

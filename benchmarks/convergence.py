@@ -1,11 +1,11 @@
-"""Whether every mode of exchange that shares generators finds the answer that a synchronous all-reduce finds.
+"""Whether each mode of exchange that shares generators finds the answer that a synchronous all-reduce finds.
 
     python benchmarks/convergence.py              # 4 ranks, 5 seeds; JSON and a figure in benchmarks/results
     python benchmarks/convergence.py --seeds 1 --steps 300
 
-Every run trains on as many events.  Its distance to the maximum-likelihood estimate of the same observed events is
-given in floor units, the estimate's standard deviations, as root mean square over the parameters.  Starts mpiexec
-itself; runs that are in the JSON file already, by the same settings, are not done again.
+All runs train on the same number of events.  The distance from the maximum-likelihood estimate of the same observed
+events is given in floor units (standard deviations of that estimate) as the root mean square over the parameters.  The
+script starts mpiexec itself.  Runs that are already in the JSON file, with the same settings, are not repeated.
 """
 
 import argparse
@@ -52,7 +52,7 @@ MODES = {
 
 
 def train(world, exchange, events, n_steps, seed, **options):
-    """The estimate of a run, (parameter,): the mean over its chains.  Options are fields of its settings."""
+    """Train, and return the mean over the chains, (parameter,).  Options are fields of the settings."""
     settings = Settings(n_members=1, bootstrap=False, **options)
     with Trainer(Proxy(), settings, events, n_steps=n_steps, seed=seed, world=world, exchange=exchange) as trainer:
         trainer.run()
@@ -84,7 +84,7 @@ def write(path, result):
 
 
 def summary(done, n_seeds):
-    """Mode -> root mean square over parameters of each seed, their median and their mean."""
+    """For each mode, the root mean square over parameters for each seed, and the median and mean over seeds."""
     table = {}
     for name in MODES:
         distances = np.array([done[f"{name}, seed {seed}"] for seed in range(n_seeds)])
@@ -115,9 +115,9 @@ def draw(table, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "convergence.json")
+    parser.add_argument("--steps", type=int, default=2000, help="steps of each run (default: 2000)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "convergence.json", help="file of the results")
     parser.add_argument("--rank", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:

@@ -1,10 +1,10 @@
-"""The intervals of a finished ensemble beside likelihood fits of the same resamples: what the GANs add to the method.
+"""The spread of a finished ensemble compared with likelihood fits of the same resamples: the error that the GANs add.
 
     make demo                                                 # runs notebooks/01_dayabay.ipynb, among others
     python benchmarks/dayabay.py notebooks/runs/dayabay.zarr  # 3 minutes; writes benchmarks/results/dayabay.json
 
-Each chain has learned from a resample of the events of its own, and from priors that were moved.  A binned likelihood
-fit of the same resample and priors is its own reference: eight chains alone would know a deviation to 27 % only.
+Each chain was trained on its own resample of the events and with its own shifted priors.  It is compared with a binned
+likelihood fit of the same resample and priors, because eight chains alone determine a standard deviation only to 27 %.
 """
 
 import argparse
@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 
 
 def with_priors_moved(problem, shift):
-    """The same problem, whose priors are moved up by `shift` (prior,), in their deviations."""
+    """The same problem with its priors shifted up by `shift` (prior,), in units of their standard deviations."""
 
     class Moved(type(problem)):
         def residuals(self, theta, statistic):
@@ -33,7 +33,7 @@ def with_priors_moved(problem, shift):
 
 
 def fits_of_the_resamples(spec, events, n_chains):
-    """The likelihood fit of what each chain has learned from: ndarray (chain, parameter)."""
+    """Likelihood fits of the resamples and priors that the chains were trained on: ndarray (chain, parameter)."""
     problem, bootstrap = spec.problem, spec.settings.bootstrap
     events, _ = in_batch_order(problem, events, spec.settings.n_events)
     resamples = Resampling(range(n_chains), n_chains, spec.seed, bootstrap).indices(len(events))
@@ -47,8 +47,8 @@ def fits_of_the_resamples(spec, events, n_chains):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("store", type=Path, help="of a finished run whose problem has a likelihood")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "dayabay.json")
+    parser.add_argument("store", type=Path, help="a finished run whose problem has a likelihood")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "dayabay.json", help="file of the results")
     options = parser.parse_args()
     run = open_run(options.store)
     spec, names = RunSpec.from_run(run), list(run.attrs["parameters"])
@@ -68,9 +68,7 @@ def main():
             "correlation": float(np.corrcoef(found, fitted)[0, 1]),
         }
         to_mle, ratio = rows[name]["to_mle"], rows[name]["deviation over that of the fits"]
-        print(
-            f"{name:16s} {to_mle:+.2f} floor units from the fit; deviation over that of the resamples' fits {ratio:.2f}"
-        )
+        print(f"{name:16s} {to_mle:+.2f} floor units from the fit; deviation over that of the fits {ratio:.2f}")
     result = {
         "spec": {name: field for name, field in json.loads(spec.to_json()).items() if name != "store"},
         "chains": len(chains),

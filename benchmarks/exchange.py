@@ -1,11 +1,11 @@
-"""What one exchange costs, and what a slow rank costs the others.
+"""Time of one exchange in each mode, and how much a slow rank delays the others.
 
     python benchmarks/exchange.py                 # 2, 4 and 8 ranks; writes benchmarks/results/exchange.json
     python benchmarks/exchange.py --ranks 4 --seconds 2
 
-Starts mpiexec itself: first with all ranks on one node, as they are, then as if each were on a node of its own (TCP on
-the loopback device; MPICH only).  Modes take turns in short blocks, so that all see the same load of the machine; the
-figure is the median over blocks, of the slowest rank's mean time per exchange.
+The script starts mpiexec itself: first with all ranks on one node, as they really are, then as if each rank were on a
+separate node (TCP on the loopback device; MPICH only).  Modes take turns in short blocks, so that all of them see the
+same load of the machine.  The result is the median over blocks of the slowest rank's mean time per exchange.
 """
 
 import argparse
@@ -22,10 +22,10 @@ from ranks import APART, start_ranks
 from sagips_kit import exchange as kit
 from sagips_kit.ranks.world import World
 
-N_WEIGHTS = 51_206  # of the paper's generator
+N_WEIGHTS = 51_206  # weights of the published generator
 # Its layers, 6 -> 4 x 128 -> 6: weights and biases.
 TENSORS = [6 * 128, 128, *[128 * 128, 128] * 3, 128 * 6, 6]
-N_BLOCKS = 4  # at least, of which the first warms up
+N_BLOCKS = 4  # at least; the first one is for warming up
 HERE = Path(__file__).parent
 ONE_SIDED = ("OneSided()", 'OneSided(payload="gradient")')
 
@@ -41,7 +41,7 @@ MODES = {
 
 
 def fused_allreduce(world, flat):
-    """What there is to compare with: the library's own blocking call."""
+    """The reference: the MPI library's own blocking call."""
     from mpi4py import MPI
 
     world.comm.Allreduce(MPI.IN_PLACE, flat, op=MPI.SUM)
@@ -49,7 +49,7 @@ def fused_allreduce(world, flat):
 
 
 def per_tensor_forwarding(world, flat):
-    """The ring as published, restated: each tensor for itself goes around as a whole, n - 1 times."""
+    """The published ring, reimplemented: each tensor is sent separately and as a whole, n - 1 times around the ring."""
     before, after = (world.rank - 1) % world.size, (world.rank + 1) % world.size
     start = 0
     for n_items in TENSORS:
@@ -66,7 +66,7 @@ def per_tensor_forwarding(world, flat):
 
 
 def contestants(world, flat, stack):
-    """Name -> function of the step that does one exchange."""
+    """Functions of the step that do one exchange, by name."""
     found = {
         "fused MPI.Allreduce": lambda step: fused_allreduce(world, flat.numpy()[0]),
         "published: per tensor, full forwarding": lambda step: per_tensor_forwarding(world, flat.numpy()[0]),
@@ -81,7 +81,7 @@ def contestants(world, flat, stack):
 
 
 def measure_costs(world, seconds):
-    """Microseconds per exchange of each mode, list over blocks."""
+    """Microseconds per exchange of each mode: lists over blocks, by name."""
     import contextlib
 
     flat = torch.zeros(1, N_WEIGHTS)
@@ -99,11 +99,11 @@ def measure_costs(world, seconds):
                     step += 1
                 mine = (time.perf_counter() - start) / n_steps * 1e6
                 blocks.setdefault(name, []).append(max(world.comm.allgather(mine)))
-    return {name: costs[1:] for name, costs in blocks.items()}  # the first block warms up
+    return {name: costs[1:] for name, costs in blocks.items()}  # without the block for warming up
 
 
 def measure_straggler(world, n_steps, step_s=0.02):
-    """Rates of the ranks with and without a rank that is three times slower, in units of 1 / step_s."""
+    """Rates of the ranks with and without one rank that is three times slower, in units of 1 / step_s."""
     rates = {}
     for name in ("Independent()", "Ring()", *ONE_SIDED):
         for slow in (False, True):
@@ -131,7 +131,7 @@ def run_rank(path, seconds):
     result = {"median_us": {name: float(np.median(costs)) for name, costs in blocks.items()}}
     result["quartiles_us"] = {name: np.percentile(costs, [25, 75]).tolist() for name, costs in blocks.items()}
     result["n_blocks"] = {name: len(costs) for name, costs in blocks.items()}
-    # Block by block, so that a change of the machine's load cancels.
+    # Ratios are taken block by block, so that changes of the machine's load cancel.
     fused, published = blocks["fused MPI.Allreduce"], blocks["published: per tensor, full forwarding"]
     result["times_fused"] = {name: float(np.median(np.divide(costs, fused))) for name, costs in blocks.items()}
     result["published_over"] = {name: float(np.median(np.divide(published, costs))) for name, costs in blocks.items()}
@@ -149,7 +149,7 @@ def measure(n_ranks, seconds, path, env):
 
 
 def show(title, run):
-    print(f"\n{title}: microseconds, times the fused Allreduce, the published ring over it")
+    print(f"\n{title}: microseconds, ratio to the fused Allreduce, ratio of the published ring to it")
     for name, cost in run["median_us"].items():
         print(f"  {name:46s} {cost:9.0f} {run['times_fused'][name]:8.2f} {run['published_over'][name]:8.2f}")
     for name, cases in run.get("straggler", {}).items():
@@ -160,9 +160,9 @@ def show(title, run):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8])
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "exchange.json")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8], help="numbers of ranks (default: 2 4 8)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each number and placement of ranks")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "exchange.json", help="file of the results")
     parser.add_argument("--rank", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:

@@ -1,9 +1,9 @@
-"""What faults cost: each kind, in each place, on one of 2 or 4 ranks; what the user sees, and the time to resume.
+"""The cost of each kind of fault, in each place, on one of 2 or 4 ranks: what the user sees, and the time to resume.
 
     python benchmarks/faults.py                     # writes benchmarks/results/faults.json
     python benchmarks/faults.py --only SIGKILL --output /tmp/faults.json
 
-The faults are those of the tests (tests/faults.py), which judge what is only listed here.
+The faults are those of tests/faults.py.  The tests assert the outcome; this script only records it.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from faults import CELLS, attempt, make_spec, play  # noqa: E402
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", help="a kind of fault")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "faults.json")
+    parser.add_argument("--only", help="a single kind of fault, such as SIGKILL")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "faults.json", help="file of the results")
     options = parser.parse_args()
     cells = []
     with tempfile.TemporaryDirectory() as folder:

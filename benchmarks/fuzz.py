@@ -1,9 +1,9 @@
-"""Many hostile inputs for each entry point: specs, stores, checkpoints, files of events, messages.
+"""Many malformed inputs for each entry point: specs, stores, checkpoints, files of events, messages.
 
-    python benchmarks/fuzz.py                       # 10 000 each; writes benchmarks/results/fuzz.json
+    python benchmarks/fuzz.py                       # 10 000 for each entry; writes benchmarks/results/fuzz.json
     python benchmarks/fuzz.py --inputs 200 --only messages --output /tmp/fuzz.json
 
-The inputs and what is asked of the answers are those of the tests (tests/test_fuzz.py), which take fewer.
+The inputs and the required outcomes are those of tests/test_fuzz.py; the tests use fewer inputs.
 """
 
 import argparse
@@ -26,8 +26,8 @@ _STATISTICS = "hypothesis-statistics-"
 
 
 def fuzz(name, n_inputs, report):
-    """Run one test with so many inputs, which leaves a report in JUnit's format: dict."""
-    # The limits of single tests are for few inputs.
+    """Run one test with `n_inputs` inputs, which writes a report in JUnit's format; returns its `entry`."""
+    # The time limits of the tests are meant for few inputs.
     options = ["-q", "-o", "timeout=0", "-o", "faulthandler_timeout=0", "-p", "no:cacheprovider"]
     line = [sys.executable, "-m", "pytest", f"{TESTS}::{name}", *options, f"--junitxml={report}"]
     roots = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
@@ -39,14 +39,14 @@ def fuzz(name, n_inputs, report):
 
 
 def entry(report):
-    """What the report says of its only test, with all its parameters: dict."""
+    """Summary of the report on a single test with all its parameters: dict."""
     tree = ElementTree.parse(report)
     cases = list(tree.iter("testcase"))
     properties = (item for item in tree.iter("property") if item.get("name").startswith(_STATISTICS))
     statistics = "".join(base64.b64decode(item.get("value")).decode() for item in properties)
-    # Inputs that had to be thrown away before the test saw them are invalid, and do not count.
+    # Inputs that hypothesis discarded before the test saw them are invalid and are not counted.
     counts = [list(map(int, numbers)) for numbers in re.findall(r"(\d+) passing[^,]*, (\d+) failing", statistics)]
-    # A fixture that fails is an error.
+    # JUnit calls a failing fixture an error.
     failures = [found for case in cases for kind in ("failure", "error") for found in case.iter(kind)]
     return {
         "entry": cases[0].get("name").partition("[")[0].removeprefix("test_").replace("_", " "),
@@ -59,17 +59,17 @@ def entry(report):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--inputs", type=int, default=10_000, help="for each entry point (default: 10000)")
-    parser.add_argument("--only", default="", help="part of the name of a test")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="tests at a time (default: one for each core)")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "fuzz.json")
+    parser.add_argument("--inputs", type=int, default=10_000, help="inputs for each entry point (default: 10000)")
+    parser.add_argument("--only", default="", help="run only tests whose names contain this text")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="parallel tests (default: one for each core)")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "fuzz.json", help="file of the results")
     options = parser.parse_args()
     names = [name for name in re.findall(r"^def (test_\w+)", TESTS.read_text(), re.MULTILINE) if options.only in name]
     if not names:
-        raise SystemExit(f"--only {options.only}: no test in {TESTS} has a name with that.")
+        raise SystemExit(f"--only {options.only}: no test in {TESTS} has a name that contains this text.")
     result = {"asked": options.inputs, "machine": platform.machine(), "entries": []}
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as jobs:
-        # The slowest ones stand last.
+        # The slowest tests are the last ones in the file, so start with them.
         waiting = [jobs.submit(fuzz, name, options.inputs, Path(folder, f"{name}.xml")) for name in names[::-1]]
         for future in as_completed(waiting):
             found = future.result()

@@ -1,16 +1,17 @@
-"""Modes of exchange on several hosts with slow links between them, and with a link that is cut for a while.
+"""Modes of exchange on several hosts that are connected by slow links, and with a link that is cut for a while.
 
     sudo .venv/bin/python benchmarks/hosts.py         # Linux, as root; benchmarks/results/hosts.json
 
-Each host is a network namespace of this machine, joined to the others by a bridge: MPICH takes them for computers of
-their own and sends by TCP, and ranks of one host share memory.  Links are slowed by `tc`: to a rate by a token bucket,
-by a latency or loss with `netem`, which not every kernel has; what cannot be had is left out, and told.  Compute is
-emulated as in `scaling.py`.
+Each host is a network namespace of this machine, and a bridge connects them.  MPICH treats the namespaces as separate
+computers and sends between them by TCP; ranks of one host share memory.  Links are slowed by `tc`: a token bucket
+limits the rate, and `netem` adds latency or loss.  Not every kernel has `netem`; links that cannot be emulated are left
+out, and the output says so.  Compute is emulated as in `scaling.py`.
 
-The first part takes the link of the last host down in the middle of a run: at which rate ranks step before, during and
-after that, how soon after its return all go on, and whether all end with the mean of all weights, so that nothing was
-lost.  Groups whose leaders exchange two-sided train on until their next outer exchange is due, and wait there; those
-whose leaders exchange one-sided wait for nobody.  MPI sends by TCP here, which repeats what was lost.
+The first part takes the link of the last host down in the middle of a run.  It measures the rates at which ranks step
+before, during and after the interruption, how soon after it all ranks continue, and whether they all end with the mean
+of all weights, so that nothing was lost.  Groups whose leaders exchange two-sided train until their next outer exchange
+is due, and wait there; groups whose leaders exchange one-sided do not wait.  MPI sends by TCP here, which repeats lost
+packets.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def ip(*words):
 
 @contextlib.contextmanager
 def hosts(n):
-    """So many namespaces, `sagips-host0` and on, on one bridge; taken away in the end."""
+    """Create `n` network namespaces, `sagips-host0` and so on, on one bridge, and remove them at the end."""
     made = []
     try:
         for name in (f"{PREFIX}s", *(f"{PREFIX}{k}" for k in range(n))):
@@ -76,7 +77,7 @@ def hosts(n):
 
 
 def slow_down(n, link):
-    """Let every host send and receive like this only: "free", a rate, or words of netem; whether the kernel can."""
+    """Limit all links to "free", a rate, or options of netem.  Returns False if the kernel cannot do so."""
     words = ["netem", *link.split()] if " " in link else ["tbf", "rate", link, "burst", "256kb", "latency", "100ms"]
     ends = [(f"{PREFIX}{k}", "net0") for k in range(n)] + [(f"{PREFIX}s", f"port{k}") for k in range(n)]
     for space, device in ends if link != "free" else []:
@@ -90,9 +91,9 @@ def slow_down(n, link):
 
 
 def start_on_hosts(path, n_hosts, per_host, *options):
-    """Start this file on all hosts, to write to `path`: Popen of mpiexec."""
+    """Start this file on all hosts with `path` for the result; returns the Popen of mpiexec."""
     launcher = path.with_name("launcher")
-    # mpiexec calls it as it would call ssh: options, the host, the command.
+    # mpiexec calls the launcher as it would call ssh: options, the host, the command.
     launcher.write_text(
         '#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\nk=$((${1##*.} - 1)); shift\n'
         f'exec ip netns exec {PREFIX}$k unshare --uts sh -c "hostname host$k; $*"\n'
@@ -115,15 +116,15 @@ def start_on_hosts(path, n_hosts, per_host, *options):
         path,
         *options,
     ]
-    # UCX sees through namespaces, and would use the memory that they share.
+    # UCX looks past namespaces and would use the memory that they share.
     env = os.environ | {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": "net0"}
-    env["UCX_TCP_KEEPIDLE"] = "600s"  # else it gives a silent connection up after 16 s
+    env["UCX_TCP_KEEPIDLE"] = "600s"  # otherwise it gives up a silent connection after 16 s
     env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
     return subprocess.Popen([*map(str, command)], env=env)
 
 
 def measure_rates(world, options):
-    """Rates of all modes, as in `scaling.py`."""
+    """Measure the rates of all modes, as `scaling.py` does."""
     compute = Compute(options.step_ms / 1e3, options.jitter)
     rng = np.random.default_rng([0, world.rank])
     with tempfile.TemporaryDirectory() as own:
@@ -138,7 +139,7 @@ def measure_rates(world, options):
 
 
 def modes_to_cut(size, period):
-    """The modes whose link is cut: name -> Exchange."""
+    """The modes that are tested with a cut link: name -> Exchange."""
     modes = usual_modes(size, period)
     return {
         "outer two-sided": modes["grouped, one-sided"],
@@ -147,9 +148,9 @@ def modes_to_cut(size, period):
 
 
 def measure_cut(world, options):
-    """When each rank ended each step, in seconds of the machine's clock, and how far the weights are from their mean.
+    """Record when each rank ended each step, in seconds of the machine's clock, and the final error of the weights.
 
-    Nothing is learned here: all weights should end where those of all ranks were in the mean, in the beginning.
+    Nothing is trained here, so all weights should end at the mean over ranks of the initial weights.
     """
     compute = Compute(options.step_ms / 1e3, options.jitter)
     rng = np.random.default_rng([1, world.rank])
@@ -174,7 +175,7 @@ def run_rank(options):
 
 
 def cut(ranks, n_hosts, path, cut_s):
-    """Take the last host's link away for `cut_s`, once training is under way: start and end, s."""
+    """Cut the last host's link for `cut_s` once training has started; returns start and end of the cut, in seconds."""
     begun = Path(f"{path}.begun")
     while not begun.exists():
         if ranks.poll() is not None:
@@ -190,7 +191,7 @@ def cut(ranks, n_hosts, path, cut_s):
 
 
 def summary_of_cut(result, window):
-    """What the ranks did before the link was cut, meanwhile, and after it was back."""
+    """What the ranks did before the link was cut, while it was cut, and after it was restored."""
     ended, (start, stop) = np.array(result["ended"]), window
     periods = {"before": (ended.min(), start), "meanwhile": (start, stop), "after": (stop, ended.max(1).min())}
     steps = {name: ((ended > low) & (ended <= high)).sum(1) for name, (low, high) in periods.items()}
@@ -207,10 +208,10 @@ def summary_of_cut(result, window):
 
 def show_cut(name, found):
     rates = ", ".join(f"{rate:.1f} {when}" for when, rate in found["rate_hz"].items())
-    print(f"\nlink cut for {found['cut_s']:.0f} s, {name}: steps a second {rates}")
+    print(f"\nlink cut for {found['cut_s']:.0f} s, {name}: steps per second: {rates}")
     print(
-        "all go on {first_step_after_s:.1f} s after its return; longest step {longest_step_s:.1f} s; all of "
-        "{steps_of_each_rank} steps done; {off_the_mean:.1g} off the mean in the end".format(**found),
+        "all ranks continue {first_step_after_s:.1f} s after it is restored; longest step {longest_step_s:.1f} s; all "
+        "{steps_of_each_rank} steps done; final weights {off_the_mean:.1g} from the mean".format(**found),
         flush=True,
     )
 
@@ -224,29 +225,29 @@ def finished(process, path):
 
 
 def ended_by_signal(number, frame):
-    sys.exit(128 + number)  # by way of `finally`: no namespace is left behind
+    sys.exit(128 + number)  # runs the `finally` clauses, which remove the namespaces
 
 
 def main():
     signal.signal(signal.SIGTERM, ended_by_signal)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hosts", type=int, default=2)
+    parser.add_argument("--hosts", type=int, default=2, help="number of hosts")
     parser.add_argument("--per-host", type=int, default=4, help="ranks on each host")
     links = ["free", "1gbit", "100mbit", "delay 1ms", "loss 1%"]
-    parser.add_argument("--links", nargs="*", default=links, help="rates in bits per second, or words of netem")
-    parser.add_argument("--step-ms", type=float, default=50.0)
-    parser.add_argument("--jitter", type=float, default=0.1)
-    parser.add_argument("--steps", type=int, default=200, help="of each mode: a multiple of the period")
+    parser.add_argument("--links", nargs="*", default=links, help="rates in bits per second, or options of netem")
+    parser.add_argument("--step-ms", type=float, default=50.0, help="mean length of a step, in ms")
+    parser.add_argument("--jitter", type=float, default=0.1, help="standard deviation of a step, relative to its mean")
+    parser.add_argument("--steps", type=int, default=200, help="steps of each mode, a multiple of the period")
     parser.add_argument("--period", type=int, default=100, help="steps between outer exchanges")
-    parser.add_argument("--cut-s", type=float, default=20.0, help="how long the link is cut; 0 for not at all")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "hosts.json")
+    parser.add_argument("--cut-s", type=float, default=20.0, help="seconds during which the link is cut; 0: skip")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "hosts.json", help="file of the results")
     parser.add_argument("--rank", help=argparse.SUPPRESS)
     parser.add_argument("--cut", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:
         return run_rank(options)
     if os.geteuid() != 0:
-        parser.error("network namespaces need root: type `sudo` before the command.")
+        parser.error("network namespaces need root: put `sudo` in front of the command.")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     names = ("hosts", "step_ms", "jitter", "period")
     shared = [word for name in names for word in (f"--{name.replace('_', '-')}", getattr(options, name))]
@@ -254,7 +255,7 @@ def main():
     result |= {name: getattr(options, name) for name in (*names, "per_host", "steps")}
     with tempfile.TemporaryDirectory() as folder, hosts(options.hosts):
         path = Path(folder) / "result.json"
-        # Four outer exchanges, and time for as long again as the link is cut.
+        # Four outer exchanges, plus as many steps as fit into twice the time of the cut.
         n_steps = (4 + int(2e3 * options.cut_s / options.step_ms) // options.period) * options.period
         result["cut"] = {}
         for name in modes_to_cut(1, 1) if options.cut_s else []:
@@ -266,11 +267,11 @@ def main():
         for link in options.links:
             if not slow_down(options.hosts, link):
                 result["left out"].append(link)
-                print(f"\nlinks: {link}: left out, this kernel has no netem", flush=True)
+                print(f"\nlinks: {link}: left out, because this kernel has no netem", flush=True)
                 continue
             ranks = start_on_hosts(path, options.hosts, options.per_host, "--steps", options.steps, *shared)
             result["rates"][link] = finished(ranks, path)
-            print(f"\nlinks: {link}; rate of a rank over that of one alone, waiting in steps, staleness")
+            print(f"\nlinks: {link}; rate per rank / rate of a single rank, waiting in steps, staleness")
             for name, found in result["rates"][link].items():
                 if name != "alone":
                     print("{rate:8.3f} {waited:7.3f} {staleness:6.1f}".format(**found), name, flush=True)

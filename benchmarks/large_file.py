@@ -1,11 +1,11 @@
-"""What a run of a file larger than memory holds in memory: each rank reads its share, a window at a time.
+"""Memory of a run on a file larger than memory: each rank reads its share of the file, one window at a time.
 
     python benchmarks/large_file.py --gib 5 --ranks 4      # writes benchmarks/results/large_file.json
     python benchmarks/large_file.py --gib 0.1 --steps 200 --held 20000 --output /tmp/large_file.json
 
-The file is a `.npy` array (event, observable) of float32, sorted by its first observable, which is the worst order for
-whoever reads a piece of it: a million events of the proxy, each as many times as it takes.  Memory is the largest
-resident set of each process, what it shares with others included.
+The file is a `.npy` array (event, observable) of float32.  It contains a million events of the proxy, each repeated as
+often as needed for the size, and is sorted by the first observable, which is the worst order for reading only a piece.
+The memory reported is the largest resident set of each process, including memory that it shares with others.
 """
 
 import argparse
@@ -28,7 +28,7 @@ N_DISTINCT = 2**20
 
 
 def write_file(path, gib):
-    """A sorted file of about this size; returns its number of events."""
+    """Write a sorted file of about this size; returns the number of events."""
     events = Proxy().observed(N_DISTINCT, np.random.default_rng(0)).astype(np.float32)
     events = events[events[:, 0].argsort()]
     n_times = max(1, round(gib * 2**30 / events.nbytes))
@@ -45,7 +45,7 @@ def peak_bytes():
 
 
 def rank(folder):
-    """One rank of the run: it leaves its memory and times in the folder."""
+    """Train one rank of the run, which writes its memory and times into the folder."""
     world = World.here()
     before, start = peak_bytes(), time.perf_counter()
     result = run(RunSpec.from_file(folder / "spec.json"), world)
@@ -84,13 +84,13 @@ def measure(folder, options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--gib", type=float, default=5.0, help="size of the file")
-    parser.add_argument("--ranks", type=int, default=4)
-    parser.add_argument("--members", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--held", type=int, default=250_000, help="events that a rank holds at a time")
-    parser.add_argument("--folder", type=Path, help="where the file lies while it is needed")
-    parser.add_argument("--output", type=Path, default=HERE / "results/large_file.json")
+    parser.add_argument("--gib", type=float, default=5.0, help="size of the file in GiB (default: 5)")
+    parser.add_argument("--ranks", type=int, default=4, help="number of ranks (default: 4)")
+    parser.add_argument("--members", type=int, default=2, help="members on each rank (default: 2)")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of the run (default: 1000)")
+    parser.add_argument("--held", type=int, default=250_000, help="events in a rank's memory (default: 250000)")
+    parser.add_argument("--folder", type=Path, help="folder for the temporary file")
+    parser.add_argument("--output", type=Path, default=HERE / "results/large_file.json", help="file of the results")
     parser.add_argument("--rank", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:

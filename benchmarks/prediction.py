@@ -1,12 +1,12 @@
-"""What modes of exchange would cost on hundreds of GPUs and more: simulated, and checked against what was measured.
+"""Simulated cost of the modes of exchange on hundreds of GPUs and more, checked against measurements.
 
     python benchmarks/prediction.py      # about 5 minutes; JSON and a figure in benchmarks/results
 
-Reads what `scaling.py` and `exchange.py` have measured, and does three things.  It simulates the runs that `scaling.py`
-measured, from the costs of single exchanges: the differences are the error of the simulation.  It simulates the
-published algorithm with three numbers taken from the published figure (both grouped modes on 4 ranks, ARAR on 100),
-and compares the other twelve.  And it predicts the modes of this package for 400, 4 096 and 65 536 ranks, with several
-group sizes and periods.
+The script reads the results of `scaling.py` and `exchange.py` and does three things.  It simulates the runs that
+`scaling.py` measured, from the costs of single exchanges; the differences are the error of the simulation.  It
+simulates the published algorithm with three numbers taken from the published figure (both grouped modes on 4 ranks,
+ARAR on 100), and compares the other twelve numbers.  It predicts the modes of this package for 400, 4 096 and 65 536
+ranks, with several group sizes and periods.
 """
 
 import argparse
@@ -20,10 +20,10 @@ from simulate import Compute, Costs, Forwarding, simulate
 from sagips_kit.exchange import AllReduce, Chain, Every, Hypercube, Independent, Leaders, OneSided, Ring, Within
 
 HERE = Path(__file__).parent
-NODE = 4  # GPUs of a node of the machine that is asked about
+NODE = 4  # GPUs per node of the assumed machine
 
-# Events per second, in millions, by ranks: arXiv 2407.00051.  Those of 400 ranks are printed, the others read off a
-# figure to 2 to 4 %.
+# Millions of events per second, by number of ranks: arXiv 2407.00051.  The values for 400 ranks are printed there; the
+# others were read off a figure, to 2 to 4 %.
 EVENTS_OF_A_STEP = 102_400
 ALONE = 3.1
 PUBLISHED = {
@@ -33,17 +33,17 @@ PUBLISHED = {
 }
 SIZES, PERIODS = (4, 16), (10, 100, 1000)
 N_RANKS = (400, 4096, 65536)
-# Of the network that is asked about; assumed, not measured: a message with the time its Python takes, and 10 GB/s.
+# Network of the assumed machine (not measured): time of a message including its Python code, and 10 GB/s.
 MESSAGE_S, BYTES_PER_S, N_BYTES = 1e-4, 1e10, 4 * 51_206
 
 
 def measured_costs(n, mode, results, step_s, cores):
-    """Costs of this mode's exchanges among `n` ranks of one node, as seen without compute in between."""
+    """Costs of this mode's exchanges among `n` ranks of one node, as measured without compute between them."""
     bare, idle_s = results[mode]["bare"], results["independent"]["bare"]["usual"]["wall_s"]
     if mode == "synchronous":
-        # All ranks leave at one moment, so that what they do besides shares the cores as it does without compute.
+        # All ranks leave at the same moment, so their other work shares the cores just as it does without compute.
         return Costs(node=n, buffer_s=bare["usual"]["wall_s"] / 2)
-    # What a step without exchange takes when there is no compute, all ranks at once, is not the exchange's.
+    # The time of a step without exchange and without compute, on all ranks at once, is not a cost of the exchange.
     usual_s = max(0.0, bare["usual"]["wall_s"] - idle_s)
     outer_s = max(0.0, bare["outer"]["wall_s"] - bare["usual"]["wall_s"])
     if "one-sided" in mode:
@@ -54,16 +54,16 @@ def measured_costs(n, mode, results, step_s, cores):
 
 
 def on_shared_cores(cpu_s, n, step_s, cores):
-    """How long work of `cpu_s` in each step of `n` ranks takes, where it waits for cores that are busy with others'."""
+    """Duration of work of `cpu_s` in each step of `n` ranks if it has to wait for cores that other ranks use."""
     added_s = cpu_s
-    for _ in range(100):  # a longer step leaves the cores more time
+    for _ in range(100):  # fixed-point iteration: a longer step leaves the cores less busy
         busy = n * cpu_s / (cores * (step_s + added_s))
         added_s = cpu_s / max(1 - busy, cpu_s / step_s)
     return added_s
 
 
 def validate(measured, seed=1):
-    """Simulated beside measured rates: list of dict."""
+    """Simulate the measured runs; returns simulated and measured rates, a list of dict."""
     options, found = measured["options"], []
     for n, results in measured["ranks"].items():
         alone_s = 1 / results["alone"]["rate_hz"]
@@ -93,7 +93,7 @@ def validate(measured, seed=1):
 
 
 def published(jitter):
-    """The published algorithm with the step in a node, and the time of a hop, from the figure: millions of events/s."""
+    """Simulate the published algorithm, with the times of a step in a node and of a hop from the figure."""
     step_s, hop_s = _calibrated()
     inner = Within(Forwarding(), size=NODE)
     one_sided_s = EVENTS_OF_A_STEP * 4 / (1e6 * PUBLISHED["RMA-ARAR-ARAR"][4])
@@ -118,7 +118,7 @@ def published(jitter):
 
 
 def _calibrated():
-    """A step inside a node and a hop, in seconds: from ARAR-ARAR on 4 ranks and ARAR on 100, without jitter."""
+    """Times of a step inside a node and of a hop, in s, from ARAR-ARAR on 4 ranks and ARAR on 100, without jitter."""
     of_4 = EVENTS_OF_A_STEP * 4 / (1e6 * PUBLISHED["ARAR-ARAR"][4])
     of_100 = EVENTS_OF_A_STEP * 100 / (1e6 * PUBLISHED["ARAR"][100])
     hop_s = (of_100 - of_4) / (99 - 3)
@@ -126,7 +126,7 @@ def _calibrated():
 
 
 def assumed_costs(exchange_costs):
-    """Sums in memory as measured on 4 ranks of this machine, messages as assumed."""
+    """Costs with sums in memory as measured on 4 ranks of this machine, and messages as assumed."""
     of_4 = exchange_costs["ranks"]["4"]["median_us"]
     meeting, slots = (of_4[name] * 1e-6 / 4 for name in ("Ring()", "OneSided()"))
     return Costs(NODE, (0.0, meeting), (0.0, slots), MESSAGE_S, N_BYTES / BYTES_PER_S)
@@ -137,7 +137,7 @@ def grouped(inner, size, period, outer):
 
 
 def candidates():
-    """Modes for many ranks: name -> Exchange."""
+    """The modes that are predicted for many ranks: name -> Exchange."""
     one_sided, weights, tree = OneSided(), Ring(payload="weights"), Hypercube(payload="weights")
     return {
         "independent": Independent(),
@@ -153,7 +153,7 @@ def candidates():
 
 
 def predict(costs, compute, n_steps):
-    """Rates, waits and staleness of the candidates, and rates by group size and period."""
+    """Predict rates, waits and staleness of the candidates, and rates by group size and period."""
     table, choices = {}, {}
     for n in N_RANKS:
         table[n] = {}
@@ -184,7 +184,7 @@ def draw(result, path):
         ranks = [row["ranks"] for row in rows]
         here.semilogx(ranks, [row["simulated"] for row in rows], color=color, base=2)
         here.semilogx(ranks, [row["measured"] for row in rows], "o", color=color, label=name, base=2)
-    here.set(xlabel="ranks", ylabel="rate of a rank, in that of one alone", ylim=(0, 1.1))
+    here.set(xlabel="ranks", ylabel="rate per rank / rate of a single rank", ylim=(0, 1.1))
     here.xaxis.set_major_formatter("{x:.0f}")
     here.set_title("emulated compute on this machine: measured (dots), simulated (lines)", fontsize=9)
     here.legend(fontsize=8, loc="lower left")
@@ -199,8 +199,8 @@ def draw(result, path):
     ):
         rates = [rows[name]["rate"] for rows in result["prediction"]["table"].values()]
         there.loglog(N_RANKS, rates, style, color="0.2", marker="s", mfc="none", label=f"predicted: {name}")
-    there.set(xlabel="ranks", ylabel="rate of a rank, in that of one alone")
-    there.set_title("published (dots) and the same simulated (lines); ours predicted", fontsize=9)
+    there.set(xlabel="ranks", ylabel="rate per rank / rate of a single rank")
+    there.set_title("published (dots) and simulated (lines); predictions for this package (squares)", fontsize=9)
     there.legend(fontsize=8, loc="lower left")
     figure.savefig(path, dpi=120)
 
@@ -225,12 +225,12 @@ def show(result):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measured", type=Path, default=HERE / "results" / "scaling.json")
-    parser.add_argument("--exchange", type=Path, default=HERE / "results" / "exchange.json")
-    parser.add_argument("--jitter", type=float, default=0.1, help="of the predicted ranks, in steps")
-    parser.add_argument("--polls", type=int, default=1000, help="looks at the exchange during a step's second part")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "prediction.json")
+    parser.add_argument("--measured", type=Path, default=HERE / "results" / "scaling.json", help="from scaling.py")
+    parser.add_argument("--exchange", type=Path, default=HERE / "results" / "exchange.json", help="from exchange.py")
+    parser.add_argument("--jitter", type=float, default=0.1, help="of predicted steps, in mean steps")
+    parser.add_argument("--polls", type=int, default=1000, help="polls of the exchange in a step's second part")
+    parser.add_argument("--steps", type=int, default=500, help="steps of the predicted runs")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "prediction.json", help="file of the results")
     options = parser.parse_args()
     validation = validate(json.loads(options.measured.read_text()))
     errors = np.array([row["error"] for row in validation])

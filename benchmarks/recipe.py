@@ -1,7 +1,7 @@
-"""The recipe of the publication (arXiv 2407.00051), restated: networks, losses, learning rates and batches as reported.
+"""The published recipe (arXiv 2407.00051), reimplemented with its networks, losses, learning rates and batches.
 
-One GAN per rank with a random half of the data each; the generators share their gradients around a ring.  It is written
-with the kit's exchange alone, in a plain loop, and serves to compare with.
+Each rank trains one GAN on a random half of the data; the generators share their gradients around a ring.  This is a
+plain loop that uses only the kit's exchange, and serves as a reference.
 """
 
 import itertools
@@ -15,11 +15,11 @@ from sagips_kit import FlatGradient, Ring
 N_SETS, N_EVENTS = 1024, 100
 GENERATOR_RATE, DISCRIMINATOR_RATE, BETAS = 1e-5, 1e-4, (0.5, 0.999)
 _WIDTH, _DEPTH, _SLOPE = 128, 4, 0.2
-_NORM_UNIT = 1e-3  # in which the proxy counts the relative deviations of its norms
+_NORM_UNIT = 1e-3  # unit of the relative deviations of the norms in the proxy's constraints
 
 
 def perceptron(n_in, n_out):
-    """Hidden layers by Kaiming, the last one by Xavier, all biases normal."""
+    """A perceptron: hidden layers initialised after Kaiming, the last one after Xavier, all biases normal."""
     widths = [n_in] + _DEPTH * [_WIDTH]
     layers = []
     for one, other in itertools.pairwise(widths):
@@ -33,7 +33,7 @@ def perceptron(n_in, n_out):
 
 
 def train(problem, events, world, n_steps, seed):
-    """Mean of the generator's output after `n_steps`, (parameter,).  Collective."""
+    """Train for `n_steps` steps, and return the mean of the generator's output, (parameter,).  Collective."""
     n_parameters = len(problem.parameters)
     torch.manual_seed(seed)
     generator = perceptron(n_parameters, n_parameters)
@@ -62,7 +62,7 @@ def train(problem, events, world, n_steps, seed):
 
 
 def generate(problem, generator):
-    """Parameter sets (set, parameter) and all their events (event, observable)."""
+    """Draw parameter sets (set, parameter) and all their events (event, observable)."""
     latent = torch.randn(N_SETS, len(problem.parameters))
     theta = problem.scale(generator(latent).sigmoid())
     noise = torch.rand(N_SETS, N_EVENTS, problem.noise_dim)
@@ -77,6 +77,6 @@ def update_discriminator(discriminator, optimiser, real, generated):
 
 
 def norm_loss(problem, theta):
-    """Mean square of the relative deviations of both norms."""
+    """Mean square of the relative deviations of the two norms."""
     residuals = torch.vmap(lambda one: problem.constraints(one, None))(theta)
     return (_NORM_UNIT * residuals).square().mean()

@@ -1,16 +1,16 @@
-"""Weak scaling of the real exchange and store: steps per second and rank, as more ranks work together.
+"""Weak scaling of the real exchange and store: steps per second of each rank, as the number of ranks grows.
 
     python benchmarks/scaling.py                  # 1 to 64 ranks, half an hour; writes benchmarks/results/scaling.json
     python benchmarks/scaling.py --ranks 2 4 --steps 40 --period 20 --rounds 1 --out /tmp/scaling.json
 
-Starts mpiexec itself.  The compute of a GPU is emulated by sleeping, so that many ranks fit on few cores: a step takes
-its set time, with jitter.  All else is real: channels, messages, shared memory, and rows of the history in a store.
-The exchange starts after the generator's part of a step and is finished after the discriminator's, as in training; on a
-GPU the host has only launched that part, and looks at the exchange meanwhile.
+The script starts mpiexec itself.  The compute of a GPU is emulated by sleeping, so that many ranks fit on few cores: a
+step takes a given time, with jitter.  Everything else is real: channels, messages, shared memory, and rows of the
+history in a store.  As in training, the exchange starts after the generator's part of a step and is finished after the
+discriminator's part; on a GPU, the host only launches the discriminator's part and polls the exchange in the meantime.
 
-The figure is the mean rate of the ranks, over that of one rank which works alone while the others sleep, in the same
-processes.  `cores_busy` is the part of the machine's cores in use: where it nears 1, there is less machine than a rank
-each would have, and the figure is a lower bound.
+The result is the mean rate of the ranks divided by the rate of a single rank that works in the same processes while the
+others sleep.  `cores_busy` is the fraction of the machine's cores in use.  As it approaches 1, the ranks compete for
+cores that they would not share on a real cluster, and the result is a lower bound.
 """
 
 import argparse
@@ -35,14 +35,14 @@ from sagips_kit.store.schema import RunLayout
 from sagips_kit.store.writer import RunWriter
 from sagips_kit.training.settings import Settings
 
-N_WEIGHTS = 51_206  # of the paper's generator
-N_BARE = 20  # exchanges one after the other, without compute, to see what they cost
+N_WEIGHTS = 51_206  # weights of the published generator
+N_BARE = 20  # consecutive exchanges without compute, to measure their cost
 ROWS = {name: getattr(Settings(), name) for name in ("record_every", "rows_per_block")}  # as in training
 HERE = Path(__file__).parent
 
 
 def usual_modes(size, period):
-    """The modes to compare, with groups of `size` and an outer exchange in every `period`-th step: name -> Exchange."""
+    """The modes to compare, with groups of `size` and an outer exchange every `period` steps: name -> Exchange."""
     outer = Every(period, Leaders(Ring(payload="weights"), size=size))
     one_sided = Within(OneSided(), size=size)
     return {
@@ -57,14 +57,14 @@ def usual_modes(size, period):
 
 
 class Pen:
-    """Writes what the trainer's loop would write: rows of the history, a block at a time."""
+    """Writes what the trainer's loop would write: rows of the history, one block at a time."""
 
     def __init__(self, path, rank):
         self._writer = RunWriter(path, rank)
         self._n_rows = self._n_waiting = 0
 
     def step(self, step):
-        """Count a step, counted from 1, and write the block that it completes."""
+        """Count a step (from 1), and write a block when the step completes it."""
         self._n_waiting += step % ROWS["record_every"] == 0
         if self._n_waiting < ROWS["rows_per_block"]:
             return
@@ -80,7 +80,7 @@ class Pen:
 
 
 def take_step(channel, buffer, step, work_s, compute):
-    """One step as the trainer takes it, its compute slept away; returns Mixed."""
+    """Take one step as the trainer does, with sleep in place of compute; returns Mixed."""
     time.sleep((1 - compute.overlap) * work_s)
     channel.start(buffer, step)
     channel.poll()
@@ -94,7 +94,7 @@ def take_step(channel, buffer, step, work_s, compute):
 
 
 def train(channel, buffer, works_s, first_step, compute, pen):
-    """Steps of these lengths; what they took: dict of floats."""
+    """Take steps of these lengths, and return their rate, waiting, staleness and CPU time: dict of floats."""
     started, cpu_s, waited_s, staleness = time.perf_counter(), time.process_time(), 0.0, []
     for k, work_s in enumerate(works_s):
         mixed = take_step(channel, buffer, first_step + k, work_s, compute)
@@ -112,7 +112,7 @@ def train(channel, buffer, works_s, first_step, compute, pen):
 
 
 def bare_cost(world, channel, buffer, steps):
-    """Exchanges in these steps with no compute in between: seconds of the slowest rank, and CPU time, for each."""
+    """Time of each exchange in these steps without compute in between: wall time of the slowest rank, and CPU time."""
     no_compute, walls_s = Compute(step_s=0.0), []
     world.barrier()
     cpu_s = time.process_time()
@@ -121,13 +121,13 @@ def bare_cost(world, channel, buffer, steps):
         take_step(channel, buffer, step, 0.0, no_compute)
         walls_s.append(time.perf_counter() - started)
     cpu_s = (time.process_time() - cpu_s) / len(steps)
-    # A median, since one nap of the machine would count as much as all exchanges.
+    # The median, because a single pause of the machine can take as long as all exchanges together.
     seen = np.array(world.comm.allgather((np.median(walls_s), cpu_s)))
     return {"wall_s": float(seen[:, 0].max()), "cpu_s": float(seen[:, 1].mean())}
 
 
 def measure_alone(world, compute, n_steps, path):
-    """Rate of rank 0 while the others sleep; without jitter, which does not change its mean."""
+    """Rate of rank 0 while the others sleep, without jitter, which would not change the mean."""
     world.barrier()
     rate = None
     if world.rank == 0:
@@ -135,22 +135,23 @@ def measure_alone(world, compute, n_steps, path):
             works_s = np.full(n_steps, compute.step_s)
             rate = train(channel, torch.zeros(1, N_WEIGHTS), works_s, 0, compute, pen)["rate"]
     else:
-        time.sleep(1.02 * n_steps * compute.step_s)  # not in a barrier: that would poll
+        time.sleep(1.02 * n_steps * compute.step_s)  # not in a barrier, which would poll
     return world.comm.bcast(rate)
 
 
 def measure_mode(world, mode, compute, n_steps, period, path, rng):
-    """One mode on all ranks: rates and waits of the ranks, and what its exchanges cost by themselves."""
+    """Measure one mode on all ranks: rates and waits of the ranks, and the cost of the exchanges alone."""
     buffer = torch.randn(1, N_WEIGHTS)
     with contextlib.closing(Pen(path, world.rank)) as pen, mode.open(world, buffer) as channel:
-        # Memory is opened by the first exchange of each kind.
+        # The first exchange of each kind allocates memory.
         for step in (0, period - 1):
             take_step(channel, buffer, step, 0.0, compute)
         usual = [step for step in range(period, period + 2 * N_BARE) if (step + 1) % period][:N_BARE]
         bare = {"usual": bare_cost(world, channel, buffer, usual)}
         bare["outer"] = bare_cost(world, channel, buffer, [(N_BARE + k) * period - 1 for k in range(N_BARE // 4)])
         first_step = 2 * N_BARE * period
-        for step in range(first_step - 3, first_step):  # all know steps of this count before ages are looked at
+        # All ranks should have seen steps of these numbers before staleness is measured.
+        for step in range(first_step - 3, first_step):
             take_step(channel, buffer, step, compute.step_s, compute)
         world.barrier()
         seen = train(channel, buffer, compute.draw(rng, n_steps), first_step, compute, pen)
@@ -158,7 +159,7 @@ def measure_mode(world, mode, compute, n_steps, period, path, rng):
 
 
 def run_rank(options):
-    """All modes in turn, several rounds, so that all see the same load of the machine."""
+    """Measure all modes in turn, in several rounds, so that all of them see the same load of the machine."""
     world = World.from_mpi(device="cpu", timeout_s=120)
     compute = Compute(
         options.step_ms / 1e3, options.jitter, options.pauses, overlap=options.overlap, n_polls=options.polls
@@ -182,7 +183,7 @@ def run_rank(options):
 
 
 def store_in(folder, name, world, options):
-    """The path of an empty store that rank 0 makes.  Collective."""
+    """Let rank 0 create an empty store; returns its path.  Collective."""
     path = Path(folder) / f"{name}.zarr"
     with world.rank_0_first("rank 0 to create the store"):
         if world.rank == 0:
@@ -196,7 +197,7 @@ def store_in(folder, name, world, options):
 
 
 def summary(rounds, compute):
-    """Rates over that of a rank alone, and the rest as means over rounds and ranks: name -> dict."""
+    """Rates relative to a single rank, and means of the rest over rounds and ranks: name -> dict."""
     alone = rounds.pop("alone")
     result = {"alone": {"rate_hz": float(np.mean(alone)), "rounds_hz": alone}}
     for name, runs in rounds.items():
@@ -221,7 +222,7 @@ def summary(rounds, compute):
 
 
 def show(n, result):
-    print(f"\n{n} ranks: rate of a rank over that of one alone ({result['alone']['rate_hz']:.2f} steps/s)")
+    print(f"\n{n} ranks: rate per rank / rate of a single rank ({result['alone']['rate_hz']:.2f} steps/s)")
     print("    rate  slowest  waited  staleness  cores busy  exchange (ms)  outer (ms)")
     for name, found in result.items():
         if name != "alone":
@@ -232,19 +233,19 @@ def show(n, result):
 
 def parsed():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], help="numbers of ranks")
     parser.add_argument("--modes", nargs="+", choices=usual_modes(1, 1), default=[*usual_modes(1, 1)])
-    parser.add_argument("--step-ms", type=float, default=50.0, help="mean length of a step")
-    parser.add_argument("--jitter", type=float, default=0.1, help="standard deviation of a step, in steps")
-    parser.add_argument("--pauses", type=float, default=0.0, help="part of the steps that last 5 steps longer")
-    parser.add_argument("--overlap", type=float, default=0.4, help="part of a step that hides the exchange")
-    parser.add_argument("--polls", type=int, default=8, help="looks at the exchange during that part; on a CPU 1")
-    parser.add_argument("--steps", type=int, default=200, help="of each mode and round: a multiple of the period")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--step-ms", type=float, default=50.0, help="mean length of a step, in ms")
+    parser.add_argument("--jitter", type=float, default=0.1, help="standard deviation of a step, in mean steps")
+    parser.add_argument("--pauses", type=float, default=0.0, help="fraction of steps that last 5 mean steps longer")
+    parser.add_argument("--overlap", type=float, default=0.4, help="fraction of a step that hides the exchange")
+    parser.add_argument("--polls", type=int, default=8, help="polls of the exchange in that part; 1 on a CPU")
+    parser.add_argument("--steps", type=int, default=200, help="per mode and round, a multiple of the period")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds over all modes")
     parser.add_argument("--size", type=int, default=4, help="ranks in a group")
     parser.add_argument("--period", type=int, default=100, help="steps between outer exchanges")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "scaling.json")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the jitter")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "scaling.json", help="file of the results")
     parser.add_argument("--rank", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -266,7 +267,7 @@ def main():
         runs[str(n)] = json.loads(part.read_text())
         part.unlink()
         show(n, runs[str(n)])
-        # After each size, so that nothing measured is lost.
+        # Write after each size, so that an interruption loses nothing that was measured.
         options.out.write_text(json.dumps(facts | {"load_after": os.getloadavg()[0], "ranks": runs}, indent=1) + "\n")
 
 

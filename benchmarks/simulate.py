@@ -1,9 +1,10 @@
-"""When ranks start and end their steps: what a mode of exchange costs on any number of ranks, without running it.
+"""Simulate when ranks start and end their steps: the cost of a mode of exchange on any number of ranks.
 
-Ranks meet only where they exchange, so the times at which they leave a step follow from those at which they entered
-it by sums and maxima.  A loop over steps with arrays over ranks is the whole simulation: as exact as a queue of events
-(SimPy's, for instance), shorter, and fast enough for 65 536 ranks.  A mode is the very value that trains; each of its
-parts has one rule here.  What a message or a sum costs is given: measured on a machine, or assumed.
+Ranks affect each other only where they exchange, so the times at which they leave a step follow from the times at
+which they entered it by sums and maxima.  The whole simulation is a loop over steps with arrays over ranks: as exact as
+a queue of events (as in SimPy), shorter, and fast enough for 65 536 ranks.  A mode is the same value that is used for
+training; each of its parts has one rule here.  The costs of messages and sums are given: measured on a machine, or
+assumed.
 """
 
 from collections import deque
@@ -15,26 +16,27 @@ import numpy as np
 from sagips_kit import exchange as kit
 from sagips_kit._value import value
 
-_N_KEPT = 300  # steps back to which the age of a contribution is counted
+_N_KEPT = 300  # largest age of a contribution that can be counted, in steps
 
 
 @dataclass(frozen=True)
 class Compute:
-    """How long a step takes a rank, without exchange.
+    """Distribution of the time that a step takes on a rank without exchange.
 
     Parameters
     ----------
     step_s : float
-        Its mean, in seconds; the pauses come on top.
+        Mean length of a step without pauses, in seconds.
     jitter : float
         Standard deviation from step to step, in units of the mean: log-normal, independent on all ranks.
     pauses, pause_steps : float
-        So large a part of the steps, at random, lasts so many mean steps longer: a busy file system, another job.
+        A fraction `pauses` of the steps, at random, lasts `pause_steps` mean steps longer, because of a busy file
+        system or another job, for example.
     overlap : float
-        Part of a step that follows the start of the exchange and needs nothing from it: the discriminator's.
+        Fraction of a step that follows the start of the exchange and needs nothing from it: the discriminator's part.
     n_polls : int
-        How often, evenly spaced, the exchange is taken further during that part, the last time at its end.  Training
-        on a CPU does it once.  On a GPU the host has only launched that part, and looks all the time.
+        How often the exchange is advanced during that part, evenly spaced and the last time at its end.  Training on a
+        CPU does it once.  On a GPU, the host only launches that part and polls continuously.
     """
 
     step_s: float
@@ -46,13 +48,13 @@ class Compute:
 
     @property
     def mean_s(self):
-        """Mean length of a step with its pauses, in seconds."""
+        """Mean length of a step including pauses, in seconds."""
         return self.step_s * (1 + self.pauses * self.pause_steps)
 
     def draw(self, rng, n):
-        """Lengths of `n` steps: ndarray (n,), in seconds."""
+        """Draw the lengths of `n` steps: ndarray (n,), in seconds."""
         variance = np.log1p(self.jitter**2)
-        # Seven digits are enough for what is random, and half the work.
+        # float32 is precise enough for random numbers, and takes half the time.
         lengths = np.exp(np.sqrt(variance) * rng.standard_normal(n, np.float32) - variance / 2)
         if self.pauses:
             lengths += self.pause_steps * (rng.random(n) < self.pauses)
@@ -61,21 +63,22 @@ class Compute:
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds that exchanges take once everybody is there.
+    """Time that exchanges take, in seconds, once all ranks have arrived.
 
     Parameters
     ----------
     node : int
-        Ranks that share memory.
+        Number of ranks that share memory.
     meeting_s, slots_s : tuple of float
-        A mean in shared memory of n ranks, two-sided and one-sided: the first number, plus the second for each rank.
+        Time of a mean in the shared memory of n ranks, two-sided and one-sided: the first number, plus the second
+        number for each rank.
     message_s : float
-        A message without its bytes, host time included.
+        Time of a message without its bytes, including the time of the host.
     buffer_s : float
-        A whole buffer through the network.
+        Time of sending a whole buffer through the network.
     looks : int
-        At the exchange, that a message needs to get through: two if its sender asks the receiver first, as MPI does
-        where messages are large.
+        Number of polls that a message needs to arrive: two if the sender asks the receiver first, as MPI does for large
+        messages.
     """
 
     node: int = 4
@@ -89,10 +92,10 @@ class Costs:
         return self.meeting_s[0] + self.meeting_s[1] * n
 
     def slots(self, n):
-        # Across nodes each rank fetches the others' slots in the background, but adds them up itself.
+        # Across nodes, each rank fetches the slots of the others in the background, but adds them up itself.
         return self.slots_s[0] + self.slots_s[1] * n
 
-    # Messages that depend on each other: how many, and what each of them takes.
+    # Consecutive messages, each of which depends on the one before: their number, and the time of each.
 
     def ring(self, n):
         return 2 * (n - 1), self.message_s + self.buffer_s / n
@@ -112,12 +115,12 @@ class Costs:
 
 @value
 class Forwarding(kit.Ring):
-    """The ring as published: whole buffers go around, n - 1 times, after the step.  To simulate, not to run."""
+    """The published ring: after the step, whole buffers travel n - 1 times around it.  For simulation only."""
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """When ranks come to an exchange, ndarray (..., rank), in seconds: `begun` hands over, `done` wants the result."""
+    """When ranks hand over their buffers (`begun`) and want the result (`done`): ndarray (..., rank), in seconds."""
 
     begun: np.ndarray
     done: np.ndarray
@@ -130,16 +133,16 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a simulation found.
+    """Result of a simulation.
 
     Attributes
     ----------
     rate : float
-        Steps per second, mean over ranks, in units of that of a rank alone.
+        Steps per second, mean over ranks, relative to a single rank.
     waited : float
-        Time between wanting a result and having it, mean over steps and ranks, in mean steps.
+        Time between wanting a result and receiving it, mean over steps and ranks, in mean steps.
     staleness, staleness_max : float
-        Age of the oldest contribution, mean and largest over steps and ranks, in steps.
+        Age of the oldest contribution, in steps: mean and maximum over steps and ranks.
     """
 
     rate: float
@@ -149,16 +152,20 @@ class Outcome:
 
 
 class Simulation:
-    """One run.
+    """Simulation of one run.
 
     Parameters
     ----------
     exchange : Exchange
-        With the size of its groups written down.
+        The mode; the sizes of its groups must be given explicitly.
     n_ranks : int
+        Number of ranks.
     compute : Compute
+        Times of the steps without exchange.
     costs : Costs
+        Times of the exchanges.
     seed : int
+        Seed of the step times.
     """
 
     def __init__(self, exchange, n_ranks, compute, costs, seed=0):
@@ -168,7 +175,7 @@ class Simulation:
         self._staleness = 0
 
     def run(self, n_steps):
-        """Take so many steps: Outcome."""
+        """Simulate `n_steps` steps: Outcome."""
         now, waited_s, age, oldest = np.zeros(self.n_ranks), 0.0, 0.0, 0
         for step in range(n_steps):
             self._staleness = np.zeros(1, int)
@@ -185,7 +192,7 @@ class Simulation:
     @singledispatchmethod
     def _leave(self, exchange, arrival):
         """When ranks have the result: ndarray (..., rank), in seconds."""
-        raise TypeError(f"There is no rule for {exchange!r}. Write one more `_leave` in simulate.py.")
+        raise TypeError(f"There is no rule for {exchange!r}. Add a `_leave` for it in simulate.py.")
 
     @_leave.register
     def _(self, exchange: kit.Independent, arrival):
@@ -248,15 +255,15 @@ class Simulation:
             return arrival.done
         if not self._share_memory(arrival.done):
             return self._together(exchange, arrival, self.costs.ring)
-        # Who has seen that all have brought their buffers adds up its share; all need all shares.  Each of the three
-        # parts, the last of which is to take the mean along, moves about as many bytes.
+        # A rank that has seen all buffers arrive adds up its share, and every rank needs all shares.  Each of the three
+        # parts (bringing the buffer, adding, copying the mean) moves about the same number of bytes.
         part_s = self.costs.meeting(n) / 3
         brought = (arrival.begun + part_s).max(-1, keepdims=True)
         added = (self._noticed(brought, arrival) + part_s).max(-1, keepdims=True)
         return np.maximum(arrival.done, added) + part_s
 
     def _together(self, exchange, arrival, messages):
-        """Messages that depend on each other: looks take them further, one by one, and at last they are waited for."""
+        """Dependent messages: polls advance them one by one, and the ranks wait for those that remain."""
         n = arrival.done.shape[-1]
         if n == 1 or not exchange.carries(arrival.payload, arrival.step):
             return arrival.done
@@ -266,23 +273,23 @@ class Simulation:
         each_s = np.maximum(self.costs.looks * gap_s, message_s)
         window_s = np.maximum(last - first, 0.0)
         n_hidden = np.divide(window_s, each_s, out=np.zeros_like(each_s), where=each_s > 0)
-        n_hidden = np.floor(n_hidden + 1e-6)  # differences of large times are rounded
+        n_hidden = np.floor(n_hidden + 1e-6)  # guards against rounding in differences of large times
         all_left = np.where(
             n_hidden < n_messages, last + (n_messages - n_hidden) * message_s, first + n_messages * each_s
         )
         return np.maximum(arrival.done, all_left)
 
     def _noticed(self, time, arrival):
-        """When each rank sees what happens at `time`: at its next look, or at once where it waits."""
+        """When each rank notices what happens at `time`: at its next poll, or immediately if it is waiting."""
         gap = (arrival.done - arrival.begun) / self.compute.n_polls  # seconds
         n_gaps = np.ceil(np.divide(time - arrival.begun, gap, out=np.zeros_like(gap), where=gap > 0))
         return np.where(time < arrival.done, arrival.begun + n_gaps * gap, time)
 
     def _note_staleness(self, exchange, arrival):
-        """How many of the last steps of the slowest of its peers each rank has not seen."""
+        """Record how many of the last steps of its slowest peer each rank has not seen."""
         published = self._published.setdefault(exchange, deque(maxlen=_N_KEPT))
         published.append(arrival.done)
-        # Across nodes, what is there now was fetched after the last exchange.
+        # Across nodes, the available values were fetched after the last exchange.
         looks = published[-1] if self._share_memory(arrival.done) else published[-min(2, len(published))]
         age = np.zeros(looks.shape, int)
         for times in reversed(published):
@@ -293,16 +300,16 @@ class Simulation:
         self._staleness = np.maximum(self._staleness, age.reshape(-1))
 
     def _share_memory(self, times):
-        # Groups that are leaders of nodes are on different nodes.
+        # A group of leaders spans several nodes.
         return times.shape[-1] <= self.costs.node and (times.ndim > 1 or self.n_ranks <= self.costs.node)
 
     def _grouped(self, times, size):
         """Times of ranks in groups: (group, rank)."""
         if size is None or times.size % size:
-            raise ValueError(f"{times.size} ranks in groups of {size}: write a size that divides the ranks.")
+            raise ValueError(f"{times.size} ranks in groups of {size}: choose a size that divides the number of ranks.")
         return times.reshape(-1, size)
 
 
 def simulate(exchange, n_ranks, compute, costs, n_steps=1000, seed=0):
-    """Simulate a run: Outcome; see Simulation."""
+    """Simulate a run of `n_steps` steps; the other arguments are those of `Simulation`.  Returns an Outcome."""
     return Simulation(exchange, n_ranks, compute, costs, seed).run(n_steps)

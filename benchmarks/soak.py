@@ -1,10 +1,10 @@
-"""A long run whose ranks are killed and paused at random: does it end whole, with a good answer, in flat memory?
+"""A long run whose ranks are killed and paused at random: is it complete, is its answer good, does its memory grow?
 
     python benchmarks/soak.py                       # 4 ranks, 30 minutes; writes benchmarks/results/soak.json
     python benchmarks/soak.py --minutes 2 --output /tmp/soak.json
 
-Ranks are killed in the first half of the time, and the run is resumed each time.  The second half is for the memory,
-which only a process that lives long shows; ranks are paused in all of it.
+Ranks are killed during the first half of the time, and the run is resumed after each kill.  The second half measures
+the memory, whose growth shows only in a process that lives long.  Ranks are paused during the whole time.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from sagips_kit import Proxy, Ring, RunSpec, Settings, analysis, open_run, read_
 HERE = Path(__file__).parent
 PILOT_STEPS = 400
 CHECKPOINT_S = 10.0
-PART_TRAINED = 0.8  # of the time; the rest goes into starts, pauses and steps that are made again
+PART_TRAINED = 0.8  # fraction of the time for training; the rest is for starts, pauses and repeated steps
 PAUSE_S = (0.2, 5.0)
 _LOOK_S = 0.5
-_WARM = 0.25  # part of the last life before memory is judged: libraries and buffers come in
+_WARM = 0.25  # fraction of the last process's life that is left out, while libraries and buffers are loaded
 _MIB = 2.0**20
 
 
 def make_spec(folder, name, n_steps):
-    """A run, also as a JSON file beside its store."""
+    """The spec of a run, which is also written as a JSON file next to its store."""
     spec = RunSpec(
         problem=Proxy(),
         settings=Settings(),
@@ -50,13 +50,13 @@ def make_spec(folder, name, n_steps):
 
 
 def start(spec, n_ranks, log):
-    """Start or resume a run as a user does."""
+    """Start or resume a run as a user would."""
     arguments = ("-m", "mpi4py", "-m", "sagips_kit", "run", Path(spec.store).with_suffix(".json"), "--resume")
     return subprocess.Popen(mpiexec_line(n_ranks, *arguments), env=rank_environment(), stdout=log, stderr=log)
 
 
 def ranks_of(process):
-    """The processes of the ranks, by rank: list of psutil.Process."""
+    """The processes of the ranks, ordered by rank: list of psutil.Process."""
     found = {}
     with contextlib.suppress(psutil.NoSuchProcess):
         for one in psutil.Process(process.pid).children(recursive=True):
@@ -67,13 +67,14 @@ def ranks_of(process):
 
 
 class Soak:
-    """Lets things happen to a run until it is finished.
+    """Kills and pauses the ranks of a run until it is finished.
 
     Attributes
     ----------
     kills, pauses : int
+        Number of kills and of pauses so far.
     memory : list of tuple of float
-        Of the present life: seconds since its start, and MiB of each rank.
+        Samples since the last (re)start: seconds since then, and MiB of each rank.
     """
 
     def __init__(self, spec, n_ranks, length_s, rng, log):
@@ -84,7 +85,7 @@ class Soak:
         self.memory = []
 
     def run(self):
-        """Resume the run until it ends by itself; returns its exit status."""
+        """Resume the run until it ends without being killed; returns its exit status."""
         while True:
             process, self.memory = start(self.spec, self.n_ranks, self.log), []
             try:
@@ -97,7 +98,7 @@ class Soak:
             print(f"{self._passed():6.0f} s: killed at step {self._step()}", flush=True)
 
     def _live(self, process):
-        """One life of the ranks; whether it was ended by a kill."""
+        """Watch the ranks from a start to their end; returns whether a kill ended them."""
         born = self._passed()
         kill_at, pause_at = (born + self._rng.exponential(gap) for gap in (self._kill_gap_s, self._kill_gap_s / 2))
         while process.poll() is None:
@@ -115,7 +116,7 @@ class Soak:
                     self._pause(self._rng.choice(ranks))
                     pause_at = self._passed() + self._rng.exponential(self._kill_gap_s / 2)
             if self._passed() > 4 * self._length_s:
-                raise SystemExit(f"The run hangs, or is too slow: step {self._step()} of {self.spec.n_steps}.")
+                raise SystemExit(f"The run hangs or is too slow: step {self._step()} of {self.spec.n_steps}.")
         return False
 
     def _pause(self, rank):
@@ -132,7 +133,7 @@ class Soak:
 
 
 def growth(memory):
-    """How the memory of each rank grew: list of dict, in MiB and MiB per hour."""
+    """Growth of the memory of each rank: list of dict, in MiB and MiB per hour."""
     kept = np.array([sample for sample in memory if sample[0] >= _WARM * memory[-1][0]])
     seconds, sizes = kept[:, 0], kept[:, 1:]
     slopes = np.polyfit(seconds, sizes, 1)[0] * 3600 if len(kept) > 2 else np.full(sizes.shape[1], np.nan)
@@ -144,7 +145,7 @@ def growth(memory):
 
 
 def judged(spec):
-    """What is in the store in the end: dict."""
+    """Checks of the final store: dict."""
     run = open_run(spec.store)
     history, notes = run["history"], run["control"].attrs.get("resumed", [])
     values = [history[name].values for name in ("theta", "loss_discriminator", "loss_generator")]
@@ -163,7 +164,7 @@ def judged(spec):
 
 
 def steps_for(folder, n_ranks, length_s, log):
-    """The length of a run that takes about so long on these ranks."""
+    """Number of steps of a run that takes about `length_s` on these ranks, from a short pilot run."""
     pilot = make_spec(folder, "pilot", PILOT_STEPS)
     if start(pilot, n_ranks, log).wait() != 0:
         raise SystemExit((folder / "log").read_text())
@@ -175,10 +176,10 @@ def steps_for(folder, n_ranks, length_s, log):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("-n", type=int, default=4, help="ranks (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of the kills and pauses")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "soak.json")
+    parser.add_argument("--minutes", type=float, default=30.0, help="duration (default: 30)")
+    parser.add_argument("-n", type=int, default=4, help="number of ranks (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kills and pauses")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "soak.json", help="file of the results")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, open(Path(name, "log"), "w") as log:
         folder, length_s = Path(name), 60 * options.minutes

@@ -1,10 +1,11 @@
-"""What a large store costs to write, to keep and to read, and whether it can be read while it is written.
+"""The cost of writing, keeping and reading a large store, and whether it can be read while it is being written.
 
     python benchmarks/store.py                     # 400 ranks, 100 000 steps; writes benchmarks/results/store.json
     python benchmarks/store.py --ranks 20 --openings 50 --output /tmp/store.json
 
-Three parts: a store of synthetic rows, written by the writer of every run, opened and drawn in a process of its own;
-the time a block of rows takes beside the steps it holds; a reader that opens a run of 4 ranks while these train.
+There are three parts: a store of synthetic rows, written by the writer that all runs use and read in a separate
+process; the time of writing a block of rows compared with the time of training its steps; and a reader that opens a run
+of 4 ranks while they train.
 """
 
 import argparse
@@ -29,12 +30,12 @@ from sagips_kit.store.schema import RunLayout
 from sagips_kit.store.writer import RunWriter
 
 HERE = Path(__file__).parent
-N_LIVE = 4  # ranks that train while a reader opens their store
+N_LIVE = 4  # number of ranks that train while a reader opens their store
 TRUTH = (2.1875, -0.5, 3.0, 1.09375, -0.5, 4.0)
 
 
 def synthetic_rows(layout, rng):
-    """Rows as a rank would write them: parameters that settle, losses, times."""
+    """Rows as a rank would write them: parameters that converge, losses, times."""
     n, members = len(layout.steps), layout.n_members
     settling = np.exp(-np.arange(n) / (0.1 * n))[:, None]
     theta = TRUTH + settling + 1e-3 * rng.normal(size=(members, n, len(TRUTH))).cumsum(1) / np.sqrt(n)
@@ -54,7 +55,10 @@ def part_of(rows, first, stop):
 
 
 def write_large(path, n_ranks, n_steps, n_members):
-    """Write the synthetic run: rank 0 block by block, as in training, the others at once. Seconds for each block."""
+    """Write the synthetic run: rank 0 block by block, as in training, and each other rank in one piece.
+
+    Returns the seconds of creating the store, and of each block of rank 0.
+    """
     from sagips_kit import Proxy, Settings
 
     layout = RunLayout(
@@ -98,7 +102,7 @@ def write_large(path, n_ranks, n_steps, n_members):
 
 
 def read_large(path):
-    """Open and draw, in this process: seconds and peak memory."""
+    """Open and plot the run in this process; returns seconds and peak memory."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -120,7 +124,7 @@ def read_large(path):
 
 
 def peak_mib():
-    """The most memory this process has had; not `ru_maxrss`, which starts with the parent's."""
+    """Peak memory of this process; not `ru_maxrss`, which starts at the value of the parent process."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
@@ -151,9 +155,9 @@ def measure_large(folder, options):
 
 
 def measure_writing(folder, options):
-    """Training with the default settings on one rank: what blocks and snapshots take beside the steps.
+    """The part of training time that writing blocks and snapshots takes, on one rank with the default settings.
 
-    The median of three runs: now and then a disk takes a hundred times as long for a file.
+    It is the median of three runs, because a disk occasionally takes a hundred times as long for a file.
     """
     runs = sorted(
         (_written_part(folder / f"{number}.zarr", options.training) for number in range(3)),
@@ -195,7 +199,7 @@ def _written_part(store, n_steps):
 
 
 def check(history, seen):
-    """Raise unless all rows up to the progress are there, none beyond, and none has changed since it was seen."""
+    """Raise unless all rows up to the progress exist, no row beyond is visible, and no row has changed since `seen`."""
     theta, steps = history["theta"].values, history["step"].values
     for rank, reached in enumerate(history["progress"].values):
         valid = steps <= reached
@@ -210,7 +214,7 @@ def check(history, seen):
 
 
 def measure_live(folder, options):
-    """Open a run that often while 4 ranks train it, one block for each row."""
+    """Open a run `options.openings` times while 4 ranks train it, writing blocks of two rows."""
     from sagips_kit import Proxy, Ring, RunSpec, Settings
 
     path = folder / "live.zarr"
@@ -256,13 +260,13 @@ PARTS = {"large": measure_large, "writing": measure_writing, "live": measure_liv
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", type=int, default=400)
-    parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--members", type=int, default=4)
-    parser.add_argument("--openings", type=int, default=500)
+    parser.add_argument("--ranks", type=int, default=400, help="ranks of the large store")
+    parser.add_argument("--steps", type=int, default=100_000, help="steps of the large store")
+    parser.add_argument("--members", type=int, default=4, help="members on each of its ranks")
+    parser.add_argument("--openings", type=int, default=500, help="how often the running run is opened")
     parser.add_argument("--training", type=int, default=2000, help="steps of the run whose writing is timed")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "store.json")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "store.json", help="file of the results")
     parser.add_argument("--read", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.read:

@@ -1,20 +1,22 @@
-"""Strong scaling of the answer: how many steps a run needs to come near the statistical floor, as more ranks share it.
+"""Strong scaling: how many steps a run needs to approach the statistical floor, as the number of ranks grows.
 
     python benchmarks/strong.py                # 1, 2, 4 and 8 ranks; writes benchmarks/results/strong.json and a figure
     python benchmarks/strong.py --ranks 1 2 --steps 20 40 --data 1 --seeds 2 --out /tmp/strong.json
 
-The problem is the same throughout: the same observed events, and ranks that exchange gradients on a ring.  With *a
-batch for each rank*, twice the ranks generate twice the events in a step, judged by twice as many discriminators; with
-*one batch for all*, the events of a step are shared out, so that a step takes a rank only a part of the time.
+All runs have the same observed events, and their ranks exchange gradients on a ring.  With *a batch for each rank*,
+twice as many ranks generate twice as many events in a step, which twice as many discriminators judge.  With *one batch
+for all*, the events of a step are divided among the ranks, so that a step takes each rank only a fraction of the time.
 
-Schedules depend on the length of a run, so an answer after fewer steps is that of a shorter run, not of the first part
-of a long one.  Distances are those of the runs' estimates to the maximum-likelihood one of the same events, in floor
-units, root mean square over parameters, data sets and seeds.  Runs of several seeds on the same events tell two parts
-of it apart: *bias*, which the mean over many seeds would keep, and *noise*, which differs from seed to seed.
+Schedules depend on the length of a run, so the answer after fewer steps comes from a shorter run, not from the first
+part of a long run.  Distances are measured from the maximum-likelihood estimate of the same events to the estimate of
+the run, in floor units, as the root mean square over parameters, data sets and seeds.  Several seeds on the same events
+separate the distance into two parts: *bias*, which would remain in the mean over many seeds, and *noise*, which differs
+from seed to seed.
 
-Ranks are real, and share the cores of this machine, so time is not measured but emulated: a step takes `--step-ms` with
-a whole batch and a part of that with a part of it, and exchanges hide behind it (`scaling.py` measures how far they
-do).  Starts mpiexec itself; runs that are in the JSON file already, by the same settings, are not done again.
+The ranks are real but share the cores of this machine, so time is emulated instead of measured: a step takes
+`--step-ms` with a whole batch and proportionally less with a part of it, and exchanges are hidden behind it
+(`scaling.py` measures to what extent they are).  The script starts mpiexec itself.  Runs that are already in the JSON
+file, with the same settings, are not repeated.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from ranks import start_ranks
 from sagips_kit import Proxy, Ring, World, fit_likelihood
 
 HERE = Path(__file__).parent
-BATCH, N_SETS = 1024, 4  # events and parameter vectors of a step; the vectors are never shared out
+BATCH, N_SETS = 1024, 4  # events and parameter vectors of a step; the vectors are never divided among ranks
 EACH, SHARED = "a batch for each rank", "one batch for all"
 GOALS = (1.0, 0.5, 0.3)  # floor units
 
@@ -39,12 +41,12 @@ def batch_of_a_rank(kind, n):
 
 
 def key(kind, n, n_steps, data, seed):
-    # Alone, both kinds are the same.
+    # With a single rank, both kinds are the same.
     return f"{kind if n > 1 else EACH}, {n} ranks, {n_steps} steps, data {data}, seed {seed}"
 
 
 def run_rank(options):
-    """All runs of this number of ranks that are missing."""
+    """Train all missing runs with this number of ranks."""
     world, result = World.from_mpi(device="cpu"), json.loads(options.out.read_text())
     done = result["distances"]
     for data in range(options.data):
@@ -58,7 +60,7 @@ def run_rank(options):
                 continue
             settings = {"n_events": batch_of_a_rank(kinds[kind], world.size), "n_sets": N_SETS}
             estimate = train(world, Ring(), events, options.steps[n_steps], seed, **settings)
-            done[name] = None  # on all ranks: what is missing must be the same for all
+            done[name] = None  # on all ranks, because all must agree on which runs are missing
             if world.rank == 0:
                 done[name] = ((estimate - fit.theta) / fit.deviation).tolist()
                 write(options.out, result)
@@ -70,12 +72,12 @@ def rms(numbers):
 
 
 def summary(done, options):
-    """For each kind of batch and number of ranks, the way to the floor: kind -> ranks -> dict."""
+    """The approach to the floor for each kind of batch and number of ranks: kind -> ranks -> dict."""
     return {kind: {str(n): way_to_the_floor(done, kind, n, options) for n in options.ranks} for kind in (EACH, SHARED)}
 
 
 def way_to_the_floor(done, kind, n, options):
-    """Distances by the length of the runs, and what it takes to come as near as each goal."""
+    """Distances by the length of the runs, and the cost of reaching each goal."""
     batch = batch_of_a_rank(kind, n)
     rows = []
     for n_steps in options.steps:
@@ -98,23 +100,23 @@ def way_to_the_floor(done, kind, n, options):
 
 
 def parts_of_the_distance(found):
-    """Distance, bias and noise of runs (data, seed, parameter), each as root mean square, in floor units."""
+    """Distance, bias and noise of runs (data, seed, parameter): root mean squares in floor units."""
     n_seeds = found.shape[1]
     noise = found.var(axis=1, ddof=1).mean() if n_seeds > 1 else np.nan
-    # A mean over few seeds has noise left, too.
+    # The mean over a few seeds still contains noise.
     bias = np.square(found.mean(axis=1)).mean() - noise / n_seeds
     return {"distance": rms(found), "bias": float(np.sqrt(max(0.0, bias))), "noise": float(np.sqrt(noise))}
 
 
 def steps_until(rows, goal):
-    """Steps after which runs are as near as `goal`, from the lengths on both sides of it; None if none is."""
+    """Steps that runs need to reach `goal`, interpolated between lengths; None if no run reaches it."""
     steps, distances = (np.array([row[name] for row in rows], float) for name in ("steps", "distance"))
     near = np.flatnonzero(distances <= goal)
     if not near.size:
         return None
     k = int(near[0])
     if k == 0:
-        return float(steps[0])  # or fewer
+        return float(steps[0])  # an upper limit: fewer steps may suffice
     between = np.log(distances[k - 1] / goal) / np.log(distances[k - 1] / distances[k])
     return float(steps[k - 1] * (steps[k] / steps[k - 1]) ** between)
 
@@ -146,7 +148,7 @@ def draw(found, path):
     left.set(xlabel="steps of a run", ylabel="distance to the likelihood fit (floor units)")
     left.set_title(f"solid: {EACH}; dashed: {SHARED}", fontsize=9)
     right.set(xlabel="ranks", ylabel="emulated time (s)", xticks=ranks, xticklabels=ranks)
-    right.set_title("time to come so near; dotted: half of it for twice the ranks", fontsize=9)
+    right.set_title("time to reach a distance; dotted: half the time with twice the ranks", fontsize=9)
     left.legend(frameon=False)
     right.legend(frameon=False)
     figure.savefig(path, dpi=120)
@@ -154,7 +156,7 @@ def draw(found, path):
 
 def show(found):
     for kind, by_ranks in found.items():
-        print(f"\n{kind}: distance (bias, noise) in floor units by the steps of a run, and what it takes to come near")
+        print(f"\n{kind}: distance (bias, noise) in floor units by steps of a run, and the cost of each goal")
         for n, way in by_ranks.items():
             rows = ("{steps}: {distance:.2f} ({bias:.2f}, {noise:.2f})".format(**row) for row in way["lengths"])
             print(f"{n:>3s} ranks  ", ";  ".join(rows))
@@ -165,12 +167,12 @@ def show(found):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of ranks")
     parser.add_argument("--steps", type=int, nargs="+", default=[75, 150, 300, 600, 1200], help="lengths of runs")
-    parser.add_argument("--data", type=int, default=2, help="sets of observed events")
-    parser.add_argument("--seeds", type=int, default=3, help="of the training, on each of them")
+    parser.add_argument("--data", type=int, default=2, help="number of sets of observed events")
+    parser.add_argument("--seeds", type=int, default=3, help="number of training seeds for each of them")
     parser.add_argument("--step-ms", type=float, default=33.0, help="emulated length of a step with a whole batch")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "strong.json")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "strong.json", help="file of the results")
     parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank:

@@ -1,13 +1,14 @@
-"""What a training step costs, beside a plain one and beside the matrix products that neither can do without.
+"""Time of a training step, compared with a plain step and with the matrix products that both of them need.
 
     python benchmarks/train.py                     # one and two threads; writes benchmarks/results/train.json
     python benchmarks/train.py --threads 1 --seconds 20
     python benchmarks/train.py --device cuda
 
-One process with the networks of the publication (arXiv 2407.00051) and its batch, 1024 parameter sets with 100 events
-each, or 64 sets.  Contestants take turns, one step each, so that all see the same load of the machine; rates are
-medians over the turns, and so are ratios within a turn.  The plain step looks each event up in a dense table of the
-inverse cumulative function, goes through the discriminator once more for the generator, and draws independent noise.
+One process trains the networks of the publication (arXiv 2407.00051) with its batch of 1024 parameter sets with 100
+events each, or with 64 sets.  The steps under comparison take turns, so that all of them see the same load of the
+machine; rates and ratios within a turn are medians over the turns.  The plain step looks each event up in a dense table
+of the inverse cumulative distribution, passes through the discriminator once more for the generator, and draws
+independent noise.
 """
 
 import argparse
@@ -27,14 +28,14 @@ from sagips_kit.ranks.world import World
 SHAPES = {"1024 x 100": (1024, 100), "64 x 100": (64, 100)}
 FLOP_PER_EVENT = 0.8e6  # of these networks: 0.6e6 in the discriminator's step, 0.2e6 in the generator's
 WIDTHS = (128,) * 4
-ROWS = (1024, 2048, 4096, 16_384, 102_400)  # of a matrix product: the best of them counts
+ROWS = (1024, 2048, 4096, 16_384, 102_400)  # rows of a matrix product; the fastest size counts
 MEMBERS = (1, 2, 4, 8, 16, 32)
 N_OBSERVED = 204_800
 HERE = Path(__file__).parent
 
 
 class PlainStep:
-    """The step as it is usually written."""
+    """A training step as it is usually written."""
 
     def __init__(self, problem, events, n_sets, n_each, device):
         self.problem, self.shape, self.device = problem, (n_sets, n_each), device
@@ -62,7 +63,7 @@ class PlainStep:
 
 
 def table(theta, observable):
-    """Density of an observable of the proxy, theta (set, parameter) -> (set, grid), and its grid."""
+    """Density of an observable of the proxy, (set, grid), for theta (set, parameter), and the grid."""
     x = torch.linspace(0.1, 0.99999, 1000, device=theta.device)
     theta = theta[..., None]
     u = theta[:, 0] * x ** theta[:, 1] * (1 - x) ** theta[:, 2]
@@ -71,7 +72,10 @@ def table(theta, observable):
 
 
 def dense_sample(density, x, noise):
-    """Inverse cumulative function, each event against its whole table: (set, grid), (grid,), (set, event)."""
+    """Invert the cumulative distribution by comparing each event with the whole table.
+
+    Shapes: density (set, grid), x (grid,), noise and result (set, event).
+    """
     integral = torch.cumulative_trapezoid(density, x, dim=-1)
     integral = torch.cat([torch.zeros_like(integral[:, :1]), integral], dim=-1) / integral[:, -1:]
     right = (integral.detach()[:, None] <= noise[..., None]).sum(-1).clamp(1, len(x) - 1)
@@ -85,7 +89,7 @@ def make_trainer(problem, events, device, **changes):
 
 
 def sampling(problem, n_sets, n_each, device):
-    """A function that does what a step does to make events, and to take their derivatives back to the parameters."""
+    """A function that simulates the events of a step and propagates derivatives back to the parameters."""
     theta = problem.scale(torch.rand(n_sets, len(problem.parameters), device=device)).requires_grad_()
     noise = torch.rand(n_sets, n_each, problem.noise_dim, device=device)
     pull = torch.randn(n_sets, n_each, len(problem.observables), device=device)
@@ -99,7 +103,7 @@ def sampling(problem, n_sets, n_each, device):
 
 
 def product(n_rows, device):
-    """A function that multiplies as a hidden layer does: forward, back to its inputs, and back to its weights."""
+    """A function with the matrix products of a hidden layer: forward, gradient of inputs, and gradient of weights."""
     rows, other = (torch.randn(n_rows, WIDTHS[0], device=device) for _ in range(2))
     weight, out = torch.randn(WIDTHS[0], WIDTHS[0], device=device), torch.empty(n_rows, WIDTHS[0], device=device)
     gradient = torch.empty_like(weight)
@@ -113,8 +117,8 @@ def product(n_rows, device):
 
 
 def take_turns(functions, seconds, device):
-    """Seconds that each function takes: name -> ndarray (turn,)."""
-    one_turn(functions, device)  # warms up
+    """Run the functions in turns for `seconds`; returns the seconds that each takes: name -> ndarray (turn,)."""
+    one_turn(functions, device)  # for warming up
     turns, end = [], time.perf_counter() + seconds
     while len(turns) < 3 or time.perf_counter() < end:
         turns.append(one_turn(functions, device))
@@ -169,7 +173,7 @@ def measure_shape(problem, events, shape, seconds, device):
 
 
 def measure_members(problem, events, seconds, device):
-    """Time of a step with many members in units of one member's, at the default settings."""
+    """Time of a step with many members relative to a single member, with the default settings."""
     trainers = {n: make_trainer(problem, events, device, n_members=n) for n in MEMBERS}
     functions = {n: (lambda trainer=trainer: trainer.run(1), 5) for n, trainer in trainers.items()}
     costs = take_turns(functions, seconds, device)
@@ -190,10 +194,10 @@ def show(title, result):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each shape and number of threads")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "train.json")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "train.json", help="file of the results")
     options = parser.parse_args()
     problem = Proxy(n_observed=N_OBSERVED)
     events = problem.observed(None, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""Run the first two notebooks as a batch job would, and print what came out: `make demo`."""
+"""Run the first two notebooks as a batch job would, and print their results: `make demo`."""
 
 import argparse
 import signal
@@ -16,9 +16,9 @@ NOTEBOOKS = {"00_quickstart": "quickstart", "01_dayabay": "dayabay"}
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-n", type=int, default=4, help="MPI engines (default: 4)")
+    parser.add_argument("-n", type=int, default=4, help="number of MPI engines (default: 4)")
     options = parser.parse_args()
-    # Ended from outside, it leaves in order: the kernel then takes its engines along.
+    # On SIGTERM, exit normally, so that the kernel shuts down and ends its engines.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     runs = HERE / "runs"
     runs.mkdir(exist_ok=True)
@@ -26,12 +26,12 @@ def main():
     for notebook in NOTEBOOKS:
         executed = runs / f"{notebook}.ipynb"
         print(f"{notebook}.ipynb on {options.n} MPI engines", flush=True)
-        # Errors only: a kernel on this machine needs no encryption, but would warn of it.
+        # Show errors only: a kernel on this machine needs no encryption, but would warn about its absence.
         quiet = {"extra_arguments": ["--log-level=40"]}
         papermill.execute_notebook(HERE / f"{notebook}.ipynb", executed, {"n": options.n}, cwd=HERE, **quiet)
     for notebook, name in NOTEBOOKS.items():
         report(runs, notebook, name)
-    print(f"\nBoth notebooks took {(time.monotonic() - started) / 60:.1f} minutes.")
+    print(f"\nBoth notebooks together took {(time.monotonic() - started) / 60:.1f} minutes.")
 
 
 def report(runs, notebook, name):

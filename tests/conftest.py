@@ -1,4 +1,4 @@
-"""What all tests share: one thread each, seeded randomness, a header that names the MPI, and no process left behind."""
+"""Setup for all tests: one thread each, seeded randomness, a header that names the MPI, no process left behind."""
 
 import os
 import subprocess
@@ -39,27 +39,27 @@ def _mpi():
         from mpi4py import MPI
 
         return f"{MPI.get_vendor()[0]}, rank {MPI.COMM_WORLD.rank} of {MPI.COMM_WORLD.size}"
-    # Asked in another process: an import starts MPI, and this process shall stay as free of it as a notebook.
+    # Ask another process: the import starts MPI, and this process should stay without it, as a notebook does.
     answer = subprocess.run([sys.executable, "-c", _MPI], capture_output=True, text=True, timeout=60)
     return answer.stdout if answer.returncode == 0 else f"not usable: {answer.stderr.strip().splitlines()[-1]}"
 
 
 @pytest.fixture
 def rng(request):
-    """A random generator of the test's own, the same in every run."""
+    """A random generator for one test, the same in every run."""
     return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
 
 
 @pytest.fixture(autouse=True)
 def _seed_torch():
-    """Whatever draws from torch's global stream draws the same in every run and in every order of tests."""
+    """Seed torch's global stream, so that draws from it are the same in every run and for every order of tests."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_process_is_left():
-    """Engines, kernels and ranks end with the tests that started them."""
+    """Check that engines, kernels and ranks end with the tests that started them."""
     yield
     children = psutil.Process().children(recursive=True)
     # The tracker of multiprocessing ends with this process.

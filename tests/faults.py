@@ -1,4 +1,4 @@
-"""A fault on one of the ranks, what the user sees of it, and whether the run comes to the same end when it is resumed.
+"""Faults on one of the ranks: what the user sees, and whether the resumed run reaches the same result.
 
 The faults themselves are in `mpi/faulty.py`.
 """
@@ -19,7 +19,7 @@ from sagips_kit.store.location import local_path
 KINDS = ("exception", "SIGKILL", "SIGSTOP", "slow", "NaN", "corrupt", "full disk", "read-only store", "clock jump")
 EXCHANGE = ("before the exchange", "during the exchange", "after the exchange")
 WRITING = ("checkpoint", "store write")
-# Kind of fault -> where it can happen
+# Kind of fault -> places where it can happen
 FAULTS = {
     "exception": EXCHANGE + WRITING,
     "SIGKILL": EXCHANGE + WRITING,
@@ -31,27 +31,27 @@ FAULTS = {
     "read-only store": WRITING,
     "clock jump": EXCHANGE + WRITING,
 }
-_UNWRITTEN = "nothing is written in an exchange"
-_COMPUTED = "numbers are computed in steps, and looked at before anything is written; see also tests/test_resume.py"
+_UNWRITTEN = "nothing is written during an exchange"
+_COMPUTED = "numbers are computed in steps and checked before anything is written; see also tests/test_resume.py"
 _NO_MESSAGE = "no message is on its way"
-# The cells that are left out, and why
+# The excluded cells, with the reasons
 EXCLUDED = {(kind, where): _UNWRITTEN for kind in ("full disk", "read-only store") for where in EXCHANGE}
 EXCLUDED |= {("NaN", where): _COMPUTED for where in WRITING}
 EXCLUDED |= {("corrupt", where): _NO_MESSAGE for where in ("before the exchange", "after the exchange", "store write")}
 CELLS = [(kind, where, 2) for kind, places in FAULTS.items() for where in places]
-# On more ranks, one of several has to inform the others.
+# With more than two ranks, a failing rank has to inform several others.
 CELLS += [(kind, "during the exchange", 4) for kind in ("exception", "SIGKILL", "SIGSTOP", "NaN", "corrupt")]
 CELLS += [("SIGKILL", where, 4) for where in WRITING]
-# They change numbers, and the run continues.
+# These faults change numbers, and the run continues.
 CHANGING = {("NaN", where) for where in EXCHANGE} | {("corrupt", "during the exchange")}
-_LIMIT_S = 240.0  # a run that takes longer hangs; machines may be busy
+_LIMIT_S = 240.0  # a run that takes longer counts as hanging; generous, because machines may be busy
 _SETTINGS = dataclasses.replace(
     QUICK, n_events=64, n_draws=3, n_predictive=4, record_every=5, rows_per_block=4, bootstrap=True
 )
 
 
 def make_spec(folder, name):
-    """A short run whose checkpoints come often; also as a JSON file."""
+    """The spec of a short run with frequent checkpoints, also written as a JSON file."""
     spec = RunSpec(
         problem=Gaussian(n_observed=200),
         store=str(folder / f"{name}.zarr"),
@@ -66,7 +66,7 @@ def make_spec(folder, name):
 
 
 def attempt(spec, n_ranks, kind="none", where="none", nest=None):
-    """Run or resume: exit status, output, seconds; None as the status of one that hangs."""
+    """Run or resume; returns exit status (None if the run hangs), output, and seconds."""
     file = local_path(spec.store).with_suffix(".json")
     before = nest.stub if nest else []
     line = command(n_ranks, *before, "-m", "mpi4py", TESTS / "mpi" / "faulty.py", file, kind, where)
@@ -145,7 +145,7 @@ def what_is_seen(status, output):
 
 
 def rows_lost(path, whole):
-    """Rows that the store declares valid and that are not those of the undisturbed run."""
+    """Number of rows that the store declares valid but that differ from those of the undisturbed run."""
     one, two = (open_run(store)["history"] for store in (path, whole))
     is_valid = one["step"] <= one["progress"]
     same = (one["theta"] == two["theta"]).all(("member", "parameter"))
@@ -153,7 +153,7 @@ def rows_lost(path, whole):
 
 
 def training_s(path, from_step):
-    """Seconds that rank 0 has trained since `from_step`."""
+    """Seconds that rank 0 has been training since `from_step`."""
     elapsed = open_run(path)["history"]["elapsed_s"][0]
     return float(elapsed[-1]) - (float(elapsed.sel(step=from_step)) if from_step else 0.0)
 

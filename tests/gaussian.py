@@ -1,4 +1,4 @@
-"""A problem whose answer is known exactly: the mean and the deviation of a normal distribution."""
+"""A problem with an exactly known answer: mean and standard deviation of a normal distribution."""
 
 import itertools
 import math
@@ -41,7 +41,7 @@ class Gaussian(Problem):
 
 @value
 class Slow(Gaussian):
-    """The same numbers, at leisure on any machine."""
+    """The same numbers, but slow on any machine."""
 
     def simulate(self, theta, noise):
         time.sleep(0.005)
@@ -50,7 +50,7 @@ class Slow(Gaussian):
 
 @value
 class Calibrated(Gaussian):
-    """The mean is also known from elsewhere, better than by the events."""
+    """The mean is also known from a prior, more precisely than from the events."""
 
     priors = {"mu": (0.4, 0.01)}
 

@@ -1,4 +1,4 @@
-"""All modes of exchange, each with what it should do to the buffers of all ranks."""
+"""All modes of exchange, each with its expected effect on the buffers of all ranks."""
 
 import os
 
@@ -70,7 +70,7 @@ def chain(*parts):
 
 
 _WEIGHTS = Ring(payload="weights")
-APART = os.environ.get("MPIR_CVAR_NOLOCAL") == "1"  # MPICH treats each rank as a node
+APART = os.environ.get("MPIR_CVAR_NOLOCAL") == "1"  # MPICH treats each rank as a separate node
 
 # name: exchange, what happens to gradients, what happens to weights
 MODES = {
@@ -118,11 +118,11 @@ MODES = {
 
 
 def rounding(name):
-    """Largest relative error by the rounding of messages."""
+    """Largest relative error from the rounding of messages."""
     return 0.02 if "rounded" in name else 0.0
 
 
 def numbers(rank, shape, dtype, step=0):
-    """Whole numbers, whose sums are exact, distinct for each rank, member, element and step."""
+    """Integers, whose sums are exact, and which differ for each rank, member, element and step."""
     n_weights = shape[0] * shape[1]
     return (10_000 * (rank + 1) ** 2 + 7 * torch.arange(n_weights) + 1000 * step).to(dtype).view(shape)

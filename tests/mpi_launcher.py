@@ -1,4 +1,4 @@
-"""Start ranks as a user would, with a deadline: a hang is a failure, and leaves nothing behind."""
+"""Start ranks as a user would, with a deadline: a hang is a failure, and no process is left behind."""
 
 import os
 import shutil
@@ -14,17 +14,17 @@ TESTS = Path(__file__).parent
 
 
 def environment():
-    """That of this process, in which the modules beside the tests can be imported."""
+    """The environment of this process, extended so that the modules next to the tests can be imported."""
     path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
-# MPICH takes each rank to be on a node of its own, and sends everything through the network.
+# Makes MPICH treat each rank as if it were on a separate node and send everything through the network.
 APART = {"MPIR_CVAR_NOLOCAL": "1"}
 
 
 def command(n_ranks, *arguments):
-    """The command line that runs `python ARGUMENTS` on some ranks."""
+    """The command line that runs `python ARGUMENTS` on `n_ranks` ranks."""
     pytest.importorskip("mpi4py")
     beside = Path(sys.executable).with_name("mpiexec")
     launcher = beside if beside.exists() else shutil.which("mpiexec")
@@ -34,7 +34,7 @@ def command(n_ranks, *arguments):
 
 
 def mpiexec(n_ranks, *arguments, timeout=120, cwd=None, env=None):
-    """Run `python ARGUMENTS` on some ranks; stdout and stderr come as `.stdout`, together."""
+    """Run `python ARGUMENTS` on `n_ranks` ranks; stdout and stderr are merged in `.stdout`."""
     line = command(n_ranks, *arguments)
     process = subprocess.Popen(
         line,
@@ -47,7 +47,7 @@ def mpiexec(n_ranks, *arguments, timeout=120, cwd=None, env=None):
     try:
         output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        # The ranks are in process groups of their own.
+        # The ranks are in other process groups.
         for one in [*psutil.Process(process.pid).children(recursive=True), process]:
             one.kill()
         output, _ = process.communicate()
@@ -56,7 +56,7 @@ def mpiexec(n_ranks, *arguments, timeout=120, cwd=None, env=None):
 
 
 class Nest:
-    """Starts ranks without the seconds of their imports: they are forked from a process that has imported torch.
+    """Starts ranks without the time for their imports: they are forked from a process that has imported torch.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Nest:
         self._folder.cleanup()
 
     def ranks(self):
-        """The ranks that run, list of psutil.Process."""
+        """The running ranks: list of psutil.Process."""
         guardians = psutil.Process(self._server.pid).children()
         return [rank for guardian in guardians for rank in _children(guardian)]
 

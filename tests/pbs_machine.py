@@ -1,7 +1,7 @@
-"""A simulated PBS, as there is no package of it: it reads scripts as PBS Pro does, and runs them on this machine.
+"""A simulated PBS, because no package provides one: it reads scripts as PBS Pro does and runs them on this machine.
 
-Jobs begin with a fresh environment, deliver their output when they have ended, and are never forgotten.  `qsub`,
-`qstat` and `qdel` know the options that the kit uses, and refuse all others.
+Jobs begin with a fresh environment, deliver their output when they have ended, and are never removed from its records.
+`qsub`, `qstat` and `qdel` accept the options that the kit uses and refuse all others.
 """
 
 import argparse
@@ -20,7 +20,7 @@ _PLACES = {"free", "pack", "scatter", "vscatter", "excl", "exclhost"}
 
 
 class Parser(argparse.ArgumentParser):
-    """One that raises."""
+    """A parser that raises an exception instead of exiting."""
 
     def error(self, message):
         raise ValueError(message)
@@ -103,7 +103,7 @@ def _qsub(jobs, path):
     job.mkdir()
     (job / "script").write_text(text)
     (job / "nodes").write_text("localhost\n")
-    # A queue that is called so never runs anything.
+    # A queue with this name never runs anything.
     if script.queue != "full":
         command = [sys.executable, __file__, "run", jobs, job_id]
         nothing = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -155,7 +155,7 @@ def _session(pid):
     import psutil
 
     try:
-        # Who writes down how the job ended comes first: it would write how it was killed.
+        # First the process that records how the job ended; otherwise it would record how it was killed.
         return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     except psutil.NoSuchProcess:
         return []

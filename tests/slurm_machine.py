@@ -1,4 +1,4 @@
-"""A real Slurm with one node, this machine, for as long as the tests need it: `with slurm(folder): ...`."""
+"""A real Slurm with this machine as its only node, for the duration of the tests: `with slurm(folder): ...`."""
 
 import contextlib
 import getpass
@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "sinfo")
-_N_CPUS = 8  # more than the machine may have: ranks of tests share cores
+_N_CPUS = 8  # may exceed the cores of the machine: ranks of tests share cores
 
 _CONFIGURATION = """
 ClusterName=tests
@@ -48,25 +48,25 @@ PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 
 def missing():
-    """Names of programs that a Slurm needs and this machine has not."""
+    """Names of programs that Slurm needs and this machine lacks."""
     return [name for name in PROGRAMS if _which(name) is None]
 
 
 @contextlib.contextmanager
 def slurm(folder):
-    """Start munged, slurmctld and slurmd in `folder`, and end them with all their jobs.
+    """Start munged, slurmctld and slurmd in `folder`; at the end, stop them and all their jobs.
 
     Yields
     ------
     dict
-        What programs need in their environment to find this Slurm.
+        Environment variables that programs need to find this Slurm.
     """
     folder = Path(folder)
     for name in ("state", "spool"):
         (folder / name).mkdir()
     host = socket.gethostname().partition(".")[0]
     ports = dict(zip(("controller_port", "node_port"), _free_ports(2), strict=True))
-    # MPI names shared memory after the job: numbers of an earlier Slurm would find what its killed jobs have left.
+    # MPI names shared memory after the job, so job numbers must differ from those of earlier, killed jobs.
     first_job = int(time.time()) % 6_000_000 * 10
     names = {"host": host, "user": getpass.getuser(), "n_cpus": _N_CPUS, "first_job": first_job}
     text = _CONFIGURATION.format(folder=folder, **names, **ports)

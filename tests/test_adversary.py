@@ -103,7 +103,7 @@ def test_passes_give_the_gradients_of_the_whole_losses(loss, trust, pieces):
     scores = discriminator(observed), discriminator(generated)
     of_both = whole_losses(loss, trust, *scores)
     of_generator = generator_loss(loss, scores[1], weights, trust).mean(1)
-    # Whatever the discriminator learns by, its logistic loss is reported.
+    # The reported loss is the logistic one, whatever loss the discriminator minimises.
     torch.testing.assert_close(loss_generated + loss_observed, whole_losses(loss, 0.0, *scores))
     torch.testing.assert_close(loss_generator, of_generator)
     parameters = list(discriminator.parameters())

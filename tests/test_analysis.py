@@ -33,7 +33,7 @@ FIT = {"mle": np.array([1.1, -2.1]), "deviation": np.array([0.1, 0.2]), "covaria
 def make_run(
     theta, where=None, *, n_steps=None, reference=FIT, events=None, n_replicas=None, spec=None, mode="", **problem
 ):
-    """A run whose chains hold theta (chain, draw, parameter), two members on each rank unless n_replicas says more."""
+    """A run with the chains theta (chain, draw, parameter): two members on each rank, unless n_replicas is given."""
     rng = np.random.default_rng(3)
     where = MemoryStore() if where is None else where
     n_chains, n_draws, n_parameters = theta.shape
@@ -69,9 +69,9 @@ def test_the_deviation_is_that_of_the_chains():
     theta = np.array([[[0.0, 5.0], [2.0, 5.0]], [[4.0, 7.0], [6.0, 7.0]]])
     result = analysis.estimate(make_run(theta, truth=TRUTH))
     assert result["mean"].values.tolist() == [3, 6]
-    # Means of the chains 1 and 5, and 5 and 7; draws within a chain do not count.
+    # Means of the chains 1 and 5, and 5 and 7; the draws within a chain do not matter.
     np.testing.assert_allclose(result["deviation"], np.sqrt([8, 2]))
-    # Student's distribution with one degree of freedom.
+    # Student's t distribution with one degree of freedom.
     np.testing.assert_allclose(result["high"] - result["mean"], 1.837 * np.sqrt([8, 2]), rtol=1e-3)
     np.testing.assert_allclose(result["to_mle"], [19, 40.5])
     np.testing.assert_allclose(result["pull"], [(3 - 1) / np.sqrt(8), (6 + 2) / np.sqrt(2)])
@@ -94,7 +94,7 @@ def test_a_single_chain_does_not_know_its_spread():
     assert result["mean"].notnull().all()
 
 
-def test_the_description_names_what_a_stranger_asks_for():
+def test_the_description_answers_the_questions_of_a_new_reader():
     text = analysis.describe(make_run(make_theta(), n_steps=300))
     assert "step 300 of 1000" in text
     assert "8 independent generators" in text
@@ -116,7 +116,7 @@ def test_estimates_wait_for_chains():
         analysis.estimate(make_run(make_theta(), n_steps=300))
 
 
-def test_chains_that_are_written_count_already():
+def test_chains_count_as_soon_as_they_are_written():
     run = make_run(make_theta(), n_steps=300)
     assert len(analysis.convergence(run)["step"]) == 30
     where = MemoryStore()
@@ -138,7 +138,7 @@ def test_convergence_ends_at_the_estimate():
     np.testing.assert_allclose(result["theta"][-1], make_theta().mean((0, 1)), atol=1e-3)
 
 
-def test_convergence_has_a_mean_where_all_ranks_have_been():
+def test_convergence_has_a_mean_where_all_ranks_have_rows():
     where = MemoryStore()
     make_run(make_theta(), where, n_steps=300)
     RunWriter(where, 2).set_progress(500)
@@ -183,7 +183,7 @@ def test_bands_are_quantiles_of_the_chains():
     np.testing.assert_allclose(bands, np.quantile(densities, bands["quantile"], axis=0), rtol=1e-6)
 
 
-def test_densities_on_the_way_come_from_the_snapshots():
+def test_densities_during_training_come_from_the_snapshots():
     events = np.array([[0.5, 1], [1.5, 1], [1.5, 2]])
     run = make_run(make_theta(), events=events, n_steps=600)
     densities = analysis.densities(run, "energy", bins=[0, 1, 2], by="hall")
@@ -196,12 +196,12 @@ def test_densities_on_the_way_come_from_the_snapshots():
     np.testing.assert_allclose(found, np.median(wanted, axis=0))
 
 
-def test_evolution_tells_spread_within_and_between_chains():
+def test_evolution_separates_spread_within_and_between_chains():
     run = make_run(make_theta(), n_steps=600)
     values = analysis.evolution(run)
     assert values["quantiles"].dims == ("parameter", "step", "quantile")
     assert values["step"].values.tolist() == [200, 400, 600]
-    # Vectors of a chain are 0, 1 and 2 steps of 1 / step away from its end.
+    # The vectors of a chain are 0, 1 and 2 times 1 / step away from its end.
     np.testing.assert_allclose(values["within"] * values["step"], np.sqrt(2 / 3), rtol=1e-3)
     between = run["snapshots"]["parameters"].sel(step=200).mean("set").std("chain", ddof=1)
     np.testing.assert_allclose(values["between"].sel(step=200), between, rtol=1e-5)
@@ -211,7 +211,7 @@ def test_evolution_tells_spread_within_and_between_chains():
 
 def test_auc_is_the_probability_of_a_higher_score():
     run = make_run(make_theta())
-    # All observed events score 0 to 99, generated ones as much as their rank, 0 to 3.
+    # Observed events score 0 to 99; generated events score the number of their rank, 0 to 3.
     auc = analysis.discriminator(run)["auc"]
     np.testing.assert_allclose(auc, np.broadcast_to([[0.995], [0.985], [0.975], [0.965]], (4, 2)))
     assert analysis.discriminator(run)["auc_error"] == pytest.approx(np.sqrt(201 / 120_000))
@@ -290,7 +290,7 @@ def test_coverage_needs_a_truth():
         analysis.coverage(make_run(make_theta(n_chains=1), truth=TRUTH))
 
 
-def test_a_run_that_had_not_arrived_is_told(tmp_path):
+def test_a_run_that_had_not_converged_is_reported(tmp_path):
     run = make_run(make_theta(), tmp_path / "a.zarr")
     assert analysis.warnings_of(run) == []
     with RunWriter(tmp_path / "a.zarr", 0) as writer:
@@ -319,12 +319,19 @@ def make_timed(waited, elapsed, staleness=None, n_members=1):
     return open_run(where)
 
 
-def test_the_timeline_shows_who_waited_when():
+def test_the_timeline_shows_when_each_rank_waited():
     times = analysis.timeline(make_timed([[0, 4, 0, 0], [1, 1, 1, np.nan]], [[1, 5, 9, 10], [2, 4, 6, np.nan]]), 10)
     np.testing.assert_allclose(times["time"], np.arange(10) + 0.5)
     np.testing.assert_allclose(times["waiting"][0], [0, 1, 1, 1, 1, 0, 0, 0, 0, 0], atol=1e-9)
     np.testing.assert_allclose(times["waiting"][1], [0.5] * 6 + [np.nan] * 4)
     assert times["waited_s"].values.tolist() == [4, 3] and times["compute_s"].values.tolist() == [6, 3]
+
+
+def test_timelines_of_several_runs_may_include_one_without_rows():
+    begun, new = make_timed([[0, 4]], [[1, 5]]), make_timed([[np.nan] * 2], [[np.nan] * 2])
+    times = analysis.timeline(open_runs([begun, new], labels=["begun", "new"]), 10)
+    assert times["waited_s"].sel(run="begun").item() == 4
+    assert times["waiting"].sel(run="new").isnull().all()
 
 
 def test_the_pace_is_that_of_the_slowest_rank():
@@ -340,7 +347,7 @@ def test_the_pace_is_that_of_the_slowest_rank():
     assert analysis.pace(make_run(make_theta(), n_steps=0))["step_rate"].isnull()
 
 
-def test_staleness_is_seen_over_the_ranks():
+def test_staleness_is_summarised_over_the_ranks():
     ages = [[0, 2, 4], [0, 4, 8]]
     values = analysis.staleness(make_timed([[0.0] * 3] * 2, [[1.0, 2, 3]] * 2, ages))
     assert [values[name].values.tolist() for name in ("mean", "low", "high")] == [[0, 3, 6], [0, 2, 4], [0, 4, 8]]
@@ -366,7 +373,7 @@ def test_several_runs_are_analysed_along_their_dimension():
         analysis.estimate(open_runs([runs[0], make_run(make_theta(), n_steps=30)], "mode", ["a", "b"]))
 
 
-# What each function of a run is called with, beside the run
+# Further arguments of each function of a run
 OTHERS = {"fact": ["seed"], "written": ["posterior"], "observed_and_generated": ["energy"], "densities": ["energy"]}
 OF_RUNS = sorted(
     name
@@ -377,7 +384,7 @@ OF_RUNS = sorted(
 
 @pytest.fixture(scope="module")
 def several():
-    """Three runs that differ in everything: one has fewer chains, and one has just been started."""
+    """Three runs that differ in every respect: one has fewer chains, and one has just been started."""
     options = [(4, None, "Ring()", 1), (8, None, "AllReduce()", "b"), (4, 300, "Ring()", 3)]
     return [
         make_run(make_theta(n_chains), n_steps=n_steps, mode=mode, spec={"seed": seed}, truth=TRUTH)
@@ -386,7 +393,7 @@ def several():
 
 
 @pytest.mark.parametrize("name", OF_RUNS)
-def test_what_is_asked_of_one_run_can_be_asked_of_several(several, name):
+def test_functions_of_one_run_also_take_several(several, name):
     function, others = getattr(analysis, name), OTHERS.get(name, [])
     runs = open_runs(several[:2], along="attempt", labels=["a", "b"])
     if name == "spec":
@@ -442,7 +449,7 @@ def test_methods_are_the_functions():
     assert "Parameters" not in inspect.getdoc(RunAccessor.estimate)
 
 
-def test_facts_tell_what_a_run_is(tmp_path):
+def test_facts_describe_a_run(tmp_path):
     spec = {"seed": 3, "events": None, "settings": {"n_events": 512, "generator_widths": [8]}}
     run = make_run(make_theta(), tmp_path / "a.zarr", spec=spec, mode="Ring()")
     names = ("seed", "n_events", "mode", "ranks", "members", "problem", "state")

@@ -1,4 +1,4 @@
-"""The house as CONTRIBUTING.md draws it.  `make lint` checks who may import whom, by contracts in pyproject.toml."""
+"""The architecture as in CONTRIBUTING.md.  `make lint` checks the layers by contracts in pyproject.toml."""
 
 import ast
 import importlib.metadata
@@ -55,7 +55,7 @@ def test_arguments_that_are_seconds_say_so():
     assert not [f"{function}({name}=)" for function, name in names if times.search(name)]
 
 
-# What each door loads.  `sagips_kit` alone loads nothing; reading results needs no torch; nothing starts MPI.
+# What each import loads.  `sagips_kit` alone loads nothing; reading results needs no torch; nothing starts MPI.
 READING = "from sagips_kit import analysis, list_runs, open_run, open_runs, plot, read_status"
 EVERY_NAME = "[getattr(sagips_kit, name) for name in sagips_kit.__all__]"
 EVERY_MODULE = (
@@ -75,7 +75,7 @@ EVERY_MODULE = (
     ],
     ids=["the package", "reading results", "a notebook's cluster", "every name", "every module"],
 )
-def test_each_door_loads_only_what_it_needs(code, loads):
+def test_each_import_loads_only_what_it_needs(code, loads):
     watched = {"mpi4py.MPI", "ipyparallel", "torch", "matplotlib", "zarr"}
     code = f"import sys, sagips_kit\n{code}\nprint(*({watched} & set(sys.modules)))"
     command = [sys.executable, "-W", "error", "-c", code]
@@ -100,7 +100,7 @@ def test_a_public_name_is_a_submodule_only_where_it_is_that_submodule():
         same = submodules & set(getattr(package, "__all__", []))
         for name in same:
             assert inspect.ismodule(getattr(package, name)), f"{package.__name__}.{name} hides a submodule"
-        # A lazily imported function of a submodule's name is the function until somebody imports the submodule.
+        # A lazily imported function that shares its name with a submodule is hidden once the submodule is imported.
         assert same <= _imported_as_modules(package), f"in {package.__name__}, a name and a submodule differ"
 
 
@@ -113,7 +113,7 @@ def _imported_as_modules(package):
     return {alias.name for node in own for alias in node.names}
 
 
-def test_unknown_names_and_faults_of_ours_are_told_apart(monkeypatch):
+def test_unknown_names_differ_from_failures_of_an_import(monkeypatch):
     with pytest.raises(AttributeError, match=r"sagips_kit has no 'Rign'. Allowed: AllReduce, .*Ring"):
         sagips_kit.Rign  # noqa: B018
 
@@ -136,7 +136,7 @@ def test_version():
 
 
 def test_the_project_speaks_of_itself_alone():
-    """No notes to oneself, no folders of the machine it was written on."""
+    """No personal notes, and no folders of a developer's machine."""
     foreign = re.compile(r"\b(TO" + r"DO|FIX" + r"ME)\b|(?<![\w.~/-])/(work|root)/|/tmp/v" + "env")
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

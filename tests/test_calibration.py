@@ -1,4 +1,4 @@
-"""Intervals, coverage and ranks: they are right for ensembles that are, and show what is wrong with others."""
+"""Intervals, coverage and ranks: right for calibrated ensembles, and sensitive to the errors of others."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def make_estimates(chains):
 
 
 @pytest.mark.parametrize("n_chains", [2, 4, 8])
-def test_intervals_of_few_chains_cover_as_they_say(rng, n_chains):
+def test_intervals_of_few_chains_have_the_stated_coverage(rng, n_chains):
     table = calibration.coverage(make_estimates(make_chains(rng, 4000, n_chains)))
     for level in (0.68, 0.95):
         one = table.sel(level=level)
@@ -89,7 +89,7 @@ def test_runs_are_collected(rng):
 
 
 def test_means_of_balanced_resamples_vary_as_the_bootstrap_says(rng):
-    """The chains' deviation needs no correction: resamples of one block are negatively correlated, and that cancels."""
+    """The chains' deviation needs no correction: the negative correlation of resamples of one block cancels."""
     x = rng.normal(size=2000)
     variances = []
     for seed in range(200):

@@ -1,4 +1,4 @@
-"""What `check_problem` finds in good problems, and in others that each break one promise."""
+"""What `check_problem` finds in good problems, and in problems that each violate one part of the contract."""
 
 import re
 
@@ -75,7 +75,7 @@ class HiddenRandomness(Decay):
 
 
 class NormalNoise(Decay):
-    """Takes the noise for normal numbers, though it is uniform."""
+    """Treats the uniform noise as if it were normal."""
 
     def simulate(self, theta, noise):
         return theta + 0.3 * noise
@@ -127,7 +127,7 @@ def test_a_good_problem_keeps_its_contract(problem):
 
 
 @pytest.mark.parametrize("kind", FAULTS, ids=lambda kind: kind.__name__)
-def test_a_fault_is_found_where_it_is(kind):
+def test_each_fault_is_found_by_its_check(kind):
     check, text = FAULTS[kind]
     report = check_problem(kind())
     found = {finding.check: finding.text for finding in report.to_fix}
@@ -144,7 +144,7 @@ class NoEvents(Gaussian):
     observed = Problem.observed
 
 
-def test_a_problem_needs_no_events_of_its_own():
+def test_a_problem_need_not_provide_events():
     events = Gaussian().observed(2000, np.random.default_rng(0))
     report = check_problem(NoEvents(), events)
     assert report.is_ok, report
@@ -153,7 +153,7 @@ def test_a_problem_needs_no_events_of_its_own():
 
 
 class BlackBox(Decay):
-    """A program of its own, which knows no derivatives."""
+    """An external program without derivatives."""
 
     def simulate(self, theta, noise):
         lifetime, signal = theta.numpy()
@@ -179,7 +179,7 @@ def test_a_simulator_without_derivatives_gives_one_finding_that_says_what_to_do(
     assert re.search(r"\n  skipped batches, device, .*not tried before the above is fixed", repr(report), re.DOTALL)
 
 
-def test_a_class_of_ones_own_shows_its_name():
+def test_the_repr_of_a_users_class_is_its_name():
     assert repr(Decay()) == "Decay()"
 
 
@@ -208,7 +208,7 @@ def test_a_file_instead_of_events_is_refused_with_the_line_that_reads_it(given):
 
 
 class SameHiddenNumbers(Decay):
-    """Repeats itself, so it looks reproducible; but each batch gets the same additional noise."""
+    """Looks reproducible because it repeats itself, but gives each batch the same additional noise."""
 
     def simulate(self, theta, noise):
         hidden = np.random.default_rng(3).normal(size=noise.shape)
@@ -216,7 +216,7 @@ class SameHiddenNumbers(Decay):
 
 
 class GlobalStream(Decay):
-    """Starts torch's own stream anew, which changes whatever else is drawn from it."""
+    """Reseeds torch's global stream, which affects everything else that draws from it."""
 
     def simulate(self, theta, noise):
         torch.manual_seed(0)
@@ -243,7 +243,7 @@ def normal(theta, x):
 
 
 class Peak(Gaussian):
-    """The same by a pipeline, whose grid has a point for each deviation."""
+    """The same by a pipeline, whose grid has one point per standard deviation."""
 
     grid = torch.arange(-8, 8.001, 1.0, dtype=torch.float64)
     theory = staticmethod(normal)
@@ -264,7 +264,7 @@ class FinePeak(Peak):
 
 
 class Table(Peak):
-    """Knows its density at its points alone."""
+    """Provides its density only at its grid points."""
 
     theory = staticmethod(lambda theta, x: normal(theta, Peak.grid))
 
@@ -292,13 +292,13 @@ def test_grids_are_judged_by_the_number_of_events():
     few = {finding.check: finding.verdict for finding in check_problem(Peak(n_observed=5)).findings}
     assert few["grids"] == OK
     assert check_problem(FinePeak()).is_ok
-    # Between the points of a table is a straight line, as the likelihood has it; but events are drawn flat in cells.
+    # The likelihood interpolates a table linearly between its points, but events are drawn uniformly in its cells.
     (text,) = [finding.text for finding in check_problem(Table()).to_fix if finding.check == "grids"]
     assert "with grids twice as fine, the answer would move" in text
 
 
 class Folded(Gaussian):
-    """The mean of x^2 alone knows only a combination of mean and deviation."""
+    """The mean of x^2 alone determines only a combination of mean and deviation."""
 
     def features(self, events):
         return events**2
@@ -342,8 +342,8 @@ def test_other_objects_than_problems_are_refused(given):
         check_problem(given)
 
 
-def test_given_events_are_tested_instead_of_the_own_ones(rng):
-    """They need not follow the truth, which is that of the problem's own events; but they should be possible."""
+def test_given_events_are_tested_instead_of_the_problems_own(rng):
+    """They need not follow the truth, which belongs to the problem's own events, but they should be possible."""
     longer = np.stack([rng.exponential(2.5, 3000), 0.4 + rng.random(3000)], axis=-1)
     assert check_problem(Decay(), longer).is_ok
     in_picoseconds = longer * [1000, 1]

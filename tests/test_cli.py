@@ -54,7 +54,7 @@ def test_run_trains_and_prints_the_estimates(capsys, path, spec):
     assert read_status(spec.store).is_finished
 
 
-def test_a_problem_may_lie_in_the_folder(capsys, tmp_path, monkeypatch):
+def test_a_problem_may_be_in_the_current_folder(capsys, tmp_path, monkeypatch):
     (tmp_path / "decays.py").write_text("from gaussian import Gaussian\n\n\nclass Mine(Gaussian):\n    pass\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -117,7 +117,7 @@ def test_list_report_and_export_read_what_run_wrote(capsys, path, spec, tmp_path
     _, out, _ = sagips(capsys, "list", tmp_path)
     assert "none.zarr  " in out and "cannot be opened" in out and "\nnone.zarr: `" in out
     whole = next(line for line in out.splitlines() if line.startswith("a.zarr"))
-    assert "1.00" not in whole and " 20 " in whole  # counts stay whole beside a run that has none
+    assert "1.00" not in whole and " 20 " in whole  # counts stay integers even if another run has none
     assert sagips(capsys, "report", spec.store) == (0, f"{tmp_path}/a.html\n", "")
     assert "Independent()" in (tmp_path / "a.html").read_text()
     assert sagips(capsys, "export", spec.store, "--to", "netcdf") == (0, f"{tmp_path}/a.nc\n", "")
@@ -170,7 +170,7 @@ def test_mistakes_in_the_spec_leave_nothing_behind(capsys, path, spec, tmp_path)
 
 
 def all_parsers(parser):
-    """A parser and those of its sub-commands, by the words of their commands."""
+    """A parser and the parsers of its sub-commands, by their names."""
     yield parser.prog, parser
     for action in parser._actions:
         for one in action.choices.values() if isinstance(action, argparse._SubParsersAction) else ():

@@ -10,7 +10,7 @@ import time
 import types
 from pathlib import Path
 
-import ipyparallel.cluster.launcher  # noqa: F401  it remembers sys.executable, which tests replace
+import ipyparallel.cluster.launcher  # noqa: F401  it caches sys.executable, which tests replace
 import numpy as np
 import psutil
 import pytest
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 class Line:
-    """What a store needs of a problem."""
+    """The part of a problem that a store needs."""
 
     parameters, lower, upper, units, long_names = ("slope",), (0.0,), (1.0,), {}, {}
     observables, truth, published = ("x",), None, {}
@@ -61,7 +61,7 @@ def ipython_dir(tmp_path, monkeypatch):
 
 @pytest.fixture
 def start(engines, tmp_path):
-    """Start a function (rank, path) on idle engines, with the store of a run; returns the handle."""
+    """Start a function (rank, path) on idle engines, together with the store of a run; returns the handle."""
     path = tmp_path / "run.zarr"
     create.create_run(path, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)))
     yield lambda function: _handle(engines, _ranked(function), path)
@@ -176,7 +176,7 @@ def test_a_process_that_has_ended_counts_as_ended_reaped_or_not(ipython_dir, zom
     location = json.dumps({"location": "127.0.0.1"})
     (security / f"ipcontroller-{cluster_id}-client.json").write_text(location)
     joined = connect._running(profiles.find("local"), N)
-    # Engines of a living notebook belong to it; without a controller nobody finds them.
+    # Engines of a running notebook belong to it; without a controller they cannot be found.
     assert (joined is not None) == (who in ("owner", "mpiexec"))
     if joined:
         assert joined.state().phase == ("ended" if who == "mpiexec" else "running")
@@ -187,7 +187,7 @@ def test_a_process_that_has_ended_counts_as_ended_reaped_or_not(ipython_dir, zom
 
 @pytest.fixture
 def mpiexec(ipython_dir, monkeypatch, tmp_path):
-    """Replace mpiexec by a script; the kit looks beside sys.executable, then on PATH."""
+    """Replace mpiexec by a script; the kit looks next to sys.executable first, and then on PATH."""
     real = Path(sys.executable).with_name("mpiexec")
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -208,7 +208,7 @@ def test_missing_mpiexec_says_what_to_install(ipython_dir, monkeypatch, tmp_path
         connect.connect("local", N)
 
 
-def test_fewer_engines_than_asked(mpiexec):
+def test_fewer_engines_than_requested_are_reported(mpiexec):
     mpiexec('shift 2; exec {real} -n 1 "$@"')
     before = _engines_of(os.getpid())
     with pytest.raises(RuntimeError, match=r"2 engines were requested, but only 1 came within .*connect\(timeout_s="):
@@ -255,7 +255,7 @@ def test_connect_again_returns_the_open_session(engines):
         connect.connect("local", 3)
 
 
-def test_classes_that_live_in_the_notebook_travel(start):
+def test_classes_defined_in_the_notebook_travel(start):
     class Problem:
         def double(self, number):
             return np.multiply(2, number)
@@ -294,7 +294,7 @@ def test_busy_engines_are_refused_before_the_store_is_made(engines, start):
         with pytest.raises(RuntimeError, match="Busy with a run: engines 0, 1"):
             engines.submit(None)
         time.sleep(0.5)
-        engines._results.clear()  # as after joining: only the controller knows about the run
+        engines._results.clear()  # as after joining engines: only the controller knows about the run
     run.wait(timeout_s=30)
 
 
@@ -420,7 +420,7 @@ def test_a_run_of_another_notebook_is_attached(engines, train, capsys):
     assert {rank["steps"] for rank in found.result()} == set(found.status().steps)
 
 
-def test_a_run_of_another_notebook_that_failed_is_known_to_have(engines, start):
+def test_the_failure_of_a_run_of_another_notebook_is_reported(engines, start):
     path = start(lambda rank, path: 1 / (1 - rank)).path
     with pytest.raises(connect.RankError, match=r"ended at step 0 of 400; the notebook that submitted the run"):
         engines.attach(path).wait(timeout_s=30)

@@ -75,7 +75,7 @@ def test_the_button_stops_the_run(path, show):
     button.click()
     assert Control(path)[schema.ASKED] == schema.BY_USER
     assert "were asked to stop" in facts.value
-    request_stop(path, 800)  # as one of the ranks does
+    request_stop(path, 800)  # as one of the ranks would
     advance(path, 800)
     dashboard.refresh()
     assert "stopped</b>" in facts.value and button.disabled and bar.max == 800
@@ -98,7 +98,7 @@ def test_it_continues_after_a_store_was_unavailable(path, show):
     until(lambda: "step 310" in facts.value)
 
 
-def test_a_run_shows_itself(path, show):
+def test_a_run_shows_its_dashboard(path, show):
     dashboard = open_run(path).sagips.dashboard(interval_s=60)
     dashboard.close()
     assert np.all(parts(dashboard)[0].value == 300)

@@ -1,4 +1,4 @@
-"""Observed events: checked, resampled without noise in the mean, ordered, and drawn evenly."""
+"""Observed events: they are checked, resampled without noise in the mean, ordered, and drawn evenly."""
 
 import itertools
 
@@ -24,7 +24,7 @@ def make_batches(events, categories=None, n_categories=1, batch_size=8, seed=0):
 
 
 def count_draws(batches, n_events, n_batches):
-    """How often each event is drawn, (event,); its last column is its number."""
+    """How often each event is drawn, (event,); the last column of an event is its number."""
     drawn = torch.cat([batches.draw()[:, -1] for _ in range(n_batches)]).long()
     return np.bincount(drawn.numpy(), minlength=n_events)
 
@@ -85,7 +85,7 @@ def test_resample_depends_on_seed_and_chain_alone():
 
 
 @pytest.mark.parametrize("n_chains", [2, 4, 8, 16])
-def test_resampling_knows_nothing_of_events_made_of_the_same_seed(n_chains):
+def test_resampling_is_independent_of_events_with_the_same_seed(n_chains):
     events = np.random.default_rng(5).random((20_000, 2))
     for chain in range(n_chains):
         copies = balanced_resample(len(events), chain, n_chains, 5)
@@ -141,11 +141,11 @@ def test_every_event_is_equally_likely(n_events, batch_size):
     n_batches = 200 * n_events // batch_size
     counts = count_draws(make_batches(events, batch_size=batch_size), n_events, n_batches)
     assert counts.sum() == n_batches * batch_size
-    # Stratified draws fluctuate less than random ones, so only larger fluctuations are errors.
+    # Stratified draws fluctuate less than random draws, so only larger fluctuations are errors.
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_an_epoch_leaves_nothing_out_at_the_ends():
+def test_an_epoch_does_not_omit_events_at_the_ends():
     events = np.arange(100.0)[:, None]
     counts = count_draws(make_batches(events, batch_size=10), 100, 10 * 300)
     for end in (counts[:3], counts[-3:]):
@@ -156,12 +156,12 @@ def test_an_epoch_draws_every_event_once_if_batches_fill_it():
     events = np.arange(96.0)[:, None]
     batches = make_batches(events, batch_size=8)
     drawn = count_draws(batches, 96, 12)
-    # Positions are jittered, so a neighbour may be drawn instead of an event.
+    # Positions are jittered, so a neighbour may be drawn in place of an event.
     assert drawn.sum() == 96 and drawn.max() <= 2
     assert np.abs(np.cumsum(drawn) - np.arange(1, 97)).max() <= 1
 
 
-def test_a_batch_is_a_small_image_of_all_events():
+def test_a_batch_represents_all_events():
     events = np.random.default_rng(0).normal(size=(5000, 1))
     batches = make_batches(events, batch_size=100)
     means = [batches.draw().mean().item() for _ in range(200)]
@@ -200,7 +200,7 @@ def test_batches_depend_on_their_random_generator_alone():
 
 
 def test_priors_are_resampled_like_events():
-    """Their mean over the chains is the given value, and their scatter that of another calibration."""
+    """Their mean over the chains is the given value, and their scatter is that of repeated calibrations."""
     shifts = np.array([prior_shifts(50, chain, 8, 0) for chain in range(8)])
     np.testing.assert_allclose(shifts.mean(axis=0), 0, atol=1e-12)
     assert shifts.std(ddof=1) == pytest.approx(1, abs=0.1)
@@ -224,7 +224,7 @@ def test_ranks_of_a_replica_share_the_windows():
         assert ((drawn[:4] // 100) == rank).all() and ((drawn[4:] // 100) == rank + 3).all()
 
 
-def test_each_window_has_resamples_of_its_own_that_add_up_to_it():
+def test_the_resamples_of_each_window_add_up_to_it():
     resampling = Resampling(range(4), 4, 0, True)
     counts = [[np.bincount(one, minlength=50) for one in resampling.indices(50, window)] for window in range(2)]
     assert (np.sum(counts, axis=1) == 4).all()
@@ -233,7 +233,7 @@ def test_each_window_has_resamples_of_its_own_that_add_up_to_it():
 
 
 @pytest.mark.parametrize("n_drawn", [0, 3, 4, 9])
-def test_a_supply_continues_where_another_was(n_drawn):
+def test_a_supply_continues_from_the_state_of_another(n_drawn):
     first, second = make_supply(bootstrap=True), make_supply(bootstrap=True)
     for _ in range(n_drawn):
         first.draw()

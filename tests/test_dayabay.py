@@ -1,4 +1,4 @@
-"""The Daya Bay problem: its data are the published ones, its model consistent, and its answer the published one."""
+"""The Daya Bay problem: published data, a consistent model, and an answer that agrees with the published one."""
 
 import sys
 
@@ -20,13 +20,13 @@ def problem():
 
 @pytest.fixture
 def theta(problem):
-    """A vector well off the middle of the ranges, (parameter,)."""
+    """A parameter vector far from the middle of the ranges, (parameter,)."""
     t = torch.rand(len(problem.parameters), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return problem.scale(t)
 
 
 def at_published_total(problem, theta):
-    """The same vector without nuisances, and with the norm at which as many events are expected as were observed."""
+    """The same vector without nuisances, and with the norm for which the expected and observed totals agree."""
     theta, norm = theta.clone(), problem.parameters.index("norm")
     theta[-len(problem.priors) :], theta[norm] = 0.0, 0.0
     background, n_observed = problem.spectra(theta).sum(), len(problem.observed(None, np.random.default_rng(0)))
@@ -103,13 +103,13 @@ def test_likelihood_and_constraints_peak_where_the_events_come_from(problem, the
     fisher = -torch.func.hessian(joint)(theta) * torch.outer(width, width)
     assert (
         torch.linalg.eigvalsh(fisher).min() > 25
-    )  # every direction is known to a fifth of the range, even at little mixing
+    )  # every direction is known to a fifth of the range, even with little mixing
     assert (torch.func.grad(joint)(theta) * width).abs().max() < 1e-9 * fisher.diagonal().max()
 
 
 @pytest.mark.parametrize(("period", "n_knots", "tolerance"), [("8AD", 14, 2.0), ("all", 20, 0.5)])
 @pytest.mark.parametrize("nuisances", [True, False])
-def test_fit_is_near_the_publication(period, n_knots, tolerance, nuisances):
+def test_fit_is_near_the_published_result(period, n_knots, tolerance, nuisances):
     """Within `tolerance` combined deviations; all periods are the publication's data, so they must agree better."""
     pytest.importorskip("dayabay_data_official")
     problem = DayaBay(period=period, n_knots=n_knots, nuisances=nuisances)
@@ -118,7 +118,7 @@ def test_fit_is_near_the_publication(period, n_knots, tolerance, nuisances):
     for name, (published, published_deviation) in problem.published.items():
         k = problem.parameters.index(name)
         assert abs(fit.theta[k] - published) < tolerance * np.hypot(fit.deviation[k], published_deviation)
-        # All that is published may be a little more than what is here.
+        # The publication may use slightly more information than the data release contains.
         assert 0.6 < fit.deviation[k] / published_deviation < (1.05 if period == "all" else 1.3)
     chi_squared = problem.chi_squared(torch.as_tensor(fit.theta), problem.statistic(torch.as_tensor(events)))
     assert (scipy.stats.chi2.sf(chi_squared, 132) > 0.01).all()
@@ -146,8 +146,8 @@ def test_nuisances_widen_the_errors_and_are_known_no_worse_than_published(proble
     np.testing.assert_allclose(information.deviation, fit.deviation, rtol=0.05)
 
 
-def test_nuisances_do_what_they_are_called(problem):
-    """Energy scale, efficiency and lithium of one hall, each by two deviations, against the published inputs."""
+def test_each_nuisance_has_the_effect_that_it_is_named_after(problem):
+    """Energy scale, efficiency and lithium of one hall, shifted by two deviations, agree with the published inputs."""
     theta = problem.scale(torch.full((len(problem.parameters),), 0.5, dtype=torch.float64))
     nominal = problem.spectra(theta)
 
@@ -163,16 +163,16 @@ def test_nuisances_do_what_they_are_called(problem):
     change, size = moved("lithium_EH1")
     torch.testing.assert_close(change[0], size * torch.as_tensor(inputs.backgrounds("8AD")["lithium_helium"][0]))
     change, size = moved("scale_EH2")
-    # Energies grow: events leave the rising side of the spectrum, and add to the falling one.
+    # Energies grow: events move from the rising side of the spectrum to the falling side.
     energy = 0.9 + 0.05 * (torch.arange(132) + 0.5)
     signal = (nominal - torch.as_tensor(background))[1]
     mean = [(counts * energy).sum() / counts.sum() for counts in (signal, signal + change[1])]
     assert (mean[1] / mean[0] - 1).item() == pytest.approx(size, rel=0.1)
-    # Efficiency and energy scale of a detector grow together, by their published correlation.
+    # Efficiency and energy scale of a detector grow together, with their published correlation.
     assert (change.sum() / signal.sum()).item() == pytest.approx(0.545 * 0.1063 / 0.2 * size, rel=0.1)
 
 
-def test_chi_squared_tells_a_wrong_spectrum(problem, theta, rng):
+def test_chi_squared_detects_a_wrong_spectrum(problem, theta, rng):
     theta = at_published_total(problem, theta)
     counts = torch.as_tensor(rng.poisson(problem.spectra(theta)))
     right = problem.chi_squared(theta, counts)
@@ -184,7 +184,7 @@ def test_chi_squared_tells_a_wrong_spectrum(problem, theta, rng):
 
 @pytest.mark.slow
 def test_spectra_without_oscillation_are_those_of_the_collaboration():
-    """Of each detector and period, to 1 % over 1 to 8 MeV, by the collaboration's own forward model."""
+    """For each detector and period, to 1 % from 1 to 8 MeV, compared with the collaboration's own forward model."""
     pytest.importorskip("dayabay_data_official")
     model = pytest.importorskip("dayabay_model").model_dayabay()
     for name in ("SinSq2Theta13", "SinSq2Theta12"):

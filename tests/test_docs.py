@@ -29,7 +29,7 @@ from sagips_kit.statistics.information import Information
 from sagips_kit.statistics.likelihood import LikelihoodFit
 from sagips_kit.training.records import Record
 
-# What users get in hand without importing its name
+# Classes that users receive without importing their names
 IN_HAND = [exchange.Channel, exchange.Exchange, exchange.Mixed, Dashboard, Information, LikelihoodFit, PBS]
 IN_HAND += [RankError, Record, Report, RunAccessor, ChainsAccessor, RunHandle, Session, Slurm, Tuning]
 IN_HAND += [export.to_arviz, export.to_csv, export.to_netcdf, export.to_trace, html_report, ProgressLine]
@@ -61,7 +61,7 @@ def path_of(thing):
 
 
 def methods_of(kind):
-    """Public methods and properties that the kit defines, as paths; not those that only inherit their docstring."""
+    """Paths of public methods and properties that the kit defines, except those that only inherit their docstring."""
     for name, member in inspect.getmembers(kind):
         function = inspect.unwrap(getattr(member, "fget", None) or getattr(member, "func", None) or member)
         is_ours = (getattr(function, "__module__", None) or "").startswith("sagips_kit")
@@ -88,7 +88,7 @@ def test_docstrings_are_complete(name):
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
-    """A folder with events and a small finished run, as the examples find it."""
+    """A folder with events and a small finished run, as the examples expect."""
     folder = tmp_path_factory.mktemp("examples")
     events = sagips_kit.Proxy().observed(2000, np.random.default_rng(1))
     np.save(folder / "events.npy", events)

@@ -36,7 +36,7 @@ def test_contract_under_mpiexec(n_ranks, env):
 
 
 def play(tmp_path, n_ranks, name, how, n_weights, env=None):
-    """Let rank 1 misbehave: what each rank saw, list of dict."""
+    """Let rank 1 misbehave; returns what each rank saw, list of dict."""
     done = mpiexec(n_ranks, TESTS / "mpi" / "misbehave.py", tmp_path, name, how, n_weights, timeout=60, env=env)
     assert done.returncode == 0, done.stdout
     return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(n_ranks)]
@@ -73,11 +73,11 @@ def test_a_rank_that_raises_ends_the_others_within_seconds(tmp_path, n_ranks, na
     ("env", "whom"),
     [({}, r"rank 1 on \S+ \(on the same ring,"), (APART, r"rank \d on \S+ \(its predecessor on the ring,")],
 )
-def test_a_rank_that_stalls_is_waited_for_no_longer_than_the_timeout(tmp_path, env, whom):
-    # With messages so large that they do not leave before somebody receives them.
+def test_ranks_wait_for_a_stalled_rank_no_longer_than_the_timeout(tmp_path, env, whom):
+    # The messages are so large that they are not sent before a rank receives them.
     seen = play(tmp_path, 3, "Ring()", "stall", 1_000_000, env)
     assert [rank["error"] for rank in seen] == ["PeerError"] * 3
-    # Rank 0 or 2 gives up first; the other, and later the one that stalled, receive its notice.
+    # Rank 0 or 2 gives up first; the other one, and later the stalled rank, receive its notice.
     first = [rank for rank in (seen[0], seen[2]) if rank["rank"] is None]
     assert first and seen[1]["rank"] in (0, 2)
     for rank in first:
@@ -87,7 +87,7 @@ def test_a_rank_that_stalls_is_waited_for_no_longer_than_the_timeout(tmp_path, e
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("env", [{}, APART])
-def test_a_one_sided_rank_that_waits_says_for_whom(tmp_path, env):
+def test_a_waiting_one_sided_rank_names_the_rank_it_waits_for(tmp_path, env):
     seen = play(tmp_path, 3, _WAITING, "stall", 10, env)
     first = [rank for rank in (seen[0], seen[2]) if rank["rank"] is None]
     assert first
@@ -126,7 +126,7 @@ def test_a_long_wait_is_reported_before_it_ends_the_run(caplog):
 
 
 def test_a_group_announces_failures_to_the_ranks_of_the_whole_run():
-    """These look for notices on their own communicator, not on that of the group."""
+    """Ranks look for notices on the communicator of the whole run, not on that of the group."""
     whole, group, announced = World.alone("cpu"), World.alone("cpu"), []
     group.whole, whole.announce_failure = whole, announced.append
     error = ValueError("no such magnet")
@@ -135,7 +135,7 @@ def test_a_group_announces_failures_to_the_ranks_of_the_whole_run():
 
 
 class _MailOfRank:
-    """A minimal MPI communicator: threads play ranks, and messages take random time."""
+    """A minimal MPI communicator: threads act as ranks, and messages take a random time."""
 
     def __init__(self, boxes, rank, ranks=None):
         self.boxes, self.rank, self.ranks = boxes, rank, ranks
@@ -172,7 +172,7 @@ class _MailOfRank:
 
 
 class ThreadWorld:
-    """What channels use of a world."""
+    """The part of a World that channels use."""
 
     device_buffers = False
 
@@ -202,7 +202,7 @@ class ThreadWorld:
         pass
 
     def wait(self, until, whom):
-        # Messages leave first, since these sends and receives block; otherwise in any order and at any time.
+        # Send first, because these sends and receives block; otherwise use any order and any time.
         for request in reversed(until):
             time.sleep(self._random.choice([0, 1e-4, 1e-3]))
             request()
@@ -217,7 +217,7 @@ class SharingWorld(ThreadWorld):
 
     def share(self, n_bytes):
         box = self.boxes[self.ranks, n_bytes]
-        with box.mutex:  # one for all
+        with box.mutex:  # one memory for all ranks
             if not box.queue:
                 box.queue.append(Memory(self.size, n_bytes))
         return box.queue[0]
@@ -290,10 +290,10 @@ def test_groups_of_ranks_out_of_step_lose_no_update(outer, seed):
         weights = torch.zeros(2, 5, dtype=torch.float64)
         channel = exchange.open(world, weights)
         for step in range(n_steps):
-            time.sleep(1e-3 * world.rank)  # a late rank has received more than a leader that is in time
+            time.sleep(1e-3 * world.rank)  # a late rank has received more than a leader that is on time
             weights += torch.as_tensor(updates[world.rank, step])
             channel.mix_weights_(weights, step)
-        for step in range(n_steps, n_steps + 2 * period):  # no updates: all ranks should end at the same weights
+        for step in range(n_steps, n_steps + 2 * period):  # no more updates: all ranks should end at the same weights
             together.wait(timeout=30)
             channel.mix_weights_(weights, step)
         together.wait(timeout=30)
@@ -355,6 +355,22 @@ def test_a_resumed_one_sided_exchange_loses_no_update(seed):
 def test_an_outer_optimiser_that_would_do_nothing_is_refused(mode):
     with pytest.raises(ValueError, match=r"momentum = 0.9 and outer_rate = 0.5 belong to .* payload=\"updates\""):
         mode(momentum=0.9)
+
+
+def test_replicas_of_many_ranks_are_counted_at_once():
+    n_asked = []
+
+    class Pairs(Exchange):
+        def open(self, world, like):
+            raise NotImplementedError
+
+        def replicas(self, size):
+            n_asked.append(size)
+            return tuple(rank // 2 for rank in range(size))
+
+    assert Pairs().n_replicas(400) == 200
+    assert Pairs().replica(399, 400) == 199
+    assert n_asked == [400, 400]
 
 
 def test_exchange_is_abstract():

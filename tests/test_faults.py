@@ -1,4 +1,4 @@
-"""The matrix of faults: none makes a run hang or loses a stored row, and every run can be finished."""
+"""The matrix of faults: no fault makes a run hang or loses a stored row, and every run can be finished."""
 
 import itertools
 
@@ -35,7 +35,7 @@ def undisturbed(tmp_path_factory, nest):
     return store
 
 
-def test_every_cell_is_there_or_left_out_for_a_reason():
+def test_every_cell_is_tested_or_excluded_for_a_reason():
     there = {(kind, where) for kind, where, _ in CELLS}
     assert not there & EXCLUDED.keys() and all(EXCLUDED.values())
     assert there | EXCLUDED.keys() == set(itertools.product(KINDS, EXCHANGE + WRITING))

@@ -1,4 +1,4 @@
-"""Whitened features: even for all categories, and the Fisher information they carry."""
+"""Whitened features: categories have equal weight, and the features carry the Fisher information."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 class OneFeature(Gaussian):
-    """The discriminator sees x alone, as in a minimal problem of a user."""
+    """The discriminator sees only x, as in a minimal user-defined problem."""
 
     features = Problem.features
 
@@ -43,11 +43,11 @@ def test_categories_count_alike_however_many_events_they_have():
     means = torch.stack([white[halls == hall].mean(0) for hall in range(3)])
     assert len(features) == white.shape[1]
     torch.testing.assert_close(means.mean(0), torch.zeros_like(white[0]), rtol=0, atol=0.03)
-    assert white.mean(0).abs().max() > 0.1  # the plain mean is that of the near halls
+    assert white.mean(0).abs().max() > 0.1  # the unweighted mean is dominated by the near halls
 
 
 def test_information_is_that_of_the_likelihood():
-    """x and x^2 see the mean and the deviation of a normal distribution in full: 1 / sigma^2 and 2 / sigma^2."""
+    """x and x^2 carry the full information on mean and deviation of a normal distribution: 1 / sigma^2, 2 / sigma^2."""
     problem = Gaussian()
     noise = stratified_noise(20_000, problem.noise_dim, torch.Generator().manual_seed(0))
     y = torch.tensor([0.1, -0.2])

@@ -1,4 +1,4 @@
-"""The figures that the README claims are those that the benchmarks have stored."""
+"""The numbers in the README are those that the benchmarks have stored."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def stored(script, entry):
 
 
 def half_a_digit(number):
-    """Half of the last digit that was written, in which the zeros of a large round number do not count."""
+    """Half a unit of the last digit given, where trailing zeros of a large round number do not count as digits."""
     digits = Decimal(number).normalize() if "." not in number else Decimal(number)
     return 0.5 * 10.0 ** digits.as_tuple().exponent
 

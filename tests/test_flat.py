@@ -7,7 +7,7 @@ from sagips_kit import FlatGradient
 
 
 def make_parameters(*shapes, dtype=torch.float32):
-    """Leaves whose gradients are distinct for each tensor and element."""
+    """Leaf tensors whose gradients differ for each tensor and element."""
     parameters = [torch.nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in shapes]
     for k, parameter in enumerate(parameters):
         parameter.grad = (1000.0 * (k + 1) + torch.arange(parameter.numel(), dtype=dtype)).view(parameter.shape)

@@ -1,6 +1,6 @@
-"""Hostile input: whatever a file contains, the outcome is a result or an error that names what is wrong.
+"""Malformed input: for any content of a file, the outcome is a result or an error that names what is wrong.
 
-`benchmarks/fuzz.py` tries 10 000 inputs for each test instead of 50, by SAGIPS_FUZZ=10000.
+`benchmarks/fuzz.py` tries 10 000 inputs for each test instead of 50, by setting SAGIPS_FUZZ=10000.
 """
 
 import copy
@@ -59,7 +59,7 @@ EXTREME = [-1, 0, 1, 3, 1000, 10**15, 2**63, 10**400]
 FIELDS = (
     JSON | st.sampled_from(_NAMES) | st.sampled_from(EXTREME) | st.fixed_dictionaries({"type": st.sampled_from(_NAMES)})
 )
-# Without sizes that the machine would begin to allocate
+# Excludes sizes that the machine would really allocate
 METADATA = FIELDS.filter(lambda new: not isinstance(new, int) or not 10**6 < new < 10**14)
 
 
@@ -101,7 +101,7 @@ def edited(tree, path, new):
 
 
 SPEC = RunSpec(problem=Gaussian(n_observed=50), store="a.zarr", settings=SMALL, n_steps=40, reference=False)
-# As in a file, with lists instead of tuples
+# As read from a file, with lists instead of tuples
 VALID = json.loads(SPEC.to_json())
 
 
@@ -186,7 +186,7 @@ def test_files_of_events_are_read_or_refused(table, edit):
 
 
 class Bytes(bytes):
-    """Shown by their number only."""
+    """Bytes whose repr shows only their number."""
 
     def __repr__(self):
         return f"<{len(self)} bytes>"
@@ -266,7 +266,7 @@ def finished(tmp_path_factory):
     return store, sorted(path for path in store.rglob("*") if path.is_file())
 
 
-# All that reads a store: a function of its path, and of a path for exports
+# All readers of a store: functions of its path and of a path for exports
 LOOKS = {
     "open": lambda store, out: open_run(store).load(),
     "progress": lambda store, out: snapshot(store).line(),
@@ -309,7 +309,7 @@ def test_damaged_stores_open_or_are_refused(finished, tmp_path_factory, index, e
 @fuzz
 @given(index=st.integers(0, 999), place=st.integers(0, 9999), new=METADATA, look=looks)
 def test_stores_of_wrong_metadata_open_or_are_refused(finished, tmp_path_factory, index, place, new, look):
-    """Still JSON, but with another content."""
+    """The metadata are still JSON, but with different content."""
     store, files = finished
     texts = [file for file in files if file.name == "zarr.json"]
     file = store / "zarr.json" if index % 3 == 0 else texts[index % len(texts)]
@@ -331,7 +331,7 @@ def test_stores_of_wrong_metadata_open_or_are_refused(finished, tmp_path_factory
     bits=st.integers(0, 2**32 - 1),
 )
 def test_messages_of_wrong_numbers_leave_no_weight_that_is_not_finite(payload, step, at, bits):
-    """Any float32 in the mean that is received: generators and optimisers stay finite."""
+    """For any float32 in the received mean, generators and optimisers stay finite."""
     trainer = make_trainer()
     trainer._channel = channel = Gives(Ring(payload=payload), TWO, trainer.gan.gradient.buffer)
 
@@ -354,7 +354,7 @@ SLOT = slot_bytes(N_ITEMS, np.float32)
 
 
 class Fetched:
-    """Memory of two ranks, without MPI: `come` is what has arrived from the other one."""
+    """Memory of two ranks, without MPI: `come` is what has arrived from the other rank."""
 
     def __init__(self):
         self.own, self.come = np.zeros(SLOT, np.uint8), np.zeros(SLOT, np.uint8)

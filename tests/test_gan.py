@@ -1,4 +1,4 @@
-"""Networks with a member axis: M batched members equal M single ones."""
+"""Networks with a member axis: M batched members equal M separate networks."""
 
 import numpy as np
 import pytest
@@ -45,8 +45,8 @@ def test_batched_images_equal_single_ones(channels, image):
         torch.testing.assert_close(together[member], alone[0])
 
 
-def test_neighbours_in_an_image_are_alike():
-    """So an untrained generator produces smooth images."""
+def test_neighbouring_pixels_of_an_initial_image_are_similar():
+    """An untrained generator therefore produces smooth images."""
     items = torch.randn(1, 200, 4)
     image = MemberConvolutions(4, (16, 16), (12, 12), make_randoms(0))(items).view(200, 12, 12)
     pixels = image - image.mean(0)

@@ -1,4 +1,4 @@
-"""NaN and infinity: they reach no other rank or member, are counted, and end the run if they persist."""
+"""NaN and infinity: they do not reach other ranks or members, are counted, and end the run if they persist."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ def make_trainer(n_steps=60, **changes):
 
 
 def poison(trainer, what, steps, member=1):
-    """Make a member's generated events NaN, or its observed ones infinite, in some steps."""
+    """Make a member's generated events NaN, or its observed events infinite, in some steps."""
     generate, draw = trainer._generate, trainer.data.batches.draw
 
     def poisoned_generate(theta):
@@ -46,7 +46,7 @@ def poison(trainer, what, steps, member=1):
 
 @pytest.mark.parametrize("what", ["generated", "observed"])
 @pytest.mark.parametrize("step", [0, 12, 29])
-def test_one_bad_step_of_one_member_is_counted_and_overcome(what, step):
+def test_training_recovers_from_one_bad_step_which_is_counted(what, step):
     whole, trainer = make_trainer(), make_trainer()
     poison(trainer, what, {step})
     with pytest.warns(UserWarning, match="numbers were not finite. Their gradients counted as zero") as caught:
@@ -63,7 +63,7 @@ def test_one_bad_step_of_one_member_is_counted_and_overcome(what, step):
 
 
 def damage(trainer, step, number, member=1):
-    """Replace a number in the mean gradient of a member that comes from other ranks."""
+    """Replace a number in a member's mean gradient that comes from other ranks."""
     finish = trainer._channel.finish
 
     def damaged():
@@ -84,7 +84,7 @@ def undisturbed():
 @pytest.mark.filterwarnings("ignore:Rank 0, step")
 @pytest.mark.parametrize(("number", "is_noticed"), [(np.nan, True), (1e30, True), (1e9, False)])
 def test_a_damaged_message_costs_a_step(number, is_noticed, undisturbed):
-    """A finite wrong number cannot be distinguished from a right one; Adam limits the step that it causes."""
+    """A wrong but finite number cannot be recognised; Adam limits the step that it causes."""
     trainer = make_trainer(400)
     damage(trainer, 333, number)
     records = list(trainer.iterate())
@@ -97,7 +97,7 @@ def test_a_damaged_message_costs_a_step(number, is_noticed, undisturbed):
 
 @pytest.mark.filterwarnings("ignore:Rank 0, step")
 def test_no_weight_is_frozen_by_an_infinite_square():
-    """A flipped bit can cause it: Adam would keep the infinity, and the weight would never move again."""
+    """A flipped bit can cause one: Adam would keep the infinity, and the weight would never move again."""
     trainer = make_trainer()
     damage(trainer, 12, 3e35)
     trainer.run()
@@ -140,7 +140,7 @@ TWO = SimpleNamespace(size=2, device_buffers=False, device=torch.device("cpu"))
 
 
 class Gives(MeanChannel):
-    """As if another rank had sent the same gradient."""
+    """Behaves as if another rank had sent the same gradient."""
 
     def mean(self, flat, step):
         yield from ()

@@ -1,4 +1,4 @@
-"""Early warnings on rows that are wrong and on training that goes wrong; and the floor, recognised on the way."""
+"""Early warnings about bad rows and failing training, and the recognition of the floor during training."""
 
 import dataclasses
 import warnings
@@ -23,7 +23,7 @@ def complain(theta, losses, loss="likelihood"):
     return complaints(theta, losses, (0.0, -1.0), (10.0, 1.0), NAMES, loss)
 
 
-def test_good_rows_are_no_reason_to_complain():
+def test_good_rows_cause_no_warning():
     assert complain(*rows()) == {}
     assert complain(*rows(loss=0.49), loss="least squares") == {}
 
@@ -54,7 +54,7 @@ def test_a_generator_without_numbers_is_named():
 @pytest.mark.parametrize(
     ("mean", "text"),
     [
-        # mu ends at 2: near that the generator goes there, far away its gradients vanish.
+        # mu ends at 2: just above, the generator moves to that end; far above, its gradients vanish.
         (3.0, "upper end of the range of mu ("),
         (9.0, "discriminators separate generated from observed events almost perfectly"),
     ],
@@ -69,7 +69,7 @@ def test_training_that_cannot_reach_the_events_warns_once(mean, text):
     assert all(one.startswith("Rank 0, step ") for one in texts)
 
 
-def test_training_that_goes_well_says_nothing():
+def test_successful_training_gives_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Trainer(Gaussian(), QUICK, Gaussian().observed(2000, np.random.default_rng(7)), n_steps=400).run()
@@ -80,7 +80,7 @@ def test_the_step_to_the_floor_is_the_distance_to_the_exact_answer():
     best, deviation = exact_fit(events)
     for offset in ([0.0, 0.0], [0.5, -0.3], [-1.0, 1.0]):
         step = floor_step(Gaussian(), best + np.multiply(offset, deviation), events)
-        # Features are linear to first order only, and one unit is not infinitely small.
+        # Features are linear only to first order, and one unit is not infinitely small.
         np.testing.assert_allclose(step, np.multiply(-1, offset), atol=0.1)
 
 

@@ -1,4 +1,4 @@
-"""The image: events follow the pixels, mass moves between them and the derivative sees it, training recovers it."""
+"""The image: events follow the pixels, the derivative sees the flow between pixels, and training recovers them."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def test_events_follow_the_pixels():
     events = SMALL.observed(200_000, np.random.default_rng(0))
     density = torch.tensor(SMALL.truth).view(4, 4).exp()
     counts = np.histogram2d(*events.T, bins=3, range=[(0, 1), (0, 1)])[0] / 200_000
-    # Bilinear between pixels: a cell holds the mean of its corners.
+    # The density is bilinear between pixels, so a cell contains the mean of its corners.
     expected = (density[1:, 1:] + density[:-1, 1:] + density[1:, :-1] + density[:-1, :-1]) / 4 / 9
     np.testing.assert_allclose(counts, expected, atol=5 * 0.5 / 200_000**0.5)
 
@@ -33,7 +33,7 @@ def test_mass_moves_to_a_pixel_that_becomes_brighter():
         step = torch.zeros_like(theta).index_fill(0, torch.tensor(pixel), 0.02)
         moved = (mass_in_the_corner(theta + step) - mass_in_the_corner(theta - step)) / 0.04
         assert slope[pixel].item() == pytest.approx(moved.item(), rel=0.02, abs=2e-4)
-    # Mass comes from all other cells: with the choice of a cell detached, the slope would be almost 0.
+    # Mass flows from all other cells; if the choice of a cell had no derivative, the slope would be almost 0.
     assert slope[15] > 0.01 and slope[0] < 0
 
 
@@ -43,7 +43,7 @@ def test_it_keeps_its_contract():
 
 
 def test_features_hold_most_of_the_information_of_the_likelihood():
-    """All of it for a flat image; the steeper it is from pixel to pixel, the more is left to the perceptron."""
+    """They hold all of it for a flat image; for steeper images, more is left to the discriminator's perceptron."""
     events = SMALL.observed(None, np.random.default_rng(0))
     fit = fit_likelihood(SMALL, events, n_starts=1)
     assert np.abs((fit.theta - SMALL.truth) / fit.deviation).max() < 4
@@ -55,7 +55,7 @@ def test_an_image_needs_two_pixels():
         Image(n_pixels=1)
 
 
-def test_nothing_of_a_large_image_is_a_matrix_of_all_pixels():
+def test_a_large_image_needs_no_matrix_of_all_pixels():
     problem, settings = Image(n_pixels=45, n_observed=2000), Settings(generator="convolution", n_events=64)
     trainer = Trainer(problem, settings, problem.observed(None, np.random.default_rng(0)), n_steps=2)
     theta = trainer.run().theta
@@ -71,7 +71,7 @@ def test_a_large_image_has_no_likelihood_fit():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Rank 0, step .* of pixel")  # a dark one comes near the end of its range
+@pytest.mark.filterwarnings("ignore:Rank 0, step .* of pixel")  # a dark pixel gets near the end of its range
 def test_training_recovers_a_hundred_pixels():
     problem = Image(n_observed=50_000)
     events = problem.observed(None, np.random.default_rng(0))

@@ -1,4 +1,4 @@
-"""What events determine: exact answers, and the names of the directions that nothing determines."""
+"""The information in events: exact answers, and the names of undetermined directions."""
 
 import warnings
 
@@ -22,7 +22,7 @@ def test_deviations_are_those_of_the_inverse():
     assert len(information.undetermined) == 0 and information.describe_undetermined() == ""
 
 
-def test_a_lost_direction_takes_its_parameters_along_and_no_other():
+def test_an_undetermined_direction_affects_only_its_parameters():
     together = np.array([0.6, -0.8, 0.0])
     other = np.array([0.8, 0.6, 0.0])
     matrix = 100 * np.outer(other, other) + np.diag([0.0, 0.0, 25.0])
@@ -37,7 +37,7 @@ def test_a_lost_direction_takes_its_parameters_along_and_no_other():
 def test_information_of_the_pipeline_is_the_exact_one():
     events = Gaussian().observed(3000, np.random.default_rng(0))
     best, deviation = exact_fit(events)
-    # Its features, x and x^2, span the likelihood's derivatives.
+    # The features x and x^2 span the derivatives of the likelihood.
     np.testing.assert_allclose(fisher_information(Gaussian(), best, events).deviation, deviation, rtol=0.01)
 
 
@@ -64,7 +64,7 @@ def test_categories_count_by_their_observed_shares():
 
 @value
 class Free(Proxy):
-    """The proxy without its norms."""
+    """The proxy without the constraints on its norms."""
 
     def constraints(self, theta, statistic):
         return theta[:0]

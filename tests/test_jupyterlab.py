@@ -1,4 +1,4 @@
-"""What a user sees: notebooks in JupyterLab, in a browser without a window."""
+"""What a user sees: notebooks in JupyterLab, in a headless browser."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ FOLDERS |= {"IPYTHONDIR": "ipython"}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The folder that JupyterLab shows; no process that knows it is left at the end."""
+    """The folder that JupyterLab shows; at the end, no process that uses it is left."""
     folder = tmp_path_factory.mktemp("lab")
     yield folder
     left = psutil.wait_procs(_processes_of(folder), timeout=20)[1]
@@ -55,7 +55,7 @@ def _processes_of(folder):
 
 @pytest.fixture(scope="module")
 def address(folder):
-    """Where a running JupyterLab answers, and its token."""
+    """Address and token of a running JupyterLab."""
     settings = {name: str(folder / place) for name, place in FOLDERS.items()} | {"PYTHONPATH": str(ROOT)}
     options = ["--no-browser", "--allow-root", "--ServerApp.port=0", f"--ServerApp.root_dir={folder}"]
     options += ["--IdentityProvider.token=secret", "--LabApp.news_url=None"]
@@ -75,17 +75,17 @@ def address(folder):
 
 @pytest.fixture
 def open_notebook(folder, address, tmp_path):
-    """Write a notebook and open it in the browser; returns the page, when a kernel is ready.  Keeps a screenshot."""
+    """Write a notebook and open it in the browser; returns the page once a kernel is ready.  Saves a screenshot."""
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
         def open_notebook(notebook, name, height):
             nbformat.write(notebook, folder / name)
-            # High enough for all cells: JupyterLab renders only those that are visible.
+            # High enough for all cells, because JupyterLab renders only visible ones.
             page = browser.new_page(viewport={"width": 1000, "height": height})
             page.set_default_timeout(60_000)
             page.goto(f"{address}lab/tree/{name}?token=secret&reset")
-            # The status bar knows the kernel; the notebook's own sign says idle before there is one.
+            # The status bar shows the kernel; the notebook's indicator says idle even before a kernel exists.
             page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
             return page
 

@@ -33,7 +33,7 @@ print(session.preview())
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The folder of the notebook; no process that was started there is left at the end."""
+    """The folder of the notebook; at the end, no process that was started there is left."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
@@ -46,7 +46,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def processes_of(folder):
-    """By the environment that they inherit: engines outlive their parents."""
+    """Processes of this folder, found by the environment that they inherit, because engines outlive their parents."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.environ().get("IPYTHONDIR") == str(folder / "ipython"):
@@ -54,7 +54,7 @@ def processes_of(folder):
 
 
 class Notebook:
-    """A kernel that executes cells; to be used in one event loop."""
+    """A kernel that executes cells, for use in a single event loop."""
 
     async def __aenter__(self):
         self.kernel = jupyter_client.AsyncKernelManager(kernel_name="python3")
@@ -69,7 +69,7 @@ class Notebook:
         self.client.context.destroy(linger=0)
 
     async def run(self, source):
-        """Run a cell: what it shows, or its traceback."""
+        """Run a cell; returns its output or its traceback."""
         shown = []
         await self.client.wait_for_ready(60)
         await self.client.execute_interactive(

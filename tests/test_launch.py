@@ -1,4 +1,4 @@
-"""One function behind every door: what a run leaves in its store, alone or under mpiexec, and what a failure does."""
+"""Runs on one process and under mpiexec: what they leave in the store, and what a failure does."""
 
 import dataclasses
 import re
@@ -99,7 +99,7 @@ def test_a_long_run_keeps_only_its_last_records(spec, monkeypatch):
 
     monkeypatch.setattr(Trainer, "iterate", iterate)
     run(change(spec, n_steps=300), World.alone("cpu"))
-    # Those that the early warnings use, and a block that has not been written yet.
+    # The records that the early warnings use, and a block that has not been written yet.
     assert len(made) == 60 and max(alive) <= max(diagnostics.N_ROWS, SMALL.rows_per_block) + 2
 
 
@@ -262,7 +262,7 @@ def test_stop_request_ends_the_run_at_the_next_block(spec, asked, reached):
 
 
 def test_stop_request_during_the_run(spec, monkeypatch):
-    """Requested while the first block is trained, as another process would."""
+    """The stop is requested while the first block is trained, as another process would do."""
     prepare(spec, n_ranks=1)
     set_progress = RunWriter.set_progress
 
@@ -277,7 +277,7 @@ def test_stop_request_during_the_run(spec, monkeypatch):
 
 
 def words(spec, capsys):
-    """What each door says about how far the run is."""
+    """The progress of the run as each interface reports it."""
     run, status = open_run(spec.store), read_status(spec.store)
     handle = RunHandle(spec.store, [], [], None)
     with pytest.raises(FileExistsError) as refused:
@@ -307,7 +307,7 @@ def words(spec, capsys):
     return states | {door: re.search(rf"\b({allowed})\b", text)[1] for door, text in texts.items()}
 
 
-def test_a_run_has_the_same_state_through_every_door(spec, capsys):
+def test_a_run_has_the_same_state_in_every_interface(spec, capsys):
     spec = change(spec, n_steps=40, reference=False)
     found = {}
     prepare(spec, n_ranks=1)
@@ -323,7 +323,7 @@ def test_a_run_has_the_same_state_through_every_door(spec, capsys):
 
 
 def test_every_call_of_run_frees_its_communicator(spec, monkeypatch):
-    """Their number is limited, and a script may train many runs."""
+    """The number of communicators is limited, and a script may train many runs."""
     closed = []
     monkeypatch.setattr(World, "here", lambda: World.alone("cpu"))
     monkeypatch.setattr(World, "close", lambda self: closed.append(self))
@@ -355,7 +355,7 @@ def assert_same_runs(one, other):
 
 
 @pytest.mark.mpi
-def test_one_rank_of_mpiexec_is_a_process_alone(spec, tmp_path):
+def test_one_rank_of_mpiexec_equals_a_single_process(spec, tmp_path):
     under = change(spec, store=str(tmp_path / "b.zarr"))
     done = run_under_mpi(under, 1, tmp_path)
     assert done.returncode == 0, done.stdout

@@ -25,7 +25,7 @@ def test_fit_is_the_exact_one(events):
 
 @pytest.mark.parametrize("problem", [Calibrated(), Linear(), Proxy()], ids=repr)
 def test_minuit_finds_the_same(problem):
-    """With a prior, with correlated parameters, and with constraints that make the problem ill-conditioned."""
+    """This includes a prior, correlated parameters, and constraints that make the problem ill-conditioned."""
     events = problem.observed(3000, np.random.default_rng(0))
     statistic = problem.statistic(torch.as_tensor(events))
 
@@ -52,7 +52,7 @@ def test_minuit_finds_the_same(problem):
 
 def test_fits_can_be_compared(events):
     one, other = (fit_likelihood(Gaussian(), events, n_starts=1) for _ in range(2))
-    assert one == one and one != other  # by identity: arrays have no single truth value
+    assert one == one and one != other  # compared by identity, because arrays have no single truth value
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -111,7 +111,7 @@ def test_a_start_that_fails_does_not_spoil_the_others(events):
 
 @value
 class Narrow(Gaussian):
-    """Its range ends below the answer."""
+    """A problem whose range ends below the answer."""
 
     upper = (0.5, 2.5)
 

@@ -15,14 +15,14 @@ LAYOUT = schema.RunLayout(
 
 
 class Slope:
-    """What a store needs to know of a problem."""
+    """The part of a problem that a store needs."""
 
     parameters, lower, upper, units, long_names = ("slope",), (0.0,), (2.0,), {}, {}
     observables, truth, published = ("x",), None, {}
 
 
 def train(path, steps, deviation=None):
-    """A run whose steps take 0.1 s each, half of which rank 1 waits; the slope grows by 0.01 in a step."""
+    """A run whose steps take 0.1 s each, half of which rank 1 waits; the slope grows by 0.01 per step."""
     fit = {} if deviation is None else {"deviation": np.array([deviation])}
     create.create_run(path, Slope(), LAYOUT, spec={}, events=np.zeros((3, 1)), reference=fit)
     step = np.array(LAYOUT.steps, float)

@@ -1,4 +1,4 @@
-"""The notebooks run unchanged as batch jobs, and end with a store that says what they show."""
+"""The notebooks run unchanged as batch jobs and end with complete stores."""
 
 import os
 import subprocess
@@ -19,8 +19,8 @@ NOTEBOOKS = {"00_quickstart": "quickstart", "01_dayabay": "dayabay", "04_on_a_cl
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
-def test_papermill_understands_every_parameter(path, caplog):
-    """It reads them line by line, and a comment behind a value can make it give up on the line."""
+def test_papermill_reads_every_parameter(path, caplog):
+    """Papermill reads them line by line; a comment after a value can make it skip the line."""
     cells = nbformat.read(path, as_version=4).cells
     source = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
     names = [line.partition(" = ")[0] for line in source.splitlines() if not line.startswith("#")]
@@ -33,7 +33,7 @@ def execute(notebook, folder, **parameters):
     """Run a notebook by papermill in `folder`, with fewer engines, steps and members."""
     given = {"n": 2, "n_steps": 60, "n_members": 2, "n_events": 384} | parameters
     options = [word for name, value in given.items() for word in ("-p", name, str(value))]
-    # Sockets need a short path, and the user's own profiles shall not matter.
+    # Sockets need a short path, and the user's own profiles should not matter.
     environment = os.environ | {"IPYTHONDIR": str(folder / "ipython"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "papermill", ROOT / f"notebooks/{notebook}.ipynb", folder / "executed.ipynb"]
     options += ["--cwd", str(folder), "--no-progress-bar"]
@@ -50,13 +50,13 @@ def test_notebook_runs_as_a_batch_job(notebook, tmp_path):
     estimates = analysis.estimate(open_run(path))
     assert np.isfinite(estimates["mean"]).all() and (estimates["deviation"] > 0).all()
     known = estimates[["truth", "published"]].to_dataarray().mean("variable")
-    # The likelihood fit of the notebook's events knows the answer; a run of 60 steps does not yet.
+    # The likelihood fit of the notebook's events is at the answer; a run of 60 steps is not there yet.
     assert float(abs((estimates["mle"] - known) / estimates["floor"]).max()) < 4
     assert len(list((tmp_path / "runs" / "figures").glob("*.png"))) >= 5
     assert "Traceback" not in (tmp_path / "executed.ipynb").read_text()
 
 
-def test_the_notebook_of_how_good_it_is_runs_as_a_batch_job(tmp_path):
+def test_the_notebook_on_accuracy_runs_as_a_batch_job(tmp_path):
     done = execute("03_how_good_is_it", tmp_path, n_observed=2000, n_fits=5, results=ROOT / "benchmarks" / "results")
     assert done.returncode == 0, done.stderr[-3000:]
     text = (tmp_path / "executed.ipynb").read_text()
@@ -76,7 +76,7 @@ def test_the_notebook_on_modes_trains_in_all_of_them(tmp_path):
 
 
 @pytest.mark.mpi
-def test_a_problem_that_lives_in_its_notebook_is_checked_and_solved(tmp_path):
+def test_a_problem_defined_in_its_notebook_is_checked_and_solved(tmp_path):
     done = execute("06_your_own_problem", tmp_path, n_observed=4000)
     assert done.returncode == 0, done.stderr[-3000:]
     text = (tmp_path / "executed.ipynb").read_text()
@@ -87,7 +87,7 @@ def test_a_problem_that_lives_in_its_notebook_is_checked_and_solved(tmp_path):
     estimates = analysis.estimate(open_run(path))
     assert float(abs((estimates["mle"] - estimates["truth"]) / estimates["floor"]).max()) < 4
     assert len(list((tmp_path / "runs" / "figures").glob("own_problem_*.png"))) == 2
-    # The store knows its name; the code is in the notebook alone.
+    # The store contains the name of the class; its code is only in the notebook.
     with pytest.raises(ValueError, match="Run the cell of `class Resonance` first"):
         RunSpec.from_run(open_run(path))
 
@@ -114,7 +114,7 @@ def test_a_folder_of_runs_is_explored(tmp_path):
     assert set(table["mode"]) == {"Ring()", "AllReduce()", "Independent()"}
     assert (table["state"] == "finished").all() and np.isfinite(table["distance"]).all()
     assert len(list((tmp_path / "runs" / "figures").glob("explore_*.png"))) == 8
-    # Someone who has the folder only: nothing is made again.
+    # For someone who only has the folder, nothing is repeated.
     before = list_runs(tmp_path / "runs" / "explore")
     assert execute("05_explore", tmp_path, profile="none").returncode == 0
     assert list_runs(tmp_path / "runs" / "explore").equals(before)
@@ -131,10 +131,10 @@ def test_the_notebook_on_scaling_measures_only_what_is_missing(tmp_path):
     assert len(rates) == 6 and (rates["event_rate"] > 0).all()
     assert rates.loc[1, "efficiency"].max() == pytest.approx(1)
     assert (tmp_path / "runs" / "figures" / "scaling.png").exists()
-    # All points are there: no engines are started, which this profile does not have.
+    # All points exist, so no engines are started (this profile has none).
     assert execute("08_scaling", tmp_path, profile="none", **small).returncode == 0
     assert list_runs(folder).equals(table)
-    # One point was interrupted in the middle, and one by the end of its job before it had a single row.
+    # One point was interrupted in the middle, and another by the end of its job before it had a single row.
     for name, step in [("ring, 2 ranks.zarr", 10), ("grouped, 2 ranks.zarr", 0)]:
         with RunWriter(folder / name, rank=0) as writer:
             writer.set_progress(step)

@@ -1,4 +1,4 @@
-"""Observed events from files: the same ones from every format, and the errors for files that cannot be used."""
+"""Observed events from files: the same events from each format, and the errors for files that cannot be used."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ N = 1000
 
 @pytest.fixture
 def columns(rng):
-    """Two observables and something else."""
+    """Columns of two observables and of another quantity."""
     return {"x1": rng.random(N), "x2": rng.random(N), "quality": np.arange(N) % 4}
 
 
@@ -142,7 +142,7 @@ def test_a_random_sample_keeps_the_order_and_repeats_nothing(tmp_path):
     one, same, other = (file.read(Proxy(), 400, seed)[:, 0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert len(one) == 400 and (np.diff(one) > 0).all() and (one != other).any()
-    # Each row is as likely as any other: the mean of 20 samples of rows, in units of its deviation.
+    # All rows are equally likely: the mean row number of 20 samples, in units of its deviation.
     means = [file.read(Proxy(), 400, seed)[:, 0].mean() / 2 for seed in range(20)]
     deviation = N / np.sqrt(12) * np.sqrt(0.6 / 400 / 20)
     assert abs(np.mean(means) - (N - 1) / 2) < 4 * deviation
@@ -160,7 +160,7 @@ def test_a_sample_of_a_large_file_needs_little_memory(tmp_path, monkeypatch, rng
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # The columns are 6.4 MB; zarr holds a chunk at a time, or two where threads are late.
+    # The columns are 6.4 MB; zarr holds one chunk at a time, or two if threads are late.
     assert len(events) == 500 and peak < 3e6
 
 
@@ -176,7 +176,7 @@ def test_windows_cover_a_sorted_file_once_and_each_looks_like_the_whole(tmp_path
     first_turn = np.concatenate(windows[:5])
     np.testing.assert_array_equal(np.sort(first_turn[:, 1]), columns["x2"])
     for window in windows:
-        # Five times less than the scatter of a random sample of this size
+        # Five times smaller than the scatter of a random sample of this size
         assert window[:, 0].mean() == pytest.approx(0.5, abs=0.3 * 12**-0.5 / n_rows**0.5)
     np.testing.assert_array_equal(windows[0], file.window(Proxy(), 0, n_rows, seed=3))
     assert len(np.intersect1d(windows[0][:, 1], windows[5][:, 1])) < n_rows / 2, "the next turn is another one"
@@ -201,7 +201,7 @@ def test_a_window_takes_the_selected_events_of_its_rows(tmp_path, rng):
     np.testing.assert_array_equal(file.window(Proxy(), 0, N), file.read(Proxy()))
 
 
-def test_weights_are_chances(tmp_path, rng):
+def test_weights_are_relative_probabilities(tmp_path, rng):
     n = 40_000
     columns = {"x1": rng.random(n), "x2": np.arange(n), "w": rng.choice([0.0, 0.5, 2.0], n)}
     write_npy(tmp_path / "a.npy", columns)
@@ -212,11 +212,11 @@ def test_weights_are_chances(tmp_path, rng):
         assert (np.diff(events[:, 1]) > 0).all(), "none twice"
         assert (taken == 0).sum() == 0
         assert (taken == 2).mean() == pytest.approx(0.8, abs=4 * 0.4 / len(events) ** 0.5)
-    # The heaviest are all taken.
+    # All events with the largest weight are taken.
     assert len(file.read(Proxy())) == pytest.approx((columns["w"] / 2).sum(), rel=0.02)
 
 
-def test_few_events_left_by_weights_give_a_warning(tmp_path, rng):
+def test_too_few_events_after_thinning_give_a_warning(tmp_path, rng):
     write_npy(tmp_path / "a.npy", {"x1": rng.random(N), "x2": rng.random(N), "w": np.where(np.arange(N), 1.0, 1000.0)})
     file = Observed(str(tmp_path / "a.npy"), weights="w")
     message = r"of 1000 events are taken, because the largest weight in w is far above the mean.*within={'w': \(None"
@@ -247,7 +247,7 @@ def test_a_selection_that_leaves_nothing_is_an_error(tmp_path, monkeypatch, colu
 
 
 def test_an_array_instead_of_a_file_is_an_error(columns):
-    with pytest.raises(ValueError, match=r"should be a file: np.save\('events.npy', events\)"):
+    with pytest.raises(ValueError, match=r"should be a file, .*: np.save\('events.npy', events\)"):
         RunSpec(problem=Proxy(), store="run.zarr", events=np.ones((5, 2)))
     with pytest.raises(ValueError, match=r"columns = 'x1': should be a tuple, such as \('x1',\)"):
         Observed("events.npy", columns="x1")
@@ -358,7 +358,7 @@ def test_jagged_columns_are_no_numbers(tmp_path):
         ),
     ],
 )
-def test_mistakes_are_found_when_it_is_made(given, message):
+def test_mistakes_are_found_on_construction(given, message):
     with pytest.raises(ValueError, match=message):
         Observed(**({"path": "a.csv"} | given))
 
@@ -395,22 +395,23 @@ def test_an_error_carries_file_column_and_row(tmp_path):
 
 
 def test_the_sample_in_the_store_and_the_windows_are_thinned_by_different_streams(tmp_path, rng):
-    """A seed followed by zeros is the same seed to NumPy."""
+    """For NumPy, a seed followed by zeros is the same seed."""
     write_npy(tmp_path / "a.npy", {"x1": rng.random(N), "x2": rng.random(N), "w": np.where(np.arange(N), 0.5, 1.0)})
     file = Observed(str(tmp_path / "a.npy"), weights="w", stream=True)
     sample, window = file.read(Proxy(), seed=3), file.window(Proxy(), 0, N, seed=3)
-    # Half of all rows each; of these, half would be common by chance.
+    # Each takes half of all rows; half of these would be common by chance.
     assert len(np.intersect1d(sample[:, 0], window[:, 0])) < 0.6 * len(sample)
 
 
-def test_more_events_than_there_are(tmp_path):
+def test_more_events_than_exist_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((5, 2)))
     with pytest.raises(ValueError, match="has 5 events in the selection; 6 were asked for. Ask for at most 5, or"):
         Observed(str(tmp_path / "a.npy")).read(Proxy(), 6)
 
 
 def test_a_stream_needs_to_know_how_much_to_hold():
-    with pytest.raises(ValueError, match="how many events should a rank hold at a time"):
+    text = "need n_observed, the number of events that a rank holds .* n_observed=1_000_000"
+    with pytest.raises(ValueError, match=text):
         RunSpec(problem=Proxy(), store="a.zarr", events=Observed("a.npy", stream=True))
 
 

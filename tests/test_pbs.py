@@ -53,7 +53,7 @@ def test_polaris_runs_on_a_plain_pbs():
     until(lambda: not any(map(psutil.pid_exists, pids)))
 
 
-def test_a_queue_that_is_too_long_is_left():
+def test_waiting_in_a_queue_is_given_up_after_the_timeout():
     message = r"'polaris' was still in the queue after .*job 1.here: Q, Not Running: Insufficient amount .* A: 2 T: 2\)"
     with pytest.raises(RuntimeError, match=message):
         connect.connect("polaris", N, queue="full", queue_timeout_s=1)
@@ -79,7 +79,7 @@ def test_a_session_warns_of_a_job_that_it_could_not_cancel(tmp_path, is_error):
     qdel.write_text("#!/bin/sh\necho cannot connect to server >&2; exit 255\n")
     message = "Job 1.here was not cancelled.*: cannot connect to server. Type `qdel 1.here` in a terminal"
     try:
-        # Even where warnings are errors, the controller ends.
+        # The controller ends even if warnings are errors.
         with pytest.raises(UserWarning, match=message) if is_error else pytest.warns(UserWarning, match=message):
             session.close()
         assert controller and not psutil.wait_procs(controller, timeout=5)[1]
@@ -115,7 +115,7 @@ def test_the_last_output_of_a_job_that_dies_early_is_quoted():
         ({"account": "x", "filesystems": "home", "walltime": "5:00", "place": "nowhere"}, "qsub refused"),
     ],
 )
-def test_ipcluster_ends_with_the_reason_if_there_can_be_no_job(options, message):
+def test_ipcluster_gives_the_reason_if_no_job_can_be_submitted(options, message):
     profiles.install_profile("polaris", overwrite=True, **options)
     command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=polaris", f"--n={N}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -123,7 +123,7 @@ def test_ipcluster_ends_with_the_reason_if_there_can_be_no_job(options, message)
     assert "Traceback" not in done.stderr
 
 
-def test_ipcluster_ends_with_the_reason_if_an_option_was_mistyped_in_the_file():
+def test_ipcluster_gives_the_reason_if_an_option_in_the_file_is_wrong():
     config = profiles.installed("polaris") / "ipcluster_config.json"
     config.write_text(config.read_text().replace('"walltime": "00:10:00"', '"walltime": "tomorrow"'))
     command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=polaris", f"--n={N}"]
@@ -137,7 +137,7 @@ def test_what_pbs_refuses_is_quoted():
         connect.connect("polaris", N, place="nowhere")
 
 
-def test_a_notebook_as_a_job(tmp_path):
+def test_a_notebook_runs_as_a_job(tmp_path):
     notebook = ROOT / "notebooks" / "04_on_a_cluster.ipynb"
     written = notebook_job.write_batch(notebook, "polaris", {"n": "8"}, ranks_per_node=4, nodes=2)
     script = pbs_machine.read_script(written.path.read_text())

@@ -1,4 +1,4 @@
-"""A pipeline of stages: exact smearing, efficiencies that count, and events that move smoothly through all of it."""
+"""A pipeline of stages: exact smearing, efficiencies, and events that move smoothly through all stages."""
 
 import math
 
@@ -19,7 +19,7 @@ def peak(theta, x):
 
 
 def slanted(theta, x, y):
-    """A plane of two observables that depend on each other."""
+    """The density of two observables that depend on each other."""
     return torch.exp(-0.5 * (x - theta[0]) ** 2 - 0.5 * ((y - theta[1] * x) / 0.5) ** 2)
 
 
@@ -56,7 +56,7 @@ def test_efficiency_is_the_fraction_that_a_cut_leaves():
     wanted = scipy.stats.norm(1, width).cdf(2.0) - scipy.stats.norm(1, width).cdf(0.5)
     assert CUT.efficiency(THETA).item() == pytest.approx(wanted, rel=1e-4)
     assert SMEARED.efficiency(THETA).item() == pytest.approx(1.0, rel=1e-9)
-    # With more than one observable, against events that are really thrown away
+    # For more than one observable, compare with events that are really discarded.
     free = Pipeline(slanted, Plane(AXIS, AXIS), Smear(0.3, 0.2))
     events = simulate(free)
     kept = events[(events[:, 0] > -0.5) & (events[:, 1] < 1.5)]
@@ -76,7 +76,7 @@ def test_gradient_is_that_of_finite_differences(pipeline):
     for k in range(2):
         step = torch.zeros_like(THETA).index_fill(0, torch.tensor(k), 1e-6)
         difference = (pipeline.simulate(THETA + step, noise) - pipeline.simulate(THETA - step, noise)) / 2e-6
-        # Events that change their cell of the grid in between have a kink there.
+        # Events that change their grid cell between the two points have a kink there.
         off = (jacobian[..., k] - difference).abs() > 1e-4 + 1e-3 * difference.abs()
         assert off.any(-1).double().mean() < 0.01
 
@@ -110,7 +110,7 @@ def test_a_theory_without_a_density_is_refused_with_what_to_do_instead():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_far_from_the_window_nothing_breaks(dtype):
-    """The peak is ten deviations away: what is selected lies at the window's edge, and moves."""
+    """The peak is ten deviations away, so the selected events lie at the window's edge; they still move."""
     theta = torch.tensor([-5.0, 0.5], dtype=dtype)
     noise = torch.rand((2000, 2), generator=torch.Generator().manual_seed(0)).to(dtype)
     pipeline = Pipeline(peak, Separate(GRID), Smear(0.6), Select((0.5, None)))
@@ -120,14 +120,14 @@ def test_far_from_the_window_nothing_breaks(dtype):
 
 
 def fading(theta, x, y):
-    """Zero along the lower ends of both axes."""
+    """A density that is zero along the lower ends of both axes."""
     return (x + 5) * (y + 5) * torch.exp(-theta[0] * (x + 5) - theta[1] * (y + 5))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("noise", [0.0, 0.5, 1 - 2**-24])
-def test_grids_may_go_on_far_outside_of_the_window(dtype, noise):
-    """What can never be selected has no digits left in float32, and no event comes from there."""
+def test_grids_may_extend_far_outside_the_window(dtype, noise):
+    """Where nothing can be selected, the probability underflows in float32, and no event comes from there."""
     wide = Pipeline(fading, Plane(AXIS, AXIS), Smear(0.1, lambda y: 0.05 + 0.01 * y.abs()), Select((-2, 3), (1, None)))
     rows = torch.tensor([[noise, 0.5, 0.5, 0.5]], dtype=dtype)
     rows = torch.cat([rows, rows.roll(1, -1), rows.roll(2, -1), rows.roll(3, -1), torch.full_like(rows, noise)])
@@ -137,8 +137,8 @@ def test_grids_may_go_on_far_outside_of_the_window(dtype, noise):
     assert (wide._accepted(THETA.to(dtype)) >= 0).all()
 
 
-def test_events_move_on_where_the_window_is_left_in_the_middle():
-    """Both tails of the window give the same fraction of noise the same event."""
+def test_events_move_smoothly_where_the_peak_crosses_the_middle_of_the_window():
+    """There the computation changes from one tail of the window to the other; both must give the same event."""
     narrow = Pipeline(peak, Separate(GRID), Smear(SIGMA), Select((0.5, 1.5)))
     theta, noise = torch.tensor([1.0, 0.5], dtype=torch.float64), torch.tensor([[0.5, 0.9]], dtype=torch.float64)
     middle = (theta[0] + torch.linspace(-1e-3, 1e-3, 20))[:, None]
@@ -147,7 +147,7 @@ def test_events_move_on_where_the_window_is_left_in_the_middle():
 
 
 class Resonance(Problem):
-    """A complete user's problem."""
+    """A complete problem as a user would write it."""
 
     parameters, lower, upper, truth = ("position", "width"), (0.0, 0.4), (2.0, 1.5), (1.0, 0.8)
     observables, noise_dim = ("mass",), CUT.noise_dim
@@ -161,7 +161,7 @@ class Resonance(Problem):
         return torch.cat([events, events**2], dim=-1)
 
 
-def test_a_problem_made_of_it_keeps_its_contract():
+def test_a_problem_with_a_pipeline_keeps_its_contract():
     report = check_problem(Resonance())
     assert report.is_ok, report
     events = Resonance().observed(None, np.random.default_rng(0))
@@ -185,7 +185,7 @@ def test_a_refined_pipeline_has_points_between_and_the_same_density(pipeline):
 
 @pytest.mark.parametrize("kind", [Separate, lambda grid: Plane(grid, grid)], ids=["separate", "plane"])
 def test_a_table_is_refined_by_straight_lines(kind):
-    """A theory that knows its density at the given points only."""
+    """A theory that provides its density only at the given points."""
     points = torch.linspace(0, 1, 5).double()
     sampler = kind(points)
     table = torch.arange(5.0 ** len(sampler.grids)).double().view(*[5] * len(sampler.grids))

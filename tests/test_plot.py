@@ -41,7 +41,7 @@ def no_traces():
 
 @pytest.fixture(scope="module")
 def run():
-    """A run with one parameter more than pictures show by default."""
+    """A run with one more parameter than figures show by default."""
     return make_fitted_run(7, n_chains=16)
 
 
@@ -86,7 +86,7 @@ def test_posterior_shows_ellipses_of_the_covariance(run):
     np.testing.assert_allclose(np.einsum("ki,ij,kj->k", away, np.linalg.inv(covariance), away), 1, rtol=0.1)
 
 
-def test_posterior_knows_its_parameters(run):
+def test_posterior_refuses_unknown_parameters(run):
     with pytest.raises(ValueError, match="no parameter phi. Allowed: theta0, theta1"):
         plot.posterior(run, ["phi"])
 
@@ -234,13 +234,13 @@ def test_several_runs_side_by_side(runs, name):
 
 def test_residuals_of_several_runs_are_a_histogram(runs):
     assert texts(plot.residuals(runs).get_legend())[1] == "standard normal distribution"
-    # The fit of the same events alone is no reference for a histogram.
+    # The fit of the same events is not a reference for a histogram.
     only_fitted = [make_fitted_run(3, truth=None, published={}) for _ in range(2)]
     with pytest.raises(ValueError, match="no residual to draw: the runs have a single chain each, or neither a truth"):
         plot.residuals(open_runs(only_fitted, labels=["a", "b"]))
 
 
-def test_several_runs_without_what_a_picture_needs(runs):
+def test_pictures_of_several_runs_name_what_is_missing(runs):
     with pytest.raises(ValueError, match=r"plot.pace compares several runs, and this is one.*open_runs"):
         plot.pace(runs["Ring()"])
     unfitted = open_runs([make_fitted_run(3, reference=None) for _ in range(2)], labels=["a", "b"])
@@ -313,7 +313,13 @@ def test_a_single_chain_has_pictures_too():
         plot.estimate(make_fitted_run(3, n_chains=1, reference=None))
 
 
-def test_a_run_under_way_shows_its_convergence():
+def test_an_unfinished_run_shows_its_convergence():
     assert len(plot.convergence(make_fitted_run(3, n_steps=200)).lines) == 8 + 2
     with pytest.raises(ValueError, match="No row of the history has been written yet"):
         plot.convergence(make_fitted_run(3, n_steps=0))
+
+
+def test_a_run_that_has_just_begun_does_not_hide_the_others():
+    runs = [make_fitted_run(3, n_steps=200), make_fitted_run(3, n_steps=0)]
+    ax = plot.convergence(open_runs(runs, labels=["old", "new"]))
+    assert [len(line.get_xdata()) for line in ax.lines[:2]] == [20, 0]

@@ -1,4 +1,4 @@
-"""The contract of a problem: misspelt attributes, reserved event weights, and finer grids of its pipelines."""
+"""The contract of a problem: misspelt attributes, unsupported event weights, and refined grids of pipelines."""
 
 import warnings
 
@@ -42,7 +42,7 @@ EVENTS = Gaussian().observed(2000, np.random.default_rng(0))
         ("noise_dims", "noise_dim"),
     ],
 )
-def test_a_misspelt_attribute_is_found_before_it_is_silently_nothing(given, meant, tmp_path):
+def test_a_misspelt_attribute_is_reported_instead_of_ignored(given, meant, tmp_path):
     text = f"`{given}` is not part of the contract .* Did you mean `{meant}`"
     with pytest.warns(UserWarning, match=f"^Mine: {text}"):
         mine = type("Mine", (Gaussian,), {given: {}})()
@@ -67,7 +67,7 @@ def test_a_forgotten_prior_is_found_in_a_value_and_in_an_object():
 
 
 class Free(Gaussian.__mro__[1]):
-    """The Gaussian as a plain class, whose objects may have attributes."""
+    """The Gaussian as a plain class, whose instances can have attributes."""
 
     parameters, lower, upper, truth = Gaussian.parameters, Gaussian.lower, Gaussian.upper, Gaussian.truth
     observables, noise_dim = Gaussian.observables, Gaussian.noise_dim
@@ -91,13 +91,13 @@ def test_names_of_other_things_cause_no_warning():
                 return super().simulate(theta, noise)
 
             def simulated(self):
-                """Stands beside the method that it is named after."""
+                """Defined next to the method that it is named after."""
 
     assert misspelt(Mine()) == []
 
 
 class Weighted(Gaussian):
-    """Events with weights, which are reserved."""
+    """Events with weights, which are not supported yet."""
 
     def simulate(self, theta, noise):
         return super().simulate(theta, noise), torch.zeros_like(noise[:, 0])

@@ -1,4 +1,4 @@
-"""Profiles: what is installed, what options do, and the exact scripts that reach a scheduler."""
+"""Profiles: installation, options, and the exact scripts that a scheduler receives."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def ipython_dir(tmp_path, monkeypatch):
 
 
 def shown(name, n=4, **options):
-    """A job script in which the folders of this machine are replaced by fixed names."""
+    """A job script, with the folders of this machine replaced by fixed names."""
     text = profiles.show_profile(name, n, **options)
     return text.replace(os.environ["IPYTHONDIR"], "/home/me/.ipython").replace(sys.executable, "python")
 
@@ -59,7 +59,7 @@ def test_install_copies_every_file_and_can_be_repeated(ipython_dir):
 
 
 def kit(folder, monkeypatch, text):
-    """Another version of the kit, whose only profile is `local`, of one file."""
+    """Simulate another version of the kit, whose only profile is `local`, with a single file."""
     (folder / "local").mkdir(parents=True, exist_ok=True)
     (folder / "local" / "ipcluster_config.py").write_text(text)
     monkeypatch.setattr(profiles, "_source", lambda: folder)
@@ -85,7 +85,7 @@ def test_install_keeps_what_the_user_changed(monkeypatch, tmp_path):
     assert not (changed.parent / "ipcluster_config.json").exists()
 
 
-def test_a_file_that_user_and_kit_have_changed_is_not_overwritten_without_a_word(monkeypatch, tmp_path):
+def test_a_file_that_user_and_kit_have_changed_is_not_overwritten_silently(monkeypatch, tmp_path):
     kit(tmp_path / "kit", monkeypatch, "c = get_config()\n")
     changed = profiles.install_profile("local") / "ipcluster_config.py"
     changed.write_text("# mine\n")
@@ -97,7 +97,7 @@ def test_a_file_that_user_and_kit_have_changed_is_not_overwritten_without_a_word
     assert "newer" in changed.read_text()
 
 
-def test_a_profile_of_other_origin_is_not_overwritten_without_a_word(ipython_dir):
+def test_a_profile_of_other_origin_is_not_overwritten_silently(ipython_dir):
     (ipython_dir / "profile_local").mkdir(parents=True)
     (ipython_dir / "profile_local" / "ipcluster_config.py").write_text("# ipython profile create --parallel\n")
     with pytest.raises(FileExistsError, match="differ from the kit's: ipcluster_config.py. Nothing was written"):
@@ -143,7 +143,7 @@ def test_ipcluster_reads_the_files_as_the_kit_does_and_json_has_priority(name, c
     file = folder / "ipcluster_config.json"
     content = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps(content | {"Cluster": {"engine_timeout": 7}}))
-    cluster = Cluster(profile_dir=str(folder), cluster_id="")  # which loads the files by traitlets
+    cluster = Cluster(profile_dir=str(folder), cluster_id="")  # loads the files with traitlets
     found = profiles.find(name)
     assert cluster.engine_timeout == 7 and cluster.config.Cluster == found.config.Cluster
     if found.section:
@@ -207,7 +207,7 @@ def test_every_option_has_its_line_and_its_explanation(name):
 
 
 @pytest.mark.parametrize("name", profiles.profiles())
-def test_keys_stay_in_files_and_whoever_listens_beyond_this_host_encrypts(name):
+def test_keys_stay_in_files_and_remote_controllers_encrypt(name):
     config = profiles.find(name).config
     assert config.Cluster.send_engines_connection_env is False
     folder = profiles.install_profile(name)
@@ -219,7 +219,7 @@ def test_keys_stay_in_files_and_whoever_listens_beyond_this_host_encrypts(name):
 
 
 @pytest.mark.parametrize("n_nodes", [1, 2, 10])
-def test_polaris_to_the_letter(n_nodes):
+def test_the_script_for_polaris_is_exact(n_nodes):
     queue = "debug" if n_nodes <= 2 else "prod"
     text = shown("polaris", 4 * n_nodes, queue=queue, **GIVEN)
     assert text == (GOLDEN / f"polaris_{n_nodes}.sh").read_text()
@@ -234,7 +234,7 @@ def test_bash_reads_every_script(name):
 
 
 @pytest.mark.parametrize("n_nodes", [1, 2, 10])
-def test_pbs_and_mpiexec_read_from_polaris_what_is_meant(n_nodes):
+def test_pbs_and_mpiexec_understand_the_script_for_polaris(n_nodes):
     script = read_script(shown("polaris", 4 * n_nodes, **GIVEN))
     assert (script.account, script.nodes, script.chunk) == ("physics", n_nodes, {"system": "polaris"})
     assert script.resources["filesystems"] == "home:eagle" and script.resources["place"] == "scatter"
@@ -286,7 +286,7 @@ def test_slurm_sites_ask_for_whole_nodes():
         ("slurm", "2-01:00:00", 176400),
     ],
 )
-def test_runs_of_a_job_know_when_its_time_is_over(name, walltime, seconds):
+def test_runs_of_a_job_know_when_its_time_ends(name, walltime, seconds):
     assert f"export SAGIPS_ENDS_AT=$(($(date +%s) + {seconds}))\n" in shown(name, walltime=walltime)
 
 
@@ -345,7 +345,7 @@ def test_a_command_with_unknown_braces_is_refused():
         shown("pbs", walltime="5:00", mpiexec="mpiexec -n {ranks}")
 
 
-def test_further_options_of_a_scheduler_have_lines_of_their_own():
+def test_each_further_option_of_a_scheduler_has_its_line():
     text = shown("slurm", walltime="5:00", directives="--exclusive; --mail-type=END")
     assert "#SBATCH --exclusive\n#SBATCH --mail-type=END\n" in text
 
@@ -361,7 +361,7 @@ def test_list_shows_what_is_installed(capsys):
     assert [line.strip().startswith("installed in") for line in lines[1::2]].count(True) == 1
 
 
-def test_install_says_what_is_missing_still(capsys):
+def test_install_names_the_options_that_are_still_missing(capsys):
     status, out, _ = sagips(capsys, "profiles", "install", "polaris", "--account", "physics", "--ranks-per-node=2")
     assert status == 0
     assert "Options that are still missing: walltime, filesystems. Type `sagips profiles install polaris" in out
@@ -375,12 +375,12 @@ def test_options_for_one_script_are_not_kept(capsys):
     assert profiles.find("slurm").options["walltime"] == "10:00"
 
 
-def test_words_that_are_no_options_are_refused(capsys):
+def test_arguments_that_are_not_options_are_refused(capsys):
     status, _, err = sagips(capsys, "profiles", "install", "polaris", "physics")
     assert status == 2 and "options of a profile are written as --name value" in err
 
 
-# What schedulers say
+# Output of schedulers
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_words_that_are_no_options_are_refused(capsys):
         ("TIMEOUT|TimeLimit\n", "ended", "TIMEOUT, TimeLimit"),
     ],
 )
-def test_words_of_slurm(text, phase, words):
+def test_output_of_slurm_is_read(text, phase, words):
     state = Slurm.read_state(text)
     assert (state.phase, state.words) == (phase, words)
 
@@ -407,7 +407,7 @@ def test_words_of_slurm(text, phase, words):
         ("Resource_List.walltime = 00:05:00", "unknown", "?"),
     ],
 )
-def test_words_of_pbs(lines, phase, words):
+def test_output_of_pbs_is_read(lines, phase, words):
     state = PBS.read_state(f"Job Id: 12.here\n    Job_Name = sagips\n    {lines}\n")
     assert state.phase == phase and state.words.startswith(words)
 
@@ -437,7 +437,7 @@ REFUSES = {
 
 
 def scheduler(folder, monkeypatch, kind, refusal, state):
-    """Put a scheduler on PATH that refuses to cancel a job, and answers `state` when asked for its state."""
+    """Put a scheduler on PATH that refuses to cancel a job and reports `state` as the state of the job."""
     for command, answer in ((kind.cancel_command[0], refusal), (kind._state_command[0], state)):
         (folder / command).write_text(f"#!/bin/sh\n{answer}\n")
         (folder / command).chmod(0o755)

@@ -1,4 +1,4 @@
-"""The 1-D proxy: its densities, norms, gradients and statistical floor are those of the publication's formulas."""
+"""The 1-D proxy: densities, norms, gradients and statistical floor agree with the published formulas."""
 
 import numpy as np
 import pytest
@@ -8,13 +8,13 @@ import torch
 from sagips_kit import Proxy, fit_likelihood
 
 TRUTH = torch.tensor(Proxy.truth, dtype=torch.float64)
-# Cramer-Rao deviations of t for 51 200 events, computed independently of this code
+# Cramer-Rao deviations of t for 51 200 events, computed independently
 FLOOR = np.array([0.0381, 0.0121, 0.0108, 0.0431, 0.0255, 0.0286])
 WIDTH = np.subtract(Proxy.upper, Proxy.lower)
 
 
 def sigma(k, x, theta=Proxy.truth):
-    """The paper's densities, written independently."""
+    """The published densities, implemented independently."""
     u = theta[0] * x ** theta[1] * (1 - x) ** theta[2]
     d = theta[3] * x ** theta[4] * (1 - x) ** theta[5]
     return 4 * u + d if k == 0 else 4 * d + u
@@ -44,7 +44,7 @@ OTHER = (1.8, -0.3, 2.2, 1.4, -0.6, 3.5)
 def test_norms_are_the_exact_integrals_at_the_truth(truth):
     problem, theta = Proxy(truth=truth), torch.tensor(truth, dtype=torch.float64)
     assert problem.constraints(theta, torch.empty(0)).abs().max() < 1e-9
-    # Relative to exact integrals: in units of the constraints' deviation, 1e-3.
+    # Relative to exact integrals, in units of the constraints' standard deviation, 1e-3.
     exact = [scipy.integrate.quad(lambda x, k=k: sigma(k, x, truth), 0.1, 0.99999)[0] for k in range(2)]
     found = problem._sigma(theta)[0]
     norms = torch.trapezoid(found, problem._sigma(theta)[1]).numpy()
@@ -92,7 +92,7 @@ def test_features_are_finite_to_the_ends_of_the_ranges(edge):
     assert gradient(torch.ones_like(features))[0].isfinite().all()
 
 
-def test_observed_events_are_reproducible_and_as_many_as_asked_for():
+def test_observed_events_are_reproducible_and_have_the_given_number():
     one, same = (Proxy().observed(1000, np.random.default_rng(3)) for _ in range(2))
     np.testing.assert_array_equal(one, same)
     assert one.shape == (1000, 2) and Proxy(n_observed=70).observed(None, np.random.default_rng(0)).shape == (70, 2)
@@ -106,7 +106,7 @@ def test_the_common_scale_is_left_to_the_constraints():
 
 def test_deviations_at_the_truth_are_the_known_floor():
     u = (torch.arange(51_200, dtype=torch.float64)[:, None] + 0.5) / 51_200
-    # Events without scatter, whose observed information is the expected one.
+    # Events without statistical scatter: their observed information equals the expected information.
     events = Proxy().simulate(TRUTH, u.expand(-1, 2))
 
     information = -torch.func.hessian(Proxy().log_likelihood)(TRUTH, events).numpy()
@@ -115,7 +115,7 @@ def test_deviations_at_the_truth_are_the_known_floor():
     np.testing.assert_allclose(np.sqrt(np.diag(covariance)) / WIDTH, FLOOR, rtol=0.01)
 
 
-def test_estimates_scatter_around_the_truth_as_they_should():
+def test_pulls_of_estimates_are_standard_normal():
     pulls = []
     for seed in range(5):
         fit = fit_likelihood(Proxy(), Proxy().observed(None, np.random.default_rng(seed)), n_starts=1)

@@ -1,4 +1,4 @@
-"""The 2-D proxy: its density, its derivative by events that move, and LOITS, whose events stay in their cells."""
+"""The 2-D proxy: its density, its derivative by moving events, and LOITS, whose events stay in their cells."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ both = pytest.mark.parametrize("problem", SAMPLERS, ids=["pathwise", "LOITS"])
 
 
 def density(y, x, theta=Proxy2D.truth):
-    """The publication's density, written independently."""
+    """The published density, implemented independently."""
     a, b, c, d, e = theta
     return x**a * (1 - x) ** b * y**c * (1 - y) ** d * (1 + e * x * y)
 
@@ -38,7 +38,7 @@ def test_events_follow_the_density(problem, theta):
     whole = integral(0.999, 0.999, theta)
     for x, y in [(0.02, 0.999), (0.2, 0.999), (0.5, 0.999), (0.999, 0.03), (0.999, 0.2), (0.15, 0.1), (0.4, 0.3)]:
         below = ((events[:, 0] < x) & (events[:, 1] < y)).double().mean().item()
-        # Five deviations of the fraction; LOITS is coarse, 50 x 50 cells.
+        # Five standard deviations of the fraction; LOITS is coarse, with 50 x 50 cells.
         coarse = 0.002 if problem.sampler == "LOITS" else 0.0
         assert below == pytest.approx(integral(x, y, theta) / whole, abs=5 * 0.5 / 400_000**0.5 + coarse)
 
@@ -66,12 +66,12 @@ def test_gradient_is_that_of_finite_differences():
     for k in range(5):
         step = torch.zeros_like(TRUTH).index_fill(0, torch.tensor(k), 1e-6)
         difference = (Proxy2D().simulate(TRUTH + step, noise) - Proxy2D().simulate(TRUTH - step, noise)) / 2e-6
-        # An event that changes its cell of the grid in between has a kink there.
+        # An event that changes its grid cell between the two points has a kink there.
         torch.testing.assert_close(jacobian[..., k], difference, rtol=1e-3, atol=1e-5)
 
 
 def mass_in_the_corner(problem, theta):
-    """A smooth measure of the events at small x, which are in few of the cells of LOITS."""
+    """A smooth measure of the events at small x, which are in a few cells of LOITS."""
     x = simulate(problem, 100_000, theta)[:, 0]
     return torch.sigmoid((0.2 - x) / 0.02).mean()
 
@@ -92,7 +92,7 @@ def test_mass_moves_between_cells_where_the_derivative_sees_it(problem):
         assert abs(slope) < 0.1 * abs(moved)
 
 
-def test_the_check_of_problems_tells_the_two_apart():
+def test_the_check_of_problems_distinguishes_the_samplers():
     pathwise, loits = (check_problem(problem, n_observed=5000) for problem in SAMPLERS)
     assert pathwise.is_ok
     assert {finding.check for finding in loits.to_fix} == {"gradient", "parameters"}
@@ -106,7 +106,7 @@ def test_features_hold_the_information_of_the_likelihood():
 
 
 def test_likelihood_is_normalised():
-    """The mean of exp(log-likelihood) over the plane is 1."""
+    """The mean of exp(log-likelihood) over the unit square is 1."""
     x, y = torch.rand((2, 200_000), dtype=torch.float64) * 0.998 + 0.001
     each = torch.vmap(lambda event: Proxy2D().log_likelihood(TRUTH, event[None]))(torch.stack([x, y], dim=-1))
     assert 0.998**2 * each.exp().mean().item() == pytest.approx(1, abs=0.02)

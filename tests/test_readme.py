@@ -1,4 +1,4 @@
-"""The problems that README.md shows, as they are printed there: they keep their contract."""
+"""The problems in README.md, exactly as printed there, keep their contract."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def shown():
-    """What the blocks of code with a problem define, by name."""
+    """Names and values that the code blocks with a problem define."""
     section = TEXT.partition("\n## Problems\n")[2].partition("\n### Observed events of your own\n")[0]
     names = {}
     for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL):

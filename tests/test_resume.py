@@ -1,4 +1,4 @@
-"""A run that ended early continues where it was, with the same bits, or the error says why it cannot."""
+"""A run that ended early continues where it stopped, with the same bits, or the error says why it cannot."""
 
 import contextlib
 import dataclasses
@@ -68,14 +68,14 @@ def alone(spec, **options):
 
 
 def file_of(spec):
-    """The spec as a file beside the store."""
+    """Write the spec into a file next to the store."""
     path = location.local_path(spec.store).with_suffix(".json")
     path.write_text(spec.to_json())
     return path
 
 
 def stop_at(spec, step, n_ranks=1, nest=None):
-    """The run up to `step`, where it is asked to stop."""
+    """Train the run up to `step`, where it is asked to stop."""
     prepare(spec, n_ranks)
     request_stop(spec.store, step)
     if n_ranks == 1:
@@ -90,7 +90,7 @@ def files_of(path):
 
 
 def assert_same_bits(path, other):
-    """All results of the training are the same, apart from the times."""
+    """Assert that all results of the training are the same, except for the times."""
     one, two = open_run(path), open_run(other)
     for group in ("history", "posterior", "posterior_predictive"):
         for name in one[group].data_vars.keys() - TIMES:
@@ -201,7 +201,7 @@ def test_the_last_two_checkpoints_are_kept(spec):
     assert mine.steps() == {60, 80, 100} and other.steps() == {40, 60}
     read = mine.read(80)
     assert torch.equal(read["a"]["b"], state["a"]["b"]) and int(read["n"]) == 7
-    open_run(spec.store).load()  # readers of the store do not see them
+    open_run(spec.store).load()  # readers of the store do not notice them
 
 
 def test_finished_replicas_wait_for_nobody(spec):
@@ -313,7 +313,7 @@ def test_a_file_system_that_refuses_once_does_not_end_the_run(spec, monkeypatch)
 
 
 class Quiet:
-    """Signals that never come."""
+    """A source of signals that never arrive."""
 
     takes_s = ()
 
@@ -350,11 +350,11 @@ def test_the_end_of_the_time_leaves_time_for_the_last_blocks(spec, monkeypatch):
     milestones = Milestones(Control(spec.store), 0, 20, 203, 0, quiet)
     time.sleep(0.2)
     milestones.reached(20)
-    assert quiet.takes_s[0] > 0.6  # two blocks ahead, and the one under way
+    assert quiet.takes_s[0] > 0.6  # two blocks in advance, plus the current one
 
 
-def test_a_checkpoint_is_safe_with_its_name(spec, monkeypatch):
-    """Before older ones are removed, so that a loss of power leaves some."""
+def test_a_checkpoint_and_its_name_are_synced_to_disk(spec, monkeypatch):
+    """This happens before older checkpoints are removed, so that one survives a loss of power."""
     prepare(spec, 1)
     checkpoints, synced, fsync = Checkpoints(spec.store, 0, 203, (0,)), [], os.fsync
 
@@ -440,7 +440,7 @@ def test_a_problem_whose_code_was_changed_is_refused(spec, monkeypatch, name, co
 
 
 def test_a_store_without_marks_is_never_left(spec, tmp_path, monkeypatch):
-    """It would be in the way, and changed code could resume it unnoticed."""
+    """It would block the path, and changed code could resume it unnoticed."""
     with monkeypatch.context() as patch:
         patch.setattr(resume, "_probe", lambda problem: os.read(-1, 1))
         with pytest.raises(OSError, match="Bad file descriptor"):
@@ -539,7 +539,7 @@ def test_a_signal_ends_the_run_cleanly_with_a_checkpoint(spec, number):
     def signalled(self, step):
         if step == 40:
             os.kill(os.getpid(), number)
-            os.kill(os.getpid(), number)  # one from the scheduler, one from mpiexec
+            os.kill(os.getpid(), number)  # one signal comes from the scheduler, the other from mpiexec
         return reached(self, step)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -552,7 +552,7 @@ def test_a_signal_ends_the_run_cleanly_with_a_checkpoint(spec, number):
 
 @pytest.mark.parametrize("name", ["SAGIPS_ENDS_AT", "SLURM_JOB_END_TIME"])
 def test_the_end_of_the_time_ends_the_run_cleanly(spec, monkeypatch, name):
-    # Three seconds after the run looks, however long it took to start.
+    # The end is three seconds after the run reads it, however long the start took.
     monkeypatch.setattr(signals, "_seconds", lambda name: time.time() + 3)
     monkeypatch.setenv(name, "soon")
     assert alone(change(spec, n_steps=100_000))["steps"] < 10_000
@@ -570,7 +570,7 @@ def test_a_clock_that_is_set_does_not_move_the_end(monkeypatch, days):
     assert signals.ask_to_end()
 
 
-def test_a_time_that_is_over_or_not_understood(spec, monkeypatch):
+def test_an_end_time_that_is_past_or_malformed(spec, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() - 1)))
     assert alone(spec)["steps"] == 203
     monkeypatch.setenv("SAGIPS_ENDS_AT", "in an hour")
@@ -582,7 +582,7 @@ def test_a_time_that_is_over_or_not_understood(spec, monkeypatch):
 
 
 def test_checkpoints_are_written_periodically(spec):
-    """Every tenth of a second, for a single rank."""
+    """A single rank writes one every tenth of a second."""
     seen = set()
     write = Checkpoints.write
 
@@ -631,9 +631,9 @@ def steps_done(spec):
 
 
 def signal_after(spec, n_ranks, n_steps, number, rng, nest, delay_s=0.0):
-    """Start or resume the run and send a rank a signal after `n_steps` more; whether it was sent, and output.
+    """Start or resume the run, and send a rank a signal after `n_steps` more; returns whether it was sent, and output.
 
-    Steps are seen when a block of rows is stored; `delay_s` later is any moment.
+    Steps become visible when a block of rows is stored; the signal is sent `delay_s` later, at any moment.
     """
     before, sent = steps_done(spec), False
     arguments = command(n_ranks, *nest.stub, "-m", "sagips_kit", "run", file_of(spec), "--resume")
@@ -675,7 +675,7 @@ def test_every_mode_continues_with_the_same_bits(spec, tmp_path, nest, mode):
 
 @pytest.mark.mpi
 def test_one_sided_ranks_continue_together(spec, nest):
-    """At the same place, but not with the same bits, because the delays of messages are random."""
+    """All continue from the same step, but not with the same bits, because the delays of messages are random."""
     spec = change(spec, exchange=OneSided(), n_steps=403)
     stop_at(spec, 200, 2, nest)
     assert "resumed at step 200" in under_mpi(spec, 2, nest)
@@ -705,7 +705,7 @@ def test_a_run_killed_ten_times_equals_the_undisturbed_one(spec, tmp_path, rng, 
 
 
 def kill_ten_times(spec, rng, nest):
-    """At any moment, while it starts, in a block of rows or in a checkpoint; then let the run finish."""
+    """Kill the run at any moment (during its start, a block of rows, or a checkpoint), and then let it finish."""
     n_killed = 0
     for n_steps in rng.permutation([0, 0, *rng.integers(1, 150, 8)]):
         n_killed += signal_after(spec, 2, int(n_steps), signal.SIGKILL, rng, nest, rng.uniform(0, 0.1))[0]
@@ -718,7 +718,7 @@ def kill_ten_times(spec, rng, nest):
 @pytest.mark.mpi
 @pytest.mark.slow
 def test_a_one_sided_run_killed_ten_times_comes_to_the_same_answer(spec, tmp_path, rng, nest):
-    """Which messages arrive in time is random even without a kill; the answers agree within that spread."""
+    """Even without a kill it is random which messages arrive in time; the answers agree within that spread."""
     spec = change(spec, exchange=OneSided(), n_steps=2003, checkpoint_s=0.1)
     spec = change(spec, settings=dataclasses.replace(SMALL, n_events=256, bootstrap=False), problem=Gaussian())
     whole = change(spec, store=str(tmp_path / "whole.zarr"), checkpoint_s=0.0)

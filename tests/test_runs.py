@@ -1,4 +1,4 @@
-"""Folders of runs, several side by side, `run.sagips`, and a run for other tools: ArviZ, netCDF, tables, a page."""
+"""Folders of runs, several runs side by side, `run.sagips`, and exports: ArviZ, netCDF, tables, a page."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ plt.switch_backend("Agg")
 
 @pytest.fixture
 def folder(tmp_path):
-    """Runs of two modes and seeds, one of them not finished, in folders as people make them."""
+    """Runs of two modes and seeds, one of them unfinished, in folders as users create them."""
     for name, mode, seed, n_steps in [("ring", "Ring()", 1, None), ("old/all", "AllReduce()", 2, None)]:
         make_run(make_theta(), tmp_path / f"{name}.zarr", mode=mode, spec={"seed": seed}, n_steps=n_steps)
     make_run(make_theta(), tmp_path / "under way.zarr", mode="Ring()", spec={"seed": 3}, n_steps=300)
@@ -63,7 +63,7 @@ def test_a_damaged_run_is_listed_with_the_reason(folder):
         (["ring.zarr", "old/all.zarr"], "mode", ["Ring()", "AllReduce()"]),
     ],
 )
-def test_runs_are_opened_along_what_they_differ_by(folder, paths, along, labels):
+def test_runs_are_opened_along_the_property_in_which_they_differ(folder, paths, along, labels):
     paths = folder / paths if isinstance(paths, str) else [folder / path for path in paths]
     runs = open_runs(paths, along=along)
     assert runs[along].values.tolist() == labels
@@ -97,7 +97,7 @@ def test_an_empty_list_is_no_run():
         open_runs([])
 
 
-def test_a_run_has_its_analysis_at_hand(folder):
+def test_a_run_offers_its_analysis_as_methods(folder):
     run = open_run(folder / "ring.zarr")
     for name in ("estimate", "residuals", "convergence", "pace"):
         xr.testing.assert_identical(getattr(run.sagips, name)(), getattr(analysis, name)(run))
@@ -120,7 +120,7 @@ def test_what_is_not_a_run_has_no_analysis():
         _ = xr.DataTree(xr.Dataset()).sagips
 
 
-def test_a_run_opens_again_with_what_was_written_since(folder):
+def test_a_reopened_run_has_what_was_written_since(folder):
     run = open_run(folder / "under way.zarr")
     for rank in range(4):
         RunWriter(folder / "under way.zarr", rank).set_progress(500)
@@ -132,7 +132,7 @@ def test_a_run_opens_again_with_what_was_written_since(folder):
         xr.DataTree(xr.Dataset(attrs=run.attrs)).sagips.reopen()
 
 
-def test_arviz_knows_the_run():
+def test_arviz_reads_the_run():
     az = pytest.importorskip("arviz")
     run = make_run(make_theta(n_chains=4), truth=TRUTH)
     data = export.to_arviz(run)
@@ -143,7 +143,7 @@ def test_arviz_knows_the_run():
     assert data["observed_data"]["energy"].size == 5000
 
 
-def test_arviz_gets_the_chains_that_are_there():
+def test_arviz_gets_the_chains_that_exist():
     pytest.importorskip("arviz")
     where = MemoryStore()
     make_run(make_theta(n_chains=4), where, n_steps=300)
@@ -199,7 +199,7 @@ def test_tables_hold_estimates_draws_and_convergence(folder, tmp_path):
 
 
 def test_tables_of_a_damaged_run_are_refused(folder, tmp_path):
-    """Damaged chains are not taken for chains that have not been written yet."""
+    """Damaged chains are not mistaken for chains that have not been written yet."""
     for chunk in (folder / "ring.zarr" / "posterior" / "theta1" / "c").rglob("*"):
         if chunk.is_file():
             chunk.write_bytes(b"damaged")
@@ -226,7 +226,7 @@ def test_a_timeline_holds_all_time_and_all_waiting(folder, tmp_path):
 
 @pytest.mark.parametrize("n_rows", [1000, 7])
 def test_a_timeline_keeps_the_rules_of_its_format(folder, tmp_path, n_rows):
-    """Those of Chrome's trace event format, as Perfetto reads it: JSON object format, phases M, X and C."""
+    """The format is Chrome's trace event format, as Perfetto reads it: JSON object format, phases M, X and C."""
     path = export.to_trace(open_run(folder / "under way.zarr"), tmp_path / "a.json", n_rows)
     trace = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
     assert trace.keys() == {"traceEvents", "displayTimeUnit"} and trace["displayTimeUnit"] in ("ms", "ns")
@@ -243,12 +243,12 @@ def test_a_timeline_keeps_the_rules_of_its_format(folder, tmp_path, n_rows):
     for pid in named:
         slices = [event for event in trace["traceEvents"] if event["ph"] == "X" and event["pid"] == pid]
         spans = [(one["ts"], one["ts"] + one["dur"]) for one in slices]
-        # Slices of a thread lie inside or beside each other: none begins in another one and ends after it.
+        # Slices of a thread are nested or disjoint: none begins inside another slice and ends after it.
         assert len(spans) > 10 and not any(a < c < b < d for a, b in spans for c, d in spans)
 
 
 class Page(HTMLParser):
-    """What a browser would find: texts, embedded images, and whatever is loaded from elsewhere."""
+    """The content that a browser would find: texts, embedded images, and anything loaded from elsewhere."""
 
     def __init__(self, text):
         super().__init__()
@@ -283,7 +283,7 @@ def test_the_page_holds_everything(folder):
     assert plt.get_fignums() == [], "no figure is left open"
 
 
-def test_the_page_of_a_run_under_way_says_what_there_is_not_yet(folder):
+def test_the_page_of_an_unfinished_run_says_what_is_missing(folder):
     text = html_report(open_run(folder / "under way.zarr"))
     assert "step 300 of 1000, unfinished" in text and "No chain has been written yet" in text
     assert len(Page(text).images) >= 4
@@ -302,7 +302,7 @@ def test_the_page_escapes_what_users_write(tmp_path):
 
 
 def test_rows_are_what_ranks_wrote(folder):
-    """A run opened among others reads lazily, and hides what is not valid."""
+    """A run that is opened together with others is read lazily, and its invalid rows are hidden."""
     RunWriter(folder / "under way.zarr", 0).write_rows(30, {"waited_s": rows_of(0, 0, 5)[0, :, 0]})
     runs = open_runs(folder)
     assert runs["under way"]["history"]["waited_s"].sel(rank=0)[30:].isnull().all()

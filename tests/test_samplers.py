@@ -32,7 +32,7 @@ def test_the_ends_of_the_noise_are_the_ends_of_the_grid(noise):
     assert GRID[0] <= x <= GRID[-1] and min(x - GRID[0], GRID[-1] - x) < 1e-5
 
 
-def test_empty_stretches_of_the_density_hold_no_events():
+def test_no_events_lie_where_the_density_is_zero():
     density = torch.where((GRID > 1) & (GRID < 2), 0.0, 1.0).requires_grad_()
     x = inverse_cdf(density, GRID, torch.rand(1000, dtype=torch.float64))
     assert not ((x > 1.01) & (x < 1.99)).any()
@@ -61,7 +61,7 @@ def test_derivatives_are_those_of_implicit_reparameterisation():
 
     density = rate * torch.exp(-rate * x) / (torch.exp(-0.5 * rate) - torch.exp(-3 * rate))
     expected = -torch.func.jvp(fraction_below, (rate,), (torch.ones_like(rate),))[1] / density
-    # F has straight pieces, so the density in the denominator is the mean of a cell: half a cell's slope away at most.
+    # F is piecewise linear, so the density in the denominator is a cell's mean: off by at most half a cell's slope.
     torch.testing.assert_close(slope, expected, rtol=5e-3, atol=0)
 
 
@@ -76,7 +76,7 @@ def test_rows_and_vmap_give_the_same():
 def test_between_rows_it_is_the_same_as_of_each_interpolated_density(n):
     random = torch.Generator().manual_seed(3)
     table = torch.rand(5, n, generator=random, dtype=torch.float64)
-    table[0, n // 2 :] = 0  # a stretch where events may not be
+    table[0, n // 2 :] = 0  # an interval without events
     grid = torch.rand(n, generator=random, dtype=torch.float64).cumsum(0)
     left = torch.randint(4, (300,), generator=random)
     part, noise = (0.01 + 0.98 * torch.rand(300, generator=random, dtype=torch.float64) for _ in range(2))

@@ -34,7 +34,7 @@ def test_events_of_a_snapshot_follow_its_parameters(events):
     trainer.run(3)
     parameters, generated = predictions.snapshot(trainer)
     assert parameters.shape == (2, 4, 2) and generated.shape == (2, 90, 1)
-    # 90 events from 4 sets: two sets have 23, and the noise of all is stratified.
+    # 90 events from 4 sets: two of the sets have 23 events, and all noise is stratified.
     np.testing.assert_allclose(generated[..., 0].mean(1), parameters[..., 0].mean(1), atol=0.15)
     # Every fourth event comes from the same set.
     trainer.theta[:, 0, 0] += 100
@@ -50,7 +50,7 @@ def test_scores_distinguish_wrong_events_from_observed_ones(events):
     assert generated.shape == observed.shape == (2, 400)
     assert abs(generated.mean() - observed.mean()) < 0.1
     trainer = Trainer(Gaussian(), SETTINGS, events, n_steps=400)
-    trainer.run(20)  # the generators are still far away, and the discriminators see it
+    trainer.run(20)  # the generators are still far from the answer, and the discriminators notice
     generated, observed = predictions.scores(trainer, np.full((2, 5, 90, 1), -1.5, np.float32))
     assert (observed.mean(1) > generated.mean(1) + 0.1).all()
 
@@ -64,7 +64,7 @@ def test_equally_many_observed_events_of_each_category_are_scored():
     assert np.unique(observed[0].round(4), return_counts=True)[1].tolist() == [200, 200]
 
 
-def test_no_more_events_are_scored_than_there_are():
+def test_no_more_events_are_scored_than_exist():
     assert predictions.n_scored(SETTINGS, 10_000) == 400
     assert predictions.n_scored(SETTINGS, 30) == 30
     assert predictions.n_scored(dataclasses.replace(SETTINGS, n_predictive=1), 30) == 5

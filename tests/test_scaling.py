@@ -1,4 +1,4 @@
-"""The simulation of many ranks, in cases that are known exactly, and the benchmark of weak scaling on two ranks."""
+"""The simulation of many ranks, in cases with exactly known results, and the weak-scaling benchmark on two ranks."""
 
 import importlib
 import json
@@ -24,7 +24,7 @@ from sagips_kit.exchange import (
 )
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.append(str(BENCHMARKS))  # at the end: files here may have the names of files there
+sys.path.append(str(BENCHMARKS))  # at the end of the path, because files in both folders may have the same names
 prediction, simulation = (importlib.import_module(name) for name in ("prediction", "simulate"))
 Compute, Costs, Forwarding, simulate = (
     getattr(simulation, name) for name in ("Compute", "Costs", "Forwarding", "simulate")
@@ -44,13 +44,13 @@ def grouped(inner, period=10):
     [Independent(), AllReduce(), Ring(), ONE_SIDED, Hypercube(), Forwarding(), grouped(Ring()), grouped(ONE_SIDED)],
     ids=str,
 )
-def test_steady_ranks_that_exchange_for_nothing_are_as_fast_as_one(mode):
+def test_steady_ranks_with_free_exchanges_are_as_fast_as_one(mode):
     outcome = simulate(mode, 16, STEADY, FREE, n_steps=20)
     assert outcome.rate == pytest.approx(1)
     assert outcome.waited == pytest.approx(0)
 
 
-def test_steps_have_the_mean_and_the_spread_that_were_asked_for(rng):
+def test_steps_have_the_given_mean_and_spread(rng):
     lengths = Compute(0.05, jitter=0.2).draw(rng, 100_000)
     assert lengths.mean() == pytest.approx(0.05, rel=0.003)
     assert lengths.std() == pytest.approx(0.01, rel=0.02)
@@ -65,12 +65,12 @@ def test_synchronous_ranks_go_at_the_pace_of_the_slowest(n):
     slowest = integrate.quad(lambda length: 1 - step.cdf(length) ** n, 0, 3)[0]
     outcome = simulate(AllReduce(), n, Compute(0.05, jitter=0.1, overlap=0.0), FREE, n_steps=2000)
     assert outcome.rate == pytest.approx(1 / slowest, rel=0.005)
-    # No time is lost or made: what is not waited for is worked.
+    # Time is conserved: a rank either works or waits.
     assert 1 / outcome.rate - outcome.waited == pytest.approx(1, rel=0.005)
 
 
 @pytest.mark.parametrize("node", [4, 1])
-def test_looking_at_the_exchange_more_often_hides_the_slowest_rank(node):
+def test_polling_the_exchange_more_often_hides_the_slowest_rank(node):
     costs = Costs(node, message_s=1e-4)
     rates = [simulate(Ring(), 4, Compute(0.05, n_polls=n), costs).rate for n in (1, 4, 16)]
     assert rates == sorted(rates)
@@ -98,18 +98,18 @@ def test_one_sided_ranks_do_not_wait_and_see_old_contributions():
     ],
     ids=str,
 )
-def test_messages_cost_what_they_cost(mode, hops, buffers):
+def test_each_mode_costs_its_messages(mode, hops, buffers):
     costs = Costs(node=1, message_s=1e-3, buffer_s=1e-2)
     outcome = simulate(mode, 16, STEADY, costs, n_steps=20)
     assert 1 / outcome.rate == pytest.approx(1 + (hops * 1e-3 + buffers * 1e-2) / STEADY.step_s)
 
 
 @pytest.mark.parametrize(("message_s", "late_s"), [(1e-4, 0.0), (1e-3, 0.01)])
-def test_messages_hide_behind_the_rest_of_the_step(message_s, late_s):
+def test_messages_are_hidden_by_the_rest_of_the_step(message_s, late_s):
     compute = Compute(0.05, jitter=0.0, overlap=0.4, n_polls=1000)
     outcome = simulate(Ring(), 16, compute, Costs(node=1, message_s=message_s), n_steps=20)
     assert 1 / outcome.rate == pytest.approx(1 + late_s / compute.step_s)  # 30 messages in 20 ms
-    # A part that has nothing to do in a step takes no time from the others.
+    # A part that is not due in a step takes no time.
     idle_first = Chain(Every(100, Leaders(Ring(payload="weights"), size=4)), Ring())
     assert simulate(idle_first, 16, compute, Costs(node=1, message_s=message_s), n_steps=20) == outcome
 
@@ -127,8 +127,8 @@ def test_the_published_curves_are_those_of_the_published_algorithm():
             assert point["simulated"] == pytest.approx(point["published"], rel=0.15)
 
 
-def test_what_cannot_be_simulated_is_told():
-    with pytest.raises(ValueError, match="6 ranks in groups of 4: write a size that divides the ranks"):
+def test_what_cannot_be_simulated_is_refused():
+    with pytest.raises(ValueError, match="6 ranks in groups of 4: choose a size that divides the number of ranks"):
         simulate(Within(Ring(), size=4), 6, STEADY, FREE)
     with pytest.raises(TypeError, match="no rule for Exponential"):
         simulate(Exponential(), 4, STEADY, FREE)

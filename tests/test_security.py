@@ -51,7 +51,7 @@ def calls(path):
 def test_only_the_call_that_a_notebook_sends_is_a_pickle():
     unpickling = ("pickle.load", "pickle.loads", "cloudpickle.load", "cloudpickle.loads", "torch.load", "eval", "exec")
     found = {(path.name, name) for path in PACKAGE.rglob("*.py") for name, _ in calls(path) if name in unpickling}
-    # ipyparallel, which sends it to the engines, signs or encrypts it.
+    # ipyparallel signs or encrypts it when sending it to the engines.
     assert found == {("session.py", "pickle.loads")}
     loads = [text for path in PACKAGE.rglob("*.py") for name, text in calls(path) if name in ("np.load", "numpy.load")]
     assert loads and all("allow_pickle=False" in text for text in loads)
@@ -113,7 +113,7 @@ def test_a_spec_file_replaces_no_run_outside_this_folder(spec, tmp_path, monkeyp
 
 
 def test_checkpoints_have_the_permissions_of_the_store(spec):
-    """A run holds no keys, so its files may be read by all whom the user's umask allows."""
+    """A run contains no keys, so its files have the permissions that the user's umask allows."""
     before = os.umask(0o027)
     try:
         prepare(spec, 1)

@@ -1,4 +1,4 @@
-"""Values are validated when they are made; errors say in one line what is wrong and what is allowed."""
+"""Values are validated on construction; errors say in one line what is wrong and what is allowed."""
 
 import dataclasses
 import inspect
@@ -112,7 +112,7 @@ def test_replace_checks_too():
 
 
 def test_a_value_defined_in_a_notebook_travels_by_value():
-    """Where it is unpickled it is still validated, frozen and comparable, with the same repr."""
+    """After unpickling it is still validated, frozen and comparable, with the same repr."""
     define = "from sagips_kit._value import Count, value\n@value\nclass Own:\n    n: Count = 3\n"
     send = define + "import cloudpickle, sys; sys.stdout.buffer.write(cloudpickle.dumps(Own(n=4)))"
     sent = subprocess.run([sys.executable, "-c", send], capture_output=True, check=True).stdout
@@ -135,7 +135,7 @@ def test_help_shows_names_and_defaults():
 
 
 def test_type_checkers_know_the_fields_of_values():
-    """The file is also run, since type checkers read constructors that do not exist at run time."""
+    """The file is also run, because type checkers see constructors that do not exist at run time."""
     path = Path(__file__).with_name("typed") / "values.py"
     checker = Path(sys.executable).with_name("basedpyright")
     command = [checker, "--level", "error", "--pythonpath", sys.executable, path]
@@ -158,7 +158,7 @@ def dataclasses_of_arrays():
 
 
 def test_dataclasses_of_arrays_can_be_compared():
-    """An equality of fields would be an array, which is neither true nor false."""
+    """Comparing their fields would give an array, which has no truth value."""
     kinds = list(dataclasses_of_arrays())
     assert len(kinds) >= 3
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""The mean in shared memory: the bits of a ring of messages, and two waits."""
+"""The mean in shared memory: it has the same bits as a ring of messages, and waits twice."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def mean_around_a_ring(buffers):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(size=st.integers(2, 9), n_items=st.integers(1, 40), seed=st.integers(0, 99))
-def test_the_mean_has_the_bits_of_a_ring_of_messages(dtype, size, n_items, seed):
+def test_the_mean_has_the_same_bits_as_a_ring_of_messages(dtype, size, n_items, seed):
     rng = np.random.default_rng(seed)
     ranks = open_ranks(size, n_items, dtype)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""One-sided exchange and its slots: newest buffers, no torn reads, exact means, in one process and under load."""
+"""One-sided exchange and its slots: newest buffers, no torn reads, and exact means, in one process and under load."""
 
 import json
 
@@ -15,7 +15,7 @@ from sagips_kit.ranks.mailboxes import RemoteSlots, SharedSlots, slot_bytes
 
 
 class Memory:
-    """What `World.share` returns, without MPI."""
+    """Stands for the result of `World.share`, without MPI."""
 
     def __init__(self, size, n_bytes):
         self.of_ranks = [np.zeros(n_bytes, np.uint8) for _ in range(size)]
@@ -28,7 +28,7 @@ class Memory:
 
 
 class LoneWorld:
-    """One of several ranks in a single process."""
+    """The world of one of several ranks in a single process."""
 
     comm, timeout_s, device_buffers = None, 60.0, False
 
@@ -83,12 +83,12 @@ def test_each_rank_gets_the_mean_of_the_newest_gradients_in_any_order(size, orde
 
 @settings(max_examples=60)
 @given(size=st.integers(2, 5), order=st.lists(st.integers(0, 4), max_size=30), seed=st.integers(0, 99))
-def test_every_update_counts_once_and_all_ranks_end_at_one_place(size, order, seed):
+def test_every_update_counts_once_and_all_ranks_end_at_the_same_place(size, order, seed):
     rng = np.random.default_rng(seed)
     channels = open_channels(OneSided(), size, torch.empty(1, 6))
     start = torch.as_tensor(rng.normal(size=(1, 6)))
     weights, total, steps = [start.clone() for _ in range(size)], torch.zeros(1, 6, dtype=torch.float64), [0] * size
-    # Each rank updates its weights at least once, and looks once more when all have finished.
+    # Each rank updates its weights at least once, and reads once more when all have finished.
     for rank in [*range(size), *(pick % size for pick in order)]:
         update = torch.as_tensor(rng.normal(size=(1, 6)))
         weights[rank] += update
@@ -96,7 +96,7 @@ def test_every_update_counts_once_and_all_ranks_end_at_one_place(size, order, se
         channels[rank].mix_weights_(weights[rank], steps[rank])
         steps[rank] += 1
         if rng.random() < 0.1 and steps[rank] > 1:
-            channels[rank]._peers.slots.leave()  # what it did still counts
+            channels[rank]._peers.slots.leave()  # its updates still count
     for channel, one, step in zip(channels, weights, steps, strict=True):
         channel.mix_weights_(one, step)
         torch.testing.assert_close(one, start + total, rtol=0, atol=1e-12)
@@ -169,7 +169,7 @@ def test_a_slot_that_was_never_filled_has_no_newest_step():
 
 
 class Network:
-    """What `World.expose` returns, without MPI: words are copied one by one, in any order, at any time."""
+    """Stands for `World.expose` without MPI: memory is copied word by word, in any order and at any time."""
 
     def __init__(self, memories, rank, random):
         self._memories, self.own, self._random = memories, memories[rank], random
@@ -219,7 +219,7 @@ def test_remote_slots_keep_whole_steps_however_bytes_arrive(seed, moves):
                     np.testing.assert_array_equal(out, np.full(n_items, 10.0 * step))
     for slots in ranks:
         slots.leave()
-    for _ in range(2):  # a fetch that had begun before, and one after
+    for _ in range(2):  # one fetch that began before, and one that begins after
         for slots in ranks:
             for request in slots.requests():
                 request.advance(99)
@@ -227,14 +227,14 @@ def test_remote_slots_keep_whole_steps_however_bytes_arrive(seed, moves):
     assert all(slots.has_left(origin) for slots in ranks for origin in range(3))
 
 
-def test_parts_of_two_steps_are_not_taken_even_if_they_sum_to_one():
+def test_parts_of_two_steps_are_not_taken_even_if_their_sum_is_right():
     memories = [np.zeros(slot_bytes(4, np.float32), np.uint8) for _ in range(2)]
     writer, reader = (
         RemoteSlots(Network(memories, rank, np.random.default_rng(0)), rank, 2, 4, np.float32) for rank in range(2)
     )
     writer.publish(np.full(4, 90.0), 1)
     numbers = memories[0].view(np.float32)
-    numbers[np.flatnonzero(numbers == 90)] = 70, 70, 110, 110  # with the same sum of bits
+    numbers[np.flatnonzero(numbers == 90)] = 70, 70, 110, 110  # the bit patterns have the same sum
     for request in reader.requests():
         request.advance(99)
     reader.look()
@@ -244,13 +244,13 @@ def test_parts_of_two_steps_are_not_taken_even_if_they_sum_to_one():
 @pytest.mark.mpi
 @pytest.mark.parametrize(("kind", "env"), [("shared", {}), ("remote", {}), ("remote", APART)])
 def test_no_torn_read_under_load(tmp_path, kind, env):
-    """Four ranks on whatever cores there are write and read as fast as they can."""
+    """Four ranks write and read as fast as they can on the available cores."""
     done = mpiexec(4, TESTS / "mpi" / "torn.py", tmp_path, 4.0, kind, env=env)
     assert done.returncode == 0, done.stdout
     seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)]
     assert sum(rank["torn"] for rank in seen) == 0
     assert all(rank["reads"] > 100 and rank["steps"] > 20 and rank["newest"] > 5 for rank in seen)
-    # Reads were interrupted, and would have been torn if nobody had noticed.
+    # Some reads were interrupted, and would have been torn without detection.
     assert kind == "remote" or sum(rank["noticed"] for rank in seen) > 0
 
 

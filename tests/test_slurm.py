@@ -47,7 +47,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """The folder that a test works in, where the profile is installed; no job of a test before is left."""
+    """The folder of a test, with the profile installed; no job of an earlier test is left."""
     assert not jobs()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
@@ -59,7 +59,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def jobs():
-    """Ids of the jobs that are queued or run."""
+    """Ids of the jobs that are queued or running."""
     return subprocess.run(["squeue", "--noheader", "--format=%i"], capture_output=True, text=True).stdout.split()
 
 
@@ -72,7 +72,7 @@ def until(condition, seconds=60):
 
 @contextlib.contextmanager
 def background(*command):
-    """A program that runs beside the test; its output is in `.log`."""
+    """A program that runs in parallel with the test; its output is in `.log`."""
     log = Path("background.log")
     with open(log, "w") as file:
         process = subprocess.Popen([sys.executable, *command], stdout=file, stderr=file)
@@ -107,13 +107,13 @@ def slow_run(store):
 
 
 def cancel_after_a_checkpoint(path):
-    """Cancel all jobs once both ranks have one."""
+    """Cancel all jobs once both ranks have written a checkpoint."""
     until(lambda: len({file.name[13:19] for file in Path(path).glob(f"{FOLDER}/*.safetensors")}) == N, 120)
     subprocess.run(["scancel", *jobs()], check=True)
 
 
 def submit_batch(notebook, *parameters):
-    """What `sagips batch` prints about the job that it has submitted: dict."""
+    """Submit a notebook by `sagips batch`; returns what it prints about the job: dict."""
     command = [sys.executable, "-m", "sagips_kit", "batch", str(notebook), "--profile", "slurm", "--submit"]
     words = [str(word) for pair in parameters for word in ("-p", *pair)]
     done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60)
@@ -143,7 +143,7 @@ def test_a_notebook_joins_the_engines_that_ipcluster_has_started(folder):
 
 
 @pytest.mark.slow
-def test_a_notebook_as_a_job(folder):
+def test_a_notebook_runs_as_a_job(folder):
     small = [("n", N), ("n_steps", 60), ("n_members", 2), ("n_events", 384)]
     job = submit_batch(ROOT / "notebooks" / "00_quickstart.ipynb", *small)
     assert job["job"] in jobs() and job["store"] == str(folder / "runs" / f"00_quickstart-{job['job']}.zarr")
@@ -211,7 +211,7 @@ def test_a_notebook_whose_job_is_cancelled_continues_as_another_job(folder):
     assert open_run(first["store"])["history"]["theta"].notnull().all()
 
 
-def test_a_queue_that_is_too_long_is_left():
+def test_waiting_in_a_queue_is_given_up_after_the_timeout():
     with pytest.raises(
         RuntimeError, match=r"The job of profile 'slurm' was still in the queue after \d+ s \(job \d+: PENDING, JobHeld"
     ):
@@ -219,8 +219,8 @@ def test_a_queue_that_is_too_long_is_left():
     until(lambda: not jobs())
 
 
-def test_a_queue_is_waited_for_longer_than_for_engines(monkeypatch):
-    """The time that engines may take counts from when their job runs."""
+def test_the_wait_in_the_queue_may_be_longer_than_the_wait_for_engines(monkeypatch):
+    """The time allowed for engines starts when their job runs."""
     released = []
 
     def show(self, text):
@@ -270,7 +270,7 @@ def test_two_clusters_from_one_folder_at_once_and_a_run_outlives_its_notebook(re
         request.addfinalizer(lambda: [process.kill() for process in psutil.wait_procs(controller, timeout=0)[1]])
         other.kill()
         other.wait()
-        # Now nobody owns these engines, as after a restart of the kernel.
+        # Now no notebook owns these engines, as after a restart of the kernel.
         with connect.connect("slurm", N) as found:
             assert "joined" in found.preview() and len(jobs()) == 1
             with pytest.raises(RuntimeError, match=r"Busy with a run.*session.attach\(path\)"):

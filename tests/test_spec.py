@@ -1,4 +1,4 @@
-"""A run as a value: to JSON and back, and the errors for mistakes."""
+"""The spec of a run: conversion to JSON and back, and the errors for mistakes."""
 
 import dataclasses
 import json
@@ -182,7 +182,7 @@ def test_missing_file_names_the_line_to_type(tmp_path):
         RunSpec.from_file(tmp_path / "a.json")
 
 
-def test_a_class_of_a_notebook_is_known_by_its_name_alone():
+def test_a_spec_stores_only_the_name_of_a_class_of_a_notebook():
     given = changed(problem={"type": "__main__:Decay"})
     refuse("problem '__main__:Decay' cannot be imported.*defined in a notebook.*Run the cell of `class Decay`", given)
 

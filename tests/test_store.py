@@ -52,7 +52,7 @@ BOTH_KINDS = pytest.mark.parametrize("kind", ["directory", "memory"])
 
 
 def make_problem(n_parameters=2, **changes):
-    """What create_run reads of a problem; its first parameter and observable have units."""
+    """The part of a problem that create_run reads; the first parameter and observable have units."""
     names = tuple(f"theta{k}" for k in range(n_parameters))
     problem = SimpleNamespace(
         parameters=names,
@@ -75,7 +75,7 @@ def make_events(rng, *shape):
 
 
 def fill_run(path, layout, theta, predictive, *, n_steps=None):
-    """Play all ranks, which reach theta (chain, draw, parameter) from afar.
+    """Write rows of all ranks, which approach theta (chain, draw, parameter) from a distance.
 
     Predictive events are (chain, draw, event, observable); without n_steps the run ends and writes its chains.
     """
@@ -106,7 +106,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def make(path):
-    """Create a run at `path`, or wherever and however the test says."""
+    """A function that creates a run, by default at `path`."""
 
     def create(where=path, problem=None, layout=LAYOUT, **options):
         options = {"spec": SPEC, "events": make_events(np.random.default_rng(0), 7)} | options
@@ -117,7 +117,7 @@ def make(path):
 
 
 def rows_of(rank, first_row, n_rows, layout=LAYOUT):
-    """Rows whose numbers tell the rank, the member, the row and the parameter: (member, step, parameter)."""
+    """Rows whose numbers encode rank, member, row and parameter: (member, step, parameter)."""
     member, row, parameter = np.ogrid[: layout.n_members, first_row : first_row + n_rows, :2]
     return 1e6 * (rank + 1) + 1e4 * member + 10.0 * row + parameter
 
@@ -146,7 +146,7 @@ def test_template_is_complete(kind, make, path):
     assert run["posterior"]["theta0"].isnull().all()
 
 
-def test_attributes_tell_where_a_run_comes_from(make):
+def test_attributes_record_the_origin_of_a_run(make):
     run = open_run(make(uncertainty="one chain"))
     assert json.loads(run.attrs["spec"]) == SPEC
     assert RunLayout(**run.attrs["layout"]) == LAYOUT
@@ -196,7 +196,7 @@ def test_arrays_of_a_problem_have_its_names_and_units(make, path):
     assert run["posterior"]["theta1"].attrs == {"long_name": "theta1", "units": "1"}
 
 
-def test_ranks_tell_what_they_run_on(make, path):
+def test_ranks_record_their_hosts_and_devices(make, path):
     with RunWriter(make(), 2) as writer:
         writer.write_facts(host="nid002", device="cuda:0: A100", library="MPICH 4.3.0")
     environment = open_run(path)["environment"]
@@ -262,7 +262,7 @@ def test_no_chunk_has_two_owners(n_ranks, n_replicas, **sizes):
 
 
 class Recording(MemoryStore):
-    """A store that remembers which keys were read and written; `recording` gives it sets of its own."""
+    """A store that records which keys are read and written, in the sets from the fixture `recording`."""
 
     read: set
     written: set
@@ -278,7 +278,7 @@ class Recording(MemoryStore):
 
 @pytest.fixture
 def recording():
-    # zarr makes read-only copies of a store, so the sets belong to a class.
+    # zarr makes read-only copies of a store, so the sets are class attributes.
     return type("Recording", (Recording,), {"read": set(), "written": set()})()
 
 
@@ -336,7 +336,7 @@ def test_snapshots_beyond_progress_are_masked(make, path, rng):
     assert snapshots["events"].dims == ("chain", "step", "event", "observable")
     for name in ("parameters", "events"):
         assert snapshots[name][:, :2].notnull().all() and snapshots[name][:, 2:].isnull().all()
-    # Written by ranks 0 and 1, of replicas 0 and 1: three chains each, whose sets are 1/20 apart at step 20.
+    # Written by ranks 0 and 1, the leaders of replicas 0 and 1: three chains each, with sets 1/20 apart at step 20.
     np.testing.assert_allclose(snapshots["parameters"].isel(step=0).diff("set"), 1 / 20, rtol=1e-5)
 
 
@@ -432,7 +432,7 @@ def test_what_is_not_a_run_is_never_overwritten(make, path, kind):
 
 @pytest.fixture(params=["memory", "local", "LOCAL", "file", "File", "simplecache"])
 def foreign(request, tmp_path):
-    """A URL behind which somebody's files lie, and what lists them."""
+    """A URL with somebody else's files behind it, and a function that lists them."""
     folder = f"{tmp_path}/project"
     urls = {"memory": "memory://bucket/project", "simplecache": f"simplecache::file://{folder}"}
     url = urls.get(request.param, f"{request.param}://{folder}")
@@ -454,7 +454,7 @@ def test_files_behind_a_url_are_never_deleted(make, foreign, overwrite):
     assert listing() == before
 
 
-def test_files_that_come_to_a_url_meanwhile_are_not_deleted(make, monkeypatch):
+def test_files_that_appear_behind_a_url_are_not_deleted(make, monkeypatch):
     files, write = fsspec.filesystem("memory"), create._write_template
 
     def come(*args):
@@ -499,7 +499,7 @@ def test_urls_of_files_are_the_files(make, path, scheme):
     assert [entry.name for entry in path.parent.iterdir()] == ["a.zarr"]
 
 
-def test_nothing_is_left_where_one_cannot_write(make, tmp_path):
+def test_nothing_is_left_where_writing_is_not_allowed(make, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"Cannot create the run `.*file/a.zarr`: .*Not a directory.*Choose a path"):
         make(tmp_path / "file" / "a.zarr")
@@ -541,8 +541,8 @@ def test_an_old_run_survives_a_failing_exchange_of_folders(make, path, monkeypat
     assert read_status(path).steps[0] == 30
 
 
-def test_what_a_killed_process_left_is_not_in_the_way(make, path):
-    """Of the same number, as in containers."""
+def test_leftovers_of_a_killed_process_do_no_harm(make, path):
+    """This holds even for a process with the same id, as is common in containers."""
     for word in ("partial", "old"):
         (path.parent / f".a.zarr.{word}-{os.getpid()}" / "history").mkdir(parents=True)
     make()
@@ -552,7 +552,7 @@ def test_what_a_killed_process_left_is_not_in_the_way(make, path):
 
 @pytest.fixture
 def meanwhile(monkeypatch):
-    """What is to happen while a template is written."""
+    """A function that sets what happens while a template is written."""
 
     def set_up(happen):
         write = create._write_template
@@ -569,7 +569,7 @@ def meanwhile(monkeypatch):
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("kind", ["file", "empty folder", "folder", "run"])
-def test_what_comes_while_a_run_is_created_stays(make, path, meanwhile, kind, overwrite):
+def test_what_appears_while_a_run_is_created_stays(make, path, meanwhile, kind, overwrite):
     def come():
         if kind == "run":
             make(uncertainty="of another process")
@@ -599,7 +599,7 @@ def test_what_comes_while_a_run_is_created_stays(make, path, meanwhile, kind, ov
 
 
 def create_at_once(path, number, barrier, results):
-    """Another process: a run of so many events, as soon as all are ready."""
+    """Run in another process: create a run with `number` events as soon as all processes are ready."""
     barrier.wait()
     try:
         create_run(path, make_problem(), LAYOUT, spec=SPEC, events=np.ones((number, 2)))
@@ -638,7 +638,7 @@ def test_a_folder_that_another_one_fills_before_the_rename_stays(make, path, mon
 
 
 def replace_and_die(path):
-    """Another process: it is killed when the old run has left and the new one has not come."""
+    """Run in another process: it is killed when the old run has been moved away and the new run is not in place."""
     rename = type(path).rename
     type(path).rename = lambda self, target: os._exit(9) if ".partial-" in self.name else rename(self, target)
     create_run(path, make_problem(), LAYOUT, spec=SPEC, events=np.ones((5, 2)), overwrite=True)
@@ -663,8 +663,8 @@ def test_a_run_that_was_being_replaced_is_found_again(make, path):
     assert read_status(path).steps[0] == 30
 
 
-def test_what_is_left_of_a_replaced_run_is_no_run(make, path, monkeypatch):
-    """Its process was killed while it removed that."""
+def test_the_remains_of_a_replaced_run_are_not_a_run(make, path, monkeypatch):
+    """The process was killed while it removed the replaced run."""
     make()
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", lambda *args, **options: None)
@@ -676,7 +676,7 @@ def test_what_is_left_of_a_replaced_run_is_no_run(make, path, monkeypatch):
     make()
 
 
-def test_a_writer_without_disk_tells_what_is_safe(make, path):
+def test_a_writer_without_disk_says_which_rows_are_safe(make, path):
     make()
     writer = RunWriter(path, 2)
     writer.write_rows(0, {"theta": rows_of(2, 0, 4)})
@@ -769,8 +769,8 @@ def test_a_variable_of_other_dimensions_or_type_is_damage(make, path):
 
 
 @pytest.mark.parametrize(("key", "hostile"), [("shape", None), ("chunk_grid", 5), ("codecs", [5]), ("fill_value", [5])])
-def test_metadata_on_which_zarr_stumbles_is_damage(make, path, key, hostile):
-    """It raises a TypeError for these."""
+def test_metadata_that_zarr_cannot_read_is_damage(make, path, key, hostile):
+    """zarr raises a TypeError for such metadata."""
     file = make() / "history" / "progress" / "zarr.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: hostile}))
     for action in (open_run, read_status, write):
@@ -789,7 +789,7 @@ def test_metadata_on_which_zarr_stumbles_is_damage(make, path, key, hostile):
 )
 def test_mistakes_in_the_code_are_not_damage(make, path, monkeypatch, module, name, mistake, error):
     make()
-    # As if it were written in the package.
+    # As if the mistake were in the package.
     monkeypatch.setattr(module, name, eval(f"lambda *args: {mistake}", {"__name__": "sagips_kit.store.reader"}))
     with pytest.raises(error):
         open_run(path)["posterior"]["theta0"].load()
@@ -805,7 +805,7 @@ def test_a_half_created_run_says_so(make, monkeypatch):
             action(where)
 
 
-def test_a_path_with_wildcards_is_the_one_run_it_matches(make, path):
+def test_a_path_with_wildcards_opens_its_only_match(make, path):
     make(path.with_name("first.zarr"))
     assert open_run(path.with_name("f*.zarr")).encoding["source"].endswith("first.zarr")
     make(path.with_name("[last] 2.zarr"))
@@ -841,7 +841,7 @@ def test_a_run_can_be_asked_to_stop(make, path):
     request_stop(path, None)
     assert read_status(path).state == "unfinished"
     stop_soon(path)
-    # Which step it will be, one of the ranks says.
+    # One of the ranks will choose the step.
     assert Control(path)[schema.ASKED] == schema.BY_USER and read_status(path).stop_step == 105
 
 
@@ -887,7 +887,7 @@ def test_a_layout_that_does_not_fit_is_refused(change):
 
 
 def write_slowly(path, rank, barrier):
-    """Another process: all blocks of one rank, one after the other."""
+    """Run in another process: write all blocks of one rank, one after the other."""
     writer = RunWriter(path, rank)
     barrier.wait()
     for first in range(0, len(LAYOUT.steps), LAYOUT.rows_per_block):
@@ -896,7 +896,7 @@ def write_slowly(path, rank, barrier):
         writer.set_progress(LAYOUT.steps[first + n_rows - 1])
 
 
-def test_a_reader_beside_writers_sees_whole_rows(make, path):
+def test_a_reader_sees_whole_rows_during_writing(make, path):
     make()
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)
@@ -923,7 +923,7 @@ def test_the_git_revision_may_be_missing(monkeypatch):
 
 
 def test_a_path_from_home_stays_the_same(monkeypatch, tmp_path):
-    """A handle looks where the store was made."""
+    """A handle looks for the store where it was created."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir("/")
     assert location.absolute("~/runs/a.zarr") == location.local_path("~/runs/a.zarr") == tmp_path / "runs" / "a.zarr"

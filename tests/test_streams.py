@@ -1,4 +1,4 @@
-"""No two purposes draw the same random numbers."""
+"""No two purposes use the same random numbers."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ SMALL = dataclasses.replace(
 
 
 def words_of(spec, monkeypatch):
-    """What a run makes its streams of, beside the seed: purpose -> set of indices."""
+    """The purposes and indices from which a run derives its streams, besides the seed: purpose -> set of indices."""
     seen = {}
     make = streams._words
 
@@ -33,7 +33,7 @@ def words_of(spec, monkeypatch):
 
 
 def assert_all_differ(words):
-    """NumPy pads words with zeros, so none may be the beginning of others."""
+    """NumPy pads entropy words with zeros, so no sequence of words may be the beginning of another."""
     states = [tuple(np.random.SeedSequence(some).generate_state(4)) for some in ([7, 102], [7, 102, 0, 0])]
     assert states[0] == states[1]
     for purpose, indices in words.items():
@@ -68,7 +68,7 @@ def test_all_streams_of_a_run_on_windows_differ(tmp_path, monkeypatch):
 
 
 def test_streams_of_several_words_are_made_in_one_place():
-    """Elsewhere a stream may only be that of a seed which the user gave, for observed events and for fits."""
+    """Elsewhere, streams may only come from a seed given by the user, for observed events and for fits."""
     package = Path(sagips_kit.__file__).parent
     for path in package.rglob("*.py"):
         for argument in re.findall(r"(?:SeedSequence|default_rng|manual_seed)\(([^()]*)", path.read_text("utf-8")):

@@ -1,4 +1,4 @@
-"""What the benchmark of strong scaling makes of its runs, in cases that are known, and the benchmark itself."""
+"""The evaluation of runs by the strong-scaling benchmark, in cases with known results, and the benchmark itself."""
 
 import importlib
 import json
@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-sys.path.append(str(BENCHMARKS))  # at the end: files here may have the names of files there
+sys.path.append(str(BENCHMARKS))  # at the end of the path, because files in both folders may have the same names
 strong = importlib.import_module("strong")
 
 
-def test_bias_and_noise_are_told_apart(rng):
+def test_bias_and_noise_are_separated(rng):
     bias, noise = rng.normal(0, 0.3, (40, 1, 6)), rng.normal(0, 0.2, (40, 5, 6))
     found = strong.parts_of_the_distance(bias + noise)
     assert found["bias"] == pytest.approx(0.3, rel=0.1) and found["noise"] == pytest.approx(0.2, rel=0.1)
@@ -30,8 +30,8 @@ def test_the_steps_to_a_goal_lie_between_the_lengths_around_it():
     assert strong.steps_until(rows, 3) == 20
 
 
-def test_events_and_time_count_all_ranks_and_the_share_of_a_batch():
-    # Twice the ranks come as near in half the steps; shared out, in as many.
+def test_costs_include_all_ranks_and_the_share_of_the_batch():
+    # Twice as many ranks reach the goal in half the steps, or in equally many if the batch is divided among them.
     options = SimpleNamespace(steps=[100, 200, 400], data=1, seeds=2, ranks=[1, 4], step_ms=100.0)
     done = {}
     for n, kind in [(1, strong.EACH), (4, strong.EACH), (4, strong.SHARED)]:
@@ -49,16 +49,16 @@ def test_events_and_time_count_all_ranks_and_the_share_of_a_batch():
 
 
 @pytest.mark.mpi
-def test_runs_that_are_there_are_not_done_again(tmp_path):
+def test_stored_runs_are_not_repeated(tmp_path):
     path = tmp_path / "strong.json"
     command = [sys.executable, BENCHMARKS / "strong.py", "--ranks", "1", "2", "--data", "1", "--seeds", "2"]
     command += ["--out", path, "--steps"]
     subprocess.run([*command, "20"], check=True, capture_output=True, timeout=300)
     first = json.loads(path.read_text())["distances"]
     assert len(first) == 2 * (1 + 2) and all(np.isfinite(distances).all() for distances in first.values())
-    told = subprocess.run([*command, "20", "30"], check=True, capture_output=True, text=True, timeout=300).stdout
+    output = subprocess.run([*command, "20", "30"], check=True, capture_output=True, text=True, timeout=300).stdout
     result = json.loads(path.read_text())
     assert first.items() <= result["distances"].items() and len(result["distances"]) == 2 * len(first)
-    assert told.count(", seed ") == len(first)
+    assert output.count(", seed ") == len(first)
     assert result["summary"][strong.SHARED]["2"]["batch_of_a_rank"] == 512
     assert path.with_suffix(".png").exists()

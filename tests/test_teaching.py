@@ -28,18 +28,18 @@ def test_the_posterior_of_the_polynomial_is_that_of_its_likelihood(n_coefficient
 
 
 def test_the_posterior_covers_the_truth():
-    """Pulls of 200 samples are standard normal: the sum of their squares follows chi^2."""
+    """The pulls of 200 samples are standard normal, so the sum of their squares follows a chi^2 distribution."""
     problem = Linear()
     squares = []
     for seed in range(200):
         mean, covariance = problem.posterior(problem.observed(300, np.random.default_rng(seed)))
         pull = mean - problem.truth
         squares.append(pull @ np.linalg.solve(covariance, pull))
-    # Mean and deviation of chi^2 with 3 degrees of freedom
+    # Mean and standard deviation of chi^2 with 3 degrees of freedom
     assert np.mean(squares) == pytest.approx(3, abs=4 * np.sqrt(6 / 200))
 
 
-def test_both_octants_fit_the_events_alike():
+def test_both_octants_fit_the_events_equally_well():
     problem = Octants()
     events = problem.observed(None, np.random.default_rng(0))
     fit = fit_likelihood(problem, events)

@@ -1,4 +1,4 @@
-"""The schedules of the ring, played for all ranks at once."""
+"""The schedules of the ring, simulated for all ranks at once."""
 
 import numpy as np
 from hypothesis import given
@@ -28,7 +28,7 @@ def test_ring_visits_every_rank_once(size):
 
 
 @given(size=sizes, data=st.data())
-def test_neighbours_know_each_other(size, data):
+def test_neighbours_agree_on_each_other(size, data):
     rank = data.draw(st.integers(0, size - 1))
     before, after = ring_neighbours(rank, size)
     assert ring_neighbours(before, size)[1] == rank == ring_neighbours(after, size)[0]
@@ -44,13 +44,13 @@ def test_chunks_tile_the_range_evenly(n_items, n_chunks):
 
 
 def pass_around(buffers, bounds, steps, receive):
-    """Every rank sends a chunk to the next one and treats what it gets, all in the same moment."""
+    """Each rank sends a chunk to its successor and processes the chunk that it receives, all at the same time."""
     size = len(buffers)
     for k in range(size - 1):
         sent = [buffers[rank][slice(*bounds[steps(rank, size)[k][0]])].copy() for rank in range(size)]
         for rank in range(size):
             before, _ = ring_neighbours(rank, size)
-            # What arrives must be the chunk that this rank expects.
+            # The chunk that arrives must be the chunk that this rank expects.
             assert steps(before, size)[k][0] == steps(rank, size)[k][1]
             receive(buffers[rank][slice(*bounds[steps(rank, size)[k][1]])], sent[before])
 
@@ -104,19 +104,19 @@ def test_exponential_graph_ends_with_the_mean(power, seed):
 
 
 @given(size=sizes, group_size=st.integers(1, 25))
-def test_groups_are_consecutive_and_full_but_the_last(size, group_size):
+def test_groups_are_consecutive_and_full_except_the_last(size, group_size):
     found = groups(size, group_size)
     assert [rank for group in found for rank in group] == list(range(size))
     assert all(len(group) == group_size for group in found[:-1]) and 1 <= len(found[-1]) <= group_size
 
 
 @given(data=st.data(), size=sizes)
-def test_joined_partitions_keep_together_what_any_keeps_together(data, size):
+def test_joined_partitions_merge_overlapping_classes(data, size):
     partition = st.lists(st.integers(0, 5), min_size=size, max_size=size).map(numbered)
     partitions = data.draw(st.lists(partition, min_size=1, max_size=3))
     result = joined(partitions)
     assert set(result) == set(range(len(set(result))))
-    # The closure of all pairs, by brute force.
+    # The transitive closure of all pairs, by brute force.
     linked = np.zeros((size, size), bool)
     for labels in partitions:
         linked |= np.equal.outer(labels, labels)

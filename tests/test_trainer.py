@@ -1,4 +1,4 @@
-"""The training loop: the same numbers however ranks and members share the work, and the right answer."""
+"""The training loop: the same numbers for any division of work among ranks and members, and the right answer."""
 
 import dataclasses
 
@@ -52,7 +52,7 @@ def test_training_in_pieces_gives_the_same_bits(events):
     np.testing.assert_array_equal(whole.draws, pieces.draws)
 
 
-def test_records_come_at_their_steps_and_after_the_last(events):
+def test_records_come_at_their_steps_and_after_the_last_step(events):
     trainer = make_trainer(events, dataclasses.replace(SMALL, record_every=4), n_steps=10)
     assert trainer.run(0) is None
     assert trainer.run(3).step == 3
@@ -153,7 +153,7 @@ def test_predicted_events_follow_the_draws(events):
 
 @pytest.mark.parametrize("n_events", [2, 5, 63])
 @pytest.mark.parametrize("problem", [Gaussian(), Proxy()])
-def test_few_events_are_enough_to_run(problem, n_events):
+def test_a_few_events_are_enough_to_run(problem, n_events):
     rng = np.random.default_rng(0)
     events = rng.uniform(0.2, 0.8, (n_events, len(problem.observables)))
     settings = dataclasses.replace(SMALL, bootstrap=False)
@@ -200,7 +200,7 @@ def test_closure_every_loss_finds_the_exact_answer(loss):
     assert np.abs(distances(trainer.draws, events)).max() < 1
 
 
-def test_resampled_members_go_to_the_estimates_of_their_resamples():
+def test_members_converge_to_the_estimates_of_their_resamples():
     events = Gaussian().observed(2000, np.random.default_rng(7))
     trainer = Trainer(Gaussian(), dataclasses.replace(QUICK, bootstrap=True), events, n_steps=400)
     trainer.run()
@@ -211,7 +211,7 @@ def test_resampled_members_go_to_the_estimates_of_their_resamples():
 
 @value
 class Pulled(Gaussian):
-    """The mean has also been measured elsewhere, as precisely as by 2000 events: 0.4 +- 0.025."""
+    """The mean has also been measured independently, as precisely as by 2000 events: 0.4 +- 0.025."""
 
     def constraints(self, theta, statistic):
         return (theta[:1] - 0.4) / 0.025
@@ -249,7 +249,7 @@ class Halls(Gaussian):
 
 
 def test_the_spread_of_an_ensemble_has_that_of_its_priors():
-    """A prior on mu is far more precise than the events, so mu varies from chain to chain as calibrations would."""
+    """A prior on mu is far more precise than the events, so mu varies between chains as repeated calibrations would."""
     problem = Calibrated()
     events = problem.observed(3000, np.random.default_rng(0))
     fit = fit_likelihood(problem, events)
@@ -258,7 +258,7 @@ def test_the_spread_of_an_ensemble_has_that_of_its_priors():
     trainer.run()
     chains = trainer.draws.mean(axis=1)[:, 0]
     assert abs(chains.mean() - fit.theta[0]) < 0.4 * fit.deviation[0]
-    # Four deviations of a deviation from 16 chains
+    # Four standard deviations of a standard deviation from 16 chains
     assert chains.std(ddof=1) == pytest.approx(fit.deviation[0], rel=0.7)
 
 
@@ -320,7 +320,7 @@ def test_closure_every_exchange_finds_the_exact_answer(trained, name):
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("name", ["AllReduce", "Ring"])
-def test_own_loop_with_an_exchange_is_the_loop_over_all_events(trained, name):
+def test_a_users_loop_with_an_exchange_equals_the_loop_over_all_events(trained, name):
     events = Gaussian().observed(2000, np.random.default_rng(0))
     # Shares differ by at most one event, so the mean of their gradients is that of all events to 1e-3.
     slope, offset = np.polyfit(events[:, 0], events[:, 0] ** 2, 1)
@@ -330,7 +330,7 @@ def test_own_loop_with_an_exchange_is_the_loop_over_all_events(trained, name):
     assert np.ptp(apart, axis=0).max() > 2e-2
 
 
-def test_own_loop_of_a_rank_alone_keeps_its_gradients():
+def test_a_users_loop_on_a_single_rank_keeps_its_gradients():
     network = torch.nn.Linear(2, 1)
     flat = FlatGradient(network.parameters())
     with Independent().open(World.alone("cpu"), flat.buffer) as channel:

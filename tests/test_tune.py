@@ -1,4 +1,4 @@
-"""Trying modes of exchange on the ranks at hand: what is measured, and what is recommended."""
+"""Trying modes of exchange on the available ranks: what is measured, and what is recommended."""
 
 import dataclasses
 import time
@@ -53,7 +53,7 @@ def test_a_mode_that_costs_too_much_is_not_recommended():
     assert [line[0] for line in str(tuning).splitlines()[2:4]] == [" ", "*"]
 
 
-def test_the_preferred_one_of_equals_is_recommended():
+def test_of_equally_fast_modes_the_preferred_one_is_recommended():
     rates = {"ring": 0.9, "all-reduce": 0.96, "one-sided": 1.0}
     trials = [Trial(exchange=name, rate=rate, waited_s=0.0, staleness=0) for name, rate in rates.items()]
     assert recommended(trials) == "all-reduce"
@@ -70,7 +70,7 @@ def test_numbers_that_are_not_positive_are_refused(wrong):
     ("nodes", "is_grouped"),
     [([(0, 1, 2, 3)], False), ([(0, 1), (2, 3)], True), ([(0, 2), (1, 3)], False), ([(0, 1, 2), (3,)], False)],
 )
-def test_groups_are_tried_where_nodes_make_equal_ones(nodes, is_grouped):
+def test_groups_are_tried_if_nodes_have_equally_many_ranks(nodes, is_grouped):
     world = World.alone("cpu")
     world.size, world.groups = 4, lambda size=None: nodes
     modes = usual_modes(world)
@@ -78,13 +78,13 @@ def test_groups_are_tried_where_nodes_make_equal_ones(nodes, is_grouped):
     assert any("Within" in repr(mode) for mode in modes) == is_grouped
 
 
-def test_a_rank_alone_has_no_choice(path, capsys):
+def test_a_single_rank_has_no_choice(path, capsys):
     assert main(["tune", str(path), "--trial-s", "0.1"]) == 0
     assert capsys.readouterr().out.endswith("recommended: exchange=Independent()\n")
 
 
 class WithoutEvents(Gaussian):
-    """Its events are in a file."""
+    """A problem whose events are in a file."""
 
     observed = Problem.observed
 

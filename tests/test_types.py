@@ -1,4 +1,4 @@
-"""Types as a user's editor shows them: a program that uses the whole public face, and mistakes that are found."""
+"""Types as a user's editor shows them: a program that uses the whole public API, and mistakes that are found."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ CHECKER = Path(sys.executable).with_name("basedpyright")
 
 
 def errors_in(path, tmp_path):
-    """Lines (from 1) on which the checker finds errors, with its words."""
+    """Line numbers (from 1) on which the checker finds errors, with its messages."""
     settings = {"include": [str(path)], "typeCheckingMode": "basic", "extraPaths": [str(TYPED.parents[1])]}
     project = tmp_path / "pyrightconfig.json"
     project.write_text(json.dumps(settings), encoding="utf-8")

@@ -9,15 +9,15 @@ from sagips_kit.cluster.configuration import configure_cluster, mpiexec_beside_p
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
-# Settings that all clusters share: the controller's network, protection of its keys, the output of ipcluster.
+# Settings shared by all clusters: the controller's network, protection of its keys, the output of ipcluster.
 configure_cluster(c)
 
 # All engines form one MPI world.
 c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.AllocationEngines"
 
 mpiexec = mpiexec_beside_python()
-# The options of this profile.  Those in ipcluster_config.json, where `sagips profiles install` writes what you give it,
-# have priority.
+# The options of this profile.  Options in ipcluster_config.json, where `sagips profiles install` writes those that you
+# give, have priority.
 c.AllocationEngines.defaults = {
     # Command that starts all engines on the nodes of the job: srun in a Slurm job, else the mpiexec that belongs to
     # the running Python's mpi4py.
@@ -35,5 +35,5 @@ c.AllocationEngines.defaults = {
     "interface": "",
 }
 
-# Seconds between asking mpiexec to end and killing it: an engine inside an MPI call cannot react to the request.
+# Seconds between requesting mpiexec to end and killing it: an engine inside an MPI call cannot react to the request.
 c.AllocationEngines.stop_seconds_until_kill = 3

@@ -8,14 +8,14 @@ from sagips_kit.cluster.configuration import configure_cluster
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
-# Settings that all clusters share: the controller's network, protection of its keys, the output of ipcluster.
+# Settings shared by all clusters: the controller's network, protection of its keys, the output of ipcluster.
 configure_cluster(c)
 
 # All engines form one MPI world, in one job.
 c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.SlurmEngines"
 
-# The options of this profile.  Those in ipcluster_config.json, where `sagips profiles install` writes what you give it,
-# have priority.
+# The options of this profile.  Options in ipcluster_config.json, where `sagips profiles install` writes those that you
+# give, have priority.
 c.SlurmEngines.defaults = {
     # Project that the node hours are charged to; "" leaves the option out, here and below.  Mandatory.
     "account": None,
@@ -23,7 +23,7 @@ c.SlurmEngines.defaults = {
     "queue": "batch",
     # Quality of service: "debug" for short tests.
     "qos": "",
-    # Longest duration, HH:MM:SS; the scheduler ends the job after it.  Mandatory.
+    # Longest duration, HH:MM:SS, after which the scheduler ends the job.  Mandatory.
     "walltime": None,
     # Nodes of the job; 0 takes as many as the engines need.
     "nodes": 0,
@@ -46,7 +46,7 @@ c.SlurmEngines.defaults = {
     "threads": 7,
     # Shell commands that each rank executes before MPI starts; "" for none, as srun chooses the GPUs.
     "affinity": "",
-    # Network by which engines reach the controller: the high-speed one, which login and compute nodes share.  If
-    # there is none of this name, the host's name is used.
+    # Network by which engines reach the controller: the high-speed network that login and compute nodes share.  If
+    # no network has this name, the host's name is used.
     "interface": "hsn0",
 }

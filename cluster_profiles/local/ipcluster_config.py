@@ -24,19 +24,19 @@ c.MPILauncher.environment = {
 # Engines in a terminal without --n: enough to see each exchange at work.
 c.Cluster.n = 4
 
-# Only processes of this machine can reach the controller.
+# Only processes on this machine can reach the controller.
 c.Cluster.controller_ip = "127.0.0.1"
 
-# The signing key stays in files that only their owner can read, never in the environment of a process.
+# The signing key stays in files that only their owner can read and is never put into the environment of a process.
 c.Cluster.send_engines_connection_env = False
 
-# Seconds until missing engines count as failed; a loaded laptop imports Python slowly.
+# Seconds until missing engines count as failed; on a busy laptop, Python imports are slow.
 c.Cluster.engine_timeout = 120
 
-# In a terminal: what the cluster does, but not the logs of all engines (which its own debug level would stream), and
-# only the last lines that mpiexec has printed when it ends.
+# In a terminal, show what the cluster does, but not the logs of all engines (which the debug level would stream), and
+# only the last lines of mpiexec's output when it ends.
 c.IPClusterStart.logging_config = {"loggers": {"IPClusterStart": {"level": "INFO"}}}
 c.MPILauncher.output_limit = 10
 
-# Seconds between asking mpiexec to end and killing it: an engine inside an MPI call cannot react to the request.
+# Seconds between requesting mpiexec to end and killing it: an engine inside an MPI call cannot react to the request.
 c.MPILauncher.stop_seconds_until_kill = 3

@@ -2,17 +2,17 @@
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
-# Only processes of this machine can reach it.
+# Only processes on this machine can reach it.
 c.IPController.ip = "127.0.0.1"
 
 # Its schedulers are threads: with a handful of engines, processes would take cores from the training.
 c.IPController.use_threads = True
 
-# A training engine returns to its loop rarely: it is given up after an hour without a heartbeat (1200 x 3 s), not
-# after half a minute.  The watcher process beside an engine still reports at once that the engine has died.
+# A training engine rarely returns to its event loop, so it counts as lost only after an hour without a heartbeat
+# (1200 x 3 s) instead of half a minute.  The watcher process of an engine still reports immediately if the engine dies.
 c.HeartMonitor.period = 3000
 c.HeartMonitor.max_heartmonitor_misses = 1200
 
-# Critical messages only: at every start the controller reports a harmless greeting of each engine (iopub_welcome) as an
-# error.
+# Critical messages only: at every start, the controller reports a harmless greeting from each engine (iopub_welcome) as
+# an error.
 c.IPController.log_level = 50

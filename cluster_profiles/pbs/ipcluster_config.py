@@ -7,20 +7,20 @@ from sagips_kit.cluster.configuration import configure_cluster, mpiexec_beside_p
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
-# Settings that all clusters share: the controller's network, protection of its keys, the output of ipcluster.
+# Settings shared by all clusters: the controller's network, protection of its keys, the output of ipcluster.
 configure_cluster(c)
 
 # All engines form one MPI world, in one job.
 c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.PBSEngines"
 
-# The options of this profile.  Those in ipcluster_config.json, where `sagips profiles install` writes what you give it,
-# have priority.
+# The options of this profile.  Options in ipcluster_config.json, where `sagips profiles install` writes those that you
+# give, have priority.
 c.PBSEngines.defaults = {
     # Project that the node hours are charged to (-A); "" leaves the option out, here and below.
     "account": "",
     # Queue (-q); "" is the site's default.
     "queue": "",
-    # Longest duration, HH:MM:SS; the scheduler ends the job after it.  Mandatory.
+    # Longest duration, HH:MM:SS, after which the scheduler ends the job.  Mandatory.
     "walltime": None,
     # Nodes of the job; 0 takes as many as the engines need.
     "nodes": 0,
@@ -36,7 +36,7 @@ c.PBSEngines.defaults = {
     # Shell commands that prepare the environment on the nodes, as you type them after logging in, because a PBS job
     # begins with a fresh one.  For instance "module load mpich".
     "setup": "",
-    # Command that starts all engines: that of the MPI which the running Python's mpi4py was built with.
+    # Command that starts all engines: mpiexec of the MPI that the running Python's mpi4py was built with.
     "mpiexec": mpiexec_beside_python() + " -n {n}",
     # Engines on each node; 0 puts all on one.
     "ranks_per_node": 0,

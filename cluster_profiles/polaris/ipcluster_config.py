@@ -1,27 +1,27 @@
 """Profile `polaris`: one PBS Pro job on Polaris at Argonne, four A100 and 32 cores per node.
 
-The notebook runs on a login node.  Each option can be switched off or changed, also for other machines.
+The notebook runs on a login node.  Each option can be switched off or changed, for instance for other machines.
 """
 
 from sagips_kit.cluster.configuration import configure_cluster
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
-# Settings that all clusters share: the controller's network, protection of its keys, the output of ipcluster.
+# Settings shared by all clusters: the controller's network, protection of its keys, the output of ipcluster.
 configure_cluster(c)
 
 # All engines form one MPI world, in one job.
 c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.PBSEngines"
 
-# The options of this profile.  Those in ipcluster_config.json, where `sagips profiles install` writes what you give it,
-# have priority.
+# The options of this profile.  Options in ipcluster_config.json, where `sagips profiles install` writes those that you
+# give, have priority.
 c.PBSEngines.defaults = {
     # Project that the node hours are charged to (-A); "" leaves the option out, here and below.  Mandatory.
     "account": None,
     # Queue: debug (2 nodes, 1 h), debug-scaling (10 nodes, 1 h), preemptable (10 nodes; ended without warning), prod
     # (10 nodes and more).
     "queue": "debug",
-    # Longest duration, HH:MM:SS; the scheduler ends the job after it.  Mandatory.
+    # Longest duration, HH:MM:SS, after which the scheduler ends the job.  Mandatory.
     "walltime": None,
     # Filesystems that hold your environment, notebooks and runs, such as "home:eagle".  Mandatory.
     "filesystems": None,
@@ -47,7 +47,7 @@ c.PBSEngines.defaults = {
     # Shell commands that each rank executes before MPI starts: each sees one GPU only.  GPUs are numbered
     # in the opposite order of cores.
     "affinity": "export CUDA_VISIBLE_DEVICES=$((3 - PMI_LOCAL_RANK % 4))",
-    # Network by which engines reach the controller: the high-speed one, which login and compute nodes share.  If
-    # there is none of this name, the host's name is used.
+    # Network by which engines reach the controller: the high-speed network that login and compute nodes share.  If
+    # no network has this name, the host's name is used.
     "interface": "hsn0",
 }

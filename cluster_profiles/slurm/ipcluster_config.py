@@ -7,14 +7,14 @@ from sagips_kit.cluster.configuration import configure_cluster
 
 c = get_config()  # noqa: F821  provided by IPython when it reads this file
 
-# Settings that all clusters share: the controller's network, protection of its keys, the output of ipcluster.
+# Settings shared by all clusters: the controller's network, protection of its keys, the output of ipcluster.
 configure_cluster(c)
 
 # All engines form one MPI world, in one job.
 c.Cluster.engine_launcher_class = "sagips_kit.cluster.launchers.SlurmEngines"
 
-# The options of this profile.  Those in ipcluster_config.json, where `sagips profiles install` writes what you give it,
-# have priority.
+# The options of this profile.  Options in ipcluster_config.json, where `sagips profiles install` writes those that you
+# give, have priority.
 c.SlurmEngines.defaults = {
     # Project that the node hours are charged to (--account); "" leaves the option out, here and below.
     "account": "",
@@ -22,7 +22,7 @@ c.SlurmEngines.defaults = {
     "queue": "",
     # Quality of service.
     "qos": "",
-    # Longest duration, HH:MM:SS; the scheduler ends the job after it.  Mandatory.
+    # Longest duration, HH:MM:SS, after which the scheduler ends the job.  Mandatory.
     "walltime": None,
     # Nodes of the job; 0 takes as many as the engines need.
     "nodes": 0,

@@ -173,7 +173,7 @@ def timeline(run: xr.DataTree, n_bins: int = 200) -> xr.Dataset:
     history = _rows(run, None)
     elapsed, waited = (_by_rank(history[name]) for name in (schema.ELAPSED, schema.WAITED))
     ends = np.nanmax(elapsed, axis=1, initial=0)
-    edges = np.linspace(0, ends.max(initial=0), n_bins + 1)
+    edges = np.linspace(0, ends.max(initial=0) or 1.0, n_bins + 1)  # without rows, any bins that differ
     waiting = np.full((len(ends), n_bins), np.nan)
     for rank, (times, waits) in enumerate(zip(elapsed, waited, strict=True)):
         is_there = np.isfinite(times)

@@ -120,13 +120,7 @@ class Exchange(ABC):
         ValueError
             If it depends on which ranks share a node.
         """
-        replicas = self.replicas(size)
-        if replicas is None:
-            raise ValueError(
-                f"{self}: the number of replicas among {size} ranks depends on how many ranks share a node. "
-                "State the size of a group, for instance Within(Ring(), size=4)."
-            )
-        return replicas[rank]
+        return self._known_replicas(size)[rank]
 
     def n_replicas(self, size: int) -> int:
         """The number of different generators per member.
@@ -146,4 +140,13 @@ class Exchange(ABC):
         ValueError
             If it depends on which ranks share a node.
         """
-        return len({self.replica(rank, size) for rank in range(size)})
+        return len(set(self._known_replicas(size)))
+
+    def _known_replicas(self, size: int) -> tuple[int, ...]:
+        replicas = self.replicas(size)
+        if replicas is None:
+            raise ValueError(
+                f"{self}: the number of replicas among {size} ranks depends on how many ranks share a node. "
+                "State the size of a group, for instance Within(Ring(), size=4)."
+            )
+        return replicas

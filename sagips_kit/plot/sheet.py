@@ -30,7 +30,7 @@ _FULL, _HALF, _TEXT = 12.0, 6.0, 1.0  # widths, and the height of a line of text
 Drawn = Axes | NDArray[np.object_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     """A picture of a run that has not been drawn yet.
 

@@ -72,7 +72,8 @@ def convergence(
     if is_several(run):
         for (key, path), style in zip(paths.items(), run_styles(len(paths)), strict=True):
             ax.plot(x[key], path["distance"], lw=1.8, markevery=0.1, ms=5, label=key, **style)
-        last, lowest = None, [float(path["distance"].min()) for path in paths.values()]
+        # Runs that have just begun have no rows.
+        last, lowest = None, [float(path["distance"].min()) for path in paths.values() if path.sizes[schema.STEP]]
     else:
         ((key, path),) = paths.items()
         lowest = [_draw_generators(ax, x[key], path["distance_each"]), float(path["distance"].min())]

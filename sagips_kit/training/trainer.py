@@ -134,8 +134,8 @@ class Trainer:
         exchange, world = exchange or Independent(), world or World.alone()
         self.problem, self.settings, self.n_steps, self.seed, self.world = problem, settings, n_steps, seed, world
         self.step = 0
-        replicas = [exchange.replica(rank, world.size) for rank in range(world.size)]
-        replica = replicas[world.rank]
+        replica = exchange.replica(world.rank, world.size)  # raises an error if the replicas depend on the nodes
+        replicas = exchange.replicas(world.size) or ()
         self._random = random_streams(seed, replica, world.rank, settings.n_members)
         chains = range(replica * settings.n_members, (replica + 1) * settings.n_members)
         n_chains = exchange.n_replicas(world.size) * settings.n_members

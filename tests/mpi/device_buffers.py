@@ -1,4 +1,4 @@
-"""Each rank asks for device buffers and prints the answer.  Argument: the device."""
+"""Each rank requests device buffers and prints the result.  Argument: the device."""
 
 import sys
 
@@ -9,5 +9,5 @@ try:
     answer = f"rank {world.rank} has them"
 except ValueError as error:
     answer = str(error)
-# In one piece, so that no other rank writes into the line.
+# In one piece, so that output of other ranks does not break the line.
 sys.stdout.write(answer + "\n")

@@ -1,7 +1,7 @@
-"""Train or resume a run, and let a fault happen on rank 1.
+"""Train or resume a run, with a fault on rank 1.
 
-Arguments: the JSON file of the spec, the kind of fault, and the place where it happens; "none" for none.  World waits
-are short, so that a rank that has stopped is given up within seconds.
+Arguments: the JSON file of the spec, the kind of fault, and the place where it happens; "none" for no fault.  Timeouts
+of the world are short, so that the other ranks give up on a stopped rank within seconds.
 """
 
 import errno
@@ -24,12 +24,12 @@ from sagips_kit.ranks.world import World
 from sagips_kit.store import files
 from sagips_kit.training.trainer import Trainer
 
-STEP = 213  # from here on the fault is due
+STEP = 213  # the fault happens at or after this step
 _state = {"step": 0, "checkpoints": 0, "due": True}
 
 
 def happen(kind):
-    """The fault itself; the first time only."""
+    """Cause the fault, but only once."""
     if not _state["due"]:
         return
     _state["due"] = False
@@ -42,7 +42,7 @@ def happen(kind):
     if kind == "slow":
         time.sleep(1.5)
     if kind == "full disk":
-        # The kernel refuses every byte from now on.
+        # From now on, the kernel refuses to write any byte.
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     if kind == "read-only store":
         refuse_to_open()
@@ -52,7 +52,7 @@ def happen(kind):
 
 
 def refuse_to_open():
-    """No file can be opened for writing any more; permissions would not stop root."""
+    """Refuse to open any file for writing; permissions would not stop root."""
     opened = pathlib.Path.open
 
     def refuse(self, mode="r", *args, **kwargs):
@@ -64,7 +64,7 @@ def refuse_to_open():
 
 
 def before(cls, name, act):
-    """Let `act` happen before each call of a method."""
+    """Call `act` before each call of a method."""
     method = getattr(cls, name)
 
     def wrapped(self, *args, **kwargs):
@@ -105,12 +105,12 @@ def install(kind, where):
     elif where == "after the exchange":
         after(Channel, "finish", when_due)
     elif where == "store write":
-        # In the middle of a block: some variables have their rows, others have not.
+        # In the middle of a block: some variables have been written and others have not.
         before(zarr.Array, "__setitem__", lambda self, *_: when_due() if self.basename == "loss_generator" else None)
     elif where == "checkpoint":
         install_in_checkpoint(kind)
     else:
-        raise ValueError(f"No fault {kind!r} is known in {where!r}.")
+        raise ValueError(f"There is no fault {kind!r} for the place {where!r}.")
 
 
 def install_nan(where):
@@ -137,7 +137,7 @@ def install_nan(where):
 
 
 def install_damage():
-    """All bits of one number that this rank puts into shared memory become 1, once: NaN."""
+    """Set all bits of one number that this rank puts into shared memory to 1, which gives NaN; once."""
 
     put = SharedMean.put
 
@@ -152,7 +152,7 @@ def install_damage():
 
 
 def install_in_checkpoint(kind):
-    """In the second one: bytes are written, but the file has not got its name yet; or it has, and is spoilt."""
+    """Act in the second checkpoint: when its bytes are written but it has no name yet, or damage the named file."""
     write, fsync = files.Files.write, os.fsync
 
     def counted_write(self, name, data):
@@ -175,7 +175,7 @@ def install_in_checkpoint(kind):
 
 
 def main(path, kind, where):
-    if kind == "clock jump":  # the run has to end before that
+    if kind == "clock jump":  # an end of the job that the jump passes
         os.environ["SAGIPS_ENDS_AT"] = str(time.time() + 3600)
     world = World.from_mpi(timeout_s=4.0)
     if kind != "none" and world.rank == 1:

@@ -1,6 +1,6 @@
 """Rank 1 misbehaves in an exchange, and every rank records what it saw.
 
-Arguments: folder for the ranks' files, the exchange, "raise", "stall" or "pause", number of weights.
+Arguments: the folder for the ranks' files; the exchange; "raise", "stall" or "pause"; the number of weights.
 """
 
 import json

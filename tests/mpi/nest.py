@@ -1,10 +1,10 @@
-"""Ranks that need not import torch: mpiexec starts a stub, in whose place a process is forked that has imported all.
+"""Fast start of ranks: mpiexec starts a stub, and a process that has already imported torch forks the rank for it.
 
     python nest.py serve SOCKET
     mpiexec -n 2 python -I -S nest.py stub SOCKET (-m MODULE | FILE) ARGUMENTS ...
 
-The rank has the stub's environment, folder, streams and connections to mpiexec.  Both die together, by the same signal,
-so that mpiexec and the other ranks see what they see of any rank.
+The rank takes over the stub's environment, folder, streams and connections to mpiexec.  Both die together, by the same
+signal, so mpiexec and the other ranks see the same as for any other rank.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _TO_MPIEXEC = ("PMI_FD", "HYDI_CONTROL_FD")  # file descriptors that MPICH's mpi
 
 
 def stub(path, *arguments):
-    """Ask for a rank, and end as it does."""
+    """Request a rank, and end with the same status or signal."""
     names = [name for name in _TO_MPIEXEC if name in os.environ]
     descriptors = [0, 1, 2, *(int(os.environ[name]) for name in names)]
     order = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd(), "names": names}
@@ -33,7 +33,7 @@ def stub(path, *arguments):
 
 
 def serve(path):
-    """Fork a guardian for each stub, until there is nobody left to serve; returns, in a rank, its order."""
+    """Fork a guardian for each stub until nothing uses this server; in a forked rank, return its order."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # guardians leave no zombies
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -49,11 +49,11 @@ def serve(path):
 
 
 def _guard(connection):
-    """Fork the rank, and let it and its stub die together; returns in the rank only."""
+    """Fork the rank, and make it and its stub die together; returns only in the rank."""
     data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 8)
     while not data.endswith(b"\n"):
         data += connection.recv(1 << 20)
-    # It ends when the rank does, however that is.
+    # This ends when the rank ends, for whatever reason.
     lifeline, held_by_the_rank = os.pipe()
     rank = os.fork()
     if rank == 0:
@@ -70,7 +70,7 @@ def _guard(connection):
 
 
 def become(order, descriptors):
-    """Be the rank that the stub was started for."""
+    """Become the rank that the stub was started for."""
     import runpy
 
     os.environ.clear()
@@ -92,7 +92,7 @@ if __name__ == "__main__":
     what, *given = sys.argv[1:]
     if what == "stub":
         stub(*given)
-    # What ranks of the kit import; an optimiser imports the second by itself.
+    # The modules that ranks import; creating an optimiser imports the second one.
     import torch._dynamo  # noqa: F401
 
     from sagips_kit import cli  # noqa: F401

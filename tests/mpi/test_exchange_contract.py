@@ -1,6 +1,6 @@
-"""What every exchange promises, for any number of ranks; the test of a new exchange inherits `ExchangeContract`.
+"""The contract of every exchange, for any number of ranks; the test of a new exchange inherits `ExchangeContract`.
 
-Plain pytest checks the promises on a single rank; `tests/test_exchange.py` runs this file under mpiexec too.
+Plain pytest checks the contract on a single rank; `tests/test_exchange.py` runs this file under mpiexec too.
 """
 
 import json
@@ -24,12 +24,12 @@ def world():
 
 
 def test_the_world_is_as_large_as_mpiexec_made_it(world):
-    """A rank that does not find the others, and takes itself for a world of size 1, would keep all other promises."""
+    """A rank that does not find the others and forms a world of size 1 would pass all other tests."""
     assert world.size == int(os.environ.get("PMI_SIZE", "1"))
 
 
 class ExchangeContract:
-    """Inherit, and set `mode` to a key of MODES, and `is_exact = False` if the mode promises no exact mean."""
+    """Inherit from this class and set `mode` to a key of MODES; set `is_exact = False` if the mean is not exact."""
 
     mode = None
     is_exact = True
@@ -43,7 +43,7 @@ class ExchangeContract:
         return MODES[self.mode][0]
 
     def check(self, world, shape, dtype, channel, step):
-        """Mix gradient and weights as a trainer does, and compare."""
+        """Mix gradient and weights as a trainer does, and compare with the expected values."""
         gradient = numbers(world.rank, shape, dtype, step)
         mixed = channel.mix_(gradient, step)
         self.compare(world, gradient, MODES[self.mode][1], step)
@@ -58,7 +58,7 @@ class ExchangeContract:
         given = [numbers(rank, mixed.shape, mixed.dtype, step) for rank in range(world.size)]
         expected = play(given, step)[world.rank]
         if self.is_exact:
-            # Whole numbers have exact sums; only a division by three or so rounds.
+            # Integers have exact sums; only a division, such as by three, rounds.
             rtol = max(rounding(self.mode), 3e-7 if world.size % 3 == 0 else 0)
             torch.testing.assert_close(mixed, expected, rtol=rtol, atol=0)
 
@@ -106,7 +106,7 @@ class ExchangeContract:
         for channel in channels:
             channel.close()
 
-    def test_start_and_finish_are_mix_with_time_in_between(self, world):
+    def test_start_and_finish_do_the_same_as_mix(self, world):
         shape = (2, 500)
         with self.exchange.open(world, torch.empty(shape)) as channel:
             for step in range(6):

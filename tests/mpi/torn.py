@@ -1,6 +1,6 @@
-"""All ranks write and read slots as fast as they can; each records whether it ever read parts of two steps.
+"""All ranks write and read slots as fast as they can; each records whether it ever read parts of different steps.
 
-Arguments: folder for the ranks' files, seconds, "shared" or "remote" memory.
+Arguments: the folder for the ranks' files; seconds; "shared" or "remote" memory.
 """
 
 import json

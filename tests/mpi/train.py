@@ -1,6 +1,6 @@
-"""Train the Gaussian problem in every mode of exchange; each rank saves what it has in the end.
+"""Train the Gaussian problem in every mode of exchange; each rank saves its final state.
 
-Argument: folder for the ranks' files.
+Argument: the folder for the ranks' files.
 """
 
 import sys
@@ -46,7 +46,7 @@ def flattened(network):
 
 
 def own_loop(events, world, exchange):
-    """A user's own torch loop: least squares on this rank's share of the events -> weight and bias."""
+    """A user's torch loop: least squares on this rank's share of the events; returns weight and bias."""
     share = torch.as_tensor(events[world.rank :: world.size], dtype=torch.float64)
     network = torch.nn.Linear(1, 1, dtype=torch.float64)
     torch.nn.init.zeros_(network.weight)

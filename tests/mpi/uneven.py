@@ -1,4 +1,4 @@
-"""Rank 0 finishes when the other ranks, which are slow, are halfway.  Arguments: those of `sagips run`."""
+"""Rank 0 finishes when the other, slower ranks are halfway.  Arguments: those of `sagips run`."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Mistakes that a type checker finds before anything is run; each line with one ends in `# error`."""
+"""Mistakes that a type checker finds before anything is run; each line with a mistake ends in `# error`."""
 
 from sagips_kit import Every, Leaders, Proxy, Ring, RunSpec, Settings
 

@@ -1,6 +1,6 @@
-"""A user's program, for a type checker to read; it is never run.
+"""A user's program for a type checker; it is never run.
 
-README's first example, every mode of its table, a problem with a pipeline, and a training loop of one's own.
+It contains README's first example, every mode of its table, a problem with a pipeline, and a user's training loop.
 """
 
 from pathlib import Path
@@ -119,7 +119,7 @@ class Resonance(Problem):
 
 
 class Weighted(Problem):
-    """A simulator that returns weights beside its events."""
+    """A simulator that returns weights with its events."""
 
     parameters, lower, upper = ("slope",), np.zeros(1), np.ones(1)
     observables, noise_dim = ("x",), 1
@@ -155,7 +155,7 @@ def own_loop(network: torch.nn.Module, optimizer: torch.optim.Optimizer, n_steps
 
 
 class Nobody(Channel):
-    """A channel of one's own."""
+    """A user-defined channel."""
 
     def mixing(self, flat, step, payload):
         return Mixed()

@@ -1,6 +1,6 @@
-"""What type checkers know of a `value`.
+"""What type checkers know about a `value`.
 
-Lines that they must refuse are marked; a mark without an error is an error as well.
+Lines that they must refuse are marked; a mark on a line without an error is an error, too.
 """
 # pyright: reportUnnecessaryTypeIgnoreComment=true
 
@@ -12,7 +12,7 @@ from sagips_kit._value import Count, Positive, value
 
 @value
 class Detector:
-    """Two fields with defaults, and class attributes that are no fields."""
+    """Two fields with defaults, and class attributes that are not fields."""
 
     n_layers: Count = 1
     spacing: Positive = 0.5
@@ -44,7 +44,7 @@ class Several:
 
 @value
 class Larger(Detector):
-    """A subclass with another default and a field of its own."""
+    """A subclass with another default and an additional field."""
 
     n_layers: Count = 7
     name: str = "large"
