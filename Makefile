@@ -1,6 +1,6 @@
-# Everything is installed into .venv; a machine needs Python, make and nothing else.
+# Everything is installed into .venv; the machine needs only Python and make.
 PYTHON ?= python3
-# Further arguments of pytest, for instance: make test ARGS="-k ring -x"
+# More arguments for pytest, for instance: make test ARGS="-k ring -x"
 ARGS ?=
 
 BIN := .venv/bin
@@ -9,13 +9,13 @@ INSTALLER := .venv/installer
 DEMO := .venv/demo
 ALL := .venv/all
 EXTRAS := mpi,data,dayabay,explore,notebooks,test,lint
-# Versions that are known to work together, and the installer that resolves them without a search
+# Versions that are known to work together, so that pip need not search for them
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python .ci/install.py .venv/install.log --constraint constraints.txt
 # pip, Jupyter and matplotlib keep caches and settings in HOME.  Where there is none, or it is read-only, use a folder here.
 ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo writable),writable)
 export HOME := $(CURDIR)/.venv/home
 endif
-# Profiles and logs of engines stay out of ~/.ipython, and mpiexec is the one that belongs to the installed mpi4py.
+# Keep profiles and logs of engines out of ~/.ipython, and use the mpiexec that belongs to the installed mpi4py.
 RUN = IPYTHONDIR="$(CURDIR)/.ipython" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
 
 .PHONY: help install wheels demo test test-quick lint format clean distclean
@@ -24,12 +24,12 @@ RUN = IPYTHONDIR="$(CURDIR)/.ipython" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyth
 help:
 	@echo "make demo        run the example notebooks on MPI engines of this machine and print the results"
 	@echo "make test        run all tests"
-	@echo "make test-quick  run all tests but the statistical ones and those of a batch scheduler"
+	@echo "make test-quick  run all tests except slow ones and those of a batch scheduler"
 	@echo "make lint        check style, format, types, docstrings and the order of imports"
 	@echo "make format      correct style and format where that can be done automatically"
 	@echo "make install     only install, into .venv; the targets above install what they need"
 	@echo "make wheels      only download, into wheels/, for a machine without network (see README.md)"
-	@echo "make clean       remove caches and build products; make distclean removes .venv too"
+	@echo "make clean       remove caches and build products; make distclean also removes .venv"
 	@echo "With another Python: make PYTHON=python3.12 ..."
 
 install: $(ALL)
@@ -82,9 +82,9 @@ $(INSTALLER): constraints.txt .ci/install.py | $(BIN)/python
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { \
-	  echo "There is no $(PYTHON). Name another Python, 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	  echo "$(PYTHON) was not found. Choose another Python, 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "sagips_kit needs Python 3.11 or newer, and $(PYTHON) is not. Name another: make PYTHON=python3.12 ..." >&2; \
+	  echo "sagips_kit needs Python 3.11 or newer, and $(PYTHON) is older. Choose another: make PYTHON=python3.12 ..." >&2; \
 	  exit 1; }
 	@echo "==> Creating .venv with $$($(PYTHON) --version)"
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \

@@ -186,7 +186,7 @@ def a_python(path, has_ensurepip, version="3.11"):
         ({"has_ensurepip": False}, "apt install python3.11-venv"),
         ({"has_ensurepip": True}, "is this folder writable"),
         ({"has_ensurepip": True, "version": "3.10"}, "needs Python 3.11 or newer"),
-        (None, "There is no .*make PYTHON=python3.12"),
+        (None, "was not found.*make PYTHON=python3.12"),
     ],
     ids=["no venv", "venv fails", "too old", "none"],
 )
