@@ -106,7 +106,7 @@ def test_a_spec_file_replaces_no_run_outside_this_folder(spec, tmp_path, monkeyp
     hostile = dataclasses.replace(spec, store=store.format(tmp_path), overwrite=True, seed=7)
     Path("spec.json").write_text(hostile.to_json())
     assert main(["run", "spec.json"]) == 2
-    assert "is not in this folder" in capsys.readouterr().err
+    assert "is outside the current folder" in capsys.readouterr().err
     assert RunSpec.from_run(open_run(victim.store)).seed == 0
     assert main(["run", "spec.json", "--overwrite"]) == 0
     assert RunSpec.from_run(open_run(victim.store)).seed == 7
