@@ -4,14 +4,21 @@ PYTHON ?= python3
 ARGS ?=
 
 BIN := .venv/bin
-INSTALLED := .venv/installed
-# Versions that are known to work together, so that pip need not search for them.
-CONSTRAINTS := constraints.txt
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python .ci/install.py .venv/install.log --constraint $(CONSTRAINTS)
+# Stamps: the installer, what the demo needs, and everything
+INSTALLER := .venv/installer
+DEMO := .venv/demo
+ALL := .venv/all
+EXTRAS := mpi,data,dayabay,explore,notebooks,test,lint
+# Versions that are known to work together, so that pip need not search for them
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python .ci/install.py .venv/install.log --constraint constraints.txt
+# pip, Jupyter and matplotlib keep caches and settings in HOME.  Where there is none, or it is read-only, use a folder here.
+ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo writable),writable)
+export HOME := $(CURDIR)/.venv/home
+endif
 # Keep profiles and logs of engines out of ~/.ipython, and use the mpiexec that belongs to the installed mpi4py.
 RUN = IPYTHONDIR="$(CURDIR)/.ipython" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
 
-.PHONY: help install demo test test-quick lint format clean distclean
+.PHONY: help install wheels demo test test-quick lint format clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,29 +27,33 @@ help:
 	@echo "make test-quick  run all tests except slow ones and those of a batch scheduler"
 	@echo "make lint        check style, format, types, docstrings and the order of imports"
 	@echo "make format      correct style and format where that can be done automatically"
-	@echo "make install     only install into .venv; the targets above do so if necessary"
+	@echo "make install     only install, into .venv; the targets above install what they need"
+	@echo "make wheels      only download, into wheels/, for a machine without network (see README.md)"
 	@echo "make clean       remove caches and build products; make distclean also removes .venv"
 	@echo "With another Python: make PYTHON=python3.12 ..."
 
-install: $(INSTALLED)
+install: $(ALL)
 
-demo: $(INSTALLED)
+wheels: $(INSTALLER)
+	@$(BIN)/python -m pip wheel --wheel-dir wheels --constraint constraints.txt pip editables hatchling ".[$(EXTRAS)]"
+
+demo: $(DEMO)
 	@$(RUN) notebooks/demo.py
 
-test: $(INSTALLED)
+test: $(ALL)
 	@$(RUN) -m pytest $(ARGS)
 
-test-quick: $(INSTALLED)
+test-quick: $(ALL)
 	@$(RUN) -m pytest -m "not slow and not scheduler" $(ARGS)
 
-lint: $(INSTALLED)
+lint: $(ALL)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/numpydoc lint $$(git ls-files "sagips_kit/*.py")
 	@$(BIN)/basedpyright --level error
 
-format: $(INSTALLED)
+format: $(ALL)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
@@ -53,15 +64,22 @@ clean:
 distclean: clean
 	@rm -rf .venv
 
-# torch first and alone: packages that depend on it then accept the installed build.
-$(INSTALLED): pyproject.toml constraints.txt .ci/install.py | $(BIN)/python
-	@echo "==> Installing PyTorch into .venv"
-	@$(PIP) torch
-	@echo "==> Installing sagips_kit and its dependencies; the first time, this takes some minutes"
-	@$(PIP) --editable ".[mpi,data,dayabay,explore,notebooks,test,lint]"
+$(DEMO): pyproject.toml $(INSTALLER)
+	@echo "==> Installing sagips_kit and what the demo needs into .venv; the first time this takes some minutes"
+	@$(PIP) --editable ".[mpi,dayabay,notebooks]"
 	@touch $@
 
-# The pip of Python 3.11.2 takes hours to resolve what a newer one resolves in seconds.
+$(ALL): $(DEMO)
+	@echo "==> Installing what tests and checks need"
+	@$(PIP) --editable ".[$(EXTRAS)]"
+	@touch $@
+
+# Old releases of pip, such as that of Python 3.11.2, may search for hours where a recent one needs seconds.
+$(INSTALLER): constraints.txt .ci/install.py | $(BIN)/python
+	@echo "==> Installing pip into .venv"
+	@$(PIP) pip
+	@touch $@
+
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "$(PYTHON) was not found. Choose another Python, 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -69,7 +87,8 @@ $(BIN)/python:
 	  echo "sagips_kit needs Python 3.11 or newer, and $(PYTHON) is older. Choose another: make PYTHON=python3.12 ..." >&2; \
 	  exit 1; }
 	@echo "==> Creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot create environments. On Debian and Ubuntu type: sudo apt install" \
+	  "$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
-	  echo "$(PYTHON) cannot create environments. On Debian and Ubuntu type: sudo apt install python3-venv" >&2; exit 1; }
-	@echo "==> Installing pip into .venv"
-	@$(PIP) pip || { rm -f $(BIN)/python; exit 1; }
+	  echo "No environment could be written into .venv: is this folder writable, and is there space?" >&2; exit 1; }

@@ -1,8 +1,8 @@
-"""Install packages with pip, with a line of progress every few seconds and advice if something fails.
+"""Install packages with pip: print a line of progress every few seconds, and a remedy when pip fails.
 
     python .ci/install.py LOG ARGUMENT...
 
-Runs `pip install ARGUMENT...` with the Python that runs this script.  All output of pip goes to the file LOG.
+Runs `pip install ARGUMENT...` for the Python that runs this file.  Everything that pip prints goes to the file LOG.
 """
 
 import re
@@ -14,34 +14,35 @@ import time
 from pathlib import Path
 
 INTERVAL_S = 5.0  # between two lines of progress
-N_LAST = 12  # lines of pip's output to show after a failure
+N_LAST, N_CHARACTERS = 12, 400  # how much of pip's errors is printed
 
-# Beginning of a line of pip's output -> description of what pip is doing
+# How a line of pip begins, and what pip is doing then
 DOING = {
     r"Collecting (\S+)": "looking up {}",
     r"\s*(?:Downloading|Using cached) (\S+?)(?:-py\d|-cp\d|\.tar|\.whl|\.metadata).*?(?: \((.*)\))?$": "fetching {}",
     r"\s*Building wheel for (\S+)": "building {}",
     r"\s*Preparing metadata": "preparing metadata",
-    r"Installing collected packages: (.*)": "writing packages: {there} of {n}",
+    r"Installing collected packages: (.*)": "writing packages: {there} of {n} done",
 }
-# Pattern of an error of pip -> what to do
+# What pip prints when it fails, and what to do.  The first match counts: a certificate that is refused also ends in too
+# many retries, and a registry that is not reached in a version that is not found.
 REMEDIES = {
     r"No space left on device|Errno 28|Disk quota exceeded": (
-        "The disk is full. The kit with all its dependencies takes about 2 GB, or 8 GB with CUDA builds of torch: free "
-        "some space, or clone into another folder. If /tmp is full, type: export TMPDIR=$PWD/.tmp && mkdir -p .tmp"
+        "The disk is full. The kit with all its packages takes about 2 GB, with a CUDA build of torch 8 GB: free "
+        "space, or clone into a folder on a larger disk. If it is /tmp, type: mkdir -p .tmp && export TMPDIR=$PWD/.tmp"
     ),
     r"Read-only file system|Permission denied|Errno 13|Errno 30": (
-        "A folder is not writable. Clone into a folder that you can write to; if it is pip's cache, type: export "
-        "PIP_NO_CACHE_DIR=1"
+        "A folder cannot be written. Clone into a folder of your own. If it is the folder of temporary files, type: "
+        "mkdir -p .tmp && export TMPDIR=$PWD/.tmp"
+    ),
+    r"CERTIFICATE_VERIFY_FAILED|SSLError": (
+        "The certificate of the package registry is not trusted on this machine. Ask for the certificates of your "
+        "site, then type: export PIP_CERT=/path/to/certificates.pem"
     ),
     r"NewConnectionError|NameResolutionError|name resolution|Read timed out|ConnectTimeout|Max retries|ProxyError|"
     r"Network is unreachable|ConnectionResetError|Could not find a version that satisfies the requirement pip": (
         "The package registry cannot be reached. Behind a proxy, type: export https_proxy=http://PROXY:PORT. For a "
-        "machine without network, download the packages elsewhere with `pip download`."
-    ),
-    r"CERTIFICATE_VERIFY_FAILED|SSLError": (
-        "The registry's certificate is not trusted here. Ask for your site's certificates, then type: export "
-        "PIP_CERT=/path/to/certificates.pem"
+        "machine without network see 'Without network' in README.md."
     ),
     r"error: command '.*(gcc|cc|clang|c\+\+|g\+\+|mpicc)|No such file or directory: '(gcc|cc|c\+\+|g\+\+)'|"
     r"Failed building wheel|Unable to find a compiler|unknown compiler": (
@@ -50,8 +51,8 @@ REMEDIES = {
         "build-essential python3-dev)."
     ),
     r"No matching distribution found|ResolutionImpossible|conflicting dependencies": (
-        "The pinned versions do not exist for this Python or platform. Python 3.11 to 3.13 are supported; choose one "
-        "with make PYTHON=python3.12, or install without pins: pip install --editable '.[dev]'"
+        "The pinned versions do not exist for this Python or platform. Python 3.11 to 3.13 on Linux are supported; "
+        "choose one with make PYTHON=python3.12, or install without pins: pip install --editable '.[dev]'"
     ),
 }
 
@@ -62,7 +63,7 @@ def n_installed():
 
 
 def doing(line):
-    """What pip is doing according to a line of its output; None if the line does not say."""
+    """What pip is doing, in a few words; None if the line does not say.  `{there}` stands for `n_installed()`."""
     for pattern, words in DOING.items():
         if found := re.match(pattern, line):
             name, size = (*found.groups(""), "", "")[:2]
@@ -72,12 +73,13 @@ def doing(line):
 
 
 def remedy(text):
-    """What to do about the errors in the output of pip, or where to look for the reason."""
+    """What to do about pip's errors, or where to look further."""
     found = [words for pattern, words in REMEDIES.items() if re.search(pattern, text)]
-    return found[0] if found else "If the reason is not clear, read the complete log."
+    return found[0] if found else "If the reason is not clear, read the whole log, in the file named below."
 
 
-def main(log, *arguments):
+def install(log, arguments):
+    """Run pip, printing its progress; its exit code, and the lines that it printed."""
     command = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", *arguments]
     start, now, lines = time.monotonic(), "starting pip", []
     ended = threading.Event()
@@ -87,22 +89,34 @@ def main(log, *arguments):
             print(f"    {time.monotonic() - start:4.0f} s  {now.replace('{there}', str(n_installed()))}", flush=True)
 
     shown = threading.Thread(target=show, daemon=True)
-    shown.start()
-    with open(log, "a", encoding="utf-8") as file:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for line in process.stdout:
-            file.write(line)
-            lines.append(line.rstrip())
-            now = doing(line) or now
-        code = process.wait()
-    ended.set()
-    shown.join()
+    try:
+        with (
+            open(log, "a", encoding="utf-8") as file,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+        ):
+            shown.start()
+            for line in process.stdout:
+                file.write(line)
+                lines.append(line.rstrip())
+                now = doing(line) or now
+    except OSError as error:  # the log cannot be written
+        return 1, [*lines, f"ERROR: {error}"]
+    finally:
+        ended.set()
+    return process.returncode, lines
+
+
+def main(log, *arguments):
+    code, lines = install(log, arguments)
     if code:
-        errors = [line for line in lines if re.match(r"\s*(ERROR|error|Error)", line)] or lines
+        errors = [line[:N_CHARACTERS] for line in lines if re.match(r"\s*(ERROR|error|Error)", line)] or lines
         print("\n".join(errors[-N_LAST:]), file=sys.stderr)
-        print(f"\n{remedy(chr(10).join(lines))}\nComplete log of pip: {log}", file=sys.stderr)
+        print(f"\n{remedy(chr(10).join(lines))}\nThe whole output of pip: {log}", file=sys.stderr)
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -204,7 +204,7 @@ def mpiexec(ipython_dir, monkeypatch, tmp_path):
 def test_missing_mpiexec_says_what_to_install(ipython_dir, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match=r"No mpiexec: .*pip install mpich.*MPI module"):
+    with pytest.raises(RuntimeError, match=r'No mpiexec: .*pip install "sagips_kit\[mpi\]".*MPI module'):
         connect.connect("local", N)
 
 

@@ -7,7 +7,6 @@ import shlex
 import socket
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -178,17 +177,6 @@ def test_the_controller_listens_where_the_interface_says(name):
     assert args[-2:] == ["--ip=*", f"--location={socket.gethostname()}"]
     chosen = cluster.controller_launcher_class(parent=cluster, controller_args=["--ip=10.0.0.1"]).args
     assert chosen[-1] == "--ip=10.0.0.1"  # as for `ipcluster start --ip=10.0.0.1`
-
-
-def test_a_wheel_contains_the_profiles(tmp_path):
-    build = pytest.importorskip("hatchling.builders.wheel", reason="no hatchling: pip install hatchling")
-    wheel = next(iter(build.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])))
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-    for folder in ("shared", *profiles.profiles()):
-        for source in (ROOT / "cluster_profiles" / folder).glob("*.py"):
-            assert f"sagips_kit/cluster_profiles/{folder}/{source.name}" in names
-    assert not [name for name in names if name.startswith("cluster_profiles/")]
 
 
 @pytest.mark.parametrize(

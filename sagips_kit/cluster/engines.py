@@ -12,6 +12,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -116,11 +117,16 @@ class Started:
         command = launcher(parent=self.cluster, profile_dir=str(profile.folder)).args[0]
         if shutil.which(command) is None:
             raise RuntimeError(f"No {command}: neither in {Path(sys.executable).parent} nor on PATH. {self._remedy()}")
+        if not self._is_job and find_spec("mpi4py") is None:
+            raise RuntimeError(f"mpi4py is not installed in {sys.prefix}. {self._remedy()}")
 
     def _remedy(self) -> str:
         if self._is_job:
             return "Jobs are submitted from a login node of the site; elsewhere type connect('local')."
-        return "Engines are MPI ranks: type `pip install mpich`, or load the MPI module before you start Jupyter."
+        return (
+            'Engines are MPI ranks. Type: pip install "sagips_kit[mpi]". On a cluster, load the MPI module before you '
+            "start Jupyter, and build mpi4py with that MPI."
+        )
 
     def open(self, timeout_s: float) -> "Client":
         """Start the controller and the engines, or submit their job; RuntimeError if that fails."""

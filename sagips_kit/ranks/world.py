@@ -9,7 +9,6 @@ import dataclasses
 import math
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from .gpu import check_device_buffers, pick_device
+from .launcher import require_mpi4py, under_mpi
 from .memory import RemoteMemory, SharedMemory, keep_until_exit
 from .topology import groups
 from .waiting import NAP_S, PeerError, Until, Whom, is_done, poll
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 _FAILURE_TAG = 7
 _LOOK_S = 0.1  # between two looks for failure notices
 _NOTICE_CHARACTERS = 2000  # of an error's text: a short message is sent at once, even if nobody receives it
-_LAUNCHER_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS", "PALS_LOCAL_SIZE")
 
 T = TypeVar("T")
 
@@ -148,9 +147,10 @@ class World:
 
         Raises
         ------
-        ValueError
-            On all ranks, if device buffers are asked for and do not work on one of them.
+        ValueError, ModuleNotFoundError
+            On all ranks, if device buffers are asked for and do not work on one of them; if mpi4py is not installed.
         """
+        require_mpi4py()
         from mpi4py import MPI
 
         comm = (MPI.COMM_WORLD if comm is None else comm).Dup()
@@ -489,11 +489,3 @@ class World:
         if has_failed:
             rank, text = self.comm.recv(tag=_FAILURE_TAG)
             raise PeerError(f"Stopped because {text}", rank)
-
-
-def under_mpi() -> bool:
-    """Whether this process is one of several that an MPI launcher started, or MPI is running in it already."""
-    started = sys.modules.get("mpi4py.MPI")
-    if started is not None and started.Is_initialized():
-        return True
-    return any(int(os.environ.get(name, "1")) > 1 for name in _LAUNCHER_SIZES)

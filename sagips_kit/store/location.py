@@ -50,7 +50,9 @@ def located(path: Location, read_only: bool = False) -> Store:
     try:
         return FsspecStore.from_url(str(path), read_only=read_only)
     except ImportError as error:
-        raise ModuleNotFoundError(f"{error} fsspec needs that package to open the URL `{path}`.") from None
+        missing = getattr(error.__cause__, "name", None)  # what fsspec needs for this kind of URL
+        line = f"pip install {missing}" if missing else 'pip install "sagips_kit[explore]"'
+        raise ModuleNotFoundError(f"`{path}` cannot be opened: {error}. Type: {line}", name=missing) from None
     except ValueError as error:
         raise ValueError(f"`{path}` is not a URL that fsspec knows: {error}.") from None
 
