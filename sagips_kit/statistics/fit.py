@@ -13,9 +13,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..problems.base import Problem, events_of
-from .coordinates import Coordinates, Waves
-from .score import Function, Sample, Score, covariance_of, means_and_slopes, solve_hermitian
+from ..problems.base import Problem
+from .coordinates import Waves
+from .score import Sample, Score, covariance_of, means_and_slopes, solve_hermitian
+from .simulated import Observation, Simulation
 
 _N_SCAN, _N_POLISHED = 48, 4  # points of the scan, and the best of them that are polished
 _N_SEARCH, _N_LEARN, _N_SOLVE, _N_COMPARED = 4096, 65536, 65536, 16384  # simulated events, powers of two
@@ -28,7 +29,6 @@ _AS_GOOD = 4.0  # difference in the distance of the means up to which two answer
 _OUTSIDE = 1e-3  # fraction of observed events outside of the simulated range that is reported
 _WRONG_SLOPE, _SIGNIFICANT = 0.3, 6.0  # relative difference of two derivatives that is reported, if so many errors
 _REJECTED = 1e-3  # p-value of the goodness of fit below which the model is reported not to fit
-_CHUNK = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,99 +91,6 @@ class ScoreFit:
         tested = f"chi-squared {self.goodness:.1f} / {self.n_freedom}, p = {self.p_value:.2g}"
         lines.append(f"goodness of fit: {tested if self.n_freedom else 'not tested'}")
         return "\n".join([*lines, *(f"NOT RELIABLE: {text}" for text in self.findings)])
-
-
-class _Simulation:
-    """A problem in fractions t of its ranges, and its simulated events.
-
-    Parameters
-    ----------
-    problem : Problem
-        What is simulated.
-    statistic : Tensor
-        The problem's statistic of the observed events, for its constraints.
-    seed : int
-        Seed of the quasi-random noise.
-    """
-
-    def __init__(self, problem: Problem, statistic: Tensor, seed: int) -> None:
-        self.problem, self._statistic, self._seed = problem, statistic, seed
-        lower, upper = (np.asarray(bound, float) for bound in (problem.lower, problem.upper))
-        self.is_log = torch.as_tensor((lower > 0) & (upper > 100 * lower))
-        self._lower, self._upper = torch.as_tensor(lower), torch.as_tensor(upper)
-        self._noise: dict[tuple[int, int], Tensor] = {}
-
-    def theta(self, t: Tensor) -> Tensor:
-        """Parameters (parameter,): a linear function of t, or an exponential one for wide positive ranges."""
-        linear = self._lower + (self._upper - self._lower) * t
-        one = torch.ones_like(self._lower)
-        lower = torch.where(self.is_log, self._lower, one)
-        return torch.where(self.is_log, lower * torch.where(self.is_log, self._upper / lower, one) ** t, linear)
-
-    def scale(self, t: Tensor) -> Tensor:
-        """Derivative of each parameter with respect to its t."""
-        return torch.func.jvp(self.theta, (t,), (torch.ones_like(t),))[1]
-
-    def noise(self, n: int, number: int) -> Tensor:
-        """A scrambled Sobol sequence (event, noise_dim); another one for each number."""
-        if (n, number) not in self._noise:
-            engine = torch.quasirandom.SobolEngine(self.problem.noise_dim, scramble=True, seed=self._seed + number)
-            # Zero breaks the logarithms of simulators.
-            self._noise[n, number] = engine.draw(n, dtype=torch.float64).clamp(1e-10, 1 - 1e-10)
-        return self._noise[n, number]
-
-    def residuals(self, t: Tensor) -> Tensor:
-        """Residuals of constraints and priors."""
-        return self.problem.residuals(self.theta(t), self._statistic)
-
-    def pulls(self, t: Tensor) -> Tensor:
-        """Their derivatives, (residual, parameter)."""
-        return torch.func.jacrev(self.residuals)(t)
-
-    def events(self, t: Tensor, noise: Tensor) -> Tensor:
-        """Simulated events (event, observable)."""
-        with torch.no_grad():
-            return events_of(self.problem, self.theta(t), noise).double()
-
-    def with_tangents(self, t: Tensor, noise: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Events, and their derivatives with respect to each t, by differentiating backward twice."""
-        t = t.clone().requires_grad_()
-        events = events_of(self.problem, self.theta(t), noise).double()
-        if not events.requires_grad:
-            raise ValueError(
-                f"{type(self.problem).__name__}.simulate returns events that do not depend differentiably on theta, so "
-                "there is nothing to learn a score from. check_problem(problem) shows what to change."
-            )
-        cotangent = torch.zeros_like(events, requires_grad=True)
-        (pulled,) = torch.autograd.grad(events, t, cotangent, create_graph=True)
-        tangents = [torch.autograd.grad(one, cotangent, retain_graph=True)[0] for one in pulled]
-        return events.detach(), tangents
-
-
-class _Observed:
-    """The observed events as coordinates.
-
-    Parameters
-    ----------
-    events : ndarray (event, observable)
-        The events.
-    """
-
-    def __init__(self, events: NDArray[np.float64]) -> None:
-        self.events, self.n = torch.as_tensor(events), len(events)
-        self.coordinates = Coordinates(events)
-
-    def moments(self, function: Function) -> tuple[Tensor, Tensor]:
-        """Mean (function,) and covariance (function, function) of a function over the events."""
-        parts = [function(self.coordinates(part)[0]) for part in self.events.split(_CHUNK)]
-        mean = torch.stack([part.sum(0) for part in parts]).sum(0) / self.n
-        products = torch.stack([(part - mean).T @ (part - mean) for part in parts]).sum(0)
-        return mean, products / (self.n - 1)
-
-    def sample(self, simulation: _Simulation, t: Tensor, noise: Tensor) -> Sample:
-        """Simulated events in the coordinates of the observed ones."""
-        z, dz = self.coordinates(*simulation.with_tangents(t, noise))
-        return Sample(z, torch.stack(dz))
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,8 +174,8 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
             f"{type(problem).__name__} has {problem.n_categories} categories of events, which fit does not take yet. "
             "Use fit_likelihood if there is a likelihood, or train a run."
         )
-    observed = _Observed(_checked(problem, events))
-    simulation = _Simulation(problem, problem.statistic(observed.events), seed)
+    observed = Observation(_checked(problem, events))
+    simulation = Simulation(problem, problem.statistic(observed.events), seed)
     coarse = Waves(observed.coordinates, _COARSE)
     t, others = _search(simulation, observed, coarse)
     for _ in range(_N_ROUNDS):
@@ -311,7 +218,7 @@ def _checked(problem: Problem, events: ArrayLike) -> NDArray[np.float64]:
     return observed
 
 
-def _search(simulation: _Simulation, observed: _Observed, waves: Waves) -> tuple[Tensor, list[Tensor]]:
+def _search(simulation: Simulation, observed: Observation, waves: Waves) -> tuple[Tensor, list[Tensor]]:
     """The best place by the means of `waves`, and the others that are as good."""
     mean, covariance = observed.moments(waves)
     weight = covariance + 1e-3 * torch.diag(covariance.diag().clamp(min=1e-12))
@@ -345,7 +252,7 @@ def _distance(difference: Tensor, information: Tensor) -> float:
 
 
 def _polish(
-    simulation: _Simulation, observed: _Observed, waves: Waves, mean: Tensor, start: Tensor
+    simulation: Simulation, observed: Observation, waves: Waves, mean: Tensor, start: Tensor
 ) -> tuple[float, Tensor, Tensor]:
     """Levenberg-Marquardt on the means of `waves`: the distance of the means, the place, and the information there."""
     noise, n, damping = simulation.noise(_N_SEARCH, 0), observed.n, 1e-2
@@ -383,7 +290,7 @@ def _axes(waves: Waves, sample: Sample, pulls: Tensor, n: int) -> Tensor:
     return vectors * eigenvalues.clamp(min=_DETERMINED / n).rsqrt()
 
 
-def _solve(simulation: _Simulation, observed: _Observed, score: Score, start: Tensor) -> _Solution:
+def _solve(simulation: Simulation, observed: Observation, score: Score, start: Tensor) -> _Solution:
     """Solve the equality of the means of the score, by Gauss-Newton steps."""
     n, t, noise = observed.n, start, simulation.noise(_N_SOLVE, 2)
     mean, observed_covariance = observed.moments(score)
@@ -418,7 +325,7 @@ def _inverse(information: Tensor) -> Tensor:
     return (vectors / values.clamp(min=_DETERMINED)) @ vectors.T
 
 
-def _goodness(observed: _Observed, score: Score, waves: Waves, solution: _Solution) -> tuple[float, int]:
+def _goodness(observed: Observation, score: Score, waves: Waves, solution: _Solution) -> tuple[float, int]:
     """Chi-squared of what the score does not see of `waves` and of its own products, and its degrees of freedom."""
     n_directions = len(solution.sample.dz)
     first, second = torch.triu_indices(n_directions, n_directions)
@@ -444,8 +351,8 @@ def _goodness(observed: _Observed, score: Score, waves: Waves, solution: _Soluti
 
 
 def _findings(
-    simulation: _Simulation,
-    observed: _Observed,
+    simulation: Simulation,
+    observed: Observation,
     waves: Waves,
     solution: _Solution,
     others: list[Tensor],
@@ -488,7 +395,7 @@ def _findings(
     return found
 
 
-def _outside(simulation: _Simulation, observed: _Observed, t: Tensor) -> list[str]:
+def _outside(simulation: Simulation, observed: Observation, t: Tensor) -> list[str]:
     """Observables of which many observed values are where nothing is simulated."""
     found = []
     simulated = simulation.events(t, simulation.noise(_N_SOLVE, 2))
@@ -510,7 +417,7 @@ def _outside(simulation: _Simulation, observed: _Observed, t: Tensor) -> list[st
 
 
 def _wrong_slopes(
-    simulation: _Simulation, observed: _Observed, waves: Waves, solution: _Solution, names: tuple[str, ...]
+    simulation: Simulation, observed: Observation, waves: Waves, solution: _Solution, names: tuple[str, ...]
 ) -> list[str]:
     """Parameters for which the derivative of the simulation is not that of the means of `waves`."""
     noise, t = simulation.noise(_N_COMPARED, 3), solution.t
