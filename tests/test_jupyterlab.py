@@ -149,12 +149,12 @@ def test_the_dashboard_is_a_widget_that_follows_the_run_and_stops_it(open_notebo
     notebook.cells = [nbformat.v4.new_code_cell(source)]
     page = open_notebook(notebook, "dashboard.ipynb", height=600)
     run_all(page, folder / "dashboard.ipynb", 30)
-    page.get_by_text("running: step 300 of 1 000").wait_for()
+    page.get_by_text("unfinished: step 300 of 1 000").wait_for()
     picture = page.locator(".jp-OutputArea-output img.widget-image")
     before = picture.get_attribute("src")
     for rank in range(4):
         RunWriter(path, rank).set_progress(500)
-    page.get_by_text("running: step 500 of 1 000").wait_for()
+    page.get_by_text("unfinished: step 500 of 1 000").wait_for()
     until(lambda: picture.get_attribute("src") != before, 20)
     assert picture.evaluate("image => image.naturalWidth") > 500
     page.get_by_role("button", name="Stop the run").click()
