@@ -10,7 +10,7 @@ from gaussian import Gaussian
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagips_kit import Proxy
+from sagips_kit import Linear, Proxy, Settings, Trainer, fit_likelihood, floor_step
 from sagips_kit.events.batches import Batches, Supply, batch_order, neighbour_order
 from sagips_kit.events.resampling import Resampling, balanced_resample, check_events, prior_shifts
 
@@ -246,3 +246,20 @@ def test_a_position_in_windows_needs_windows():
     supply = Supply(Gaussian(), 16, Resampling(range(2), 2, 0, False), [torch.Generator()] * 2)
     with pytest.raises(ValueError, match=r"a run that reads windows of a file, .*events=Observed\(..., stream=True\)"):
         supply.load_state_dict(make_supply().state_dict() | {"n_windows": 1})
+
+
+def test_reversed_views_of_events_are_taken(rng):
+    """torch refuses arrays with negative strides, which a reversed view has."""
+    problem = Linear(n_coefficients=1)
+    events = problem.observed(200, rng)
+    for view in (events[::-1], np.asfortranarray(events)[::-1]):
+        assert np.array_equal(check_events(problem, view), view)
+        assert np.isfinite(floor_step(problem, [0.1], view, n_simulated=1000)).all()
+        with Trainer(problem, Settings(n_members=1, n_events=64), view, n_steps=2) as trainer:
+            assert trainer.run().step == 2
+
+
+@pytest.mark.parametrize("door", [fit_likelihood, lambda problem, events: floor_step(problem, [0.1], events)])
+def test_the_class_of_a_problem_is_refused_in_words(rng, door):
+    with pytest.raises(TypeError, match=r"Linear is a class; an object of it is needed. Type Linear\(\)"):
+        door(Linear, Linear().observed(200, rng))

@@ -184,6 +184,10 @@ def test_a_choice_without_derivative_is_reported(rng):
 
 def test_what_cannot_be_fitted_is_refused_in_words(rng):
     problem = Bivariate()
+    with pytest.raises(TypeError, match=r"Bivariate is a class; .* Type Bivariate\(\)"):
+        fit(Bivariate, rng.normal(size=(200, 2)))
+    with pytest.raises(TypeError, match="ndarray is not a problem, which comes first"):
+        fit(rng.normal(size=(200, 2)), problem)
     with pytest.raises(ValueError, match=r"shape \(200, 3\): Bivariate needs .* the columns x, y"):
         fit(problem, rng.normal(size=(200, 3)))
     with pytest.raises(ValueError, match="1 events hold NaN or infinity. Drop them"):

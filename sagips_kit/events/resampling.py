@@ -28,7 +28,7 @@ def check_events(problem: "Problem", events: ArrayLike | Tensor) -> NDArray[Any]
     ValueError
         For a wrong number of columns, too few rows or entries that are not finite numbers; the message says where.
     """
-    events = np.asarray(events)
+    events = np.ascontiguousarray(events)  # torch takes no reversed views
     columns = ", ".join(problem.observables)
     name = type(problem).__name__
     if events.ndim != 2 or events.shape[1] != len(problem.observables) or events.dtype.kind not in "fiu":

@@ -384,6 +384,16 @@ def events_of(problem: Problem, theta: Tensor, noise: Tensor) -> Tensor:
     return simulated
 
 
+def require_problem(given: Any) -> None:
+    """Raise TypeError for anything that is not an object with the methods of a problem, such as its class."""
+    if isinstance(given, type):
+        raise TypeError(f"{given.__name__} is a class; an object of it is needed. Type {given.__name__}().")
+    if not hasattr(given, "simulate"):
+        raise TypeError(
+            f"{type(given).__name__} is not a problem, which comes first, before the events: an object such as Proxy()."
+        )
+
+
 def misspelt(problem: Problem) -> list[str]:
     """Explain each attribute of a problem whose name is close to one of the contract, so that it has no effect."""
     bodies = [vars(cls) for cls in type(problem).__mro__ if issubclass(cls, Problem) and cls is not Problem]

@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..events.resampling import weights_of_categories
-from ..problems.base import Problem, events_of
+from ..problems.base import Problem, events_of, require_problem
 from ..problems.noise import stratified_noise
 from .information import Information
 
@@ -133,7 +133,8 @@ def information_and_score(
     The observed features are compared with those of `n_compared` simulated events if these are more than
     `n_simulated`.
     """
-    events = torch.as_tensor(np.asarray(events, dtype=np.float64))
+    require_problem(problem)
+    events = torch.as_tensor(np.ascontiguousarray(events, dtype=np.float64))
     width = np.subtract(problem.upper, problem.lower)
     t = torch.as_tensor((np.asarray(theta, dtype=float) - problem.lower) / width)
     random = torch.Generator().manual_seed(seed)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..problems.base import Problem
+from ..problems.base import Problem, require_problem
 from .coordinates import Waves
 from .score import Sample, Score, covariance_of, means_and_slopes, solve_hermitian
 from .simulated import Observation, Simulation
@@ -169,6 +169,7 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     >>> np.allclose(result.theta, mean, atol=0.1 * np.sqrt(covariance[0, 0])), result.findings
     (True, ())
     """
+    require_problem(problem)
     if problem.n_categories > 1:
         raise NotImplementedError(
             f"{type(problem).__name__} has {problem.n_categories} categories of events, which fit does not take yet. "
@@ -204,7 +205,7 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
 
 
 def _checked(problem: Problem, events: ArrayLike) -> NDArray[np.float64]:
-    observed = np.asarray(events, dtype=np.float64)
+    observed = np.ascontiguousarray(events, dtype=np.float64)  # torch takes no reversed views
     name, columns = type(problem).__name__, ", ".join(problem.observables)
     if observed.ndim != 2 or observed.shape[1] != len(problem.observables):
         raise ValueError(f"events of shape {observed.shape}: {name} needs (event, observable), the columns {columns}.")

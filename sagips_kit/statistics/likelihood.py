@@ -15,7 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..problems.base import Problem
+from ..problems.base import Problem, require_problem
 from .information import Information
 
 Loss: TypeAlias = Callable[[Tensor], Tensor]
@@ -108,6 +108,7 @@ def fit_likelihood(problem: Problem, events: ArrayLike, n_starts: int = 3, seed:
     >>> np.allclose(fit.theta, mean), np.allclose(fit.deviation, np.sqrt(np.diag(covariance)))
     (True, True)
     """
+    require_problem(problem)
     n_parameters = len(problem.parameters)
     if n_parameters > _MOST:
         raise ValueError(

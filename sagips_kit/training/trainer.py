@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..events.resampling import Resampling, check_events
 from ..exchange import Independent
+from ..problems.base import require_problem
 from ..problems.noise import stratified_noise
 from ..ranks.world import World
 from ..store.diagnostics import Watch
@@ -130,6 +131,7 @@ class Trainer:
         exchange: "Exchange | None" = None,
         windows: Callable[[int], NDArray] | None = None,
     ):
+        require_problem(problem)
         checked = check_events(problem, events)
         exchange, world = exchange or Independent(), world or World.alone()
         self.problem, self.settings, self.n_steps, self.seed, self.world = problem, settings, n_steps, seed, world
