@@ -13,11 +13,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ..events.resampling import check_events
 from ..problems.base import Problem, require_problem
 from .coordinates import Waves
 from .score import Sample, Score, covariance_of, means_and_slopes, solve_hermitian
 from .simulated import Observation, Simulation
 
+_LEAST_EVENTS = 100  # fewer say too little about the distribution of an observable
 _N_SCAN, _N_POLISHED = 48, 4  # points of the scan, and the best of them that are polished
 _N_SEARCH, _N_LEARN, _N_SOLVE, _N_COMPARED = 4096, 65536, 65536, 16384  # simulated events, powers of two
 _COARSE, _FINE = 8, 32  # waves for the search, and at most for the score
@@ -175,7 +177,10 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
             f"{type(problem).__name__} has {problem.n_categories} categories of events, which fit does not take yet. "
             "Use fit_likelihood if there is a likelihood, or train a run."
         )
-    observed = Observation(_checked(problem, events))
+    checked = check_events(problem, events).astype(np.float64)
+    if len(checked) < _LEAST_EVENTS:
+        raise ValueError(f"{len(checked)} events are too few: fit needs {_LEAST_EVENTS} or more.")
+    observed = Observation(checked)
     simulation = Simulation(problem, problem.statistic(observed.events), seed)
     coarse = Waves(observed.coordinates, _COARSE)
     t, others = _search(simulation, observed, coarse)
@@ -202,21 +207,6 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     )
     findings = _findings(simulation, observed, coarse, solution, others, result)
     return replace(result, findings=tuple(findings))
-
-
-def _checked(problem: Problem, events: ArrayLike) -> NDArray[np.float64]:
-    observed = np.ascontiguousarray(events, dtype=np.float64)  # torch takes no reversed views
-    name, columns = type(problem).__name__, ", ".join(problem.observables)
-    if observed.ndim != 2 or observed.shape[1] != len(problem.observables):
-        raise ValueError(f"events of shape {observed.shape}: {name} needs (event, observable), the columns {columns}.")
-    if not np.isfinite(observed).all():
-        raise ValueError(
-            f"{(~np.isfinite(observed).all(1)).sum()} events hold NaN or infinity. Drop them: events = "
-            "events[np.isfinite(events).all(axis=1)]."
-        )
-    if len(observed) < 100:
-        raise ValueError(f"{len(observed)} events are too few to make coordinates of: fit needs 100 or more.")
-    return observed
 
 
 def _search(simulation: Simulation, observed: Observation, waves: Waves) -> tuple[Tensor, list[Tensor]]:
