@@ -1,5 +1,6 @@
 """The notebooks run unchanged as batch jobs and end with complete stores."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -25,7 +26,9 @@ def test_papermill_reads_every_parameter(path, caplog):
     source = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
     names = [line.partition(" = ")[0] for line in source.splitlines() if not line.startswith("#")]
     found = papermill.inspect_notebook(str(path))
-    assert not caplog.records and list(found) == names
+    # Another test may have made Papermill announce what it reads.
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert list(found) == names
     assert all(entry["default"] != "None" for entry in found.values())
 
 
