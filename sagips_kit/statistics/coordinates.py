@@ -1,10 +1,11 @@
-"""Coordinates of events that do not depend on units: normal scores of each observable, and functions of them.
+"""Coordinates of events that do not depend on units: normal scores of each observable, and indicators.
 
-They are made from the observed events alone.  What the functions are used for does not belong here.
+They are made from the observed events alone.  Functions of them are in `basis`; what those are used for is in `score`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import scipy.special
@@ -14,6 +15,17 @@ from torch import Tensor
 
 _N_KNOTS = 65  # of an empirical distribution function, evenly spaced in probability, and as many in its normal score
 _FEW_VALUES = 12  # an observable with at most so many different values is described by the indicator of each
+_ATOM = 0.005  # fraction of the events from which a value that many share has an indicator
+
+
+class _Part(Protocol):
+    """Coordinates of one observable: the columns that they are, of which kind, and their derivatives."""
+
+    kinds: tuple[str, ...]
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Coordinates (event, coordinate) of the values (event,), and their derivatives."""
+        ...
 
 
 class _NormalScore:
@@ -25,10 +37,11 @@ class _NormalScore:
         Observed values.
     """
 
-    n_columns = 1
+    kinds = ("score", "position")
 
     def __init__(self, values: NDArray[np.float64]) -> None:
         ordered = np.sort(values)
+        self._low, self._range = float(ordered[0]), float(ordered[-1] - ordered[0])
         n = len(ordered)
         edge = scipy.special.ndtri(0.5 / n)
         even = scipy.special.ndtr(np.linspace(edge, -edge, _N_KNOTS))
@@ -44,7 +57,6 @@ class _NormalScore:
         self._last = float((scores[-1] - scores[-1 - k]) / (knots[-1] - knots[-1 - k]))
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (event, 1) of the values (event,), and their derivatives."""
         knots, scores = self._knots, self._scores
         k = torch.searchsorted(knots, x.contiguous()).clamp(1, len(knots) - 1) - 1
         z, slope = scores[k] + self._slopes[k] * (x - knots[k]), self._slopes[k]
@@ -53,7 +65,33 @@ class _NormalScore:
             x < knots[0], scores[0] - below.log1p(), torch.where(x > knots[-1], scores[-1] + above.log1p(), z)
         )
         outside = torch.where(x < knots[0], self._first / (1 + below), self._last / (1 + above))
-        return z[:, None], torch.where((x < knots[0]) | (x > knots[-1]), outside, slope)[:, None]
+        slope = torch.where((x < knots[0]) | (x > knots[-1]), outside, slope)
+        # The position within the observed range sees where events are rare, which the score passes in one step.
+        position = ((x - self._low) / self._range).clamp(0, 1)
+        moves = ((position > 0) & (position < 1)) / self._range
+        return torch.stack([z, position], -1), torch.stack([slope, moves], -1)
+
+
+class _Atoms:
+    """Indicators of values that many events share, and the normal score of the others.
+
+    Parameters
+    ----------
+    values : ndarray (event,)
+        Observed values.
+    atoms : ndarray (atom,)
+        The shared values.
+    """
+
+    def __init__(self, values: NDArray[np.float64], atoms: NDArray[np.float64]) -> None:
+        self._atoms, self._rest = torch.as_tensor(atoms), _NormalScore(values[~np.isin(values, atoms)])
+        self.kinds = ("indicator",) * len(atoms) + self._rest.kinds
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        is_value = (x[:, None] == self._atoms).to(x.dtype)
+        is_other = 1 - is_value.sum(1, keepdim=True)
+        z, slope = self._rest(x)
+        return torch.cat([is_value, is_other * z], -1), torch.cat([torch.zeros_like(is_value), is_other * slope], -1)
 
 
 class _Indicators:
@@ -67,7 +105,7 @@ class _Indicators:
 
     def __init__(self, values: NDArray[np.float64]) -> None:
         self._values = torch.as_tensor(values[1:])  # the first is where all others are not
-        self.n_columns = len(self._values)
+        self.kinds = ("indicator",) * len(self._values)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         is_value = (x[:, None] == self._values).to(x.dtype)
@@ -83,7 +121,7 @@ class _Angle:
         Its period.
     """
 
-    n_columns = 2
+    kinds = ("cosine", "sine")
 
     def __init__(self, period: float) -> None:
         self._factor = 2 * math.pi / period
@@ -101,30 +139,44 @@ class Coordinates:
     ----------
     events : ndarray (event, observable)
         Observed events.
+    category : ndarray (event,) of int
+        Their categories.
+    n_categories : int
+        Number of categories.
     periods : dict of int to float
         Period of each periodic observable, by its column.
 
     Attributes
     ----------
-    n_columns : int
-        Number of coordinates.
+    kinds : list of str
+        What each coordinate is: "category" and "indicator" are 0 or 1, "score" is a normal score, "position" the
+        position within the observed range, "cosine" and "sine" are those of an angle.
+    n_categories : int
+        Number of categories.
     """
 
-    def __init__(self, events: NDArray[np.float64], periods: dict[int, float] | None = None) -> None:
-        self._parts: list[tuple[int, _NormalScore | _Indicators | _Angle]] = []
+    def __init__(
+        self,
+        events: NDArray[np.float64],
+        category: NDArray[np.int64] | None = None,
+        n_categories: int = 1,
+        periods: Mapping[int, float] | None = None,
+    ) -> None:
+        self.n_categories = n_categories
+        groups = [slice(None)] if category is None else [category == k for k in np.unique(category)]
+        self._parts: list[tuple[int, _Part]] = []
         for column, values in enumerate(np.asarray(events, dtype=np.float64).T):
-            different = np.unique(values)
-            if len(different) == 1:
+            # What is constant in each category says nothing more.
+            if all(np.ptp(values[group]) == 0 for group in groups):
                 continue
-            if column in (periods or {}):
-                part = _Angle((periods or {})[column])
-            else:
-                part = _Indicators(different) if len(different) <= _FEW_VALUES else _NormalScore(values)
-            self._parts.append((column, part))
-        self.n_columns = sum(part.n_columns for _, part in self._parts)
-        self.is_score = [isinstance(part, _NormalScore) for _, part in self._parts for _ in range(part.n_columns)]
+            period = (periods or {}).get(column)
+            self._parts.append((column, _Angle(period) if period else _part(values)))
+        self.kinds = ["category"] * (n_categories - 1)
+        self.kinds += [kind for _, part in self._parts for kind in part.kinds]
 
-    def __call__(self, events: Tensor, tangents: Sequence[Tensor] = ()) -> tuple[Tensor, list[Tensor]]:
+    def __call__(
+        self, events: Tensor, tangents: Sequence[Tensor] = (), category: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Coordinates of events, and the directional derivatives along tangents.
 
         Parameters
@@ -133,6 +185,8 @@ class Coordinates:
             In double precision.
         tangents : sequence of Tensor (event, observable)
             Derivatives of the events with respect to parameters.
+        category : Tensor (event,) of int
+            Categories of the events; not needed if there is one.
 
         Returns
         -------
@@ -141,7 +195,12 @@ class Coordinates:
         dz : list of Tensor (event, coordinate)
             Their derivatives, one for each tangent.
         """
-        z, dz = [], [[] for _ in tangents]
+        n_categories = self.n_categories
+        indicators = events.new_zeros(len(events), n_categories - 1)
+        if n_categories > 1:
+            assert category is not None
+            indicators = (category[:, None] == torch.arange(1, n_categories)).to(events)
+        z, dz = [indicators], [[torch.zeros_like(indicators)] for _ in tangents]
         for column, part in self._parts:
             value, slope = part(events[:, column])
             z.append(value)
@@ -149,29 +208,17 @@ class Coordinates:
                 kept.append(slope * tangent[:, column, None])
         return torch.cat(z, -1), [torch.cat(kept, -1) for kept in dz]
 
+    def category(self, z: Tensor) -> Tensor:
+        """Categories (event,) of events with coordinates (event, coordinate)."""
+        n = self.n_categories - 1
+        return (z[:, :n] @ torch.arange(1.0, n + 1).to(z)).long()
 
-class Waves:
-    """Functions of coordinates whose means are compared: coordinates, their products, and waves over each quantile.
 
-    Parameters
-    ----------
-    coordinates : Coordinates
-        What `z` holds.
-    n_waves : int
-        Number of waves cos(pi k u) of each normal score, u being its quantile.
-    """
-
-    def __init__(self, coordinates: Coordinates, n_waves: int) -> None:
-        self._is_score = torch.tensor(coordinates.is_score)
-        self._k = math.pi * torch.arange(1, n_waves + 1, dtype=torch.float64)
-        first, second = torch.triu_indices(coordinates.n_columns, coordinates.n_columns)
-        # The square of an indicator is itself.
-        keep = (first != second) | self._is_score[first]
-        self._pairs = first[keep], second[keep]
-
-    def __call__(self, z: Tensor) -> Tensor:
-        """(event, coordinate) -> (event, function)."""
-        first, second = self._pairs
-        u = 0.5 * (1 + torch.erf(z[:, self._is_score] * math.sqrt(0.5)))
-        waves = torch.cos(u[:, :, None] * self._k).flatten(1)
-        return torch.cat([z, z[:, first] * z[:, second], waves], -1)
+def _part(values: NDArray[np.float64]) -> _Part:
+    """The coordinates that suit the values (event,) of an observable."""
+    different, counts = np.unique(values, return_counts=True)
+    if len(different) <= _FEW_VALUES:
+        return _Indicators(different)
+    atoms = different[counts > max(_ATOM * len(values), 5)]
+    # A grid of values, such as integers, has many of them; a few are atoms of a distribution that is continuous elsewhere.
+    return _Atoms(values, atoms) if 0 < len(atoms) <= 4 else _NormalScore(values)

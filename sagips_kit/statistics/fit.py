@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..events.resampling import check_events
 from ..problems.base import Problem, require_problem
-from .coordinates import Waves
-from .score import Sample, Score, covariance_of, means_and_slopes, solve_hermitian
+from .basis import Basis
+from .sample import Sample, solve_hermitian
+from .score import Score, information_matrix
 from .simulated import Observation, Simulation
 
 _LEAST_EVENTS = 100  # fewer say too little about the distribution of an observable
@@ -24,7 +25,7 @@ _N_SCAN, _N_POLISHED = 48, 4  # points of the scan, and the best of them that ar
 _N_SEARCH, _N_LEARN, _N_SOLVE, _N_COMPARED = 4096, 65536, 65536, 16384  # simulated events, powers of two
 _COARSE, _FINE = 8, 32  # waves for the search, and at most for the score
 _EDGE, _AT_END = 1e-7, 1e-6  # distance (in units of the range) that the fit keeps from the ends; and that is at an end
-_N_ROUNDS, _MOVE = 5, 0.3  # learn again, so many times, where the solution has moved by more deviations
+_N_ROUNDS, _MOVE = 8, 0.3  # learn again, so many times, where the solution has moved by more deviations
 _DETERMINED = 12.0  # least information, in units of the range, along a direction that events determine
 _APART = 5.0  # deviations between two places that are different answers
 _AS_GOOD = 4.0  # difference in the distance of the means up to which two answers are equally good
@@ -148,8 +149,6 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     ------
     ValueError
         If the events do not fit the problem, are too few, or no place in the ranges gives finite events.
-    NotImplementedError
-        If the problem has categories.
 
     See Also
     --------
@@ -172,29 +171,28 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     (True, ())
     """
     require_problem(problem)
-    if problem.n_categories > 1:
-        raise NotImplementedError(
-            f"{type(problem).__name__} has {problem.n_categories} categories of events, which fit does not take yet. "
-            "Use fit_likelihood if there is a likelihood, or train a run."
-        )
     checked = check_events(problem, events).astype(np.float64)
     if len(checked) < _LEAST_EVENTS:
         raise ValueError(f"{len(checked)} events are too few: fit needs {_LEAST_EVENTS} or more.")
-    observed = Observation(checked)
+    observed = Observation(problem, checked)
     simulation = Simulation(problem, problem.statistic(observed.events), seed)
-    coarse = Waves(observed.coordinates, _COARSE)
+    coarse = Basis(observed.coordinates, _COARSE)
+    bases = [coarse, Basis(observed.coordinates, _FINE), Basis(observed.coordinates, _COARSE, _FINE)]
     t, others = _search(simulation, observed, coarse)
+    information, is_rough = None, True
     for _ in range(_N_ROUNDS):
-        sample = observed.sample(simulation, t, simulation.noise(_N_LEARN, 1))
-        axes = _axes(coarse, sample, simulation.pulls(t), observed.n)
-        score = Score(sample.along(axes), [coarse, Waves(observed.coordinates, _FINE)], seed)
-        solution = _solve(simulation, observed, score, t)
+        axes, sample = _along_axes(simulation, observed, coarse, t, information)
+        score = Score(sample, bases, seed, is_rough)
+        solution = _solve(simulation, observed, score, t, axes)
+        t, information = solution.t, solution.information
+        is_near = solution.move < _MOVE and float(torch.linalg.eigvalsh(axes.T @ information @ axes).max()) < 2 * observed.n
         # A solution at an end of the ranges is pushed there: to learn once more would not help.
-        is_at_end = bool(((solution.t <= _AT_END) | (solution.t >= 1 - _AT_END)).any())
-        t = solution.t
-        if solution.move < _MOVE or is_at_end:
+        is_at_end = bool(((t <= _AT_END) | (t >= 1 - _AT_END)).any())
+        if (is_near and score.is_complete) or is_at_end:
             break
-    goodness, n_freedom = _goodness(observed, score, coarse, solution)
+        is_rough = not is_near
+    compared = _compared(simulation, observed, solution)
+    goodness, n_freedom = _goodness(observed, score, coarse, compared, solution)
     scale = simulation.scale(t).numpy()
     result = ScoreFit(
         tuple(problem.parameters),
@@ -205,28 +203,29 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         n_freedom,
         (),
     )
-    findings = _findings(simulation, observed, coarse, solution, others, result)
+    findings = _findings(simulation, observed, coarse, solution, compared, others, result)
     return replace(result, findings=tuple(findings))
 
 
-def _search(simulation: Simulation, observed: Observation, waves: Waves) -> tuple[Tensor, list[Tensor]]:
-    """The best place by the means of `waves`, and the others that are as good."""
-    mean, covariance = observed.moments(waves)
+def _search(simulation: Simulation, observed: Observation, basis: Basis) -> tuple[Tensor, list[Tensor]]:
+    """The best place by the means of simple functions, and the others that are as good."""
+    mean, covariance = observed.moments(basis)
     weight = covariance + 1e-3 * torch.diag(covariance.diag().clamp(min=1e-12))
     noise = simulation.noise(_N_SEARCH, 0)
 
     def cost(t: Tensor) -> float:
-        values = waves(observed.coordinates(simulation.events(t, noise))[0])
-        distance = (mean - values.mean(0))[:, None]
-        value = observed.n * float((distance.T @ solve_hermitian(weight + covariance_of(values), distance)).squeeze())
-        value += float(simulation.residuals(t).square().sum())
+        sample = observed.simulated(simulation, t, noise)
+        values = basis(sample.z)
+        distance = (mean - sample.mean(values))[:, None]
+        value = float((distance.T @ solve_hermitian(weight + sample.covariance(values), distance)).squeeze())
+        value = observed.n * value + float(simulation.residuals(t).square().sum())
         return value if math.isfinite(value) else math.inf
 
     n_parameters = len(simulation.problem.parameters)
     points = torch.quasirandom.SobolEngine(n_parameters, scramble=True, seed=1).draw(_N_SCAN, dtype=torch.float64)
     costs = [cost(point) for point in points]
     starts = [points[k] for k in np.argsort(costs)[:_N_POLISHED] if math.isfinite(costs[k])]
-    ends = sorted((_polish(simulation, observed, waves, mean, start) for start in starts), key=lambda end: end[0])
+    ends = sorted((_polish(simulation, observed, basis, mean, start) for start in starts), key=lambda end: end[0])
     if not ends or not math.isfinite(ends[0][0]):
         raise ValueError(
             f"{type(simulation.problem).__name__}.simulate gives no finite events at {_N_SCAN} places of the ranges. "
@@ -243,16 +242,18 @@ def _distance(difference: Tensor, information: Tensor) -> float:
 
 
 def _polish(
-    simulation: Simulation, observed: Observation, waves: Waves, mean: Tensor, start: Tensor
+    simulation: Simulation, observed: Observation, basis: Basis, mean: Tensor, start: Tensor
 ) -> tuple[float, Tensor, Tensor]:
-    """Levenberg-Marquardt on the means of `waves`: the distance of the means, the place, and the information there."""
-    noise, n, damping = simulation.noise(_N_SEARCH, 0), observed.n, 1e-2
-    best, t, at = math.inf, start, start
-    matrix, gradient = torch.eye(len(start), dtype=torch.float64), torch.zeros(len(start), dtype=torch.float64)
+    """Levenberg-Marquardt on the means of `basis`: the distance of the means, the place, and the information there."""
+    noise, n, damping, n_parameters = simulation.noise(_N_SEARCH, 0), observed.n, 1e-2, len(start)
+    best, t, at, axes = math.inf, start, start, torch.eye(n_parameters, dtype=torch.float64)
+    matrix, gradient = axes, start.new_zeros(n_parameters)
     for _ in range(30):
-        values, slopes = means_and_slopes(waves, observed.sample(simulation, at, noise))
-        covariance = covariance_of(values) + 1e-6 * torch.diag(values.var(0) + 1e-12)
-        distance = mean - values.mean(0)
+        sample = observed.sample(simulation, at, noise, axes)
+        values, slopes = basis(sample.z), sample.slopes(basis)
+        covariance = sample.covariance(values)
+        covariance = covariance + 1e-6 * torch.diag(covariance.diag() + 1e-12)
+        distance = mean - sample.mean(values)
         weighted = solve_hermitian(covariance, torch.cat([slopes, distance[:, None]], 1))
         residuals, pulls = simulation.residuals(at), simulation.pulls(at)
         value = n * float(distance @ weighted[:, -1]) + float(residuals.square().sum())
@@ -272,24 +273,33 @@ def _polish(
     return best, t, matrix
 
 
-def _axes(waves: Waves, sample: Sample, pulls: Tensor, n: int) -> Tensor:
-    """Directions (parameter, direction) along which one event determines t to one deviation, as far as `waves` see."""
-    values, slopes = means_and_slopes(waves, sample)
-    information = slopes.T @ solve_hermitian(covariance_of(values), slopes) + pulls.T @ pulls / n
-    eigenvalues, vectors = torch.linalg.eigh(information)
+def _along_axes(
+    simulation: Simulation, observed: Observation, basis: Basis, t: Tensor, information: Tensor | None
+) -> tuple[Tensor, Sample]:
+    """Axes along which one event determines t to one deviation, and events to learn from.
+
+    Without an information of all events, they are as far as `basis` sees.
+    """
+    sample = observed.sample(simulation, t, simulation.noise(_N_LEARN, 1), torch.eye(len(t), dtype=torch.float64))
+    if information is None:
+        pulls = simulation.pulls(t)
+        information = observed.n * information_matrix(basis, sample) + pulls.T @ pulls
+    eigenvalues, vectors = torch.linalg.eigh(information / observed.n)
     # A direction that these functions hardly see is stretched to a range at most.
-    return vectors * eigenvalues.clamp(min=_DETERMINED / n).rsqrt()
+    axes = vectors * eigenvalues.clamp(min=_DETERMINED / observed.n).rsqrt()
+    return axes, sample.along(axes)
 
 
-def _solve(simulation: Simulation, observed: Observation, score: Score, start: Tensor) -> _Solution:
+def _solve(simulation: Simulation, observed: Observation, score: Score, start: Tensor, axes: Tensor) -> _Solution:
     """Solve the equality of the means of the score, by Gauss-Newton steps."""
     n, t, noise = observed.n, start, simulation.noise(_N_SOLVE, 2)
     mean, observed_covariance = observed.moments(score)
+    inverse_axes = torch.linalg.inv(axes)
+    sample = observed.sample(simulation, t, noise, axes)
+    values, slopes = score(sample.z), sample.slopes(score) @ inverse_axes
     for _ in range(12):
-        sample = observed.sample(simulation, t, noise)
-        values, slopes = means_and_slopes(score, sample)
-        covariance = covariance_of(values)
-        weighted = solve_hermitian(covariance, torch.cat([slopes, (mean - values.mean(0))[:, None]], 1))
+        covariance = sample.covariance(values)
+        weighted = solve_hermitian(covariance, torch.cat([slopes, (mean - sample.mean(values))[:, None]], 1))
         residuals, pulls = simulation.residuals(t), simulation.pulls(t)
         information = n * slopes.T @ weighted[:, :-1] + pulls.T @ pulls
         gradient = n * slopes.T @ weighted[:, -1] - pulls.T @ residuals
@@ -298,10 +308,12 @@ def _solve(simulation: Simulation, observed: Observation, score: Score, start: T
         if size < 0.01:
             break
         t = (t + min(1.0, 5.0 / size) * step).clamp(_EDGE, 1 - _EDGE)
+        sample = observed.sample(simulation, t, noise, axes)
+        values, slopes = score(sample.z), sample.slopes(score) @ inverse_axes
     inverse, moved = _inverse(information), t - start
     # Blocks of a Sobol sequence are as even as the whole, so this overestimates the error of the whole.
     blocks = values.reshape(8, -1, len(mean)).mean(1)
-    n_effective = float(8 * covariance.trace() / covariance_of(blocks).trace().clamp(min=1e-300))
+    n_effective = float(8 * covariance.trace() / torch.cov(blocks.T).reshape(len(mean), -1).trace().clamp(min=1e-300))
     weights = weighted[:, :-1]
     noise_of_means = (
         n * weights.T @ observed_covariance @ weights + n**2 / n_effective * weights.T @ covariance @ weights
@@ -316,23 +328,32 @@ def _inverse(information: Tensor) -> Tensor:
     return (vectors / values.clamp(min=_DETERMINED)) @ vectors.T
 
 
-def _goodness(observed: Observation, score: Score, waves: Waves, solution: _Solution) -> tuple[float, int]:
-    """Chi-squared of what the score does not see of `waves` and of its own products, and its degrees of freedom."""
-    n_directions = len(solution.sample.dz)
-    first, second = torch.triu_indices(n_directions, n_directions)
+def _compared(simulation: Simulation, observed: Observation, solution: _Solution) -> Sample:
+    """Simulated events at the solution, and beside it in each parameter, by a third of one event's deviation.
 
-    def functions(z: Tensor) -> Tensor:
-        s = score(z)
-        return torch.cat([s, waves(z), s[:, first] * s[:, second]], -1)
+    That is wide enough to average over the steps that roundings and cuts make.
+    """
+    deviation = solution.information.diag().clamp(min=_DETERMINED).rsqrt() * math.sqrt(observed.n)
+    t = solution.t
+    step = torch.minimum((0.6 * deviation).clamp(max=0.1), torch.minimum(t, 1 - t))
+    axes = torch.eye(len(t), dtype=torch.float64)
+    return observed.sample(simulation, t, simulation.noise(_N_COMPARED, 3), axes, step)
 
-    values, slopes = means_and_slopes(functions, solution.sample)
+
+def _goodness(
+    observed: Observation, score: Score, basis: Basis, compared: Sample, solution: _Solution
+) -> tuple[float, int]:
+    """Chi-squared of what the score does not see of `basis` and of its own products, and its degrees of freedom."""
+    sample, n_directions = solution.sample, solution.sample.n_directions
+    functions = _WithProducts(score, basis, n_directions)
+    values, slopes = functions(sample.z), compared.slopes(functions) * solution.information.diag().rsqrt()
     mean, _ = observed.moments(functions)
     s_slopes = slopes[:n_directions]
     projection = slopes[n_directions:] @ torch.linalg.pinv(s_slopes, rtol=1e-6)
     rest = values[:, n_directions:] - values[:, :n_directions] @ projection.T
-    distance = mean - values.mean(0)
+    distance = mean - sample.mean(values)
     distance = distance[n_directions:] - projection @ distance[:n_directions]
-    covariance = covariance_of(rest)
+    covariance = sample.covariance(rest)
     scale = covariance.diag().clamp(min=1e-300).rsqrt()
     eigenvalues, vectors = torch.linalg.eigh(covariance * scale[:, None] * scale)
     keep = eigenvalues > 1e-6 * eigenvalues.max()
@@ -341,18 +362,34 @@ def _goodness(observed: Observation, score: Score, waves: Waves, solution: _Solu
     return float(factor * (along.square() / eigenvalues[keep]).sum()), int(keep.sum())
 
 
+class _WithProducts:
+    """The score, simple functions, and the products of pairs of the score's components."""
+
+    def __init__(self, score: Score, basis: Basis, n_directions: int) -> None:
+        self._score, self._basis = score, basis
+        self._first, self._second = torch.triu_indices(n_directions, n_directions)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        s = self._score(z)
+        return torch.cat([s, self._basis(z), s[:, self._first] * s[:, self._second]], -1)
+
+    def slopes(self, sample: Sample) -> Tensor:
+        raise NotImplementedError("Products have no closed form; use a sample with pairs.")
+
+
 def _findings(
     simulation: Simulation,
     observed: Observation,
-    waves: Waves,
+    basis: Basis,
     solution: _Solution,
+    compared: Sample,
     others: list[Tensor],
     result: ScoreFit,
 ) -> list[str]:
     """What speaks against using the estimate, in sentences; the most basic reason first."""
     t, names, problem = solution.t, result.parameters, simulation.problem
     found = _outside(simulation, observed, t)
-    found += _wrong_slopes(simulation, observed, waves, solution, names)
+    found += _wrong_slopes(simulation, observed, basis, compared, t, names)
     values, vectors = torch.linalg.eigh(solution.information)
     for value, vector in zip(values, vectors.T, strict=True):
         if value < _DETERMINED:
@@ -408,20 +445,22 @@ def _outside(simulation: Simulation, observed: Observation, t: Tensor) -> list[s
 
 
 def _wrong_slopes(
-    simulation: Simulation, observed: Observation, waves: Waves, solution: _Solution, names: tuple[str, ...]
+    simulation: Simulation,
+    observed: Observation,
+    basis: Basis,
+    compared: Sample,
+    t: Tensor,
+    names: tuple[str, ...],
 ) -> list[str]:
-    """Parameters for which the derivative of the simulation is not that of the means of `waves`."""
-    noise, t = simulation.noise(_N_COMPARED, 3), solution.t
-    deviation = solution.information.diag().clamp(min=_DETERMINED).rsqrt()
-    _, slopes = means_and_slopes(waves, observed.sample(simulation, t, noise))
+    """Parameters for which the derivative of the simulation is not that of the means of `basis`."""
+    assert compared.pairs is not None and compared.step is not None
+    noise = simulation.noise(_N_COMPARED, 3)
+    slopes = basis.slopes(observed.sample(simulation, t, noise, torch.eye(len(t), dtype=torch.float64)))
     found = []
     for k, name in enumerate(names):
-        # A third of one event's deviation: wide enough to average over the steps that roundings and cuts make.
-        step = torch.zeros_like(t)
-        step[k] = min(0.3 * float(deviation[k]) * math.sqrt(observed.n), 0.05, float(t[k]) / 2, float(1 - t[k]) / 2)
-        after, before = (waves(observed.coordinates(simulation.events(t + h, noise))[0]) for h in (step, -step))
-        change = (after - before) / (2 * step[k])
-        slope, error = change.mean(0), change.std(0) / math.sqrt(len(noise))
+        before, after = compared.pairs[:, k]
+        change = (basis(after) - basis(before)) / compared.step[k]
+        slope, error = compared.mean(change), change.std(0) / math.sqrt(len(noise))
         size = torch.maximum(slope.abs(), slopes[:, k].abs())
         is_wrong = ((slope - slopes[:, k]).abs() > _WRONG_SLOPE * size) & (size > _SIGNIFICANT * error)
         is_wrong &= (slope - slopes[:, k]).abs() > _SIGNIFICANT * error

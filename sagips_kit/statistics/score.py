@@ -12,76 +12,90 @@ events in place of derivatives this is the local score of arXiv 1805.12244.
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .coordinates import Waves
-
-Function = Callable[[Tensor], Tensor]
+from .basis import Basis
+from .sample import Function, Sample, solve_hermitian
 
 _WIDTHS = (64, 64)
-_N_EPOCHS, _BATCH, _RATE = 24, 1024, 3e-3
+_N_EPOCHS, _BATCH, _RATE = 24, 1024, 1e-2
+_N_PILOT_EPOCHS, _N_PILOT = 6, 16384  # of the short training that shows whether a network adds anything
+_GAIN = 5e-4  # smallest gain of information in all directions together for which a network is trained fully
 _HELD_OUT = 0.25  # fraction of the simulated events that judge what the others have taught
 _CLAMP = 30.0  # standard deviations at which derivatives are cut while a network learns
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """Simulated events as coordinates, with their derivatives along directions in the space of parameters.
+class _Linear:
+    """Combinations of given functions: `matrix` is (function, direction)."""
 
-    Parameters
-    ----------
-    z : Tensor (event, coordinate)
-        Coordinates of the events.
-    dz : Tensor (direction, event, coordinate)
-        Their derivatives.
-    """
+    def __init__(self, functions: Function, matrix: Tensor, centre: Tensor) -> None:
+        self._functions, self._matrix, self._centre = functions, matrix, centre
 
-    z: Tensor
-    dz: Tensor
+    def __call__(self, z: Tensor) -> Tensor:
+        return (self._functions(z) - self._centre) @ self._matrix
 
-    def along(self, directions: Tensor) -> "Sample":
-        """The same events with derivatives along other directions, (parameter, direction)."""
-        return Sample(self.z, torch.einsum("pec,pd->dec", self.dz, directions))
+    def slopes(self, sample: Sample) -> Tensor:
+        return self._matrix.T @ self._functions.slopes(sample)
 
 
-def means_and_slopes(function: Function, sample: Sample) -> tuple[Tensor, Tensor]:
-    """Values of functions (event, function), and the derivatives of their means (function, direction)."""
-    slopes = [torch.func.jvp(function, (sample.z,), (tangent,))[1].mean(0) for tangent in sample.dz]
-    return function(sample.z), torch.stack(slopes, -1)
+class _Joined:
+    """Functions side by side."""
 
+    def __init__(self, *functions: Function) -> None:
+        self._functions = functions
 
-def covariance_of(values: Tensor) -> Tensor:
-    """Covariance (function, function) of values (event, function), a matrix also of a single function."""
-    return torch.cov(values.T).reshape(values.shape[1], -1)
+    def __call__(self, z: Tensor) -> Tensor:
+        return torch.cat([function(z) for function in self._functions], -1)
 
-
-def solve_hermitian(matrix: Tensor, right: Tensor) -> Tensor:
-    """Pseudo-inverse of a covariance, (function, function), times `right`; functions may depend on each other."""
-    scale = matrix.diag().clamp(min=1e-300).rsqrt()
-    scaled = matrix * scale[:, None] * scale
-    return scale[:, None] * (torch.linalg.pinv(scaled, rtol=1e-9, hermitian=True) @ (scale[:, None] * right))
+    def slopes(self, sample: Sample) -> Tensor:
+        return torch.cat([function.slopes(sample) for function in self._functions])
 
 
 class _Network:
-    """A perceptron with smooth activations and the derivatives of its outputs along tangents of its inputs."""
+    """A perceptron with smooth activations on whitened coordinates."""
 
-    def __init__(self, n_inputs: int, n_outputs: int, seed: int) -> None:
+    def __init__(self, sample: Sample, seed: int) -> None:
+        self._mean = sample.mean(sample.z)
+        values, vectors = torch.linalg.eigh(torch.cov(sample.z.T).reshape(sample.z.shape[1], -1))
+        self.whitening = vectors * values.clamp(min=1e-8 * float(values.max())).rsqrt()
         random = torch.Generator().manual_seed(seed)
         self.weights: list[Tensor] = []
-        for before, after in itertools.pairwise((n_inputs, *_WIDTHS)):
+        for before, after in itertools.pairwise((len(self._mean), *_WIDTHS)):
             self.weights.append(torch.randn(before, after, generator=random) / math.sqrt(before))
             self.weights.append(0.5 * torch.randn(after, generator=random))
         # The last layer starts at zero: the network adds nothing until it has learned something.
-        self.weights += [torch.zeros(_WIDTHS[-1], n_outputs), torch.zeros(n_outputs)]
+        n = sample.n_directions
+        self.weights += [torch.zeros(_WIDTHS[-1], n), torch.zeros(n)]
         for weight in self.weights:
             weight.requires_grad_()
 
     def __call__(self, z: Tensor) -> Tensor:
+        return self.outputs(self.inputs(z)).double().detach()
+
+    def slopes(self, sample: Sample) -> Tensor:
+        with torch.no_grad():
+            layers, z = [], self.inputs(sample.z)
+            for k in range(0, len(self.weights) - 2, 2):
+                z = torch.tanh(z @ self.weights[k] + self.weights[k + 1])
+                layers.append((self.weights[k], 1 - z.square()))
+            means = []
+            for dz in sample.dz:
+                change = (dz @ self.whitening).float()
+                for weight, slope in layers:
+                    change = slope * (change @ weight)
+                means.append(sample.mean(change.double()) @ self.weights[-2].double())
+        return torch.stack(means, -1)
+
+    def inputs(self, z: Tensor) -> Tensor:
+        """Whitened coordinates in single precision."""
+        return ((z - self._mean) @ self.whitening).float()
+
+    def outputs(self, z: Tensor) -> Tensor:
+        """Outputs (event, direction) for whitened coordinates."""
         for k in range(0, len(self.weights) - 2, 2):
             z = torch.tanh(z @ self.weights[k] + self.weights[k + 1])
         return z @ self.weights[-2] + self.weights[-1]
@@ -94,6 +108,51 @@ class _Network:
         return z @ self.weights[-2] + self.weights[-1], dz @ self.weights[-2]
 
 
+class _Data:
+    """What a network learns from: a sample in single precision, and the values of the part that is given."""
+
+    def __init__(self, sample: Sample, network: _Network, given: Function) -> None:
+        self.z, self.given = network.inputs(sample.z), given(sample.z).float()
+        self.weights = sample.weights.float()
+        kinds = sample.category.unique()
+        self.is_category = (sample.category[:, None] == kinds).float()
+        self.dz = self._cut(sample.dz @ network.whitening) if sample.pairs is None else None
+        self.pairs = None if sample.pairs is None else network.inputs(sample.pairs)
+        self.step = torch.ones(0) if sample.step is None else sample.step.float()
+        self.n_directions = sample.n_directions
+
+    @staticmethod
+    def _cut(dz: Tensor) -> Tensor:
+        return dz.clamp(-_CLAMP, _CLAMP).float()
+
+    def objective(self, network: _Network, chosen: Tensor | slice, random: torch.Generator | None) -> Tensor:
+        """The objective for some of the events, apart from the given part's own share; without `random`, exactly."""
+        z, weights = self.z[chosen], self.weights[chosen]
+        both = network.outputs(z) + self.given[chosen]
+        in_category = self.is_category[chosen] * weights[:, None]
+        means = (in_category.T @ both) / in_category.sum(0)[:, None].clamp(min=1e-6)
+        size = 0.5 * (weights[:, None] * (both - self.is_category[chosen] @ means).square()).sum(1).mean()
+        return size - (weights * self._divergence(network, chosen, random)).mean()
+
+    def _divergence(self, network: _Network, chosen: Tensor | slice, random: torch.Generator | None) -> Tensor:
+        """Sum over directions of the changes (event,) of the components, or a number that is the same on average."""
+        n, z = self.n_directions, self.z[chosen]
+        if self.pairs is not None:
+            before, after = self.pairs[:, :, chosen]
+            if random is None:
+                changes = [network.outputs(after[j])[:, j] - network.outputs(before[j])[:, j] for j in range(n)]
+                return (torch.stack(changes) / self.step[:, None]).sum(0)
+            # One direction for each event, at random
+            j, k = torch.randint(0, n, (len(z),), generator=random), torch.arange(len(z))
+            return n * (network.outputs(after[j, k])[k, j] - network.outputs(before[j, k])[k, j]) / self.step[j]
+        dz = self.dz[:, chosen]
+        if random is None:
+            return torch.stack([network.with_change(z, dz[j])[1][:, j] for j in range(n)]).sum(0)
+        # One tangent for each event, with random signs
+        signs = torch.randint(0, 2, (len(z), n), generator=random).float() * 2 - 1
+        return (signs * network.with_change(z, torch.einsum("ed,dec->ec", signs, dz))[1]).sum(1)
+
+
 class Score:
     """A function s(event) with one component for each direction, as near to the score as the samples could teach.
 
@@ -101,111 +160,97 @@ class Score:
     ----------
     sample : Sample
         Simulated events with derivatives along the directions.
-    waves : sequence of Waves
+    bases : sequence of Basis
         Sets of functions of the closed-form part; the one that gains most on held-out events is taken.
     seed : int
         Of the network.
+    is_rough : bool
+        Whether a short training of the network is enough, as where parameters are still far from the solution.
 
     Attributes
     ----------
+    is_complete : bool
+        Whether a thorough training would give the same.
     gains : dict of str to float
         Information per event, as a fraction of the number of directions, of each part on held-out events.
     """
 
-    def __init__(self, sample: Sample, waves: Sequence[Waves], seed: int = 0) -> None:
+    def __init__(self, sample: Sample, bases: Sequence[Basis], seed: int = 0, is_rough: bool = False) -> None:
         # Contiguous parts: every so many-th point of a Sobol sequence lies in one part of the cube.
         n = round((1 - _HELD_OUT) * len(sample.z))
-        train, test = Sample(sample.z[:n], sample.dz[:, :n]), Sample(sample.z[n:], sample.dz[:, n:])
-        candidates = [_linear(one, train) for one in waves]
+        train, test = sample.part(0, n), sample.part(n, len(sample.z))
+        candidates = [_linear(one, train) for one in bases]
         values = [_information(function, test) for function in candidates]
         best = int(np.argmax(values))
-        self._linear = candidates[best]
+        self._function: Function = candidates[best]
         self.gains = {"functions": values[best]}
-        self._mean, self._whitening = _whitening(train.z)
-        self._network = self._learn(train, test, seed)
+        network = _Network(train, seed)
+        pilot, judge = train.part(0, min(n, _N_PILOT)), test.part(0, min(len(test.z), _N_PILOT // 2))
+        self.is_complete = _learn(network, pilot, judge, self._function, _N_PILOT_EPOCHS, seed) < _GAIN
+        if self.is_complete:
+            return
+        if not is_rough:
+            _learn(network, train, test, self._function, _N_EPOCHS, seed)
+            self.is_complete = True
         # The best combination of both parts, in closed form: what adds nothing gets no weight.
-        self._combination: Tensor | None = None
-        both = _combined(self._parts, test)
-        if (value := _information(lambda z: self._parts(z) @ both, train)) > values[best]:
-            self._combination = both
+        combined = _linear(_Joined(self._function, network), test)
+        if (value := _information(combined, train)) > values[best]:
+            self._function = combined
             self.gains["with a network"] = value
 
     def __call__(self, z: Tensor) -> Tensor:
         """(event, coordinate) -> (event, direction)."""
-        return self._linear(z) if self._combination is None else self._parts(z) @ self._combination
+        return self._function(z)
 
-    def _inputs(self, z: Tensor) -> Tensor:
-        return ((z - self._mean) @ self._whitening).float()
+    def slopes(self, sample: Sample) -> Tensor:
+        """Derivatives (component, direction) of the means over a sample."""
+        return self._function.slopes(sample)
 
-    def _parts(self, z: Tensor) -> Tensor:
-        return torch.cat([self._linear(z), self._network(self._inputs(z)).double()], -1)
 
-    def _learn(self, train: Sample, test: Sample, seed: int) -> _Network:
-        """The network that minimises the objective together with the linear part; the best epoch on held-out events."""
-        n_directions = len(train.dz)
-        network = _Network(train.z.shape[1], n_directions, seed)
-        optimiser = torch.optim.Adam(network.weights, lr=_RATE)
-        random = torch.Generator().manual_seed(seed)
-        data = [self._prepared(part) for part in (train, test)]
-        n_steps, step = _N_EPOCHS * (len(train.z) // _BATCH), 0
-        with torch.no_grad():
-            best = self._objective(network, *data[1], None)
-        kept = [weight.detach().clone() for weight in network.weights]
-        for _ in range(_N_EPOCHS):
-            order = torch.randperm(len(train.z), generator=random)
-            for chosen in order.split(_BATCH)[: len(train.z) // _BATCH]:
-                optimiser.param_groups[0]["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * step / n_steps))
-                optimiser.zero_grad()
-                z, dz, linear = data[0]
-                self._objective(network, z[chosen], dz[:, chosen], linear[chosen], random).backward()
-                optimiser.step()
-                step += 1
+def _learn(network: _Network, train: Sample, test: Sample, given: Function, n_epochs: int, seed: int) -> float:
+    """Train a network that adds to what is given, and return the information that it gains on held-out events.
+
+    The weights become those of the best epoch on held-out events.
+    """
+    learned, judged = _Data(train, network, given), _Data(test, network, given)
+    optimiser = torch.optim.Adam(network.weights, lr=_RATE)
+    random = torch.Generator().manual_seed(seed)
+    n_batches = len(train.z) // _BATCH
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_epochs * n_batches)
+    values, kept = [], []
+    for epoch in range(n_epochs + 1):
+        if epoch == 0 or epoch > n_epochs / 3:
             with torch.no_grad():
-                value = self._objective(network, *data[1], None)
-            if value < best:
-                best, kept = value, [weight.detach().clone() for weight in network.weights]
-        network.weights = kept
-        return network
-
-    def _prepared(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
-        dz = (sample.dz @ self._whitening).clamp(-_CLAMP, _CLAMP).float()
-        return self._inputs(sample.z), dz, self._linear(sample.z).float()
-
-    def _objective(
-        self, network: _Network, z: Tensor, dz: Tensor, linear: Tensor, random: torch.Generator | None
-    ) -> Tensor:
-        """The objective, apart from the linear part's own share."""
-        if random is None:  # exact: one direction after the other
-            outputs = network(z)
-            parts = [network.with_change(z, tangent)[1][:, j].mean() for j, tangent in enumerate(dz)]
-            divergence = torch.stack(parts).sum()
-        else:  # one tangent for each event, with random signs: the same on average
-            signs = torch.randint(0, 2, (len(z), len(dz)), generator=random).float() * 2 - 1
-            outputs, change = network.with_change(z, torch.einsum("ed,dec->ec", signs, dz))
-            divergence = (signs * change).sum(1).mean()
-        both = outputs + linear
-        return 0.5 * (both - both.mean(0)).square().sum(1).mean() - divergence
+                values.append(float(judged.objective(network, slice(None), None)))
+            if values[-1] <= min(values):
+                kept = [weight.detach().clone() for weight in network.weights]
+        if epoch == n_epochs:
+            break
+        for chosen in torch.randperm(len(train.z), generator=random).split(_BATCH)[:n_batches]:
+            optimiser.zero_grad()
+            learned.objective(network, chosen, random).backward()
+            optimiser.step()
+            schedule.step()
+    with torch.no_grad():
+        for weight, good in zip(network.weights, kept, strict=True):
+            weight.copy_(good)
+    return 2 * (values[0] - min(values))
 
 
-def _linear(waves: Waves, sample: Sample) -> Function:
-    """The combination of `waves` that minimises the objective, centred."""
-    mean, matrix = waves(sample.z).mean(0), _combined(waves, sample)
-    return lambda z: (waves(z) - mean) @ matrix
-
-
-def _combined(function: Function, sample: Sample) -> Tensor:
-    """Weights (function, direction) of the combination that minimises the objective."""
-    values, slopes = means_and_slopes(function, sample)
-    return solve_hermitian(covariance_of(values), slopes)
+def _linear(functions: Function, sample: Sample) -> Function:
+    """The combination of functions that minimises the objective, centred."""
+    values = functions(sample.z)
+    matrix = solve_hermitian(sample.covariance(values), sample.slopes(functions))
+    return _Linear(functions, matrix, sample.mean(values))
 
 
 def _information(function: Function, sample: Sample) -> float:
     """Twice the negative objective, per direction: a lower bound of the information, reached by the score."""
-    values, slopes = means_and_slopes(function, sample)
-    return float(2 * slopes.trace() - covariance_of(values).trace()) / len(slopes)
+    slopes = sample.slopes(function)
+    return float(2 * slopes.trace() - sample.covariance(function(sample.z)).trace()) / len(slopes)
 
 
-def _whitening(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (coordinate,), and the matrix that makes coordinates uncorrelated with variance 1."""
-    values, vectors = torch.linalg.eigh(covariance_of(z))
-    return z.mean(0), vectors * values.clamp(min=1e-8 * float(values.max())).rsqrt()
+def information_matrix(function: Function, sample: Sample) -> Tensor:
+    """Information (direction, direction) per event of the means of a function."""
+    slopes = sample.slopes(function)
+    return slopes.T @ solve_hermitian(sample.covariance(function(sample.z)), slopes)

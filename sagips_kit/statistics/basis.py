@@ -1,0 +1,108 @@
+"""Simple functions of the coordinates of events, whose means describe a distribution of events."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .coordinates import Coordinates
+from .sample import Sample
+
+
+class Basis:
+    """Coordinates, their products, and waves; in each category their own.
+
+    Parameters
+    ----------
+    coordinates : Coordinates
+        What `z` holds.
+    n_waves : int
+        Number of waves cos(pi k u) of each observable, u being its quantile; of an angle, of its harmonics.
+    n_positions : int
+        Number of waves of its position within the observed range.
+    """
+
+    def __init__(self, coordinates: Coordinates, n_waves: int, n_positions: int = 0) -> None:
+        kinds = coordinates.kinds
+        self._coordinates, self._n_waves, self._n_positions = coordinates, n_waves, n_positions
+        plain = torch.tensor([k for k, kind in enumerate(kinds) if kind not in ("category", "position")])
+        self._plain = plain.long()
+        first, second = torch.triu_indices(len(plain), len(plain))
+        # The square of an indicator is itself.
+        keep = (first != second) | torch.tensor([kinds[k] != "indicator" for k in plain])[first]
+        self._first, self._second = first[keep], second[keep]
+        self._scores = [k for k, kind in enumerate(kinds) if kind == "score"]
+        self._positions = [k for k, kind in enumerate(kinds) if kind == "position"]
+        self._angles = [k for k, kind in enumerate(kinds) if kind == "cosine"]
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """(event, coordinate) -> (event, function)."""
+        values = self._values(z)
+        n_categories = self._coordinates.n_categories
+        if n_categories == 1:
+            return values
+        category = self._coordinates.category(z)
+        spread = values.new_zeros(len(z), n_categories, values.shape[1])
+        spread[torch.arange(len(z)), category] = values
+        return spread.flatten(1)
+
+    def slopes(self, sample: Sample) -> Tensor:
+        """Derivatives (function, direction) of the means over a sample with derivatives of its coordinates."""
+        n_categories = self._coordinates.n_categories
+        if n_categories == 1:
+            return self._slopes(sample.z, sample.dz, sample.weights)
+        category = self._coordinates.category(sample.z)
+        parts = [category == k for k in range(n_categories)]
+        slopes = [self._slopes(sample.z[part], sample.dz[:, part], sample.weights[part]) for part in parts]
+        return torch.cat([part.sum() / len(sample.z) * one for part, one in zip(parts, slopes, strict=True)])
+
+    def _values(self, z: Tensor) -> Tensor:
+        plain = z[:, self._plain]
+        values = [plain, plain[:, self._first] * plain[:, self._second]]
+        for angle, _, _, n in self._waves(z):
+            values.append(_multiples(angle, n)[0])
+        for k in self._angles:
+            cos, sin = _multiples(torch.atan2(z[:, k + 1], z[:, k]), self._n_waves)
+            values += [cos[:, 1:], sin[:, 1:]]
+        return torch.cat(values, -1)
+
+    def _slopes(self, z: Tensor, dz: Tensor, weights: Tensor) -> Tensor:
+        weighted = weights / len(z)
+        plain, tangents = z[:, self._plain], dz[:, :, self._plain]
+        products = torch.einsum("ei,dej->ijd", weighted[:, None] * plain, tangents)
+        products = products + products.transpose(0, 1)
+        slopes = [torch.einsum("e,dej->jd", weighted, tangents), products[self._first, self._second]]
+        for angle, slope, k, n in self._waves(z):
+            slopes.append(self._along(-_multiples(angle, n)[1], slope * weighted, dz[:, :, k]))
+        for k in self._angles:
+            cos, sin = _multiples(torch.atan2(z[:, k + 1], z[:, k]), self._n_waves)
+            turn = z[:, k] * dz[:, :, k + 1] - z[:, k + 1] * dz[:, :, k]
+            slopes += [self._along(one, weighted, turn)[1:] for one in (-sin, cos)]
+        return torch.cat(slopes)
+
+    def _waves(self, z: Tensor) -> list[tuple[Tensor, Tensor, int, int]]:
+        """For each set of waves: the angle (event,), its derivative, the coordinate, and the number of waves."""
+        sets = []
+        for k in self._scores:
+            slope = math.sqrt(math.pi / 2) * torch.exp(-0.5 * z[:, k].square())
+            sets.append((0.5 * math.pi * (1 + torch.erf(z[:, k] * math.sqrt(0.5))), slope, k, self._n_waves))
+        if self._n_positions:
+            slope = torch.full_like(z[:, 0], math.pi)
+            sets += [(math.pi * z[:, k], slope, k, self._n_positions) for k in self._positions]
+        return sets
+
+    @staticmethod
+    def _along(derivatives: Tensor, weights: Tensor, tangents: Tensor) -> Tensor:
+        """Means (wave, direction) of k-th derivatives (event, wave) times k, along tangents (direction, event)."""
+        k = torch.arange(1, derivatives.shape[1] + 1).to(derivatives)
+        return k[:, None] * (derivatives.T @ (weights[:, None] * tangents.T))
+
+
+def _multiples(angle: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (event, n) of 1 to n times an angle (event,), by the addition theorem."""
+    cos, sin = angle.new_empty(n, len(angle)), angle.new_empty(n, len(angle))
+    cos[0], sin[0] = angle.cos(), angle.sin()
+    for k in range(1, n):
+        cos[k] = cos[k - 1] * cos[0] - sin[k - 1] * sin[0]
+        sin[k] = sin[k - 1] * cos[0] + cos[k - 1] * sin[0]
+    return cos.T, sin.T

@@ -1,0 +1,104 @@
+"""Simulated events as coordinates with their derivatives, and the moments of functions over them."""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Function(Protocol):
+    """Functions of an event whose means are compared."""
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Values (event, function) at coordinates (event, coordinate)."""
+        ...
+
+    def slopes(self, sample: "Sample") -> Tensor:
+        """Derivatives (function, direction) of the means over a sample that has derivatives of its coordinates."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Simulated events as coordinates, and how they change along directions in the space of parameters.
+
+    Parameters
+    ----------
+    z : Tensor (event, coordinate)
+        Coordinates of the events.
+    weights : Tensor (event,)
+        Weights of the events, 1 in the mean, which give each category its observed share.
+    category : Tensor (event,) of int
+        Their categories.
+    dz : Tensor (direction, event, coordinate)
+        Derivatives of the coordinates; without events if there are `pairs`.
+    pairs : Tensor (2, direction, event, coordinate), or None
+        The same events half a step before and after along each direction, for a simulation without derivatives.
+    step : Tensor (direction,), or None
+        The steps.
+    """
+
+    z: Tensor
+    weights: Tensor
+    category: Tensor
+    dz: Tensor
+    pairs: Tensor | None = None
+    step: Tensor | None = None
+
+    @property
+    def n_directions(self) -> int:
+        """int: Number of directions."""
+        return len(self.dz) if self.pairs is None else self.pairs.shape[1]
+
+    def part(self, first: int, last: int) -> "Sample":
+        """The events from `first` to `last`, weighted to the same shares of categories."""
+        pairs = None if self.pairs is None else self.pairs[:, :, first:last]
+        category, weights = self.category[first:last], self.weights[first:last].clone()
+        for k in category.unique():
+            is_k = category == k
+            weights[is_k] *= self.weights[self.category == k].sum() / len(self.z) * len(category) / weights[is_k].sum()
+        return replace(
+            self,
+            z=self.z[first:last],
+            weights=weights,
+            category=category,
+            dz=self.dz[:, first:last],
+            pairs=pairs,
+        )
+
+    def along(self, directions: Tensor) -> "Sample":
+        """The same events with derivatives along other directions, (direction, new direction)."""
+        assert self.pairs is None
+        return replace(self, dz=torch.einsum("pec,pd->dec", self.dz, directions))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Means (function,) of values (event, function)."""
+        return self.weights @ values / len(self.z)
+
+    def covariance(self, values: Tensor) -> Tensor:
+        """Covariance (function, function) of values (event, function) of one event, within categories.
+
+        The shares of the categories do not depend on the parameters, so differences between them are no error.
+        """
+        centred = values.clone()
+        for k in self.category.unique():
+            is_k = self.category == k
+            centred[is_k] -= (self.weights[is_k] @ values[is_k]) / self.weights[is_k].sum()
+        return centred.T @ (self.weights[:, None] * centred) / len(values)
+
+    def slopes(self, function: Function) -> Tensor:
+        """Derivatives (function, direction) of the means of a function."""
+        if self.pairs is None or self.step is None:
+            return function.slopes(self)
+        before, after = self.pairs
+        changes = [self.mean(function(z1) - function(z0)) for z0, z1 in zip(before, after, strict=True)]
+        return torch.stack(changes, -1) / self.step
+
+
+def solve_hermitian(matrix: Tensor, right: Tensor) -> Tensor:
+    """Pseudo-inverse of a covariance, (function, function), times `right`; functions may depend on each other."""
+    scale = matrix.diag().clamp(min=1e-300).rsqrt()
+    values, vectors = torch.linalg.eigh(matrix * scale[:, None] * scale)
+    inverse = torch.where(values > 1e-9 * values.max(), 1 / values, 0.0)
+    return scale[:, None] * (vectors @ (inverse[:, None] * (vectors.T @ (scale[:, None] * right))))
