@@ -4,11 +4,11 @@
     python benchmarks/zoo.py --kind sabotaged --seeds 1 --out /tmp/zoo.json
     python benchmarks/zoo.py --problems Weibull Ring --truths   # other truths than those of the classes
 
-Regular problems have an exact likelihood: reported are the distance of both fits per parameter in units of the
-likelihood's covariance, the deviations relative to the likelihood's, the goodness of fit, and findings, which are false.
-Problems with several answers must report the others.  In sabotaged ones something is wrong, which a finding must say.
-The problems are in `benchmarks/problems`; their events come from NumPy and SciPy, never from their own simulators.  Each
-result is saved immediately, so an interrupted benchmark continues from there.
+Regular problems have an exact likelihood.  Reported are the distance of both fits per parameter in units of the
+likelihood's covariance, the deviations relative to the likelihood's, the goodness of fit, and findings, which are all
+false here.  Problems with several answers must report the others.  In sabotaged ones something is wrong, and a finding
+must say what.  The problems are in `benchmarks/problems`; their events come from NumPy and SciPy, never from their own
+simulators.  Each result is saved immediately, so an interrupted benchmark continues from there.
 """
 
 import argparse
@@ -119,6 +119,8 @@ def likelihood_fit(problem, events, start, n_starts=3):
                 ends += [fit_likelihood(one, events, n_starts=n)] if n else []
             except RuntimeError:  # no start has a finite likelihood
                 continue
+    if not ends:
+        raise SystemExit(f"{type(problem).__name__} has no finite likelihood near its truth: this problem is wrong.")
     values = [float(value(torch.as_tensor(end.theta))) for end in ends]
     best = ends[int(np.argmax(values))]
     gradient = torch.func.grad(value)(torch.as_tensor(best.theta)).numpy()
@@ -134,51 +136,40 @@ def is_reported(row):
 
 
 def summary(rows):
-    """What all rows say together."""
-    done = {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}
-    compared = [row for row in done["regular"] if "error" not in row]
-    distances = {
-        row["problem"]: row["joint_distance"] for row in sorted(compared, key=lambda row: row["joint_distance"])
-    }
-    ratios = [ratio for row in compared for ratio in row["relative_deviations"]]
-    found = {
-        "regular": {
-            "samples": len(done["regular"]),
-            "crashes": _names(row for row in done["regular"] if "error" in row),
-            "median joint distance": float(np.median([row["joint_distance"] for row in compared])),
-            "largest joint distance": max(distances.values()),
-            "joint distance above 0.3": _names(row for row in compared if row["joint_distance"] > FAR),
-            "smallest relative deviation": min(ratios),
-            "largest relative deviation": max(ratios),
-            "relative deviations outside of 0.9 to 1.15": _names(
-                row
-                for row in compared
-                if min(row["relative_deviations"]) < NARROW or max(row["relative_deviations"]) > WIDE
-            ),
-            "false reports": _names(row for row in compared if row["findings"]),
-            "doubtful likelihood fits": _names(row for row in compared if is_doubtful(row["reference"])),
-            "median CPU s": float(np.median([row["cpu_s"] for row in compared])),
-        }
-        if compared
-        else {},
-        "several": {
-            row["problem"]: _share(
-                done["several"], row["problem"], lambda row: row.get("found") == row.get("answers", 0)
-            )
-            for row in done["several"]
-        },
-        "sabotaged": {
-            row["problem"]: _share(done["sabotaged"], row["problem"], is_reported) for row in done["sabotaged"]
-        },
-        "valid quantities more than 4 deviations off": _names(
-            row for row in done["sabotaged"] if max(map(abs, row.get("valid_distances", ())), default=0) > CERTAIN
-        ),
-    }
-    return {name: value for name, value in found.items() if value}
+    """What all rows say together: {kind: dict}."""
+    found = {}
+    for kind, summarise in {"regular": _regular, "several": _several, "sabotaged": _sabotaged}.items():
+        if chosen := [row for row in rows if row["kind"] == kind]:
+            crashes = [row for row in chosen if "error" in row]
+            found[kind] = {"samples": len(chosen), "crashes": _names(crashes)} | summarise(chosen)
+    return found
 
 
-def is_doubtful(facts):
-    return not (facts["to_truth"] < 3 and facts["newton_step"] < 0.01)
+def _regular(rows):
+    rows = [row for row in rows if "error" not in row]
+    distances = [row["joint_distance"] for row in rows] or [math.nan]
+    ratios = [ratio for row in rows for ratio in row["relative_deviations"]] or [math.nan]
+    wrong = [row for row in rows if not all(NARROW < ratio < WIDE for ratio in row["relative_deviations"])]
+    return {
+        "median joint distance": float(np.median(distances)),
+        "largest joint distance": max(distances),
+        f"joint distance above {FAR}": _names(row for row in rows if row["joint_distance"] > FAR),
+        "smallest relative deviation": min(ratios),
+        "largest relative deviation": max(ratios),
+        f"relative deviations outside of {NARROW} to {WIDE}": _names(wrong),
+        "false reports": _names(row for row in rows if row["findings"]),
+        "doubtful likelihood fits": _names(row for row in rows if is_doubtful(row["reference"])),
+        "median CPU s": float(np.median([row["cpu_s"] for row in rows] or [math.nan])),
+    }
+
+
+def _several(rows):
+    return {"all answers found": _share_of(rows, lambda row: row.get("found") == row.get("answers", -1))}
+
+
+def _sabotaged(rows):
+    is_off = [row for row in rows if max(map(abs, row.get("valid_distances", ())), default=0) > CERTAIN]
+    return {"reported": _share_of(rows, is_reported), "valid quantities not found": _names(is_off)}
 
 
 def _names(rows):
@@ -186,9 +177,14 @@ def _names(rows):
     return dict(Counter(row["problem"] for row in rows))
 
 
-def _share(rows, name, is_right):
-    chosen = [is_right(row) for row in rows if row["problem"] == name]
-    return sum(chosen) / len(chosen)
+def _share_of(rows, is_right):
+    """The fraction of the rows of each problem that are right."""
+    right, n = _names(row for row in rows if is_right(row)), _names(rows)
+    return {name: right.get(name, 0) / n[name] for name in n}
+
+
+def is_doubtful(facts):
+    return not (facts["to_truth"] < 3 and facts["newton_step"] < 0.01)
 
 
 def line(row):
@@ -217,14 +213,12 @@ def digest():
 
 
 def main():
-    everything = [name for problems in KINDS.values() for name in problems]
+    names = [name for problems in KINDS.values() for name in problems]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="samples of events for each problem (default: 3)")
     parser.add_argument("--events", type=int, default=20_000, help="observed events, 100 or more (default: 20000)")
     parser.add_argument("--kind", nargs="+", default=list(KINDS), choices=list(KINDS), help="default: all")
-    parser.add_argument(
-        "--problems", nargs="+", default=everything, choices=everything, metavar="NAME", help="default: all"
-    )
+    parser.add_argument("--problems", nargs="+", default=names, choices=names, metavar="NAME", help="default: all")
     parser.add_argument(
         "--truths", action="store_true", help="draw a truth for each sample from the middle of the ranges"
     )
