@@ -29,6 +29,14 @@ def with_another_truth(kind, rng):
     return kind(problems.drawn_truth(kind, rng))
 
 
+def test_the_zoo_is_wide():
+    kinds = list(problems.REGULAR.values())
+    assert len(kinds) >= 24 and len({kind.science for kind in kinds}) >= 10 and all(kind.science for kind in kinds)
+    assert {1, 25} <= {len(kind.parameters) for kind in kinds} and {1, 2, 3, 5, 6, 10} <= {
+        len(kind.observables) for kind in kinds
+    }
+
+
 @pytest.mark.parametrize("kind", CONSISTENT.values(), ids=CONSISTENT)
 def test_simulated_events_are_distributed_as_those_of_the_generator(kind, rng):
     for problem in (kind(), with_another_truth(kind, rng)):

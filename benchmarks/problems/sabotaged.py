@@ -41,6 +41,9 @@ class Tails(Sabotaged, Normal):
         events = super().draw(n, rng, *truth)
         return np.where(rng.random((n, 1)) < 0.05, truth[:2] + 2 * (events - truth[:2]), events)
 
+    def valid(self, theta):
+        return theta[:2]  # the means
+
 
 class Background5(Sabotaged, Normal):
     """5 % background that the model lacks."""
