@@ -1,16 +1,21 @@
 """Simulated and observed events in the same coordinates, as functions of parameters in fractions of their ranges."""
 
+from collections.abc import Callable
 from dataclasses import replace
+
+import math
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..problems.base import Problem, events_of
+from .._circular import intervals
+from ..problems.base import Problem, events_of, is_periodic
 from .coordinates import Coordinates
 from .sample import Function, Sample
 
+_EDGE = 1e-7  # distance (in units of the range) that t keeps from the ends
 _CHUNK = 100_000  # observed events whose functions are computed at a time
 
 
@@ -25,17 +30,34 @@ class Simulation:
         The problem's statistic of the observed events, for its constraints.
     seed : int
         Seed of the quasi-random noise.
+
+    Attributes
+    ----------
+    is_periodic, is_log : Tensor (parameter,) of bool
+        Which parameters are on a circle, and which ones are exponentials of t.
     """
 
     def __init__(self, problem: Problem, statistic: Tensor, seed: int) -> None:
         self.problem, self._statistic, self._seed = problem, statistic, seed
         lower, upper = (np.asarray(bound, float) for bound in (problem.lower, problem.upper))
-        self.is_log = torch.as_tensor((lower > 0) & (upper > 100 * lower))
+        self.is_periodic = torch.as_tensor(is_periodic(problem))
+        self.is_log = torch.as_tensor((lower > 0) & (upper > 100 * lower)) & ~self.is_periodic
         self._lower, self._upper = torch.as_tensor(lower), torch.as_tensor(upper)
-        self._noise: dict[tuple[int, int], Tensor] = {}
+        self._noise: dict[tuple[int, int, int], Tensor] = {}
+
+    def inside(self, t: Tensor) -> Tensor:
+        """The same t on a circle for periodic parameters, and within the range for others."""
+        return torch.where(self.is_periodic, t - t.floor(), t.clamp(_EDGE, 1 - _EDGE))
+
+    def distance(self, t: Tensor, other: Tensor, information: Tensor) -> float:
+        """Length of the difference of two places, in deviations per direction."""
+        difference = t - other
+        difference = torch.where(self.is_periodic, difference - difference.round(), difference)
+        return math.sqrt(max(0.0, float(difference @ information @ difference)) / len(t))
 
     def theta(self, t: Tensor) -> Tensor:
         """Parameters (parameter,): a linear function of t, or an exponential one for wide positive ranges."""
+        t = torch.where(self.is_periodic, t - t.detach().floor(), t)
         linear = self._lower + (self._upper - self._lower) * t
         one = torch.ones_like(self._lower)
         lower = torch.where(self.is_log, self._lower, one)
@@ -46,13 +68,17 @@ class Simulation:
         ratio = torch.where(self.is_log, self._upper / self._lower, 1.0)
         return torch.where(self.is_log, self.theta(t) * ratio.log(), self._upper - self._lower)
 
-    def noise(self, n: int, number: int) -> Tensor:
-        """A scrambled Sobol sequence (event, noise_dim); another one for each number."""
-        if (n, number) not in self._noise:
-            engine = torch.quasirandom.SobolEngine(self.problem.noise_dim, scramble=True, seed=self._seed + number)
+    def noise(self, n: int, number: int, n_sets: int = 1) -> Tensor:
+        """Scrambled Sobol sequences (set * event, noise_dim), one after the other; others for each number."""
+        if (n, number, n_sets) not in self._noise:
+            engines = [
+                torch.quasirandom.SobolEngine(self.problem.noise_dim, scramble=True, seed=self._seed + number + 1000 * k)
+                for k in range(n_sets)
+            ]
+            drawn = torch.cat([engine.draw(n, dtype=torch.float64) for engine in engines])
             # Zero breaks the logarithms of simulators.
-            self._noise[n, number] = engine.draw(n, dtype=torch.float64).clamp(1e-10, 1 - 1e-10)
-        return self._noise[n, number]
+            self._noise[n, number, n_sets] = drawn.clamp(1e-10, 1 - 1e-10)
+        return self._noise[n, number, n_sets]
 
     def residuals(self, t: Tensor) -> Tensor:
         """Residuals of constraints and priors."""
@@ -99,36 +125,59 @@ class Observation:
         self.events, self.n, self._problem = torch.as_tensor(events), len(events), problem
         self.category = self._categories(self.events)
         self._shares = torch.bincount(self.category, minlength=problem.n_categories) / self.n
-        self.coordinates = Coordinates(events, self.category.numpy(), problem.n_categories)
+        around = intervals(problem)
+        periods = {
+            k: around[name][1] - around[name][0] for k, name in enumerate(problem.observables) if name in around
+        }
+        self.coordinates = Coordinates(events, self.category.numpy(), problem.n_categories, periods)
 
     def _categories(self, events: Tensor) -> Tensor:
         if self._problem.n_categories == 1:
             return torch.zeros(len(events), dtype=torch.long)
         return self._problem.category(events)
 
-    def moments(self, function: Function) -> tuple[Tensor, Tensor]:
-        """Mean (function,) of a function over the events, and its covariance (function, function) within categories."""
-        chunks = zip(self.events.split(_CHUNK), self.category.split(_CHUNK), strict=True)
+    def moments(self, function: Function, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Mean (function,) of a function over events, and its covariance (function, function) within categories."""
+        chunks = zip(self.events[part].split(_CHUNK), self.category[part].split(_CHUNK), strict=True)
         sums, products = [], []
-        shift = None
+        shift: Tensor | float = 0.0
         for events, category in chunks:
             values = function(self.coordinates(events, category=category)[0])
             # Products of differences from a value nearby do not cancel.
-            shift = values.mean(0) if shift is None else shift
+            shift = shift if sums else values.mean(0)
             values = values - shift
             products.append(values.T @ values)
             ones = torch.nn.functional.one_hot(category, self._problem.n_categories).to(values)
             sums.append(ones.T @ values)
         by_category = torch.stack(sums).sum(0)
-        counts = (self._shares * self.n).clamp(min=1)
+        n = len(self.events[part])
+        counts = torch.bincount(self.category[part], minlength=len(by_category)).clamp(min=1)
         between = by_category.T @ (by_category / counts[:, None])
-        mean = by_category.sum(0) / self.n + shift
-        return mean, (torch.stack(products).sum(0) - between) / (self.n - 1)
+        mean = by_category.sum(0) / n + shift
+        return mean, (torch.stack(products).sum(0) - between) / (n - 1)
 
-    def values(self, function: Function, simulation: "Simulation", t: Tensor, noise: Tensor) -> Tensor:
-        """Mean (function,) over simulated events."""
-        plain = self.simulated(simulation, t, noise)
-        return plain.mean(function(plain.z))
+    @property
+    def is_ordered(self) -> bool:
+        """bool: Whether events are sorted by an observable or grouped by category, so that halves must differ."""
+        n_changes = int((self.category.diff() != 0).sum())
+        if self._problem.n_categories > 1 and n_changes < self.n / 10:
+            return True
+        steps = self.events.diff(dim=0)
+        return bool((((steps >= 0).double().mean(0) > 0.9) | ((steps <= 0).double().mean(0) > 0.9)).any())
+
+    def halves(self, function: Function) -> list[tuple[Tensor, Tensor]]:
+        """Moments of a function over the first and over the second half of the events."""
+        middle = self.n // 2
+        return [self.moments(function, slice(0, middle)), self.moments(function, slice(middle, None))]
+
+    def mean_by(self, mean: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Mean over the events by a function of coordinates (event, coordinate) and weights (event,)."""
+        chunks = zip(self.events.split(_CHUNK), self.category.split(_CHUNK), strict=True)
+        parts = []
+        for events, category in chunks:
+            z, _ = self.coordinates(events, category=category)
+            parts.append(len(z) * mean(z, z.new_ones(len(z))))
+        return torch.stack(parts).sum(0) / self.n
 
     def simulated(self, simulation: Simulation, t: Tensor, noise: Tensor) -> Sample:
         """Simulated events in the coordinates of the observed ones, without derivatives."""

@@ -1,0 +1,226 @@
+"""What speaks against using the estimate of a fit: the tests of a solution, each with a sentence and what to do."""
+
+import math
+from typing import Protocol
+
+import numpy as np
+import scipy.stats
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .._circular import intervals
+from .basis import Basis
+from .sample import Function, Sample, solve_hermitian
+from .simulated import Observation, Simulation
+from .solve import DETERMINED, Solution
+
+NEAR = 0.3  # deviations that a solution may have moved since its score was learned
+_REPEATED, _OUTSIDE = 1e-3, 1e-3  # fractions of observed events that are reported
+_WRONG_SLOPE, _SIGNIFICANT = 0.3, 6.0  # relative difference of two derivatives that is reported, if so many errors
+_TAIL, _LAST, _EDGE = 16, 64, 2.0  # of a moving edge: fractions 1/16 and 1/64 of the events, and ratio of informations
+_REJECTED = 1e-3  # p-value of a test below which the model or the data are reported
+
+
+class _Result(Protocol):
+    """What is needed of a fit."""
+
+    parameters: tuple[str, ...]
+    goodness: float
+    n_freedom: int
+
+    @property
+    def p_value(self) -> float: ...
+
+
+def findings_of(
+    simulation: Simulation,
+    observed: Observation,
+    score: Function,
+    basis: Basis,
+    solution: Solution,
+    compared: Sample,
+    others: list[Tensor],
+    result: _Result,
+) -> list[str]:
+    """What speaks against using the estimate, in sentences; the most basic reason first."""
+    found = _repeated(observed) + _outside(simulation, observed, solution.t)
+    found += _wrong_slopes(simulation, observed, basis, compared, solution.t)
+    found += _moving_edges(simulation, observed.n, solution)
+    found += _undetermined(simulation, solution) + _at_ends(simulation, solution) + _halves(observed, score, solution)
+    for other in others:
+        where = ", ".join(
+            f"{name} = {value:.4g}"
+            for name, value in zip(result.parameters, simulation.theta(other).tolist(), strict=True)
+        )
+        found.append(f"There is another answer that agrees about as well: {where}. Restrict the ranges to one of them.")
+    if solution.move > NEAR or solution.step > 0.1:
+        found.append(
+            f"The fit has not converged: it last moved by {max(solution.move, solution.step):.2g} deviations. Narrow "
+            "the ranges, or start a fit with another seed."
+        )
+    if result.p_value < _REJECTED:
+        found.append(
+            f"The model does not fit: chi-squared {result.goodness:.0f} for {result.n_freedom} degrees of freedom. The "
+            "deviations are valid for the parameters that come closest, which need not be the true ones."
+        )
+    return found
+
+
+def _repeated(observed: Observation) -> list[str]:
+    """Rows that occur more than once, if an observable is continuous."""
+    events = observed.events.numpy()
+    if all(_is_on_grid(values) for values in events.T):
+        return []
+    n_repeated = observed.n - len(np.unique(events, axis=0))
+    if n_repeated <= 5 + _REPEATED * observed.n:
+        return []
+    return [
+        f"{n_repeated} of {observed.n} observed events are exact repetitions of others, so they hold less information "
+        "than the deviations assume. Were files read twice? Remove the repetitions: numpy.unique(events, axis=0)."
+    ]
+
+
+def _is_on_grid(values: NDArray[np.float64]) -> bool:
+    """Whether values have so few digits that equal ones are no surprise."""
+    if np.array_equal(values, values.astype(np.float32)):
+        return True
+    gaps = np.diff(np.unique(values))
+    if len(gaps) == 0 or not (gaps < gaps.max()).any():
+        return True
+    ratio = gaps / gaps.min()
+    return bool((abs(ratio - ratio.round()) < 0.01).mean() > 0.99)
+
+
+def _outside(simulation: Simulation, observed: Observation, t: Tensor) -> list[str]:
+    """Observables of which many observed values are where nothing is simulated, or of another kind."""
+    found = []
+    simulated = simulation.events(t, simulation.noise(65536, 4))
+    columns = zip(simulation.problem.observables, observed.events.T, simulated.T, strict=True)
+    for name, seen, made in columns:
+        n_outside = int(((seen < made.min()) | (seen > made.max())).sum())
+        if n_outside > 5 + _OUTSIDE * observed.n:
+            found.append(
+                f"{n_outside} of {observed.n} observed values of {name} are outside of the simulated range, "
+                f"{float(made.min()):.6g} to {float(made.max()):.6g}. Compare units and the order of columns; if they "
+                "are background, model it or cut it away."
+            )
+        if len(seen.unique()) > 12 and bool((seen == seen.round()).all()) and not bool((made == made.round()).all()):
+            found.append(
+                f"Observed values of {name} are integers, simulated ones are not. Add uniform numbers to the observed "
+                "ones, or round in the simulation and use a likelihood."
+            )
+        if len(seen.unique()) == 1 and len(made.unique()) > 1:
+            found.append(
+                f"All observed values of {name} are {float(seen[0]):g}, simulated ones vary. Look at the file, or leave "
+                f"{name} out of the observables."
+            )
+    return found
+
+
+def _wrong_slopes(
+    simulation: Simulation, observed: Observation, basis: Basis, compared: Sample, t: Tensor
+) -> list[str]:
+    """Parameters for which the derivative of the simulation is not that of the means of `basis`."""
+    assert compared.pairs is not None and compared.step is not None
+    noise = simulation.noise(len(compared.z), 3)
+    slopes = basis.slopes(observed.sample(simulation, t, noise, torch.eye(len(t), dtype=torch.float64)))
+    # What is below is rounding.
+    least = 1e-6 * basis(compared.z).std(0)
+    found = []
+    for k, name in enumerate(simulation.problem.parameters):
+        before, after = compared.pairs[:, k]
+        change = (basis(after) - basis(before)) / compared.step[k]
+        slope, error = compared.mean(change), change.std(0) / math.sqrt(len(noise))
+        size = torch.maximum(slope.abs(), slopes[:, k].abs())
+        is_wrong = ((slope - slopes[:, k]).abs() > _WRONG_SLOPE * size) & (size > _SIGNIFICANT * error)
+        is_wrong &= ((slope - slopes[:, k]).abs() > _SIGNIFICANT * error) & (size > least)
+        if bool(is_wrong.any()):
+            found.append(
+                f"The derivative of simulate with respect to {name} is not that of its events: where, round, and cuts "
+                "have no derivative. Make the events move smoothly with the parameter; check_problem shows an example."
+            )
+    return found
+
+
+def _moving_edges(simulation: Simulation, n_observed: int, solution: Solution) -> list[str]:
+    """Parameters that move an end of the distribution of an observable.
+
+    The information of a ramp over the last 1/64 of the events is then larger than that of a ramp over the last 1/16,
+    and there is no smallest ramp: the information of an event is unbounded.
+    """
+    t, found = solution.t, []
+    events, tangents = simulation.with_tangents(t, simulation.noise(65536, 5))
+    known = solution.information.diag()
+    for column, name in enumerate(simulation.problem.observables):
+        values = events[:, column].numpy()
+        if name in intervals(simulation.problem) or len(np.unique(values)) < len(values) / 2:
+            continue
+        for end, sign in (("lower", 1.0), ("upper", -1.0)):
+            x = sign * events[:, column]
+            dx = torch.stack([sign * tangent[:, column] for tangent in tangents])
+            tail, last = (_of_ramp(x, dx, k) for k in (_TAIL, _LAST))
+            # In units of what all events and priors hold; a share that is small is not looked at.
+            share = n_observed * last / known
+            for k in np.flatnonzero((last > _EDGE * tail) & (share > 0.05)):
+                found.append(
+                    f"{simulation.problem.parameters[k]} moves the {end} end of the distribution of {name}, where the "
+                    "density does not fall to zero. The events near the end determine it far better than this fit "
+                    "does, and its deviation is not normal. Use the smallest and largest values, or a likelihood."
+                )
+    return found
+
+
+def _of_ramp(x: Tensor, dx: Tensor, k: int) -> Tensor:
+    """Information (parameter,) per event of the mean of a ramp over the lowest 1/k of the values (event,)."""
+    ordered = x.sort().values
+    low, high = ordered[0], ordered[len(x) // k]
+    ramp = ((high - x) / (high - low).clamp(min=1e-300)).clamp(min=0)
+    slopes = -(dx * (x < high)).mean(1) / (high - low).clamp(min=1e-300)
+    return slopes.square() / ramp.var().clamp(min=1e-300)
+
+
+def _undetermined(simulation: Simulation, solution: Solution) -> list[str]:
+    """Combinations of parameters that the events do not determine."""
+    found = []
+    values, vectors = torch.linalg.eigh(solution.information)
+    for value, vector in zip(values, vectors.T, strict=True):
+        if value < DETERMINED:
+            order = vector.abs().argsort(descending=True)[:4].tolist()
+            parts = ", ".join(f"{simulation.problem.parameters[k]} ({float(vector[k]):+.2f})" for k in order)
+            found.append(
+                f"The events do not determine a combination of parameters (in fractions of their ranges): {parts}. "
+                "Give a prior or a measurement, or fix one of them."
+            )
+    return found
+
+
+def _at_ends(simulation: Simulation, solution: Solution) -> list[str]:
+    """Parameters near an end of their range."""
+    t, problem = solution.t, simulation.problem
+    deviation, found = solution.covariance.diag().sqrt(), []
+    ends = np.where(t < 0.5, np.asarray(problem.lower, float), np.asarray(problem.upper, float))
+    for k in np.flatnonzero(((t < deviation) | (t > 1 - deviation)) & ~simulation.is_periodic):
+        found.append(
+            f"{problem.parameters[k]} is less than a deviation from the end {ends[k]:g} of its range. Widen the range; "
+            "if the end is a physical limit, the interval is not valid."
+        )
+    return found
+
+
+def _halves(observed: Observation, score: Function, solution: Solution) -> list[str]:
+    """Whether both halves of the events, in their order, have the same mean score."""
+    if observed.is_ordered:
+        return []
+    (first, covariance), (second, _) = observed.halves(score)
+    difference = (first - second)[:, None]
+    value = float((observed.n / 4 * difference.T @ solve_hermitian(covariance, difference)).squeeze())
+    p_value = float(scipy.stats.chi2.sf(value, len(difference)))
+    if p_value >= _REJECTED:
+        return []
+    size = math.sqrt(max(0.0, value / len(difference) - 1))
+    return [
+        f"The first and the second half of the events, in their order, disagree by {size:.1f} deviations (p = "
+        f"{p_value:.1g}): conditions changed while they were taken, or the events are ordered. Fit the halves apart, or "
+        "shuffle events whose order means nothing."
+    ]

@@ -1,0 +1,199 @@
+"""Where the means of functions of simulated and observed events agree: a search in the ranges, and a solution."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .basis import Basis
+from .sample import Function, Sample, solve_hermitian
+from .score import information_matrix
+from .simulated import Observation, Simulation
+
+_N_SCAN, _N_POLISHED = 48, 12  # points of the scan, and the best of them that are polished
+_N_SEARCH, _N_SET, _N_SETS = 4096, 8192, 8  # simulated events of the search; of the solution, in independent sets
+N_LEARN = 65536  # simulated events that a score is learned from
+_MOST_IN_SET = 32768  # events of a set, where smaller ones would add to the deviations
+_ENOUGH = 10.0  # simulated events per observed one, in effect, from which larger sets are not needed
+DETERMINED = 12.0  # least information, in units of the range, along a direction that events determine
+_APART = 5.0  # deviations between two places that are different answers
+_AS_GOOD = 4.0  # difference in the distance of the means up to which two answers are equally good
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Where the means agree.
+
+    Parameters
+    ----------
+    t : Tensor (parameter,)
+        The place, in fractions of the ranges.
+    information, covariance : Tensor (parameter, parameter)
+        Of the solution, in units of the ranges.
+    move, step : float
+        Distance from where the search for it began, and length of the step that remains, in deviations.
+    sample : Sample
+        Simulated events there.
+    n_effective : float
+        Number of independent events with the same error of the mean score.
+    """
+
+    t: Tensor
+    information: Tensor
+    covariance: Tensor
+    move: float
+    step: float
+    sample: Sample
+    n_effective: float
+
+
+
+
+def search(simulation: Simulation, observed: Observation, basis: Basis) -> tuple[Tensor, list[Tensor]]:
+    """The best place by the means of simple functions, and the others that are as good."""
+    mean, covariance = observed.moments(basis)
+    weight = covariance + 1e-3 * torch.diag(covariance.diag().clamp(min=1e-12))
+    noise = simulation.noise(_N_SEARCH, 0)
+
+    def cost(t: Tensor) -> float:
+        sample = observed.simulated(simulation, t, noise)
+        values = basis(sample.z)
+        distance = (mean - sample.mean(values))[:, None]
+        value = float((distance.T @ solve_hermitian(weight + sample.covariance(values), distance)).squeeze())
+        value = observed.n * value + float(simulation.residuals(t).square().sum())
+        return value if math.isfinite(value) else math.inf
+
+    n_parameters = len(simulation.problem.parameters)
+    points = torch.quasirandom.SobolEngine(n_parameters, scramble=True, seed=1).draw(_N_SCAN, dtype=torch.float64)
+    costs = [cost(point) for point in points]
+    starts = [points[k] for k in np.argsort(costs)[:_N_POLISHED] if math.isfinite(costs[k])]
+    ends: list[_End] = []
+    for start in starts:
+        end = _polish(simulation, observed, basis, mean, start, ends)
+        if end is not None and math.isfinite(end.cost):
+            ends.append(end)
+    if not ends:
+        raise ValueError(
+            f"{type(simulation.problem).__name__}.simulate gives no finite events at {_N_SCAN} places of the ranges. "
+            "check_problem(problem) shows where."
+        )
+    ends.sort(key=lambda end: end.cost)
+    # The means over simulated events have errors, too.
+    limit = ends[0].cost + _AS_GOOD * (1 + observed.n / _N_SEARCH)
+    found: list[_End] = []
+    for end in ends:
+        if end.cost < limit and all(simulation.distance(end.t, other.t, other.information) > _APART for other in found):
+            found.append(end)
+    return found[0].t, [end.t for end in found[1:]]
+
+
+@dataclass(frozen=True, eq=False)
+class _End:
+    """Where a descent ended: the distance of the means, the place, and the information there."""
+
+    cost: float
+    t: Tensor
+    information: Tensor
+
+
+def _polish(
+    simulation: Simulation, observed: Observation, basis: Basis, mean: Tensor, start: Tensor, known: list[_End]
+) -> _End | None:
+    """Levenberg-Marquardt on the means of `basis`; None where it comes to an end that is known."""
+    noise, n, damping, n_parameters = simulation.noise(_N_SEARCH, 0), observed.n, 1e-2, len(start)
+    best, t, at, axes = math.inf, start, start, torch.eye(n_parameters, dtype=torch.float64)
+    matrix, gradient = axes, start.new_zeros(n_parameters)
+    for _ in range(30):
+        sample = observed.sample(simulation, at, noise, axes)
+        values, slopes = basis(sample.z), sample.slopes(basis)
+        covariance = sample.covariance(values)
+        covariance = covariance + 1e-6 * torch.diag(covariance.diag() + 1e-12)
+        distance = mean - sample.mean(values)
+        weighted = solve_hermitian(covariance, torch.cat([slopes, distance[:, None]], 1))
+        residuals, pulls = simulation.residuals(at), simulation.pulls(at)
+        value = n * float(distance @ weighted[:, -1]) + float(residuals.square().sum())
+        if math.isfinite(value) and value < best:
+            gain, best, t, damping = best - value, value, at, damping / 5
+            matrix = n * slopes.T @ weighted[:, :-1] + pulls.T @ pulls
+            gradient = n * slopes.T @ weighted[:, -1] - pulls.T @ residuals
+            if any(simulation.distance(t, end.t, end.information) < _APART and value < 2 * end.cost for end in known):
+                return None
+            if gain < 0.05:
+                break
+        else:
+            damping *= 10
+        if damping > 1e6 or not math.isfinite(best):
+            break
+        diagonal = matrix.diag() + 1e-9 * matrix.diag().max() + 1e-12
+        step = torch.linalg.solve(matrix + damping * torch.diag(diagonal), gradient)
+        at = simulation.inside(t + step.clamp(-0.3, 0.3))
+    return _End(best, t, matrix)
+
+
+def along_axes(
+    simulation: Simulation, observed: Observation, basis: Basis, t: Tensor, information: Tensor | None
+) -> tuple[Tensor, Sample]:
+    """Axes along which one event determines t to one deviation, and events to learn from.
+
+    Without an information of all events, they are as far as `basis` sees.
+    """
+    sample = observed.sample(simulation, t, simulation.noise(N_LEARN, 1), torch.eye(len(t), dtype=torch.float64))
+    if information is None:
+        pulls = simulation.pulls(t)
+        information = observed.n * information_matrix(basis, sample) + pulls.T @ pulls
+    eigenvalues, vectors = torch.linalg.eigh(information / observed.n)
+    # A direction that these functions hardly see is stretched to a range at most.
+    axes = vectors * eigenvalues.clamp(min=DETERMINED / observed.n).rsqrt()
+    return axes, sample.along(axes)
+
+
+def solve(simulation: Simulation, observed: Observation, score: Function, start: Tensor, axes: Tensor) -> Solution:
+    """Solve the equality of the means of the score, by Gauss-Newton steps."""
+    n, t, size = observed.n, start, _N_SET
+    mean, observed_covariance = observed.moments(score)
+    inverse_axes = torch.linalg.inv(axes)
+    for _ in range(14):
+        sample = observed.sample(simulation, t, simulation.noise(size, 2, _N_SETS), axes)
+        values, slopes = score(sample.z), sample.slopes(score) @ inverse_axes
+        covariance = sample.covariance(values)
+        weighted = solve_hermitian(covariance, torch.cat([slopes, (mean - sample.mean(values))[:, None]], 1))
+        residuals, pulls = simulation.residuals(t), simulation.pulls(t)
+        information = n * slopes.T @ weighted[:, :-1] + pulls.T @ pulls
+        gradient = n * slopes.T @ weighted[:, -1] - pulls.T @ residuals
+        step = _inverse(information) @ gradient
+        left = simulation.distance(step, torch.zeros_like(step), information)
+        if left < 0.01:
+            n_effective = _n_effective(sample, values, covariance)
+            if n_effective > _ENOUGH * n or size == _MOST_IN_SET:
+                break
+            size = _MOST_IN_SET
+        t = simulation.inside(t + min(1.0, 5.0 / left) * step)
+    n_effective = _n_effective(sample, values, covariance)
+    weights = weighted[:, :-1]
+    noise = n * weights.T @ observed_covariance @ weights + n**2 / n_effective * weights.T @ covariance @ weights
+    inverse = _inverse(information)
+    sandwich = inverse @ (noise + pulls.T @ pulls + _missing(information)) @ inverse
+    moved = simulation.distance(t, start, information)
+    return Solution(t, information, sandwich, moved, left, sample, n_effective)
+
+
+def _n_effective(sample: Sample, values: Tensor, covariance: Tensor) -> float:
+    """Number of independent events whose means would scatter as those of the simulated ones, which are quasi-random."""
+    size = len(sample.z) // _N_SETS
+    sets = [sample.part(k * size, (k + 1) * size).mean(values[k * size : (k + 1) * size]) for k in range(_N_SETS)]
+    errors = torch.stack(sets).var(0) / _N_SETS
+    return float(1 / (errors / covariance.diag().clamp(min=1e-300)).mean().clamp(min=1e-300))
+
+
+def _inverse(information: Tensor) -> Tensor:
+    """Inverse (parameter, parameter) of an information; 1/12 of the squared range along directions it hardly has."""
+    values, vectors = torch.linalg.eigh(information)
+    return (vectors / values.clamp(min=DETERMINED)) @ vectors.T
+
+
+def _missing(information: Tensor) -> Tensor:
+    """What an information lacks along directions it hardly has."""
+    values, vectors = torch.linalg.eigh(information)
+    return (vectors * (DETERMINED - values).clamp(min=0)) @ vectors.T
