@@ -9,6 +9,7 @@ import difflib
 import functools
 import inspect
 import reprlib
+from abc import ABCMeta
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_origin, overload
@@ -23,6 +24,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 T = TypeVar("T")
+
+
+class ValueClass(ABCMeta):
+    """Metaclass of values: `help` and completion show their public attributes, not the internals of dataclasses."""
+
+    def __dir__(cls):
+        return [name for name in super().__dir__() if not name.startswith("_")]
 
 
 @overload
@@ -50,7 +58,7 @@ def value(cls: Any = None, /, *, positional: tuple[str, ...] = ()) -> Any:
     -------
     type
         The class with a validating constructor, a signature with names and defaults, and a repr that is the expression
-        which makes the value.
+        which makes the value.  It should have the metaclass `ValueClass`, if its base does not have it.
 
     Raises
     ------

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
-from .._value import value
+from .._value import ValueClass, value
 from .columns import Ranges
 from .formats import FORMATS, RANDOM_ACCESS, blocks
 from .sampling import WeightedSample, window_ranges
@@ -39,7 +39,7 @@ _Range = Annotated[tuple[_Number | None, _Number | None], BeforeValidator(_a_ran
 
 
 @value(positional=("path",))
-class Observed:
+class Observed(metaclass=ValueClass):
     """Observed events in a file: which columns and rows to take, and in which units.
 
     For RunSpec(events=Observed(...)).  Formats are known by their endings: `.npy`, `.npz`, `.csv`, `.parquet`, `.h5`,

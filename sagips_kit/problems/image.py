@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._value import Count, value
+from .._value import Count, ValueClass, value
 from .base import Problem
 from .pipeline import Pipeline
 from .samplers import Plane
@@ -25,7 +25,7 @@ _NORM_ERROR = 1e-3  # relative; events do not determine the scale of the image, 
 
 
 @value
-class Image(Problem):
+class Image(Problem, metaclass=ValueClass):
     """Closure test with an unknown image: a density on the unit square, linear between its pixels, of integral 1.
 
     The parameter `pixel_i_j` is the logarithm of the density at x = i / (n_pixels - 1), y = j / (n_pixels - 1).  The

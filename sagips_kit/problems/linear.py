@@ -12,14 +12,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .._value import Count, Positive, value
+from .._value import Count, Positive, ValueClass, value
 from .base import Problem
 
 _RANGE = 2.0  # of each coefficient, on both sides of zero
 
 
 @value
-class Linear(Problem):
+class Linear(Problem, metaclass=ValueClass):
     """Closure test whose posterior is known exactly: a polynomial of x with normal errors, x uniform in [-1, 1].
 
     Parameters

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._value import Count, value
+from .._value import Count, ValueClass, value
 from .base import Problem
 
 
 @value
-class Octants(Problem):
+class Octants(Problem, metaclass=ValueClass):
     """Closure test with two answers: x measures sin^2(2 angle) with normal errors of unknown standard deviation.
 
     Parameters

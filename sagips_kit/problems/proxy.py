@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._value import Count, value
+from .._value import Count, ValueClass, value
 from .base import Problem
 from .samplers import cumulative, inverse_cdf
 
@@ -23,7 +23,7 @@ _NORM_ERROR = 1e-3  # relative; much smaller than the deviation that events alon
 
 
 @value
-class Proxy(Problem):
+class Proxy(Problem, metaclass=ValueClass):
     """The publication's closure test: six parameters of two mixed densities, two observables.
 
     Each event is a pair (x1, x2) of independent draws from the normalised sigma1 = 4 u + d and sigma2 = 4 d + u, where

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field, InstanceOf
 
 from .. import exchange, problems
-from .._value import Count, NonNegative, value
+from .._value import Count, NonNegative, ValueClass, value
 from ..events.observed import Observed
 from ..exchange import Exchange, Independent
 from ..problems.base import Problem
@@ -56,7 +56,7 @@ def _object_of(family: str) -> BeforeValidator:
 
 
 @value
-class RunSpec:
+class RunSpec(metaclass=ValueClass):
     """Everything that determines a run, apart from the number of ranks.
 
     A spec is a frozen value: it can be compared, pickled and written as JSON, and `dataclasses.replace(spec, seed=1)`

@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .._value import Count, Fraction, NonNegative, Positive, value
+from .._value import Count, Fraction, NonNegative, Positive, ValueClass, value
 
 Loss = Literal["likelihood", "logistic", "least squares"]
 
 
 @value
-class Settings:
+class Settings(metaclass=ValueClass):
     """How each rank trains its members: networks, learning rates, schedules, and what is stored.
 
     A member is one pair of generator and discriminator.  The defaults suit problems of a few to some tens of parameters

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..._value import Count, value
+from ..._value import Count, ValueClass, value
 from ..base import Problem
 from . import inputs
 
@@ -46,7 +46,7 @@ class _Tables(NamedTuple):
 
 
 @value
-class DayaBay(Problem):
+class DayaBay(Problem, metaclass=ValueClass):
     """Neutrino mixing from 5.5 million real events of Daya Bay.
 
     The unknowns are sin^2(2 theta13), Dm^2_32 (normal ordering), the norm of all reactor events, and a correction of
