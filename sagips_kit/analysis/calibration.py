@@ -20,6 +20,8 @@ Examples
 True
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Observed and generated events side by side, at the end of a run and during training."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np

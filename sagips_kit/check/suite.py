@@ -3,6 +3,8 @@
 Meant for users' own problems, before anything is trained; training, ranks and files do not belong here.
 """
 
+from __future__ import annotations
+
 from numpy.typing import ArrayLike, NDArray
 
 from ..events.observed import Observed

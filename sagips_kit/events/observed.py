@@ -143,7 +143,7 @@ class Observed(metaclass=ValueClass):
             if low is not None and high is not None and low > high:
                 raise ValueError(f"within = {{{name!r}: ({low}, {high})}}: the first end is above the second one.")
 
-    def read(self, problem: "Problem", n_events: int | None = None, seed: int = 0) -> NDArray[np.float64]:
+    def read(self, problem: "Problem", n_events: int | None = None, seed: int = 0) -> "NDArray[np.float64]":
         """Read the selected events, or a random sample of them.
 
         Parameters
@@ -196,7 +196,7 @@ class Observed(metaclass=ValueClass):
             )
         return events
 
-    def window(self, problem: "Problem", number: int, n_rows: int, seed: int = 0) -> NDArray[np.float64]:
+    def window(self, problem: "Problem", number: int, n_rows: int, seed: int = 0) -> "NDArray[np.float64]":
         """Read the selected events of some rows from all over the file, for `stream=True`.
 
         A window takes rows from each of many equal parts of the file, so it is representative of the file even if that

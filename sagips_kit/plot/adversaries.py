@@ -1,5 +1,7 @@
 """Generators and discriminators: the proposed parameters during training, and the scores of events at its end."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 import matplotlib.pyplot as plt

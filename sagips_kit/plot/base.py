@@ -1,5 +1,7 @@
 """What all pictures share: colours that also differ in grey, new axes, labels with units, and recurring elements."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Pairs of parameters: the posterior draws beside the likelihood's ellipses."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 import matplotlib.pyplot as plt

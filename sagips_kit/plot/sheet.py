@@ -1,5 +1,7 @@
 """All pictures of a run together."""
 
+from __future__ import annotations
+
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass

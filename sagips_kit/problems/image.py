@@ -108,7 +108,7 @@ class Image(Problem, metaclass=ValueClass):
     def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
         return self.pipeline.simulate(theta, noise)
 
-    def observed(self, n_events: int | None, rng: np.random.Generator) -> NDArray[Any]:
+    def observed(self, n_events: int | None, rng: np.random.Generator) -> "NDArray[Any]":
         noise = torch.as_tensor(rng.random((n_events or self.n_observed, self.noise_dim)))
         return self.simulate(torch.tensor(self.truth, dtype=noise.dtype), noise).numpy()
 

@@ -83,7 +83,7 @@ class Proxy(Problem, metaclass=ValueClass):
         sigma, grid = self._sigma(theta)
         return inverse_cdf(sigma, grid, noise.T.contiguous()).T
 
-    def observed(self, n_events: int | None, rng: np.random.Generator) -> NDArray[Any]:
+    def observed(self, n_events: int | None, rng: np.random.Generator) -> "NDArray[Any]":
         noise = torch.as_tensor(rng.random((n_events or self.n_observed, self.noise_dim)))
         return self.simulate(torch.tensor(self.truth, dtype=noise.dtype), noise).numpy()
 

@@ -76,7 +76,7 @@ class Proxy2D(Problem, metaclass=ValueClass):
         sample = _pathwise if self.sampler == "pathwise" else _by_cells
         return torch.stack(sample(theta, noise.T.contiguous()), dim=-1)
 
-    def observed(self, n_events: int | None, rng: np.random.Generator) -> NDArray[Any]:
+    def observed(self, n_events: int | None, rng: np.random.Generator) -> "NDArray[Any]":
         noise = torch.as_tensor(rng.random((2, n_events or self.n_observed)))
         return torch.stack(_pathwise(torch.tensor(self.truth, dtype=noise.dtype), noise), dim=-1).numpy()
 

@@ -3,6 +3,8 @@
 Opening a run through this module registers them with xarray.
 """
 
+from __future__ import annotations
+
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -177,7 +179,7 @@ class RunAccessor:
         return analysis.written(self._run, group)
 
     @_documented_as(plot.overview)
-    def overview(self, figure: "Figure | None" = None) -> dict[str, Any]:
+    def overview(self, figure: Figure | None = None) -> dict[str, Any]:
         return plot.overview(self._run, figure)
 
     @_documented_as(html_report)

@@ -1,5 +1,7 @@
 """Fisher information and the distance to the solution, from the derivative of the simulation and features of events."""
 
+from __future__ import annotations
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray

@@ -4,6 +4,8 @@ A scan of the ranges and a polish by the means of simple functions find the plac
 equation of the means is solved.  How the score is learned is in `score`.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, replace
 

@@ -4,6 +4,8 @@ The matrix is in units of the parameters' ranges: a direction counts as determin
 range.  How the matrix is computed, from a likelihood or a simulation, does not belong here.
 """
 
+from __future__ import annotations
+
 import warnings
 from dataclasses import dataclass
 

@@ -4,6 +4,8 @@ A GAN is judged by its distance to this fit in units of the Cramer-Rao deviation
 events hold no more information than their likelihood.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

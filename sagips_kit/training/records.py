@@ -1,5 +1,7 @@
 """Results of training: rows of the history, and the draws of each chain.  Networks and files do not belong here."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,7 +88,7 @@ class Draws:
         self._starts, self._stops = np.array(chunk_bounds(n_averaged, shape[1])).T
 
     @classmethod
-    def of_run(cls, settings: "Settings", n_steps: int, n_parameters: int) -> "Draws":
+    def of_run(cls, settings: Settings, n_steps: int, n_parameters: int) -> Draws:
         """The draws that the settings ask for in a run of `n_steps`."""
         shape = settings.n_members, settings.n_draws, n_parameters
         return cls(shape, n_steps, max(1, round(settings.averaging * n_steps)))

@@ -4,6 +4,8 @@ The loop is a generator of records; the caller decides what to do with them.  It
 and files not at all.
 """
 
+from __future__ import annotations
+
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -121,14 +123,14 @@ class Trainer:
 
     def __init__(
         self,
-        problem: "Problem",
-        settings: "Settings",
+        problem: Problem,
+        settings: Settings,
         events: ArrayLike,
         *,
         n_steps: int,
         seed: int = 0,
         world: World | None = None,
-        exchange: "Exchange | None" = None,
+        exchange: Exchange | None = None,
         windows: Callable[[int], NDArray] | None = None,
     ):
         require_problem(problem)

@@ -184,7 +184,7 @@ class DayaBay(Problem, metaclass=ValueClass):
         energy = inputs.BIN * (inputs.FIRST + cell % inputs.N_BINS + (u - low) / (high - low))
         return torch.stack([energy, (cell // inputs.N_BINS).to(energy)], dim=-1)
 
-    def observed(self, n_events: int | None, rng: np.random.Generator) -> NDArray[Any]:
+    def observed(self, n_events: int | None, rng: np.random.Generator) -> "NDArray[Any]":
         counts = _tables(self._periods, self.n_knots)[-1].astype(int)
         if n_events is not None and not 0 < n_events <= counts.sum():
             every = f"the events of DayaBay(period={self.period!r})"
