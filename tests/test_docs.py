@@ -1,8 +1,11 @@
 """Public docstrings: complete for `help()` alone, and with an example that runs."""
 
+import dataclasses
 import doctest
 import inspect
 import os
+import pydoc
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +18,7 @@ from numpydoc.validate import validate
 
 import sagips_kit
 from sagips_kit import exchange
+from sagips_kit._value import ValueClass
 from sagips_kit.check.report import Report
 from sagips_kit.cluster.handle import RankError, RunHandle
 from sagips_kit.cluster.jobs import PBS, Slurm
@@ -55,6 +59,32 @@ def public():
 PUBLIC = public()
 EXAMPLES = {name: doctest.DocTestFinder(recurse=False).find(thing, name, globs={}) for name, thing in PUBLIC.items()}
 WITH_ENGINES = {name for name, found in EXAMPLES.items() if any("connect(" in test.docstring for test in found)}
+
+
+def test_help_shows_what_users_need_of_a_value():
+    values = {name: thing for name, thing in PUBLIC.items() if isinstance(thing, ValueClass)}
+    assert {"Ring", "Settings", "RunSpec", "Proxy", "Observed", "PBS"} < set(values)
+    for name, thing in values.items():
+        text = pydoc.render_doc(thing, renderer=pydoc.plaintext)
+        assert not re.search(r"^ \|  _|pydantic|dataclass_", text, flags=re.MULTILINE), name
+        assert all(field.name in text for field in dataclasses.fields(thing))
+
+
+def test_signatures_name_array_types_in_short():
+    functions = {path: member for thing in PUBLIC.values() for path, member in functions_of(thing)}
+    assert len(functions) > 100
+    long = {
+        path: text for path, member in functions.items() if "_SupportsArray" in (text := str(inspect.signature(member)))
+    }
+    assert not long
+
+
+def functions_of(thing):
+    """A function, or a class with its public methods, by paths."""
+    yield path_of(thing), thing
+    for path, is_property in methods_of(thing) if inspect.isclass(thing) else ():
+        if not is_property:
+            yield path, getattr(thing, path.rpartition(".")[2])
 
 
 def path_of(thing):

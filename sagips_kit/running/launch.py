@@ -176,28 +176,33 @@ def run_rank(spec: RunSpec, world: World | None = None, resume: bool = False) ->
 def run(spec: RunSpec, world: World | None = None, resume: bool = False) -> RankResult:
     """Prepare a run and train it, in a single process or in a batch job.  Collective.
 
-    Under an MPI launcher (`mpiexec -n 4 python script.py`) all processes call it with the same spec: rank 0 checks the
-    run and creates its store, then every rank trains.  SIGTERM, SIGUSR1, the approaching end of a job's time and a
-    request to stop all make the ranks write a checkpoint and stop, at the same step.
+    It returns when the run has ended.  In a single process, that process trains alone.  Under an MPI launcher
+    (`mpiexec -n 4 python script.py`), each process is a rank, and all ranks call this function with the same spec:
+    rank 0 checks the run and creates its store, then every rank trains.
+
+    A run can also be stopped early: by SIGTERM or SIGUSR1, by `request_stop`, or shortly before its job's time is over.
+    All ranks then write a checkpoint and stop at the same step, and `resume=True` continues the run from there.
 
     Parameters
     ----------
     spec : RunSpec
-        The run.
+        The run: problem, settings, mode of exchange, store and number of steps.
     world : World or None
-        The ranks of the run.  None takes all ranks that an MPI launcher started together with this one, or this process
-        alone if there was no launcher.
+        The ranks of the run.  None takes all ranks that the MPI launcher has started together with this one, or this
+        process alone if there was no launcher.
     resume : bool
-        If the store already holds this run, continue it from the newest checkpoint that all ranks have; a finished run
-        is left as it is.  If the store is empty, start the run.  So the same line starts a run and, after a job has
-        ended early, continues it.
+        What to do if the store already holds this run.  True continues it from the newest checkpoint that all ranks
+        have, and leaves a finished run as it is; if the store is empty, it starts the run.  So the same line starts a
+        run and, after a job has ended early, continues it.  False raises an error if there is a run, unless
+        `spec.overwrite` is true.
 
     Returns
     -------
     dict
-        What this rank did: its number (`rank`), its `replica`, the `steps` made in total, the time since the start or
-        the resumption (`elapsed_s`) and the part of it spent waiting for other ranks (`waited_s`), both in seconds, the
-        step at which it started or resumed (`first_step`), and its `host` and `device`.  The results are in the store.
+        What this rank did; the results of the run are in the store.  The keys are `rank` (its number), `replica` (the
+        number of the set of ranks that share its generators), `steps` (made in total), `elapsed_s` (seconds since the
+        start or the resumption), `waited_s` (the part of these seconds spent waiting for other ranks), `first_step` (at
+        which it started or was resumed), `host` and `device`.
 
     Raises
     ------
@@ -213,7 +218,8 @@ def run(spec: RunSpec, world: World | None = None, resume: bool = False) -> Rank
     OSError
         If the store cannot be read or written.
     RuntimeError
-        If another process has taken over the run, or the training has failed too often in succession.
+        If another process has taken over the run, or the training has met NaN or infinity too often in succession
+        (`Settings.max_rollbacks`).
     PeerError
         If another rank has failed, or has not answered in time.
 
