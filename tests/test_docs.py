@@ -18,7 +18,6 @@ from numpydoc.validate import validate
 
 import sagips_kit
 from sagips_kit import exchange
-from sagips_kit._value import ValueClass
 from sagips_kit.check.report import Report
 from sagips_kit.cluster.handle import RankError, RunHandle
 from sagips_kit.cluster.jobs import PBS, Slurm
@@ -62,7 +61,7 @@ WITH_ENGINES = {name for name, found in EXAMPLES.items() if any("connect(" in te
 
 
 def test_help_shows_what_users_need_of_a_value():
-    values = {name: thing for name, thing in PUBLIC.items() if isinstance(thing, ValueClass)}
+    values = {name: thing for name, thing in PUBLIC.items() if hasattr(thing, "_positional")}
     assert {"Ring", "Settings", "RunSpec", "Proxy", "Observed", "PBS"} < set(values)
     for name, thing in values.items():
         text = pydoc.render_doc(thing, renderer=pydoc.plaintext)
