@@ -27,6 +27,7 @@ import argparse
 import dataclasses
 import math
 import os
+import select
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,6 +35,7 @@ from typing import Any
 
 Options = argparse.Namespace
 
+_NO_READER = 128 + 13  # as the shell reports a program that SIGPIPE has ended
 _SPEC = "JSON file of the run; `sagips spec` prints one"
 _STORE = "folder or URL of the run"
 
@@ -49,8 +51,21 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, 1 if `sagips check` finds something wrong, 2 after an error, 130 after an interruption.
+        Exit status: 0, 1 if `sagips check` finds something wrong, 2 after an error, 130 after an interruption, 141 if
+        nobody reads the output any more.
     """
+    try:
+        try:
+            return _main(arguments)
+        finally:  # here, not when Python ends; also after --help, which raises SystemExit
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())  # for what is still in the buffer
+        return _NO_READER
+
+
+def _main(arguments: list[str] | None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and not hasattr(options, "settings"):
@@ -62,6 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
             options.settings = _settings(rest)
         return options.command(options) or 0
     except (ValueError, TypeError, OSError, RuntimeError, ImportError, MemoryError, ArithmeticError) as error:
+        if isinstance(error, BrokenPipeError) and not _has_reader():
+            raise
         # A rank that ends because another rank failed is silent, since the other one reports the cause.
         if type(error).__name__ != "PeerError" or getattr(error, "rank", None) is None:
             print(f"sagips: {str(error) or type(error).__name__}", file=sys.stderr, flush=True)
@@ -69,6 +86,13 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sagips: interrupted; what has been written to the store is kept.", file=sys.stderr)
         return 130
+
+
+def _has_reader() -> bool:
+    """Whether somebody still reads the output of this process."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return not poll.poll(0)  # an error of the file is always reported
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,6 +7,9 @@ units*: standard deviations of the maximum-likelihood estimate from the same eve
 parameters.
 """
 
+from typing import TYPE_CHECKING
+
+from .._text import allowed
 from . import calibration
 from .adversaries import discriminator, evolution
 from .base import each_run, state, written
@@ -44,6 +47,11 @@ __all__ = [
     "warnings_of",
     "written",
 ]
+
+if not TYPE_CHECKING:  # type checkers take a module with __getattr__ to have every name
+
+    def __getattr__(name):
+        raise AttributeError(f"sagips_kit.analysis has no {name!r}. {allowed(name, __all__)}")
 
 
 def __dir__() -> list[str]:

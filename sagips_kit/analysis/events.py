@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from .._text import allowed
 from ..store import schema
 from .base import for_each_run, group_of, quantiles, written
 
@@ -168,7 +169,7 @@ def snapshots(run: xr.DataTree) -> xr.Dataset:
 def _check_observables(observed: xr.Dataset, *names: str | None) -> None:
     for name in {*names} - {None}:
         if name not in observed:
-            raise ValueError(f"The run has no observable {name!r}. Allowed: {', '.join(map(str, observed))}.")
+            raise ValueError(f"The run has no observable {name!r}. {allowed(name, map(str, observed))}")
 
 
 def _each_category(

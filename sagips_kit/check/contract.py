@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._text import allowed
 from ..events.resampling import check_events
 from ..problems.base import Problem, misspelt
 from ..store.schema import check_names
@@ -53,10 +54,10 @@ def names(case: Case) -> Iterator[Remark]:
 def _dictionaries(problem: Problem) -> Iterator[Remark]:
     """What is said about parameters and observables by name."""
     parameters, known = set(problem.parameters), {*problem.parameters, *problem.observables}
-    allowed = {"units": known, "long_names": known, "published": parameters, "priors": parameters}
-    for kind, names in allowed.items():
+    places = {"units": known, "long_names": known, "published": parameters, "priors": parameters}
+    for kind, names in places.items():
         for name in sorted(set(getattr(problem, kind)) - names):
-            yield fix(f"{kind} has {name!r}, which does not exist. Allowed: {', '.join(sorted(names))}.")
+            yield fix(f"{kind} has {name!r}, which does not exist. {allowed(name, sorted(names))}")
     for kind in ("published", "priors"):
         for name, given in getattr(problem, kind).items():
             if not (_are_numbers(given, 2) and given[1] > 0):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from numpy.typing import ArrayLike, NDArray
 
 from ..events.observed import Observed
+from ..problems.arguments import require_arguments
 from ..problems.base import Problem
 from .answer import grids, likelihood, observed, parameters
 from .case import Case
@@ -98,9 +99,12 @@ def check_problem(
     >>> [finding.check for finding in report.to_fix]
     ['observed']
     """
+    if isinstance(events, Problem) and not isinstance(problem, Problem):
+        require_arguments("check_problem(problem, events)", problem, events)
     if not isinstance(problem, Problem):
         name = problem.__name__ if isinstance(problem, type) else "MyProblem"
-        raise TypeError(f"{problem!r} is not a Problem. Type check_problem({name}()), of a class derived from Problem.")
+        given = repr(problem) if isinstance(problem, type | str) else type(problem).__name__
+        raise TypeError(f"{given} is not a Problem. Type check_problem({name}()), of a class derived from Problem.")
     if isinstance(events, (str, Observed)):
         file = Observed(events) if isinstance(events, str) else events
         raise TypeError(f"events = {events!r}: should be an array (event, observable). Type {file!r}.read(problem).")

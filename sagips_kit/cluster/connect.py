@@ -88,6 +88,8 @@ def connect(
     2
     >>> session.close()
     """
+    if not isinstance(profile, str):
+        raise TypeError(f"profile = {profile!r}: should be the name of a profile. Type connect('local', n=4).")
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n = {n!r}: should be a number of engines, 1 or more.")
     found = _found(profile).with_options(**options)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
+from .._text import did_you_mean, listed
 from .._value import ValueClass, value
 from .columns import Ranges
 from .formats import FORMATS, RANDOM_ACCESS, blocks
@@ -291,7 +292,7 @@ class Observed(metaclass=ValueClass):
             if name not in observables:
                 kind = "within" if name in self.within else "weights" if name == self.weights else "scale"
                 why = f"Change {kind} = {getattr(self, kind)!r}"
-            text = f"`{self.path}` has no column {name!r}. It has: {', '.join(names)}. {why}."
+            text = f"`{self.path}` has no column {name!r}. {did_you_mean(name, names)}It has: {listed(names)}. {why}."
             raise EventFileError(text, path=self.path, column=name)
         for name in self.scale:
             if name not in observables:

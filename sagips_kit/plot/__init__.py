@@ -5,6 +5,9 @@ Estimate, reference and truth differ by marker and line style as well as by colo
 No global setting of matplotlib is changed.
 """
 
+from typing import TYPE_CHECKING
+
+from .._text import allowed
 from .adversaries import discriminator, evolution
 from .answer import estimate, residuals
 from .pairs import posterior
@@ -29,6 +32,11 @@ __all__ = [
     "staleness",
     "timeline",
 ]
+
+if not TYPE_CHECKING:  # type checkers take a module with __getattr__ to have every name
+
+    def __getattr__(name):
+        raise AttributeError(f"sagips_kit.plot has no {name!r}. {allowed(name, __all__)}")
 
 
 def __dir__() -> list[str]:

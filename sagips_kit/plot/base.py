@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
+from .._text import allowed, listed
 from ..store import schema
 
 ENSEMBLE = "#1b6ca8"
@@ -47,7 +48,7 @@ def chosen(parameters: str | Iterable[str] | None, known: Sequence[str], n_shown
     """
     names = [parameters] if isinstance(parameters, str) else list(known[:n_shown] if parameters is None else parameters)
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"The run has no parameter {', '.join(map(str, unknown))}. Allowed: {', '.join(known)}.")
+        raise ValueError(f"The run has no parameter {listed(unknown)}. {allowed(unknown[0], known)}")
     return names
 
 

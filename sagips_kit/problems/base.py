@@ -5,7 +5,6 @@ It draws no random numbers while simulating: all noise is an argument.  Networks
 """
 
 import copy
-import difflib
 import inspect
 import math
 import re
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._text import closest
 from .pipeline import Pipeline
 
 # One number for each parameter, or a value with its standard deviation
@@ -407,7 +407,7 @@ def _misspelt_in(cls: type, body: Mapping[str, Any]) -> Iterator[str]:
     for name in body:
         if name.startswith("_") or name in declared or name in contract:
             continue
-        for meant in difflib.get_close_matches(name, contract, n=1, cutoff=_CLOSE):
+        for meant in closest(name, contract, _CLOSE):
             # `n_observed` and `true_units` are names of other things, and so is what stands beside the one it is like.
             if meant in body or re.fullmatch(rf"(\w+_)?{meant}(_\w+)?", name):
                 continue

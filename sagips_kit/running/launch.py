@@ -1,12 +1,16 @@
 """One function behind every door: notebook, batch job and single process all run `run_rank` on each rank."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .._text import allowed
 from ..check.suite import require
 from ..events.observed import Observed
 from ..events.resampling import check_events
@@ -20,7 +24,26 @@ from . import resume as resuming
 from .rank_run import RankResult, RankRun, result_of_finished
 from .spec import RunSpec, require_spec
 
+F = TypeVar("F", bound=Callable[..., Any])
 
+
+def _names_explained(function: F) -> F:
+    """Let an unknown keyword argument raise a TypeError that says where it belongs, or what may have been meant."""
+    names = list(inspect.signature(function).parameters)
+    fields = {field.name for field in dataclasses.fields(RunSpec)}
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        for name in kwargs.keys() - names:
+            where = f"It is a field of RunSpec. Type {function.__name__}(RunSpec(..., {name}=...))."
+            what = where if name in fields else allowed(name, names)
+            raise TypeError(f"{function.__name__} has no argument {name!r}. {what}")
+        return function(*args, **kwargs)
+
+    return cast(F, checked)
+
+
+@_names_explained
 def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
     """Check a run and create its store, complete but empty, before any rank starts.
 
@@ -103,6 +126,7 @@ def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
     )
 
 
+@_names_explained
 def run_rank(spec: RunSpec, world: World | None = None, resume: bool = False) -> RankResult:
     """Train one rank of a run whose store has been prepared.  Collective.
 
@@ -173,6 +197,7 @@ def run_rank(spec: RunSpec, world: World | None = None, resume: bool = False) ->
             raise
 
 
+@_names_explained
 def run(spec: RunSpec, world: World | None = None, resume: bool = False) -> RankResult:
     """Prepare a run and train it, in a single process or in a batch job.  Collective.
 
@@ -271,6 +296,8 @@ def all_ranks(world: World | None) -> Iterator[World]:
         `world`, or all ranks that were started together with this one.
     """
     if world is not None:
+        if not isinstance(world, World):
+            raise TypeError(f"world = {world!r}: should be a World, or None. To resume a run: run(spec, resume=True).")
         yield world
         return
     world = World.here()

@@ -1,7 +1,6 @@
 """The run that a user asks for, as one value: written in a notebook cell or a JSON file, it travels to every rank."""
 
 import dataclasses
-import difflib
 import importlib
 import json
 import os
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field, InstanceOf
 
 from .. import exchange, problems
+from .._text import did_you_mean, guesses, listed
 from .._value import Count, NonNegative, ValueClass, value
 from ..events.observed import Observed
 from ..exchange import Exchange, Independent
@@ -45,9 +45,8 @@ def _object_of(family: str) -> BeforeValidator:
         base, _ = _FAMILIES[family]
         if isinstance(given, base):
             return given
-        ready = {name.lower(): name for name in _ready(family)}
-        close = difflib.get_close_matches(str(given).lower(), ready, n=1)
-        guess = ready[close[0] if close else min(ready)]
+        ready = _ready(family)
+        guess = (guesses(given, ready) or ready)[0]
         if isinstance(given, type) and issubclass(given, base):
             guess = given.__name__
         raise ValueError(f"should be an object, such as {guess}()")
@@ -313,12 +312,13 @@ def _with_parts_made(item: Any, family: str) -> Any:
 def _kind(family: str, name: str) -> type:
     """The class that `name` stands for."""
     base, module = _FAMILIES[family]
-    if name in _ready(family):
+    if name in (ready := _ready(family)):
         return getattr(module, name)
     place, colon, kind_name = name.partition(":")
     if not colon:
         raise ValueError(
-            f"Unknown {family} {name!r}. Allowed: {', '.join(_ready(family))}, or one of your own as 'module:Class'."
+            f"Unknown {family} {name!r}. {did_you_mean(name, ready)}Allowed: {listed(ready)}, or one of your own as "
+            "'module:Class'."
         )
     if place.partition(".")[0] in sys.stdlib_module_names:  # importing some of them has side effects
         raise ValueError(f"{family} {name!r} is not {_a(base)}: {place} belongs to Python itself.")

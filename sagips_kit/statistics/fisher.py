@@ -7,8 +7,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..events.resampling import weights_of_categories
-from ..problems.base import Problem, events_of, require_problem
+from ..events.resampling import check_events, weights_of_categories
+from ..problems.arguments import require_arguments
+from ..problems.base import Problem, events_of
 from ..problems.noise import stratified_noise
 from .information import Information
 
@@ -65,6 +66,7 @@ def fisher_information(
     >>> np.allclose(information.deviation, np.sqrt(np.diag(covariance)), rtol=0.1)
     True
     """
+    require_arguments("fisher_information(problem, theta, events)", problem, events, theta)
     information, _ = information_and_score(problem, theta, events, n_simulated, seed)
     information.warn(type(problem).__name__)
     return information
@@ -122,6 +124,7 @@ def floor_step(
     >>> np.allclose(step, -2, atol=0.1)
     True
     """
+    require_arguments("floor_step(problem, theta, events)", problem, events, theta)
     n_compared = min(_PER_OBSERVED * len(np.asarray(events)), _MOST)
     information, score = information_and_score(problem, theta, events, n_simulated, seed, n_compared)
     return information.step(score)
@@ -135,8 +138,7 @@ def information_and_score(
     The observed features are compared with those of `n_compared` simulated events if these are more than
     `n_simulated`.
     """
-    require_problem(problem)
-    events = torch.as_tensor(np.ascontiguousarray(events, dtype=np.float64))
+    events = torch.as_tensor(check_events(problem, events).astype(np.float64))
     width = np.subtract(problem.upper, problem.lower)
     t = torch.as_tensor((np.asarray(theta, dtype=float) - problem.lower) / width)
     random = torch.Generator().manual_seed(seed)

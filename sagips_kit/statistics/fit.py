@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..events.resampling import check_events
-from ..problems.base import Problem, require_problem
+from ..problems.arguments import require_arguments
+from ..problems.base import Problem
 from .coordinates import Waves
 from .score import Sample, Score, covariance_of, means_and_slopes, solve_hermitian
 from .simulated import Observation, Simulation
@@ -173,7 +174,7 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     >>> np.allclose(result.theta, mean, atol=0.1 * np.sqrt(covariance[0, 0])), result.findings
     (True, ())
     """
-    require_problem(problem)
+    require_arguments("fit(problem, events)", problem, events)
     if problem.n_categories > 1:
         raise NotImplementedError(
             f"{type(problem).__name__} has {problem.n_categories} categories of events, which fit does not take yet. "

@@ -17,7 +17,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..problems.base import Problem, require_problem
+from ..events.resampling import check_events
+from ..problems.arguments import require_arguments
+from ..problems.base import Problem
 from .information import Information
 
 Loss: TypeAlias = Callable[[Tensor], Tensor]
@@ -110,14 +112,14 @@ def fit_likelihood(problem: Problem, events: ArrayLike, n_starts: int = 3, seed:
     >>> np.allclose(fit.theta, mean), np.allclose(fit.deviation, np.sqrt(np.diag(covariance)))
     (True, True)
     """
-    require_problem(problem)
+    require_arguments("fit_likelihood(problem, events)", problem, events)
     n_parameters = len(problem.parameters)
     if n_parameters > _MOST:
         raise ValueError(
             f"{type(problem).__name__} has {n_parameters} parameters: a likelihood fit takes at most {_MOST}, because "
             "its covariance is a matrix of all pairs. Train without this reference: RunSpec(..., reference=False)."
         )
-    events = np.array(events, dtype=np.float64)
+    events = np.array(check_events(problem, events), dtype=np.float64)
     n_events = len(events)
     statistic = problem.statistic(torch.as_tensor(events))
 

@@ -27,7 +27,7 @@ from zarr.abc.store import Store
 from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore
 
-from .._text import spaced
+from .._text import allowed, listed, spaced
 from . import schema
 from .location import Location, beside, explained, is_empty, is_on_disk, local_path, located, old_prefix
 from .status import read_status
@@ -186,7 +186,7 @@ def _references(problem: Described, fit: Mapping[str, Any]) -> xr.Dataset:
     """All variables of the reference, NaN where nothing is given."""
     unknown = set(fit) - set(schema.FIT)
     if unknown:
-        raise ValueError(f"reference: unknown {', '.join(sorted(unknown))}. Allowed: {', '.join(schema.FIT)}.")
+        raise ValueError(f"reference: unknown {listed(sorted(unknown))}. {allowed(min(unknown), schema.FIT)}")
     published = np.array([problem.published.get(name, (np.nan, np.nan)) for name in problem.parameters], float)
     given = {
         **fit,

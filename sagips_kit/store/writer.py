@@ -14,7 +14,7 @@ import numpy as np
 import zarr
 from numpy.typing import ArrayLike
 
-from .._text import spaced
+from .._text import allowed, spaced
 from . import schema
 from .group import array_of, open_group
 from .location import Location, explained
@@ -137,7 +137,7 @@ class RunWriter:
     def _where(self, name: str, first_row: int, shape: tuple[int, ...]) -> tuple[int | slice, ...]:
         """Where in the array `name` rows of this shape go."""
         if name not in schema.ROWS:
-            raise ValueError(f"The history has no {name!r}. Allowed: {', '.join(schema.ROWS)}.")
+            raise ValueError(f"The history has no {name!r}. {allowed(name, schema.ROWS)}")
         dims, sizes = schema.ROWS[name].dims, self._rows[name].shape
         axis = dims.index(schema.STEP)
         n_left = sizes[axis] - first_row

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..events.resampling import Resampling, check_events
 from ..exchange import Independent
-from ..problems.base import require_problem
+from ..problems.arguments import require_arguments
 from ..problems.noise import stratified_noise
 from ..ranks.world import World
 from ..store.diagnostics import Watch
@@ -28,13 +28,14 @@ from .gan import GAN
 from .nonfinite import Guard
 from .records import Draws, Record
 from .seeds import random_streams
+from .settings import Settings
 
 if TYPE_CHECKING:
     from ..exchange import Exchange
     from ..exchange.channel import Channel
     from ..problems.base import Problem
-    from .settings import Settings
 
+_CALL = "Trainer(problem, settings, events, n_steps=...)"
 _N_INFORMATION = 512  # events that estimate the Fisher information
 _CLOCK = ("step", "_waited_s", "_elapsed_s", "_staleness")
 
@@ -133,7 +134,9 @@ class Trainer:
         exchange: Exchange | None = None,
         windows: Callable[[int], NDArray] | None = None,
     ):
-        require_problem(problem)
+        require_arguments(_CALL, problem, events)
+        if not isinstance(settings, Settings):
+            raise TypeError(f"{type(settings).__name__} is not Settings, which come second. Type {_CALL}.")
         checked = check_events(problem, events)
         exchange, world = exchange or Independent(), world or World.alone()
         self.problem, self.settings, self.n_steps, self.seed, self.world = problem, settings, n_steps, seed, world
