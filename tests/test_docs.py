@@ -3,13 +3,9 @@
 import dataclasses
 import doctest
 import inspect
-import os
 import pydoc
 import re
 import shutil
-import subprocess
-import sys
-import time
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -134,24 +130,6 @@ def finished_run(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def ipython_dir(tmp_path_factory):
-    """Two engines that all examples share, started as in a terminal."""
-    folder = tmp_path_factory.mktemp("ipython")
-    environment = os.environ | {"IPYTHONDIR": str(folder)}
-    subprocess.run([sys.executable, "-m", "sagips_kit", "profiles", "install", "local"], env=environment, check=True)
-    command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=local", "--n=2"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            deadline = time.monotonic() + 60
-            while not list(folder.glob("profile_local/security/cluster-*.json")):
-                assert time.monotonic() < deadline and process.poll() is None
-                time.sleep(0.1)
-            yield folder
-        finally:
-            process.terminate()
-
-
 def names(with_engines):
     return [name for name in PUBLIC if (name in WITH_ENGINES) == with_engines]
 
@@ -173,6 +151,6 @@ def test_examples_run(name, finished_run, tmp_path, monkeypatch):
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("name", names(with_engines=True))
-def test_examples_run_on_engines(name, finished_run, ipython_dir, tmp_path, monkeypatch):
-    monkeypatch.setenv("IPYTHONDIR", str(ipython_dir))
+def test_examples_run_on_engines(name, finished_run, two_engines, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(two_engines))
     run_examples(name, tmp_path, monkeypatch, finished_run)

@@ -340,10 +340,10 @@ def test_tiny_runs_have_complete_draws(spec, n_steps):
     assert stored["history"]["theta"].notnull().all()
 
 
-def run_under_mpi(spec, n_ranks, tmp_path):
+def run_under_mpi(spec, n_ranks, tmp_path, nest=None):
     path = tmp_path / "spec.json"
     path.write_text(spec.to_json())
-    return mpiexec(n_ranks, "-m", "sagips_kit", "run", path, cwd=tmp_path)
+    return mpiexec(n_ranks, *(nest.stub if nest else []), "-m", "sagips_kit", "run", path, cwd=tmp_path)
 
 
 def assert_same_runs(one, other):
@@ -365,19 +365,19 @@ def test_one_rank_of_mpiexec_equals_a_single_process(spec, tmp_path):
 
 @pytest.mark.mpi
 @pytest.mark.slow
-def test_an_ensemble_is_the_same_on_two_ranks_as_on_one(spec, tmp_path):
+def test_an_ensemble_is_the_same_on_two_ranks_as_on_one(spec, tmp_path, nest):
     run(change(spec, settings=dataclasses.replace(SMALL, bootstrap=True)), World.alone("cpu"))
     spread = dataclasses.replace(SMALL, bootstrap=True, n_members=1)
     apart = change(spec, store=str(tmp_path / "b.zarr"), settings=spread)
-    done = run_under_mpi(apart, 2, tmp_path)
+    done = run_under_mpi(apart, 2, tmp_path, nest)
     assert done.returncode == 0, done.stdout
     one, two = (open_run(path)["posterior"].to_dataset().load() for path in (spec.store, apart.store))
     xr.testing.assert_allclose(one.drop_vars(["replica", "member"]), two.drop_vars(["replica", "member"]), atol=1e-3)
 
 
 @pytest.mark.mpi
-def test_ring_under_mpiexec_fills_the_whole_store(spec, tmp_path):
-    done = run_under_mpi(change(spec, exchange=Ring()), 3, tmp_path)
+def test_ring_under_mpiexec_fills_the_whole_store(spec, tmp_path, nest):
+    done = run_under_mpi(change(spec, exchange=Ring()), 3, tmp_path, nest)
     assert done.returncode == 0, done.stdout
     assert re.search(r"^103 steps on 3 ranks in \d+ s: ", done.stdout, re.MULTILINE)
     stored = open_run(spec.store)
@@ -395,7 +395,7 @@ def test_ring_under_mpiexec_fills_the_whole_store(spec, tmp_path):
 
 
 @pytest.mark.mpi
-def test_stop_request_under_mpiexec_stops_all_ranks_at_one_step(spec, tmp_path):
+def test_stop_request_under_mpiexec_stops_all_ranks_at_one_step(spec, tmp_path, nest):
     long = change(spec, exchange=Ring(), n_steps=1_000_000, reference=False)
     (tmp_path / "stop.py").write_text(
         "import sys\n"
@@ -410,15 +410,15 @@ def test_stop_request_under_mpiexec_stops_all_ranks_at_one_step(spec, tmp_path):
         "run_rank(spec, world)\n"
     )
     (tmp_path / "spec.json").write_text(long.to_json())
-    done = mpiexec(2, "stop.py", cwd=tmp_path, timeout=60)
+    done = mpiexec(2, *nest.stub, "stop.py", cwd=tmp_path, timeout=60)
     assert done.returncode == 0, done.stdout
     assert read_status(long.store).steps.tolist() == [60, 60]
 
 
 @pytest.mark.mpi
-def test_failure_to_prepare_is_reported_once_and_ends_all_ranks(spec, tmp_path):
+def test_failure_to_prepare_is_reported_once_and_ends_all_ranks(spec, tmp_path, nest):
     prepare(spec, n_ranks=3)
-    done = run_under_mpi(spec, 3, tmp_path)
+    done = run_under_mpi(spec, 3, tmp_path, nest)
     assert done.returncode != 0
     assert done.stdout.count("sagips: ") == 1 and done.stdout.count("already holds an unfinished run") == 1
     assert "Traceback" not in done.stdout
@@ -426,9 +426,9 @@ def test_failure_to_prepare_is_reported_once_and_ends_all_ranks(spec, tmp_path):
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("exchange", [Ring(), pytest.param(Independent(), marks=pytest.mark.slow)])
-def test_failure_of_one_rank_is_reported_once_and_ends_all_ranks(spec, tmp_path, exchange):
+def test_failure_of_one_rank_is_reported_once_and_ends_all_ranks(spec, tmp_path, nest, exchange):
     problem = Faulty(n_observed=200)
-    done = run_under_mpi(change(spec, problem=problem, exchange=exchange, reference=False), 3, tmp_path)
+    done = run_under_mpi(change(spec, problem=problem, exchange=exchange, reference=False), 3, tmp_path, nest)
     assert done.returncode != 0
     assert done.stdout.count("sagips: the magnet of rank 1 quenched") == 1 == done.stdout.count("sagips: ")
     assert "Traceback" not in done.stdout

@@ -14,7 +14,7 @@ import pytest
 import torch
 import zarr
 from gaussian import QUICK, Gaussian, exact_fit
-from mpi_launcher import TESTS, Nest, command, environment, mpiexec
+from mpi_launcher import TESTS, command, environment, mpiexec
 
 from sagips_kit import (
     AllReduce,
@@ -45,12 +45,6 @@ from sagips_kit.training.state_dicts import flattened, nested
 SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, record_every=5, rows_per_block=4)
 SMALL = dataclasses.replace(SMALL, bootstrap=True)
 TIMES = {"waited_s", "elapsed_s"}
-
-
-@pytest.fixture(scope="module")
-def nest():
-    with Nest() as nest:
-        yield nest
 
 
 @pytest.fixture
