@@ -147,7 +147,10 @@ def test_spec_prints_json_that_run_reads(capsys, tmp_path, problem, exchange):
     [
         (("run", "missing.json"), "There is no spec `missing.json`. Write one: sagips spec Proxy"),
         (("run", "."), "Is a directory"),
-        (("spec", "Proxi", "--store", "a"), "Unknown problem 'Proxi'. Allowed: DayaBay, Image, Linear"),
+        (
+            ("spec", "Proxi", "--store", "a"),
+            "Unknown problem 'Proxi'. Did you mean Proxy? Allowed: DayaBay, Image, Linear",
+        ),
         (("spec", "Proxy", "--store", ""), "store = '': should have at least 1 character"),
         (("spec", "Proxy", "--store", "a", "--exchange", "Rings"), "Unknown exchange 'Rings'"),
     ],

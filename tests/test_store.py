@@ -375,7 +375,7 @@ def test_an_incomplete_block_is_completed_later(make, path):
 @pytest.mark.parametrize(
     ("first_row", "rows", "text"),
     [
-        (0, {"thetas": np.ones((3, 4, 2))}, r"no 'thetas'. Allowed: theta, loss_discriminator"),
+        (0, {"thetas": np.ones((3, 4, 2))}, r"no 'thetas'. Did you mean theta\? Allowed: theta, loss_discriminator"),
         (0, {"theta": np.ones((3, 4))}, r"\(3, 4\).*\(member 3, step, parameter 2\)"),
         (0, {"theta": np.ones((2, 4, 2))}, r"\(2, 4, 2\)"),
         (8, {"waited_s": np.ones(4)}, r"from row 8 on there are 3 rows"),
