@@ -37,10 +37,10 @@ def test_contract_under_mpiexec(nest, n_ranks, env):
     assert done.returncode == 0, done.stdout
 
 
-def play(nest, tmp_path, n_ranks, name, how, n_weights, env=None):
+def play(tmp_path, n_ranks, name, how, n_weights, env=None):
     """Let rank 1 misbehave; returns what each rank saw, list of dict."""
     script = TESTS / "mpi" / "misbehave.py"
-    done = mpiexec(n_ranks, *nest.stub, script, tmp_path, name, how, n_weights, timeout=60, env=env)
+    done = mpiexec(n_ranks, script, tmp_path, name, how, n_weights, timeout=60, env=env)
     assert done.returncode == 0, done.stdout
     return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(n_ranks)]
 
@@ -62,8 +62,8 @@ _NEVER_WAITING = "OneSided(payload='gradient')"
         (3, _WAITING, 10, APART),
     ],
 )
-def test_a_rank_that_raises_ends_the_others_within_seconds(nest, tmp_path, n_ranks, name, n_weights, env):
-    seen = play(nest, tmp_path, n_ranks, name, "raise", n_weights, env)
+def test_a_rank_that_raises_ends_the_others_within_seconds(tmp_path, n_ranks, name, n_weights, env):
+    seen = play(tmp_path, n_ranks, name, "raise", n_weights, env)
     assert seen[1]["error"] == "ValueError"
     for other in seen[:1] + seen[2:]:
         assert (other["error"], other["rank"]) == ("PeerError", 1)
@@ -76,9 +76,9 @@ def test_a_rank_that_raises_ends_the_others_within_seconds(nest, tmp_path, n_ran
     ("env", "whom"),
     [({}, r"rank 1 on \S+ \(on the same ring,"), (APART, r"rank \d on \S+ \(its predecessor on the ring,")],
 )
-def test_ranks_wait_for_a_stalled_rank_no_longer_than_the_timeout(nest, tmp_path, env, whom):
+def test_ranks_wait_for_a_stalled_rank_no_longer_than_the_timeout(tmp_path, env, whom):
     # The messages are so large that they are not sent before a rank receives them.
-    seen = play(nest, tmp_path, 3, "Ring()", "stall", 1_000_000, env)
+    seen = play(tmp_path, 3, "Ring()", "stall", 1_000_000, env)
     assert [rank["error"] for rank in seen] == ["PeerError"] * 3
     # Rank 0 or 2 gives up first; the other one, and later the stalled rank, receive its notice.
     first = [rank for rank in (seen[0], seen[2]) if rank["rank"] is None]
@@ -90,8 +90,8 @@ def test_ranks_wait_for_a_stalled_rank_no_longer_than_the_timeout(nest, tmp_path
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("env", [{}, APART])
-def test_a_waiting_one_sided_rank_names_the_rank_it_waits_for(nest, tmp_path, env):
-    seen = play(nest, tmp_path, 3, _WAITING, "stall", 10, env)
+def test_a_waiting_one_sided_rank_names_the_rank_it_waits_for(tmp_path, env):
+    seen = play(tmp_path, 3, _WAITING, "stall", 10, env)
     first = [rank for rank in (seen[0], seen[2]) if rank["rank"] is None]
     assert first
     for rank in first:
@@ -100,16 +100,16 @@ def test_a_waiting_one_sided_rank_names_the_rank_it_waits_for(nest, tmp_path, en
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("env", [{}, APART])
-def test_one_sided_ranks_continue_without_one_that_pauses(nest, tmp_path, env):
-    seen = play(nest, tmp_path, 3, _NEVER_WAITING, "pause", 10, env)
+def test_one_sided_ranks_continue_without_one_that_pauses(tmp_path, env):
+    seen = play(tmp_path, 3, _NEVER_WAITING, "pause", 10, env)
     assert [rank["error"] for rank in seen] == [None] * 3
     assert [rank["steps"] for rank in seen] == [6] * 3
     assert max(seen[0]["seconds"], seen[2]["seconds"]) < 1
 
 
 @pytest.mark.mpi
-def test_one_sided_ranks_that_continued_without_one_report_it_at_the_end(nest, tmp_path):
-    seen = play(nest, tmp_path, 3, _NEVER_WAITING, "stall", 10)
+def test_one_sided_ranks_that_continued_without_one_report_it_at_the_end(tmp_path):
+    seen = play(tmp_path, 3, _NEVER_WAITING, "stall", 10)
     assert seen[0]["steps"] == seen[2]["steps"] == 6
     first = [rank for rank in (seen[0], seen[2]) if rank["rank"] is None]
     assert first
@@ -414,8 +414,8 @@ _gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=_gpu)])
-def test_device_buffers_are_tried_before_they_are_used(nest, device):
-    done = mpiexec(2, *nest.stub, TESTS / "mpi" / "device_buffers.py", device)
+def test_device_buffers_are_tried_before_they_are_used(device):
+    done = mpiexec(2, TESTS / "mpi" / "device_buffers.py", device)
     assert done.returncode == 0, done.stdout
     lines = done.stdout.splitlines()
     assert len(lines) == 2

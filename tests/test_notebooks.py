@@ -32,15 +32,12 @@ def test_papermill_reads_every_parameter(path, caplog):
     assert all(entry["default"] != "None" for entry in found.values())
 
 
-def execute(notebook, folder, engines=None, **parameters):
-    """Run a notebook by papermill in `folder`, with fewer engines, steps and members.
-
-    It starts its own engines, or joins those whose folder is given.
-    """
+def execute(notebook, folder, **parameters):
+    """Run a notebook by papermill in `folder`, with fewer engines, steps and members."""
     given = {"n": 2, "n_steps": 60, "n_members": 2, "n_events": 384} | parameters
     options = [word for name, value in given.items() for word in ("-p", name, str(value))]
     # Sockets need a short path, and the user's own profiles should not matter.
-    environment = os.environ | {"IPYTHONDIR": str(engines or folder / "ipython"), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"IPYTHONDIR": str(folder / "ipython"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "papermill", ROOT / f"notebooks/{notebook}.ipynb", folder / "executed.ipynb"]
     options += ["--cwd", str(folder), "--no-progress-bar"]
     return subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=400)
@@ -48,8 +45,8 @@ def execute(notebook, folder, engines=None, **parameters):
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("notebook", sorted(NOTEBOOKS))
-def test_notebook_runs_as_a_batch_job(notebook, tmp_path, two_engines):
-    done = execute(notebook, tmp_path, None if notebook == "00_quickstart" else two_engines)
+def test_notebook_runs_as_a_batch_job(notebook, tmp_path):
+    done = execute(notebook, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     path = tmp_path / "runs" / f"{NOTEBOOKS[notebook]}.zarr"
     assert read_status(path).is_finished
@@ -72,8 +69,8 @@ def test_the_notebook_on_accuracy_runs_as_a_batch_job(tmp_path):
 
 
 @pytest.mark.mpi
-def test_the_notebook_on_modes_trains_in_all_of_them(tmp_path, two_engines):
-    done = execute("02_modes", tmp_path, two_engines, n_members=1, n_steps=20, uneven_steps=20, tune_seconds=0.1)
+def test_the_notebook_on_modes_trains_in_all_of_them(tmp_path):
+    done = execute("02_modes", tmp_path, n_members=1, n_steps=20, uneven_steps=20, tune_seconds=0.1)
     assert done.returncode == 0, done.stderr[-3000:]
     stores = sorted((tmp_path / "runs").glob("modes_*.zarr"))
     assert len(stores) == 8 and all(read_status(path).is_finished for path in stores)
@@ -82,8 +79,8 @@ def test_the_notebook_on_modes_trains_in_all_of_them(tmp_path, two_engines):
 
 
 @pytest.mark.mpi
-def test_a_problem_defined_in_its_notebook_is_checked_and_solved(tmp_path, two_engines):
-    done = execute("06_your_own_problem", tmp_path, two_engines, n_observed=4000)
+def test_a_problem_defined_in_its_notebook_is_checked_and_solved(tmp_path):
+    done = execute("06_your_own_problem", tmp_path, n_observed=4000)
     assert done.returncode == 0, done.stderr[-3000:]
     text = (tmp_path / "executed.ipynb").read_text()
     assert "Traceback" not in text
@@ -99,8 +96,8 @@ def test_a_problem_defined_in_its_notebook_is_checked_and_solved(tmp_path, two_e
 
 
 @pytest.mark.mpi
-def test_the_notebook_on_two_dimensions_trains_on_both_problems(tmp_path, two_engines):
-    done = execute("07_two_dimensions", tmp_path, two_engines, n_observed=5000, n_pixels=4)
+def test_the_notebook_on_two_dimensions_trains_on_both_problems(tmp_path):
+    done = execute("07_two_dimensions", tmp_path, n_observed=5000, n_pixels=4)
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("Proxy2D", "Image"):
         path = tmp_path / "runs" / f"two_dimensions_{name}.zarr"
@@ -113,8 +110,8 @@ def test_the_notebook_on_two_dimensions_trains_on_both_problems(tmp_path, two_en
 
 
 @pytest.mark.mpi
-def test_a_folder_of_runs_is_explored(tmp_path, two_engines):
-    done = execute("05_explore", tmp_path, two_engines)
+def test_a_folder_of_runs_is_explored(tmp_path):
+    done = execute("05_explore", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     table = list_runs(tmp_path / "runs" / "explore")
     assert set(table["mode"]) == {"Ring()", "AllReduce()", "Independent()"}

@@ -691,7 +691,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(spec, rng, nest):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["ensemble", "all-reduce", "ring"])
 def test_a_run_killed_ten_times_equals_the_undisturbed_one(spec, tmp_path, rng, nest, mode):
-    spec = change(spec, exchange=MODES[mode], n_steps=1003, checkpoint_s=0.1)
+    spec = change(spec, exchange=MODES[mode], n_steps=2003, checkpoint_s=0.1)
     whole = change(spec, store=str(tmp_path / "whole.zarr"), checkpoint_s=0.0)
     under_mpi(whole, 2, nest, timeout=300)
     kill_ten_times(spec, rng, nest)
@@ -701,7 +701,7 @@ def test_a_run_killed_ten_times_equals_the_undisturbed_one(spec, tmp_path, rng, 
 def kill_ten_times(spec, rng, nest):
     """Kill the run at any moment (during its start, a block of rows, or a checkpoint), and then let it finish."""
     n_killed = 0
-    for n_steps in rng.permutation([0, 0, *rng.integers(1, 75, 8)]):
+    for n_steps in rng.permutation([0, 0, *rng.integers(1, 150, 8)]):
         n_killed += signal_after(spec, 2, int(n_steps), signal.SIGKILL, rng, nest, rng.uniform(0, 0.1))[0]
     assert n_killed == 10
     under_mpi(spec, 2, nest, timeout=300)
@@ -713,7 +713,7 @@ def kill_ten_times(spec, rng, nest):
 @pytest.mark.slow
 def test_a_one_sided_run_killed_ten_times_comes_to_the_same_answer(spec, tmp_path, rng, nest):
     """Even without a kill it is random which messages arrive in time; the answers agree within that spread."""
-    spec = change(spec, exchange=OneSided(), n_steps=1003, checkpoint_s=0.1)
+    spec = change(spec, exchange=OneSided(), n_steps=2003, checkpoint_s=0.1)
     spec = change(spec, settings=dataclasses.replace(SMALL, n_events=256, bootstrap=False), problem=Gaussian())
     whole = change(spec, store=str(tmp_path / "whole.zarr"), checkpoint_s=0.0)
     under_mpi(whole, 2, nest, timeout=300)

@@ -243,9 +243,9 @@ def test_parts_of_two_steps_are_not_taken_even_if_their_sum_is_right():
 
 @pytest.mark.mpi
 @pytest.mark.parametrize(("kind", "env"), [("shared", {}), ("remote", {}), ("remote", APART)])
-def test_no_torn_read_under_load(nest, tmp_path, kind, env):
+def test_no_torn_read_under_load(tmp_path, kind, env):
     """Four ranks write and read as fast as they can on the available cores."""
-    done = mpiexec(4, *nest.stub, TESTS / "mpi" / "torn.py", tmp_path, 4.0, kind, env=env)
+    done = mpiexec(4, TESTS / "mpi" / "torn.py", tmp_path, 4.0, kind, env=env)
     assert done.returncode == 0, done.stdout
     seen = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)]
     assert sum(rank["torn"] for rank in seen) == 0

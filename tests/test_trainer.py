@@ -273,10 +273,10 @@ def test_categories_count_by_their_observed_shares():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, nest):
+def trained(tmp_path_factory):
     """Results of three ranks after training in several modes: key -> (rank, ...)."""
     folder = tmp_path_factory.mktemp("trained")
-    done = mpiexec(3, *nest.stub, TESTS / "mpi" / "train.py", folder, timeout=240)
+    done = mpiexec(3, TESTS / "mpi" / "train.py", folder, timeout=240)
     assert done.returncode == 0, done.stdout
     ranks = [np.load(folder / f"{rank}.npz") for rank in range(3)]
     return {key: np.stack([rank[key] for rank in ranks]) for key in ranks[0].files}
