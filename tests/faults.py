@@ -57,7 +57,7 @@ def make_spec(folder, name):
         store=str(folder / f"{name}.zarr"),
         settings=_SETTINGS,
         exchange=Ring(),
-        n_steps=263,
+        n_steps=403,
         reference=False,
         checkpoint_s=0.05,
     )

@@ -24,7 +24,7 @@ from sagips_kit.ranks.world import World
 from sagips_kit.store import files
 from sagips_kit.training.trainer import Trainer
 
-STEP = 133  # the fault happens at or after this step
+STEP = 213  # the fault happens at or after this step
 _state = {"step": 0, "checkpoints": 0, "due": True}
 
 
