@@ -29,7 +29,9 @@ class Misnamed(Gaussian):
 
 @pytest.fixture
 def spec(tmp_path):
-    return RunSpec(problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=20)
+    return RunSpec(
+        problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=20, fit=False
+    )
 
 
 @pytest.fixture

@@ -44,7 +44,9 @@ SMALL = dataclasses.replace(
 
 @pytest.fixture
 def spec(tmp_path):
-    return RunSpec(problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=103)
+    return RunSpec(
+        problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=103, fit=False
+    )
 
 
 def change(spec, **changes):

@@ -63,6 +63,7 @@ def test_json_round_trip_is_the_same_spec(problem, exchange):
         events="b.npy",
         n_observed=50,
         reference=False,
+        fit=False,
         overwrite=True,
     )
     assert RunSpec.from_dict(json.loads(spec.to_json())) == spec

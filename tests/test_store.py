@@ -173,7 +173,8 @@ def test_memory_is_directory_is_url(make, path):
 def test_every_array_of_a_run_is_in_the_table(path):
     problem = Gaussian(n_observed=50)
     run_alone(
-        RunSpec(problem=problem, store=str(path), settings=QUICK, n_steps=10, reference=False), World.alone("cpu")
+        RunSpec(problem=problem, store=str(path), settings=QUICK, n_steps=10, reference=False, fit=False),
+        World.alone("cpu"),
     )
     table = schema.variables(problem.parameters, problem.observables, problem.units, problem.long_names)
     root, found = zarr.open_group(path, mode="r"), set()

@@ -7,6 +7,7 @@ No global setting of matplotlib is changed.
 
 from .adversaries import discriminator, evolution
 from .answer import estimate, residuals
+from .learned import fit
 from .pairs import posterior
 from .sheet import overview, pictures
 from .spectra import densities, observed_and_generated
@@ -19,6 +20,7 @@ __all__ = [
     "discriminator",
     "estimate",
     "evolution",
+    "fit",
     "losses",
     "observed_and_generated",
     "overview",

@@ -1,13 +1,15 @@
-"""The estimates beside what they can be compared with: likelihood fit, truth and published values."""
+"""The estimates beside what they can be compared with: the two fits of a run, truth and published values."""
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
 from .. import analysis
+from ..analysis.fits import Reference, reference_of
 from ..store import schema
 from .base import (
     ENSEMBLE,
+    LEARNED,
     REFERENCE,
     TRUTH,
     Style,
@@ -19,7 +21,8 @@ from .base import (
 )
 
 _DISTANCE = "distance to the MLE [floor units]"
-_LABELS = {"mean": "estimate", "mle": "MLE [floor units]"}
+_LABELS = {"mean": "estimate", "mle": "MLE [floor units]", "fit": "fit [its deviations]"}
+_FIT: Style = {"marker": "s", "ms": 5, "mfc": "white", "color": LEARNED}
 
 
 def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
@@ -27,13 +30,14 @@ def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
 
     Each parameter has a row.  Distances are in floor units: standard deviations of the maximum-likelihood estimate
     (MLE) from the same events.  The bands show 1 and 2 of them.  If a run has no likelihood fit, its distances are
-    relative to the estimate itself, in units of the standard deviation of the estimate.
+    relative to the fit by the learned score, in standard deviations of that fit; without any fit, to the estimate
+    itself, in its standard deviations.
 
     Parameters
     ----------
     run : DataTree
-        A run that `open_run` has opened, or several that `open_runs` has opened.  Of a single run, truth and published
-        values are drawn too; several runs are drawn side by side.
+        A run that `open_run` has opened, or several that `open_runs` has opened.  Of a single run, the fit by the
+        learned score, truth and published values are drawn too; several runs are drawn side by side.
     ax : Axes or None
         Axes to draw on; None makes a new figure.
 
@@ -45,8 +49,8 @@ def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     Raises
     ------
     ValueError
-        If no chain has been written yet, if a single run has neither a likelihood fit nor several chains, or if none of
-        several runs has a likelihood fit.
+        If no chain has been written yet, if a single run has neither a fit nor several chains, or if none of several
+        runs has a likelihood fit.
 
     See Also
     --------
@@ -64,15 +68,17 @@ def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     values = analysis.estimate(run)
     if is_several(run):
         return _estimate_of_each(run, values, ax)
-    has_floor = bool(values["floor"].notnull().any())
-    zero, unit = (values["mle"], values["floor"]) if has_floor else (values["mean"], values["deviation"])
+    reference = reference_of(run)
+    zero, unit, xlabel = reference.centre, reference.deviation, _distance(reference)
+    if not reference.name:
+        zero, unit, xlabel = values["mean"], values["deviation"], "distance to the estimate [its standard deviations]"
     if unit.isnull().all():
         raise ValueError(
-            "The run has one chain and no likelihood fit, so no unit is known in which distances could be drawn. Type "
+            "The run has one chain and no fit, so no unit is known in which distances could be drawn. Type "
             "analysis.summary(run) for a table of the estimates."
         )
     names = values[schema.PARAMETER].values.tolist()
-    ax = parameter_axes(names, _DISTANCE if has_floor else "distance to the estimate [its standard deviations]", ax)
+    ax = parameter_axes(names, xlabel, ax)
     rows = np.arange(len(names))
 
     def draw(name: str, deviation: str | None, offset: float, style: Style) -> None:
@@ -82,10 +88,16 @@ def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
             ax.errorbar(x, rows + offset, xerr=error, capsize=0, lw=1.6, ls="", label=_LABELS.get(name, name), **style)
 
     draw("mean", "deviation", 0, {"marker": "o", "ms": 6, "color": ENSEMBLE})
+    draw("fit", "fit_deviation", -0.25, _FIT)
     draw("truth", None, 0, {"marker": "*", "ms": 10, "mfc": "white", "color": TRUTH})
     draw("published", "published_deviation", 0.25, {"marker": "D", "ms": 5, "mfc": "white", "color": TRUTH})
     legend_above(ax)
     return ax
+
+
+def _distance(reference: Reference) -> str:
+    """Label of an axis of distances to the reference."""
+    return f"distance to the {reference.label} [{reference.unit}]"
 
 
 def _estimate_of_each(runs: xr.DataTree, values: xr.Dataset, ax: Axes | None) -> Axes:
@@ -109,7 +121,7 @@ def _estimate_of_each(runs: xr.DataTree, values: xr.Dataset, ax: Axes | None) ->
 
 
 def residuals(run: xr.DataTree, ax: Axes | None = None) -> Axes:
-    """Draw how far the estimates are from truth, likelihood fit and published values, in standard deviations.
+    """Draw how far the estimates are from truth, both fits and published values, in standard deviations.
 
     Of a single run, each parameter has a row.  Of several runs, the residuals of all parameters relative to truth or
     published values make one histogram, which is standard normal if the standard deviations are right.
@@ -142,7 +154,7 @@ def residuals(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     >>> run = open_run("runs/proxy.zarr")
     >>> ax = plot.residuals(run)
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
-    ['truth', 'MLE [floor units]']
+    ['truth', 'MLE [floor units]', 'fit [its deviations]']
     """
     values = analysis.residuals(run)["pull"]
     if is_several(run):
@@ -150,7 +162,7 @@ def residuals(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     if values.isnull().all():
         raise ValueError(
             "There is no residual to draw: the run has a single chain, or it has neither a truth nor published values "
-            "nor a likelihood fit. Type analysis.summary(run) for a table of the estimates."
+            "nor a fit. Type analysis.summary(run) for a table of the estimates."
         )
     names = values[schema.PARAMETER].values.tolist()
     ax = parameter_axes(names, "(estimate - reference) / standard deviation", ax)
@@ -158,6 +170,7 @@ def residuals(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     styles: dict[str, Style] = {
         "truth": {"marker": "*", "ms": 10, "mfc": "white", "color": TRUTH},
         "mle": {"marker": "o", "ms": 6, "color": ENSEMBLE},
+        "fit": _FIT,
         "published": {"marker": "D", "ms": 5, "mfc": "white", "color": TRUTH},
     }
     for name, style in styles.items():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..store import schema
 from ..store.group import array_of, damage_explained, open_group
-from ..store.status import RunStatus, read_status
+from ..store.status import RunStatus, is_fitting, read_status
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -43,13 +43,16 @@ class Snapshot:
     moved : float
         How far the mean of the generators has moved: root mean square over the parameters, in `moved_unit`.
     moved_unit : str
-        "floor units", or "% of the range" if the run has no likelihood fit.
+        "floor units"; without a likelihood fit "deviations of the fit", the one by the learned score; without that
+        "% of the range".
     waited : float
         Fraction of the time that ranks waited for others.
     staleness : float
         Age of the oldest message used in the last row, in steps.
     rejected : int
         Steps that were dropped because their numbers were not finite.
+    is_fitting : bool
+        Whether the ranks wait for the fit by the learned score.
     """
 
     status: RunStatus
@@ -60,6 +63,7 @@ class Snapshot:
     waited: float = math.nan
     staleness: float = math.nan
     rejected: int = 0
+    is_fitting: bool = False
 
     def line(self) -> str:
         """The snapshot as text: bar, steps, time used and left, rate, movement, waiting, staleness."""
@@ -69,6 +73,8 @@ class Snapshot:
         words = [f"ranks at {step} to {self.status.steps.max()}"]
         if stop_step < n_steps:
             words.insert(0, f"asked to stop there, before {n_steps}")
+        if self.is_fitting:
+            words.insert(0, schema.FITTING)
         if not math.isnan(self.moved):
             words.append(f"moved {self.moved:.2g} {self.moved_unit}")
         if not math.isnan(self.waited):
@@ -99,7 +105,7 @@ def _snapshot(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot
     layout = schema.RunLayout(**sizes)
     row = int(np.searchsorted(layout.steps, status.step, side="right")) - 1
     if row < 1:
-        return Snapshot(status)
+        return Snapshot(status, is_fitting=is_fitting(path))
     back = max(0, row - max(1, round(_WINDOW * len(layout.steps))))
     ranks = slice(None, None, math.ceil(layout.n_ranks / _N_RANKS))
 
@@ -128,6 +134,8 @@ def _moved(path: "Location", root: zarr.Group, shifts: NDArray[np.floating]) -> 
         return np.asarray(array_of(path, root, schema.REFERENCE, name)[:])
 
     unit, name = reference(schema.DEVIATION), "floor units"
+    if not np.isfinite(unit).all() and schema.FIT_DEVIATION in root[schema.REFERENCE]:
+        unit, name = reference(schema.FIT_DEVIATION), "deviations of the fit"
     if not np.isfinite(unit).all():
         unit, name = (reference(schema.UPPER) - reference(schema.LOWER)) / 100, "% of the range"
     return float(np.sqrt(np.mean((shifts.mean(axis=(0, 1)) / unit) ** 2))), name

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import schema
-from .group import array_of, damage_explained, open_group
+from .group import array_of, damage_explained, group_of, open_group
 from .location import explained
 
 if TYPE_CHECKING:
@@ -245,6 +245,13 @@ def stop_soon(path: "str | os.PathLike[str] | Store") -> None:
         is_needed = _status(path, root).state == "unfinished" and not has_been_asked
     if is_needed:
         _write_request(path, schema.ASKED, schema.BY_USER)
+
+
+def is_fitting(path: "str | os.PathLike[str] | Store") -> bool:
+    """Whether rank 0 is making the fit by the learned score, for which all ranks wait before they train."""
+    with damage_explained(path):
+        words: Any = group_of(path, open_group(path, "r"), schema.REFERENCE).attrs.get(schema.FIT_KEY, {})
+        return words.get("state") == schema.UNDER_WAY
 
 
 def _status(path: "str | os.PathLike[str] | Store", root: Any) -> RunStatus:
