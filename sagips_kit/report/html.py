@@ -106,14 +106,10 @@ def _estimates(run: xr.DataTree) -> str:
     reference = reference_of(run)
     if reference.name == "mle":
         distance = analysis.distance_to_mle(run)
-        notes.append(
-            f"RMS distance to the maximum-likelihood estimate from the same events: {distance:.2f} floor units."
-        )
+        notes.append(f"RMS distance to the maximum-likelihood fit of the same events: {distance:.2f} floor units.")
     elif reference.name:
         distance = analysis.distance_to_fit(run)
-        notes.append(
-            f"RMS distance to the fit of the same events by the learned score: {distance:.2f} of its deviations."
-        )
+        notes.append(f"RMS distance to the fit by the learned score: {distance:.2f} of its standard deviations.")
     notes.append(f"Training took {float(pace['duration']):.0f} s, {float(pace['waiting']):.1%} of it spent waiting.")
     return f"<div class=wide>{table}</div><p>{_text(' '.join(notes))}</p>"
 
