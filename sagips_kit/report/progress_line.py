@@ -3,9 +3,13 @@
 Everything is read from the store, so any process can show the line, even if it has not started the run.
 """
 
+import contextlib
 import math
 import os
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +143,29 @@ def _moved(path: "Location", root: zarr.Group, shifts: NDArray[np.floating]) -> 
     if not np.isfinite(unit).all():
         unit, name = (reference(schema.UPPER) - reference(schema.LOWER)) / 100, "% of the range"
     return float(np.sqrt(np.mean((shifts.mean(axis=(0, 1)) / unit) ** 2))), name
+
+
+@contextlib.contextmanager
+def working(text: str, interval_s: float = 1.0) -> Iterator[None]:
+    """Show a text and the time that the `with` block has taken so far."""
+    line, start, is_done = ProgressLine(), time.monotonic(), threading.Event()
+
+    def shown() -> str:
+        return f"{text}: {time.monotonic() - start:.0f} s"
+
+    def follow() -> None:
+        line.show(shown())
+        while not is_done.wait(interval_s):
+            line.show(shown())
+
+    thread = threading.Thread(target=follow, name="sagips_kit progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join()
+        line.end(shown())
 
 
 class ProgressLine:

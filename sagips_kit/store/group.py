@@ -210,7 +210,7 @@ def _check_layout(sizes: Mapping[str, Any]) -> None:
     schema.RunLayout(**sizes)
 
 
-def _check_fit(words: object) -> None:
+def _check_fit(words: Any) -> None:
     is_right = isinstance(words, dict) and words.get("state") in schema.FIT_STATES
     if is_right and words["state"] == schema.MADE:
         findings, information = words.get("findings"), words.get("information")
