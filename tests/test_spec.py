@@ -21,6 +21,7 @@ WRONG = {
     "events": [3, b"a.npy"],
     "n_observed": [0, 1.5, "10"],
     "reference": [None, 1, "yes"],
+    "fit": [None, 1, "yes"],
     "overwrite": [None, 1],
     "checkpoint_s": [None, -1.0, "300", float("inf")],
 }

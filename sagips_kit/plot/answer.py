@@ -20,7 +20,6 @@ from .base import (
     run_styles,
 )
 
-_DISTANCE = "distance to the MLE [floor units]"
 _LABELS = {"mean": "estimate", "mle": "MLE [floor units]", "fit": "fit [its deviations]"}
 _FIT: Style = {"marker": "s", "ms": 5, "mfc": "white", "color": LEARNED}
 
@@ -50,7 +49,7 @@ def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     ------
     ValueError
         If no chain has been written yet, if a single run has neither a fit nor several chains, or if none of several
-        runs has a likelihood fit.
+        runs has a fit.
 
     See Also
     --------
@@ -101,21 +100,24 @@ def _distance(reference: Reference) -> str:
 
 
 def _estimate_of_each(runs: xr.DataTree, values: xr.Dataset, ax: Axes | None) -> Axes:
-    """The estimates of several runs, each relative to the MLE of its own events."""
-    if values["floor"].isnull().all():
+    """The estimates of several runs, each relative to the MLE of its own events, or to the other fit if none has it."""
+    references = [reference_of(run) for run in analysis.each_run(runs).values()]
+    found = next((one for name in ("mle", "fit") for one in references if one.name == name), None)
+    if found is None:
         raise ValueError(
-            "None of these runs has a likelihood fit, so there are no distances in floor units. Type "
+            "None of these runs has a fit, so no unit is known in which distances could be drawn. Type "
             "analysis.summary(runs) for a table of the estimates."
         )
+    distance, unit = f"to_{found.name}", "floor" if found.name == "mle" else "fit_deviation"
     dim = runs.attrs[schema.ALONG_KEY]
     names, labels = (values[name].values.tolist() for name in (schema.PARAMETER, dim))
-    ax = parameter_axes(names, _DISTANCE, ax, 6.8, 0.2 + 0.1 * len(labels))
+    ax = parameter_axes(names, _distance(found), ax, 6.8, 0.2 + 0.1 * len(labels))
     offsets = np.linspace(-0.3, 0.3, len(labels)) if len(labels) > 1 else [0]
     rows = np.arange(len(names))
     for k, (label, style) in enumerate(zip(labels, run_styles(len(labels)), strict=True)):
         one = values.isel({dim: k})
         style |= {"ls": "", "lw": 1.2, "ms": 4.5, "label": str(label)}
-        ax.errorbar(one["to_mle"], rows + offsets[k], xerr=one["deviation"] / one["floor"], **style)
+        ax.errorbar(one[distance], rows + offsets[k], xerr=one["deviation"] / one[unit], **style)
     legend_above(ax, 2, title=dim, fontsize="small")
     return ax
 

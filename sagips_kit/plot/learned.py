@@ -18,7 +18,7 @@ from ..store import schema
 from .base import ENSEMBLE, LEARNED, REFERENCE, TRUTH, Style, legend_above, parameter_axes, unit_of
 
 _N_WRITTEN = 8  # parameters up to which correlations are written as numbers
-_FAR = 6.0  # deviations beyond which marks are drawn at the edge
+_FAR = 6.0  # deviations beyond which an arrow is drawn
 
 
 class Fitted(Protocol):
@@ -46,8 +46,9 @@ def fit(
     """Draw a fit by the learned score: its estimates beside what they can be compared with, and their correlations.
 
     On the left, each parameter has a row, which begins with its estimate and standard deviation.  Distances are
-    relative to the fit, in its standard deviations; the bands show 1 and 2 of them.  The title gives the goodness of
-    fit and says whether something speaks against the fit.  On the right are the correlations of the estimates.
+    relative to the fit, in its standard deviations; the bands show 1 and 2 of them.  Arrows stand
+    for what is more than 6 of them away.  The title gives the goodness of fit and says what speaks against the fit.  On
+    the right are the correlations of the estimates.
 
     Parameters
     ----------
@@ -172,8 +173,14 @@ def _draw_estimates(ax: Axes, values: xr.Dataset, rows: list[str]) -> None:
             continue
         x = ((values[name] - values["fit"]) / values["deviation"]).values
         error = (values[f"{name}_deviation"] / values["deviation"]).values if f"{name}_deviation" in values else None
-        # A run that has just begun is far away, and would leave no room for the rest.
-        ax.errorbar(np.clip(x, -_FAR, _FAR), y + offset, xerr=error, ls="", lw=1.2, label=text, **style)
+        # Generators that have not arrived are far away, and would leave no room for the rest.
+        is_near = np.abs(x) <= _FAR
+        near = np.where(is_near, x, np.nan)
+        ax.errorbar(near, y + offset, xerr=error, ls="", lw=1.2, label=text, **style)
+        for marker, is_there in [("<", x < -_FAR), (">", x > _FAR)]:
+            ax.plot(
+                np.sign(x[is_there]) * _FAR, (y + offset)[is_there], **style | {"ls": "", "marker": marker, "ms": 6}
+            )
     low, high = ax.get_xlim()
     ax.set_xlim(max(low, -_FAR - 0.5), min(high, _FAR + 0.5))
     legend_above(ax, 3, fontsize="small")

@@ -212,6 +212,7 @@ def _check_layout(sizes: Mapping[str, Any]) -> None:
 
 def _check_fit(words: Any) -> None:
     is_right = isinstance(words, dict) and words.get("state") in schema.FIT_STATES
+    is_right = is_right and isinstance(words.get("reason", ""), str)
     if is_right and words["state"] == schema.MADE:
         findings, information = words.get("findings"), words.get("information")
         is_right = isinstance(findings, list) and all(isinstance(text, str) for text in findings)

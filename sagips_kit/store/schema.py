@@ -372,6 +372,12 @@ def names_of(attributes: Mapping[Any, Any]) -> tuple[list[str], list[str]]:
     return attributes[PARAMETERS_KEY], attributes[OBSERVABLES_KEY]
 
 
+def fit_state(attributes: Mapping[Any, Any]) -> str | None:
+    """State of the fit by the learned score, from the attributes of the reference; None if it was not begun."""
+    words = attributes.get(FIT_KEY)
+    return words.get("state") if isinstance(words, Mapping) else None
+
+
 @dataclass(frozen=True)
 class Array:
     """A variable with the sizes of one run, created empty.
@@ -402,6 +408,7 @@ def empty_arrays(table: Mapping[str, Mapping[str, Variable]], layout: RunLayout)
         MEMBER: layout.n_members,
         STEP: len(layout.steps),
         PARAMETER: len(table[POSTERIOR]),
+        PARAMETER_2: len(table[POSTERIOR]),
         SET: layout.n_sets,
         OBSERVABLE: len(table[PREDICTIVE]),
     }

@@ -250,8 +250,8 @@ def stop_soon(path: "str | os.PathLike[str] | Store") -> None:
 def is_fitting(path: "str | os.PathLike[str] | Store") -> bool:
     """Whether rank 0 is making the fit by the learned score, for which all ranks wait before they train."""
     with damage_explained(path):
-        words: Any = group_of(path, open_group(path, "r"), schema.REFERENCE).attrs.get(schema.FIT_KEY, {})
-        return words.get("state") == schema.UNDER_WAY
+        reference = group_of(path, open_group(path, "r"), schema.REFERENCE)
+        return schema.fit_state(reference.attrs) == schema.UNDER_WAY
 
 
 def _status(path: "str | os.PathLike[str] | Store", root: Any) -> RunStatus:

@@ -141,8 +141,8 @@ class RunWriter:
     def wants_fit(self) -> bool:
         """Whether this rank writes a fit by the learned score: the store has a place for it, but none that is over."""
         reference = group_of(self.path, self._root, schema.REFERENCE)
-        words: Any = reference.attrs.get(schema.FIT_KEY, {})
-        return self.rank == 0 and schema.FIT in reference and words.get("state") in (None, schema.UNDER_WAY)
+        is_over = schema.fit_state(reference.attrs) not in (None, schema.UNDER_WAY)
+        return self.rank == 0 and schema.FIT in reference and not is_over
 
     def wants_snapshot(self, step: int) -> bool:
         """Whether this rank writes a snapshot at `step`."""
