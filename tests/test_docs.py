@@ -27,6 +27,7 @@ from sagips_kit.running.tune import Tuning
 from sagips_kit.statistics.fit import ScoreFit
 from sagips_kit.statistics.information import Information
 from sagips_kit.statistics.likelihood import LikelihoodFit
+from sagips_kit.store.writer import RunWriter
 from sagips_kit.training.records import Record
 
 # Classes that users receive without importing their names
@@ -125,8 +126,15 @@ def finished_run(tmp_path_factory):
         settings=settings,
         n_steps=200,
         n_observed=2000,
+        fit=False,
     )
     sagips_kit.run(spec)
+    mle = sagips_kit.open_run(spec.store)["reference"].to_dataset()
+    with RunWriter(spec.store, 0) as writer:  # as a real fit would, which takes longer than all examples
+        values = {"fit": mle["mle"], "fit_deviation": mle["deviation"], "fit_covariance": mle["covariance"]}
+        writer.write_fit(
+            {"state": "made", "findings": [], "information": {}}, fit_goodness=7, fit_n_freedom=9, **values
+        )
     return folder
 
 

@@ -217,6 +217,7 @@ def test_nan_on_one_rank_does_not_reach_the_other(tmp_path, nest):
         exchange=Ring(),
         n_steps=203,
         reference=False,
+        fit=False,
     )
     (tmp_path / "spec.json").write_text(spec.to_json())
     done = mpiexec(2, *nest.stub, "-m", "sagips_kit", "run", tmp_path / "spec.json")

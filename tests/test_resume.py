@@ -50,7 +50,9 @@ TIMES = {"waited_s", "elapsed_s"}
 @pytest.fixture
 def spec(tmp_path):
     problem = Gaussian(n_observed=200)
-    return RunSpec(problem=problem, store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=203, reference=False)
+    return RunSpec(
+        problem=problem, store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=203, reference=False, fit=False
+    )
 
 
 def change(spec, **changes):

@@ -21,6 +21,7 @@ WRONG = {
     "events": [3, b"a.npy"],
     "n_observed": [0, 1.5, "10"],
     "reference": [None, 1, "yes"],
+    "fit": [None, 1, "yes"],
     "overwrite": [None, 1],
     "checkpoint_s": [None, -1.0, "300", float("inf")],
 }
@@ -63,6 +64,7 @@ def test_json_round_trip_is_the_same_spec(problem, exchange):
         events="b.npy",
         n_observed=50,
         reference=False,
+        fit=False,
         overwrite=True,
     )
     assert RunSpec.from_dict(json.loads(spec.to_json())) == spec

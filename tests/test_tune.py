@@ -36,7 +36,9 @@ class _SleepyChannel(Channel):
 @pytest.fixture
 def path(tmp_path):
     settings = dataclasses.replace(QUICK, n_events=64)
-    spec = RunSpec(problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=settings, n_steps=20)
+    spec = RunSpec(
+        problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=settings, n_steps=20, fit=False
+    )
     path = tmp_path / "spec.json"
     path.write_text(spec.to_json())
     return path

@@ -14,9 +14,10 @@ from . import calibration
 from .adversaries import discriminator, evolution
 from .base import each_run, state, written
 from .base import single_run as single_run
-from .estimates import coverage, distance_to_mle, estimate, estimate_of, residuals, summary, summary_of
+from .estimates import coverage, distance_to_fit, distance_to_mle, estimate, estimate_of, residuals, summary, summary_of
 from .events import densities, observed_and_generated, snapshots
 from .facts import describe, environment, fact, spec
+from .fits import fit
 from .history import convergence, losses, pace, staleness, timeline, warnings_of
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "densities",
     "describe",
     "discriminator",
+    "distance_to_fit",
     "distance_to_mle",
     "each_run",
     "environment",
@@ -33,6 +35,7 @@ __all__ = [
     "estimate_of",
     "evolution",
     "fact",
+    "fit",
     "losses",
     "observed_and_generated",
     "pace",

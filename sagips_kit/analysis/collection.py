@@ -15,8 +15,10 @@ from ..store import schema
 from ..store.location import Location, is_url, local_path, stores_below
 from ..store.reader import open_run
 from ..store.status import RunStatus
-from .estimates import distance_to_mle
+from .base import rms
+from .estimates import estimate
 from .facts import fact
+from .fits import reference_of
 
 _COLUMNS = ("problem", "mode", "ranks", "members", "seed", "state", "step", "n_steps", "distance", "created")
 
@@ -33,8 +35,9 @@ def list_runs(folder: str | os.PathLike[str] = ".") -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row for each run, by its path below the folder.  The columns are problem, mode, ranks, members, seed, state,
-        step, n_steps, distance (of the estimate to the maximum-likelihood estimate, in floor units) and created.  If a
-        run cannot be opened, its state says why.
+        step, n_steps, distance (of the estimate to the maximum-likelihood estimate in floor units or, without one, to
+        the fit by the learned score in deviations of that fit) and created.  If a run cannot be opened, its state says
+        why.
 
     Raises
     ------
@@ -174,6 +177,7 @@ def _row(path: Path) -> dict[str, Any]:
         row["created"] = run.attrs[schema.CREATED_KEY]
     except (ValueError, OSError) as error:
         return {"state": str(error), "created": ""}
-    with contextlib.suppress(ValueError):  # no likelihood reference, or no chain yet
-        row["distance"] = distance_to_mle(run)
+    if name := reference_of(run).name:
+        with contextlib.suppress(ValueError):  # no chain yet
+            row["distance"] = float(rms(estimate(run)[f"to_{name}"]))
     return row

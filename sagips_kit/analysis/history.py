@@ -7,13 +7,16 @@ from ..store import diagnostics, schema
 from .base import for_each_run, group_of, rms, state
 from .estimates import estimate
 from .facts import settings_of
+from .fits import findings_of, reference_of
 
 _ARRIVED = 1.0  # deviations: parameters of runs that have arrived move by 0.1 to 0.4
 
 
 @for_each_run
 def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
-    """How the generated parameters approach the maximum-likelihood estimate.
+    """How the generated parameters approach the fit of the same events.
+
+    This is the maximum-likelihood fit or, if the problem has no likelihood, the fit by the learned score.
 
     Parameters
     ----------
@@ -27,10 +30,12 @@ def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
     Dataset (step)
         theta (step, parameter) : mean over ranks and members; NaN at steps that not all ranks have completed.
         deviation (step, parameter) : standard deviation over ranks and members, likewise.
-        distance (step,) : distance of `theta` to the maximum-likelihood estimate, root mean square over the
-        parameters in floor units; NaN without a reference.
+        distance (step,) : distance of `theta` to the fit, root mean square over the parameters in standard deviations
+        of the fit (floor units for that of the likelihood); NaN without a fit.
         distance_each (rank, member, step) : the same for each generator, as far as it is.
         elapsed (step,) : time since the start, mean over the ranks that have completed the step, s.
+
+        The attribute `reference` names the fit: "mle", "fit", or nothing.
 
     See Also
     --------
@@ -51,10 +56,10 @@ def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
     complete = each.where(each[schema.STEP] <= history[schema.PROGRESS].min())
     generators = (schema.RANK, schema.MEMBER)
     theta = complete.mean(generators)
-    reference = group_of(run, schema.REFERENCE)
+    reference = reference_of(run)
 
     def distance(values: xr.DataArray) -> xr.DataArray:
-        return rms((values - reference[schema.MLE]) / reference[schema.DEVIATION])
+        return rms((values - reference.centre) / reference.deviation)
 
     result = xr.Dataset(
         {
@@ -66,17 +71,18 @@ def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
         }
     ).drop_attrs()
     for name in ("distance", "distance_each"):
-        result[name].attrs.update(long_name="RMS distance to the MLE", units="floor units")
-    return result
+        result[name].attrs.update(long_name=f"RMS distance to the {reference.label}", units=reference.unit)
+    return result.assign_attrs(reference=reference.name)
 
 
 @for_each_run
 def warnings_of(run: xr.DataTree) -> list[str]:
     """What is wrong with a run, in sentences.
 
-    The sentences report what the last rows of the history agree on; and, for a finished run, parameters that moved by
-    more than a standard deviation in its second half.  They move by a few tenths in a run that has arrived; if a run
-    has not arrived, its standard deviations mean nothing.
+    The first sentences are the findings of the fit by the learned score, if it has any.  The others report what the
+    last rows of the history agree on; and, for a finished run, parameters that moved by more than a standard deviation
+    in its second half.  They move by a few tenths in a run that has arrived; if a run has not arrived, its standard
+    deviations mean nothing.
 
     Parameters
     ----------
@@ -98,7 +104,7 @@ def warnings_of(run: xr.DataTree) -> list[str]:
     >>> for sentence in analysis.warnings_of(open_run("runs/proxy.zarr")):
     ...     text = f"Look out: {sentence}"
     """
-    return _complaints(run) + (_still_moving(run) if state(run) == "finished" else [])
+    return findings_of(run) + _complaints(run) + (_still_moving(run) if state(run) == "finished" else [])
 
 
 def _still_moving(run: xr.DataTree) -> list[str]:
@@ -106,7 +112,7 @@ def _still_moving(run: xr.DataTree) -> list[str]:
     rows = history.isel({schema.STEP: [history.sizes[schema.STEP] // 2, -1]})
     half, end = rows.mean((schema.RANK, schema.MEMBER)).transpose(schema.STEP, ...).values
     deviation = estimate(run)["deviation"].values  # NaN for a single chain
-    deviation = np.where(np.isfinite(deviation), deviation, group_of(run, schema.REFERENCE)[schema.DEVIATION].values)
+    deviation = np.where(np.isfinite(deviation), deviation, reference_of(run).deviation.values)
     with np.errstate(divide="ignore", invalid="ignore"):  # if all chains are equal
         moved = np.abs(end - half) / deviation
     if not (moved > _ARRIVED).any():

@@ -80,7 +80,7 @@ def connect(
     --------
     >>> from sagips_kit import Proxy, RunSpec, Settings, connect, open_run
     >>> settings = Settings(n_members=1, n_events=64)
-    >>> spec = RunSpec(problem=Proxy(), store="runs/d.zarr", settings=settings, n_steps=20, reference=False)
+    >>> spec = RunSpec(problem=Proxy(), store="runs/d.zarr", settings=settings, n_steps=20, reference=False, fit=False)
     >>> session = connect("local", n=2)
     >>> handle = session.submit(spec)
     >>> handle.wait()

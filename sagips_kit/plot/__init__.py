@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .._text import allowed
 from .adversaries import discriminator, evolution
 from .answer import estimate, residuals
+from .learned import fit
 from .pairs import posterior
 from .sheet import overview, pictures
 from .spectra import densities, observed_and_generated
@@ -22,6 +23,7 @@ __all__ = [
     "discriminator",
     "estimate",
     "evolution",
+    "fit",
     "losses",
     "observed_and_generated",
     "overview",

@@ -13,8 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from .. import analysis
+from ..analysis.fits import Reference, reference_of
 from ..store import schema
-from .base import ENSEMBLE, REFERENCE, SEVERAL, TRUTH, chosen, draw_bands, edges_of, label, new_axes
+from .base import ENSEMBLE, LEARNED, REFERENCE, SEVERAL, TRUTH, Style, chosen, draw_bands, edges_of, label, new_axes
 
 _N_COLUMNS = 3
 
@@ -25,8 +26,8 @@ def evolution(
     """Draw the distribution of the generated parameter vectors during training.
 
     The line is the median of the vectors of all chains together, the bands hold 68 % and 95 % of them.  The
-    maximum-likelihood estimate (MLE), its standard deviation (1 floor unit), truth and published values are drawn where
-    they are known.
+    maximum-likelihood estimate (MLE) and its standard deviation (1 floor unit) or, without a likelihood, the fit by the
+    learned score and its standard deviation, truth and published values are drawn where they are known.
 
     Parameters
     ----------
@@ -68,11 +69,12 @@ def evolution(
     n_rows = -(-len(names) // n_columns)
     figure = figure or plt.figure(figsize=(0.6 + 3.6 * n_columns, 0.9 + 2.1 * n_rows), layout="constrained")
     axes = figure.subplots(n_rows, n_columns, sharex=True, squeeze=False).ravel()
-    reference = run[schema.REFERENCE].to_dataset().load()
+    reference, known = reference_of(run), run[schema.REFERENCE].to_dataset()[["truth", "published"]].load()
     for name, ax in zip(names, axes, strict=False):
         one = values.sel(parameter=name)
         draw_bands(ax, one, "all vectors", x=one[schema.STEP])
-        _draw_reference(ax, reference.sel(parameter=name))
+        _draw_fit(ax, reference, name)
+        _draw_known(ax, known.sel(parameter=name))
         ax.yaxis.set_major_locator(MaxNLocator(4))
         ax.set(ylabel=label(run, name), xlim=(0, run.attrs[schema.LAYOUT_KEY]["n_steps"]))
     for ax in axes[len(names) :]:
@@ -85,14 +87,21 @@ def evolution(
     return axes[: len(names)]
 
 
-def _draw_reference(ax: Axes, values: xr.Dataset) -> None:
-    """Draw likelihood fit, truth and published value of one parameter as horizontal lines."""
-    if values["mle"].notnull():
-        centre, deviation = float(values["mle"]), float(values["deviation"])
-        ax.axhline(centre, color=REFERENCE, lw=1.6, ls="--", label="MLE")
-        for sign, text in [(-1, "MLE $\\pm$ 1 floor unit"), (1, None)]:
-            if np.isfinite(deviation):
-                ax.axhline(centre + sign * deviation, color=REFERENCE, lw=0.7, ls="--", label=text)
+def _draw_fit(ax: Axes, reference: Reference, name: str) -> None:
+    """Draw the fit that the run is compared with, for one parameter, as horizontal lines."""
+    centre, deviation = (float(values.sel(parameter=name)) for values in (reference.centre, reference.deviation))
+    if not np.isfinite(centre):
+        return
+    colour, unit = (REFERENCE, "floor unit") if reference.name == "mle" else (LEARNED, "deviation")
+    style: Style = {"color": colour, "ls": "--"}
+    ax.axhline(centre, lw=1.6, label=reference.label, **style)
+    for sign, text in [(-1, f"{reference.label} $\\pm$ 1 {unit}"), (1, None)]:
+        if np.isfinite(deviation):
+            ax.axhline(centre + sign * deviation, lw=0.7, label=text, **style)
+
+
+def _draw_known(ax: Axes, values: xr.Dataset) -> None:
+    """Draw truth and published value of one parameter as horizontal lines."""
     for name, style in [("truth", (0, (1, 1))), ("published", "-.")]:
         if values[name].notnull():
             ax.axhline(float(values[name]), color=TRUTH, lw=1.4, ls=style, label=name)

@@ -106,6 +106,10 @@ class RunAccessor:
     def discriminator(self, n_bins: int = 40) -> xr.Dataset:
         return analysis.discriminator(self._run, n_bins)
 
+    @_documented_as(analysis.distance_to_fit)
+    def distance_to_fit(self) -> float:
+        return analysis.distance_to_fit(self._run)
+
     @_documented_as(analysis.distance_to_mle)
     def distance_to_mle(self) -> float:
         return analysis.distance_to_mle(self._run)
@@ -129,6 +133,10 @@ class RunAccessor:
     @_documented_as(analysis.fact)
     def fact(self, name: str) -> Any:
         return analysis.fact(self._run, name)
+
+    @_documented_as(analysis.fit)
+    def fit(self) -> xr.Dataset:
+        return analysis.fit(self._run)
 
     @_documented_as(analysis.losses)
     def losses(self, n_rows: int | None = 1000) -> xr.Dataset:

@@ -8,20 +8,19 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .._text import allowed
 from ..check.suite import require
 from ..events.observed import Observed
 from ..events.resampling import check_events
 from ..ranks.world import World
-from ..statistics.likelihood import fit_likelihood
 from ..store import create
-from ..store.schema import COVARIANCE, DEVIATION, MLE, RunLayout
+from ..store.schema import RunLayout
 from ..store.status import read_status
 from ..training import predictions
 from . import resume as resuming
 from .rank_run import RankResult, RankRun, result_of_finished
+from .reference import likelihood_fit
 from .spec import RunSpec, require_spec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -117,7 +116,7 @@ def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
         layout,
         spec=spec.to_dict(),
         events=events,
-        reference=_reference(spec, events),
+        reference=likelihood_fit(spec, events),
         mode=repr(spec.exchange),
         source=source,
         uncertainty="bootstrap ensemble" if settings.bootstrap and layout.n_chains > 1 else "none: no resampling",
@@ -174,7 +173,7 @@ def run_rank(spec: RunSpec, world: World | None = None, resume: bool = False) ->
     >>> from sagips_kit import Proxy, RunSpec, Settings, prepare, run_rank
     >>> small = Settings(n_members=2, n_events=128)
     >>> spec = RunSpec(
-    ...     problem=Proxy(), store="ranks.zarr", settings=small, n_steps=20, n_observed=2000, overwrite=True
+    ...     problem=Proxy(), store="ranks.zarr", settings=small, n_steps=20, n_observed=2000, fit=False, overwrite=True
     ... )
     >>> prepare(spec, n_ranks=1)
     >>> result = run_rank(spec)
@@ -188,6 +187,7 @@ def run_rank(spec: RunSpec, world: World | None = None, resume: bool = False) ->
             with RankRun(spec, world) as rank_run:
                 if resume:
                     rank_run.go_back()
+                rank_run.fit()
                 rank_run.train()
                 rank_run.finish()
             return rank_run.result()
@@ -259,7 +259,7 @@ def run(spec: RunSpec, world: World | None = None, resume: bool = False) -> Rank
     >>> from sagips_kit import Proxy, RunSpec, Settings, analysis, open_run, run
     >>> small = Settings(n_members=2, n_events=128)
     >>> spec = RunSpec(
-    ...     problem=Proxy(), store="small.zarr", settings=small, n_steps=20, n_observed=2000, overwrite=True
+    ...     problem=Proxy(), store="small.zarr", settings=small, n_steps=20, n_observed=2000, fit=False, overwrite=True
     ... )
     >>> result = run(spec)
     >>> result["rank"], result["steps"]
@@ -305,10 +305,3 @@ def all_ranks(world: World | None) -> Iterator[World]:
     # Only after success, since this is collective.  The number of communicators is limited, and an engine may train
     # many runs, one after another.
     world.close()
-
-
-def _reference(spec: RunSpec, events: NDArray) -> dict[str, NDArray] | None:
-    if not (spec.reference and spec.problem.has_likelihood):
-        return None
-    fit = fit_likelihood(spec.problem, events)
-    return {MLE: fit.theta, DEVIATION: fit.deviation, COVARIANCE: fit.covariance}

@@ -21,8 +21,9 @@ from .spec import RunSpec
 _N_POINTS, _N_EVENTS = 2, 4
 _GOLDEN = (5**0.5 - 1) / 2
 _SAME = 1e-6  # relative and absolute: results of different machines and versions of torch may differ by this
-# Fields of a spec that may change when a run is resumed: where it is stored, and how it is kept safe.
-_FREE = ("store", "overwrite", "checkpoint_s", "reference")
+# Fields of a spec that may change when a run is resumed: where it is stored, how it is kept safe, and what it is
+# compared with.
+_FREE = ("store", "overwrite", "checkpoint_s", "reference", "fit")
 
 
 def is_begun(path: str | os.PathLike[str]) -> bool:

@@ -83,6 +83,10 @@ class RunSpec(metaclass=ValueClass):
         time.
     reference : bool
         Also fit the same events by maximum likelihood, if the problem has a likelihood, as a reference for the results.
+    fit : bool
+        Also fit the same events by a learned score, as `fit` does without a likelihood, for problems of up to 24
+        parameters.  Rank 0 does this before the ranks train, which takes 5 to 60 s; where it is not possible, the run
+        continues, and the store says why.
     overwrite : bool
         Replace a run that is already in the store.
     checkpoint_s : float
@@ -118,6 +122,7 @@ class RunSpec(metaclass=ValueClass):
     events: Annotated[InstanceOf[Observed] | str | None, BeforeValidator(_a_file)] = None
     n_observed: Count | None = None
     reference: bool = True
+    fit: bool = True
     overwrite: bool = False
     checkpoint_s: NonNegative = 300.0
 

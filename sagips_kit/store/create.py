@@ -183,10 +183,11 @@ def _observed(problem: Described, events: np.ndarray, source: str) -> xr.Dataset
 
 
 def _references(problem: Described, fit: Mapping[str, Any]) -> xr.Dataset:
-    """All variables of the reference, NaN where nothing is given."""
-    unknown = set(fit) - set(schema.FIT)
+    """The variables of the reference that are known before the run, NaN where nothing is given."""
+    unknown = set(fit) - set(schema.LIKELIHOOD_FIT)
     if unknown:
-        raise ValueError(f"reference: unknown {listed(sorted(unknown))}. {allowed(min(unknown), schema.FIT)}")
+        text = allowed(min(unknown), schema.LIKELIHOOD_FIT)
+        raise ValueError(f"reference: unknown {listed(sorted(unknown))}. {text}")
     published = np.array([problem.published.get(name, (np.nan, np.nan)) for name in problem.parameters], float)
     given = {
         **fit,
@@ -198,6 +199,8 @@ def _references(problem: Described, fit: Mapping[str, Any]) -> xr.Dataset:
     }
     variables = {}
     for name, variable in schema.of_group(schema.REFERENCE).items():
+        if variable.owner != "creator":
+            continue
         shape = (len(problem.parameters),) * len(variable.dims)
         values = np.full(shape, np.nan) if given.get(name) is None else np.asarray(given[name], float)
         if values.shape != shape:

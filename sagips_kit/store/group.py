@@ -185,15 +185,17 @@ def array_of(path: Location, root: zarr.Group, group: str, name: str) -> zarr.Ar
     return found
 
 
-def check_contents(path: Location, tree: xr.DataTree, table: Mapping[str, Mapping[str, schema.Variable]]) -> None:
+def check_contents(
+    path: Location, tree: xr.DataTree, table: Mapping[str, Mapping[str, schema.Variable]], version: int
+) -> None:
     """Raise ValueError unless the DataTree of the store at `path` is that of a run.
 
-    It has the shown variables of `table` (group -> name -> Variable) and the coordinates of their groups, with their
-    dimensions and types, and its groups have their attributes.
+    It has the shown variables of `table` (group -> name -> Variable) that its `version` of the schema knows, and the
+    coordinates of their groups, with their dimensions and types, and its groups have their attributes.
     """
     for group, variables in table.items():
         for variable in (*variables.values(), *schema.coordinates(group).values()):
-            if not variable.is_shown:
+            if not variable.is_shown or variable.since > version:
                 continue
             if group not in tree or variable.name not in tree[group].variables:
                 raise missing(path, f"{group}/{variable.name}")
@@ -224,6 +226,8 @@ def _check_attributes(group: str, attributes: Mapping[Any, Any]) -> None:
         schema.check_names(attributes[schema.PARAMETERS_KEY], attributes[schema.OBSERVABLES_KEY])
         _check_spec(attributes[schema.SPEC_KEY])
         _check_layout(attributes[schema.LAYOUT_KEY])
+    if group == schema.REFERENCE:
+        _check_fit(attributes.get(schema.FIT_KEY, {"state": schema.UNDER_WAY}))
     if group == schema.CONTROL:
         _check_resumptions(attributes.get(schema.RESUMED_KEY, []))
 
@@ -239,6 +243,17 @@ def _check_layout(sizes: Mapping[str, Any]) -> None:
     if sizes.keys() != set(names):
         raise ValueError(f"attribute {schema.LAYOUT_KEY} = {reprlib.repr(sizes)}: should have {', '.join(names)}")
     schema.RunLayout(**sizes)
+
+
+def _check_fit(words: Any) -> None:
+    is_right = isinstance(words, dict) and words.get("state") in schema.FIT_STATES
+    is_right = is_right and isinstance(words.get("reason", ""), str)
+    if is_right and words["state"] == schema.MADE:
+        findings, information = words.get("findings"), words.get("information")
+        is_right = isinstance(findings, list) and all(isinstance(text, str) for text in findings)
+        is_right = is_right and isinstance(information, dict)
+    if not is_right:
+        raise ValueError(f"attribute {schema.FIT_KEY} = {reprlib.repr(words)}: should be a state of the fit")
 
 
 def _check_resumptions(notes: object) -> None:

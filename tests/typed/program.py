@@ -40,6 +40,7 @@ from sagips_kit import (
     check_problem,
     connect,
     fisher_information,
+    fit,
     fit_likelihood,
     floor_step,
     list_runs,
@@ -65,6 +66,10 @@ def first_example() -> None:
     table: xr.Dataset = analysis.estimate(run)
     plot.posterior(run)
     ax: Axes = plot.estimate(run)
+    learned: xr.Dataset = analysis.fit(run)
+    distance: float = run.sagips.distance_to_fit()
+    correlations: Axes = plot.fit(run)[1]
+    print(learned, distance, correlations, RunSpec(problem=Proxy(), store="runs/quick.zarr", fit=False))
     again = RunSpec.from_dict(spec.to_dict())
     print(step, finished, table, ax, again == spec, Path(spec.store), sagips_kit.__version__)
 
@@ -132,9 +137,12 @@ def own_problem() -> None:
     problem = Resonance()
     print(check_problem(problem))
     events = problem.observed(None, np.random.default_rng(0))
-    fit = fit_likelihood(problem, events)
-    deviations: NDArray[np.float64] = fit.deviation
-    information = fisher_information(problem, fit.theta, events)
+    learned = fit(problem, events)
+    axes: NDArray[np.object_] = plot.fit(learned, truth=problem.truth)
+    print(learned.findings, axes.shape)
+    best = fit_likelihood(problem, events)
+    deviations: NDArray[np.float64] = best.deviation
+    information = fisher_information(problem, best.theta, events)
     with Trainer(problem, Settings(), events, n_steps=2000, exchange=Ring()) as trainer:
         for record in trainer.iterate():
             if abs(floor_step(problem, record.theta.mean(axis=0), events)).max() < 0.3:
