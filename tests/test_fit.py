@@ -1,93 +1,24 @@
 """The fit without a likelihood, against likelihood fits of problems with events from independent generators."""
 
+import importlib
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from sagips_kit import Linear, Problem, fit, fit_likelihood
+from sagips_kit import Linear, fit, fit_likelihood
 from sagips_kit.statistics.coordinates import Coordinates, Waves
 from sagips_kit.statistics.score import Sample, means_and_slopes
 
-
-class Bivariate(Problem):
-    """A bivariate normal distribution."""
-
-    parameters = ("mean_x", "mean_y", "deviation_x", "deviation_y", "rho")
-    lower, upper = (-3, -3, 0.3, 0.3, -0.9), (3, 3, 3, 3, 0.9)
-    truth = (0.6, -1.1, 1.3, 0.7, 0.55)
-    observables, noise_dim = ("x", "y"), 2
-
-    def simulate(self, theta, noise):
-        a, b = torch.special.ndtri(noise).unbind(-1)
-        mean_x, mean_y, x, y, rho = theta
-        return torch.stack([mean_x + x * a, mean_y + y * (rho * a + (1 - rho**2).sqrt() * b)], -1)
-
-    def observed(self, n_events, rng):
-        _, _, x, y, rho = self.truth
-        covariance = [[x * x, rho * x * y], [rho * x * y, y * y]]
-        return rng.multivariate_normal(self.truth[:2], covariance, n_events or 20_000)
-
-    def log_likelihood(self, theta, statistic):
-        mean_x, mean_y, x, y, rho = theta
-        a, b = (statistic[:, 0] - mean_x) / x, (statistic[:, 1] - mean_y) / y
-        squares = (a**2 - 2 * rho * a * b + b**2) / (1 - rho**2)
-        return -(x.log() + y.log() + 0.5 * (1 - rho**2).log() + 0.5 * squares).sum()
-
-
-class Energies(Problem):
-    """Energies in eV whose logarithm is normal: observed numbers around 10^12."""
-
-    parameters, lower, upper, truth = ("mean", "deviation"), (11.0, 0.1), (13.0, 1.0), (12.1, 0.42)
-    observables, noise_dim = ("energy",), 1
-
-    def simulate(self, theta, noise):
-        return 10 ** (theta[0] + theta[1] * torch.special.ndtri(noise))
-
-    def observed(self, n_events, rng):
-        return 10 ** rng.normal(12.1, 0.42, (n_events or 20_000, 1))
-
-    def log_likelihood(self, theta, statistic):
-        return -(theta[1].log() + 0.5 * ((statistic.log10() - theta[0]) / theta[1]) ** 2).sum()
-
-
-class HeavyTails(Problem):
-    """Student's t with 2 degrees of freedom, which has no variance."""
-
-    parameters, lower, upper, truth = ("position", "scale"), (-5.0, 0.2), (5.0, 5.0), (1.3, 0.8)
-    observables, noise_dim = ("x",), 1
-
-    def simulate(self, theta, noise):
-        return theta[0] + theta[1] * (2 * noise - 1) * (2 / (4 * noise * (1 - noise))).sqrt()
-
-    def observed(self, n_events, rng):
-        return 1.3 + 0.8 * rng.standard_t(2, (n_events or 20_000, 1))
-
-    def log_likelihood(self, theta, statistic):
-        return -(theta[1].log() + 1.5 * torch.log1p(((statistic - theta[0]) / theta[1]) ** 2 / 2)).sum()
-
-
-class Triple(Problem):
-    """Three observables that depend on each other only all together: no pair of them tells anything."""
-
-    parameters, lower, upper, truth = ("a",), (-0.9,), (0.9,), (0.5,)
-    observables, noise_dim = ("x", "y", "z"), 3
-
-    def simulate(self, theta, noise):
-        x, y, u = (2 * noise - 1).unbind(-1)
-        k = theta[0] * x * y
-        # The inverse of (z + 1) / 2 + k (z^2 - 1) / 4, in a form that is stable at k = 0.
-        root = ((1 - k) ** 2 + 2 * k * (u + 1)).sqrt()
-        return torch.stack([x, y, (2 * u + k) / (1 + root)], -1)
-
-    def observed(self, n_events, rng):
-        events = rng.uniform(-1, 1, (4 * (n_events or 20_000), 3))
-        kept = events[rng.random(len(events)) < (1 + 0.5 * events.prod(1)) / 1.5]
-        return kept[: n_events or 20_000]
-
-    def log_likelihood(self, theta, statistic):
-        return torch.log1p(theta[0] * statistic.prod(1)).sum()
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))  # at the end of the path, because files in both folders may have the same names
+problems = importlib.import_module("problems")
+Normal, Energies, HeavyTails, Triple = (
+    problems.REGULAR[name] for name in ("Normal", "Energies", "HeavyTails", "Triple")
+)
 
 
 def joint_distance(result, reference):
@@ -96,7 +27,7 @@ def joint_distance(result, reference):
     return math.sqrt(difference @ np.linalg.solve(reference.covariance, difference) / len(difference))
 
 
-@pytest.mark.parametrize("kind", [Bivariate, Energies, HeavyTails, Triple])
+@pytest.mark.parametrize("kind", [Normal, Energies, HeavyTails, Triple])
 def test_the_fit_agrees_with_the_likelihood(kind, rng):
     problem = kind()
     events = problem.observed(None, rng)
@@ -125,20 +56,14 @@ def finding(problem, events):
 
 
 def test_a_parameter_that_events_do_not_determine_is_named(rng):
-    class Sum(HeavyTails):
-        parameters, lower, upper = ("a", "b", "scale"), (-5.0, -5.0, 0.2), (5.0, 5.0, 5.0)
-
-        def simulate(self, theta, noise):
-            return super().simulate(torch.stack([theta[0] + theta[1], theta[2]]), noise)
-
-    problem = Sum()
+    problem = problems.SABOTAGED["UnseenCombination"]()
     result = fit(problem, problem.observed(4000, rng))
     assert "do not determine a combination" in result.findings[0] and "a (" in result.findings[0]
     assert result.theta[0] + result.theta[1] == pytest.approx(1.3, abs=0.1)  # what they do determine is found
 
 
 def test_a_model_that_does_not_fit_is_reported(rng):
-    problem = Bivariate()
+    problem = Normal()
     events = problem.observed(4000, rng)
     events[:200] = rng.uniform(-3, 3, (200, 2))
     assert "The model does not fit" in finding(problem, events)
@@ -149,13 +74,8 @@ def test_events_in_other_units_are_reported(rng):
 
 
 def test_a_second_answer_is_reported(rng):
-    class Squared(Problem):
-        parameters, lower, upper, observables, noise_dim = ("a",), (-3.0,), (3.3,), ("x",), 1
-
-        def simulate(self, theta, noise):
-            return theta[0] ** 2 + torch.special.ndtri(noise)
-
-    result = fit(Squared(), rng.normal(2, 1, (4000, 1)))
+    problem = problems.AMBIGUOUS["Square"](truth=(math.sqrt(2),))
+    result = fit(problem, problem.observed(4000, rng))
     assert abs(result.theta[0]) == pytest.approx(math.sqrt(2), abs=0.05)
     assert "another answer that agrees about as well: a = " in " ".join(result.findings)
 
@@ -168,40 +88,30 @@ def test_a_fit_at_the_end_of_a_range_is_reported(rng):
 
 
 def test_a_choice_without_derivative_is_reported(rng):
-    class Mixture(Problem):
-        parameters, lower, upper = ("fraction", "mean"), (0.05, -2.0), (0.95, 2.0)
-        observables, noise_dim = ("x", "y"), 4
-
-        def simulate(self, theta, noise):
-            z = torch.special.ndtri(noise[:, :3])
-            x = torch.where(noise[:, 3] < theta[0], theta[1] + z[:, 0], 3 + 0.5 * z[:, 1])
-            return torch.stack([x, z[:, 2] + 0.1 * theta[1]], -1)
-
-    x = np.where(rng.random(4000) < 0.4, rng.normal(0.5, 1, 4000), rng.normal(3, 0.5, 4000))
-    events = np.stack([x, rng.normal(0.05, 1, 4000)], -1)
-    assert "The derivative of simulate with respect to fraction" in finding(Mixture(), events)
+    problem = problems.SABOTAGED["Where"]()
+    assert "The derivative of simulate with respect to fraction" in finding(problem, problem.observed(4000, rng))
 
 
 def test_what_cannot_be_fitted_is_refused_in_words(rng):
-    problem = Bivariate()
-    with pytest.raises(TypeError, match=r"Bivariate is a class; .* Type Bivariate\(\)"):
-        fit(Bivariate, rng.normal(size=(200, 2)))
+    problem = Normal()
+    with pytest.raises(TypeError, match=r"Normal is a class; .* Type Normal\(\)"):
+        fit(Normal, rng.normal(size=(200, 2)))
     with pytest.raises(TypeError, match="ndarray is not a problem, which comes first"):
         fit(rng.normal(size=(200, 2)), problem)
-    with pytest.raises(ValueError, match=r"shape \(200, 3\) and type float64: Bivariate needs .* the columns x, y"):
+    with pytest.raises(ValueError, match=r"shape \(200, 3\) and type float64: Normal needs .* the columns x, y"):
         fit(problem, rng.normal(size=(200, 3)))
     with pytest.raises(ValueError, match="1 of 201 observed events hold NaN or infinity.* Drop them"):
         fit(problem, np.vstack([rng.normal(size=(200, 2)), [[np.nan, 0]]]))
     with pytest.raises(ValueError, match="50 events are too few"):
         fit(problem, rng.normal(size=(50, 2)))
 
-    class TwoHalls(Bivariate):
+    class TwoHalls(Normal):
         n_categories = 2
 
     with pytest.raises(NotImplementedError, match="TwoHalls has 2 categories"):
         fit(TwoHalls(), problem.observed(1000, rng))
 
-    class Rounded(Bivariate):
+    class Rounded(Normal):
         def simulate(self, theta, noise):
             return super().simulate(theta, noise).detach()
 
