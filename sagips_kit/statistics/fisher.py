@@ -5,6 +5,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from .._circular import circles, difference, intervals
 from ..events.resampling import weights_of_categories
 from ..problems.base import Problem, events_of, require_problem
 from ..problems.noise import stratified_noise
@@ -20,7 +21,7 @@ def fisher_information(
 ) -> Information:
     """Compute how precisely a sample of events determines the parameters, without a likelihood.
 
-    It is the information in linear functions of the problem's features and in its constraints and priors.  If the
+    It is the information in linear functions of the problem's features and in its constraints, priors and measurements.  If the
     features span the derivatives of the log-likelihood, this is the Fisher information; otherwise it is less, namely
     what a discriminator of these features can use to first order.
 
@@ -95,7 +96,7 @@ def floor_step(
     -------
     ndarray (parameter,)
         The step in floor units: below about 0.3 the parameter has converged.  NaN for parameters that events and
-        constraints do not determine.
+        constraints do not determine.  Steps of periodic parameters go the shorter way around.
 
     See Also
     --------
@@ -122,7 +123,11 @@ def floor_step(
     """
     n_compared = min(_PER_OBSERVED * len(np.asarray(events)), _MOST)
     information, score = information_and_score(problem, theta, events, n_simulated, seed, n_compared)
-    return information.step(score)
+    step = information.step(score)
+    if problem.periodic:
+        _, period = circles(problem.parameters, intervals(problem))
+        step = difference(step, 0.0, period / information.deviation)
+    return step
 
 
 def information_and_score(

@@ -5,6 +5,7 @@ is derived from: the empty arrays of a new run, the attributes of each array, an
 modules import the names from here and do not spell them.  Nothing here reads or writes.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -104,6 +105,9 @@ OWNER_KEY = "owner"
 LIBRARY_KEY = "inference_library"
 LIBRARY_VERSION_KEY = "inference_library_version"
 UNCERTAINTY_KEY = "uncertainty"
+# Attribute of posterior, predictive and observed events: intervals of periodic variables by their names, as JSON text,
+# which netCDF takes, too
+PERIODIC_KEY = "periodic"
 # Attributes of observed events, and of several runs
 SOURCE_KEY = "source"
 ALONG_KEY = "along"
@@ -348,6 +352,11 @@ def layout_of(attributes: Mapping[Any, Any]) -> RunLayout:
 def names_of(attributes: Mapping[Any, Any]) -> tuple[list[str], list[str]]:
     """Names of the parameters and of the observables, from the attributes of a run's root."""
     return attributes[PARAMETERS_KEY], attributes[OBSERVABLES_KEY]
+
+
+def intervals_of(attributes: Mapping[Any, Any]) -> dict[str, tuple[float, float]]:
+    """The interval of each periodic variable of a group, from the attributes of the group."""
+    return {name: (low, high) for name, (low, high) in json.loads(attributes.get(PERIODIC_KEY, "{}")).items()}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..problems.base import events_of
+from ..problems.base import events_of, is_periodic
 from ..ranks.flat import FlatGradient, FlatWeights
 from . import schedules
 from .features import WhiteFeatures
@@ -77,7 +77,8 @@ class GAN:
         image = problem.image_of_parameters() if settings.generator == "convolution" else None
         sizes = settings.latent_dim, settings.generator_widths, n_parameters
         self.has_axes = settings.axes_every > 0 and n_parameters <= _MOST_WITH_AXES
-        self.generator = Generator(*sizes, randoms["generator"], image, self.has_axes).to(device)
+        periodic = is_periodic(problem) if problem.periodic else None
+        self.generator = Generator(*sizes, randoms["generator"], image, self.has_axes, periodic).to(device)
         widths = settings.discriminator_widths
         self.discriminator = Discriminator(len(self.features), widths, randoms["discriminator"], settings.precision).to(
             device

@@ -119,6 +119,8 @@ class Generator(nn.Module):
         Rows and columns of the parameters, for convolutional networks.
     has_axes : bool
         If False, outputs are steps along the parameters themselves, and no matrix of all pairs of them is stored.
+    is_periodic : Tensor (parameter,) of bool or None
+        Which parameters are periodic; None if none is.
 
     Attributes
     ----------
@@ -139,6 +141,7 @@ class Generator(nn.Module):
         randoms: list[torch.Generator],
         image: tuple[int, int] | None = None,
         has_axes: bool = True,
+        is_periodic: Tensor | None = None,
     ):
         super().__init__()
         # Members start near the middle of the ranges, spread by a tenth of them.
@@ -147,15 +150,16 @@ class Generator(nn.Module):
         else:
             self.network = MemberConvolutions(latent_dim, widths, image, randoms, output_scale=0.1)
         self.has_axes = has_axes
+        self._is_periodic = is_periodic  # no buffer, since buffers are exchanged with the weights
         if has_axes:
             n_members = len(randoms)
             self.register_buffer("origin", torch.zeros(n_members, 1, n_parameters))
             self.register_buffer("axes", torch.eye(n_parameters).repeat(n_members, 1, 1))
 
     def forward(self, latent: Tensor) -> Tensor:
-        """(member, set, latent_dim) -> t (member, set, parameter) in [0, 1]."""
+        """(member, set, latent_dim) -> t (member, set, parameter), in [0, 1] unless the parameter is periodic."""
         steps = self.network(latent)
-        return to_unit(torch.baddbmm(self.origin, steps, self.axes) if self.has_axes else steps)
+        return to_unit(torch.baddbmm(self.origin, steps, self.axes) if self.has_axes else steps, self._is_periodic)
 
     @torch.no_grad()
     def centre(self) -> Tensor:
@@ -183,9 +187,10 @@ def _initial_weights(shape, spread, randoms):
     return spread * torch.stack([torch.randn(shape, generator=random) for random in randoms])
 
 
-def to_unit(y: Tensor) -> Tensor:
-    """Unbounded y -> t in [0, 1]; t = 1/2 at y = 0 with slope 1/4, like a logistic function."""
-    return 0.5 + 0.5 * torch.sin(0.5 * y)
+def to_unit(y: Tensor, is_periodic: Tensor | None = None) -> Tensor:
+    """Unbounded y -> t in [0, 1], unbounded if periodic; t = 1/2 at y = 0 with slope 1/4, like a logistic function."""
+    t = 0.5 + 0.5 * torch.sin(0.5 * y)
+    return t if is_periodic is None else torch.where(is_periodic.to(y.device), 0.5 + 0.25 * y, t)
 
 
 class Discriminator(nn.Module):
