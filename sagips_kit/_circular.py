@@ -134,3 +134,12 @@ def gathered(values: ArrayLike, low: ArrayLike, period: ArrayLike, n_axes: int =
 def mean(values: ArrayLike, low: ArrayLike, period: ArrayLike) -> NDArray[Any]:
     """Mean along the last axis, (..., item) -> (...), inside the interval where there is a period."""
     return inside(gathered(values, low, period).mean(-1), low, period)
+
+
+def continuous(values: ArrayLike, period: ArrayLike) -> NDArray[Any]:
+    """A path (..., step) without jumps by whole periods (...), which ends where `values` do; NaN has no place."""
+    values, period = np.asarray(values), np.asarray(period)[..., None]
+    steps = np.diff(values)
+    jumps = np.nan_to_num(difference(values[..., 1:], values[..., :-1], period) - steps)
+    shift = np.concatenate([np.zeros_like(values[..., :1]), np.cumsum(jumps, axis=-1)], axis=-1)
+    return np.where(np.isnan(period), values, values + shift - shift[..., -1:]).astype(values.dtype)

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from .. import analysis
+from .. import _circular, analysis
 from ..store import schema
-from .base import ENSEMBLE, REFERENCE, SEVERAL, TRUTH, chosen, draw_bands, edges_of, label, new_axes
+from .base import ENSEMBLE, REFERENCE, SEVERAL, TRUTH, beside_the_estimate, chosen, draw_bands, edges_of, label, new_axes
 
 _N_COLUMNS = 3
 
@@ -66,7 +66,7 @@ def evolution(
     n_rows = -(-len(names) // n_columns)
     figure = figure or plt.figure(figsize=(0.6 + 3.6 * n_columns, 0.9 + 2.1 * n_rows), layout="constrained")
     axes = figure.subplots(n_rows, n_columns, sharex=True, squeeze=False).ravel()
-    reference = run[schema.REFERENCE].to_dataset().load()
+    reference = _beside(run, values.sel(quantile=0.5).isel(step=-1))
     for name, ax in zip(names, axes, strict=False):
         one = values.sel(parameter=name)
         draw_bands(ax, one, "all vectors", x=one[schema.STEP])
@@ -81,6 +81,15 @@ def evolution(
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, ncols=len(labels), loc="outside upper center")
     return axes[: len(names)]
+
+
+def _beside(run: xr.DataTree, centre: xr.DataArray) -> xr.Dataset:
+    """The references of a run, those of periodic parameters in the period of the last generated ones."""
+    reference = run[schema.REFERENCE].to_dataset().load()
+    around = schema.intervals_of(run[schema.POSTERIOR].attrs)
+    _, period = _circular.circles(centre[schema.PARAMETER].values.tolist(), around)
+    moved = beside_the_estimate(reference.assign(mean=centre, period=(schema.PARAMETER, period)))
+    return moved.drop_vars(["mean", "period"])
 
 
 def _draw_reference(ax: Axes, values: xr.Dataset) -> None:

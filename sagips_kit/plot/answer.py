@@ -11,6 +11,7 @@ from .base import (
     REFERENCE,
     TRUTH,
     Style,
+    beside_the_estimate,
     is_several,
     legend_above,
     new_axes,
@@ -64,6 +65,7 @@ def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     values = analysis.estimate(run)
     if is_several(run):
         return _estimate_of_each(run, values, ax)
+    values = beside_the_estimate(values)
     has_floor = bool(values["floor"].notnull().any())
     zero, unit = (values["mle"], values["floor"]) if has_floor else (values["mean"], values["deviation"])
     if unit.isnull().all():

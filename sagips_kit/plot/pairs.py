@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import analysis
 from ..store import schema
-from .base import ENSEMBLE, REFERENCE, SEVERAL, TRUTH, chosen, label
+from .base import ENSEMBLE, REFERENCE, SEVERAL, TRUTH, beside_the_estimate, chosen, label
 
 _N_SHOWN = 6  # parameters in a pair plot that stays legible
 _N_POINTS = 5000  # draws in one panel, at most
@@ -27,7 +27,8 @@ def posterior(
 
     The projections of the ellipses onto the axes are the intervals of 1 and 2 standard deviations of the
     maximum-likelihood estimate (MLE).  The spread between the chains is the uncertainty of the run; the spread of draws
-    within a chain is remaining noise of the training.
+    within a chain is remaining noise of the training.  Axes of periodic parameters are centred on their means, and may
+    go beyond the ends of their ranges.
 
     Parameters
     ----------
@@ -62,7 +63,7 @@ def posterior(
     ['theta0', 'theta1', 'theta2']
     """
     analysis.single_run(run, "plot.posterior", SEVERAL)
-    values = analysis.estimate(run)
+    values = beside_the_estimate(analysis.estimate(run))
     known = list(values[schema.PARAMETER].values)
     names = chosen(parameters, known, _N_SHOWN)
     chains = analysis.written(run, schema.POSTERIOR)[names]
