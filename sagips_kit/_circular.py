@@ -77,7 +77,7 @@ def _interval(
         raise ValueError(
             f"periodic[{name!r}] = {given!r}: should be the range of the parameter, which is {at}. Change one of them."
         )
-    return ranges[name] if name in ranges else (low, high)
+    return ranges.get(name, (low, high))
 
 
 def circles(

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..store import schema
 from .. import _circular
+from ..store import schema
 from . import calibration
 from .base import circles_of, difference, each_run, for_each_run, gathered_chains, group_of, inside, rms, written
 
@@ -126,7 +126,7 @@ def estimate_of(chains: xr.Dataset) -> xr.Dataset:
         )
     low, period = (
         xr.DataArray(one, {schema.PARAMETER: names})
-        for one in _circular.circles(names, schema.intervals_of(chains.attrs))
+        for one in _circular.circles([*map(str, names)], schema.intervals_of(chains.attrs))
     )
     means = gathered_chains(chains[names]).mean(schema.DRAW).to_dataarray(schema.PARAMETER)
     n_chains = means.sizes[schema.CHAIN]

@@ -187,7 +187,9 @@ def _shapes_of_the_rest(case: Case, events: Tensor) -> Iterator[Remark]:
         try:
             measurement.predicted(theta)
         except Exception as error:
-            what = str(error) if isinstance(error, ValueError) else f"the function raises {type(error).__name__}: {error}"
+            what = (
+                str(error) if isinstance(error, ValueError) else f"the function raises {type(error).__name__}: {error}"
+            )
             yield fix(f"measurements[{name!r}]: {what}")
     if problem.has_likelihood:
         value = problem.log_likelihood(theta, case.statistic)
@@ -216,8 +218,8 @@ def derivative(case: Case) -> Iterator[Remark]:
         yield fix(f"simulate has no derivative: torch sees no connection from theta to the events. {_WITHOUT}")
     if lost:
         yield fix(
-            f"{', '.join(lost)}: torch sees no connection from theta to what the function returns. Write it with torch, "
-            "without .numpy(), .item(), float() and .detach()."
+            f"{', '.join(lost)}: torch sees no connection from theta to what the function returns. Write it with "
+            "torch, without .numpy(), .item(), float() and .detach()."
         )
 
 

@@ -40,9 +40,9 @@ def check_problem(
     """Test whether a problem keeps its contract, and say what to fix.
 
     The checks take a second or two and train nothing: names and ranges; shapes; derivatives by autograd and against
-    finite differences; batches and devices; hidden randomness; finite numbers up to the ends of the ranges; both ends of
-    periodic parameters; observed against simulated events; the likelihood, if there is one; directions that events do
-    not determine; the grids of a `Pipeline`; and speed.
+    finite differences; batches and devices; hidden randomness; finite numbers up to the ends of the ranges; both ends
+    of periodic parameters; observed against simulated events; the likelihood, if there is one; directions that events
+    do not determine; the grids of a `Pipeline`; and speed.
 
     Parameters
     ----------

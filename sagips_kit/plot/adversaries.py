@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 
 from .. import _circular, analysis
 from ..store import schema
-from .base import ENSEMBLE, REFERENCE, SEVERAL, TRUTH, beside_the_estimate, chosen, draw_bands, edges_of, label, new_axes
+from .base import (
+    ENSEMBLE,
+    REFERENCE,
+    SEVERAL,
+    TRUTH,
+    beside_the_estimate,
+    chosen,
+    draw_bands,
+    edges_of,
+    label,
+    new_axes,
+)
 
 _N_COLUMNS = 3
 

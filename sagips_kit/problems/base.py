@@ -432,7 +432,7 @@ def events_of(problem: Problem, theta: Tensor, noise: Tensor) -> Tensor:
 
 
 def require_problem(given: Any) -> None:
-    """Raise TypeError for anything but an object with the methods of a problem, ValueError for an unclear `periodic`."""
+    """Raise TypeError for anything but an object with a problem's methods, ValueError for an unclear `periodic`."""
     if isinstance(given, type):
         raise TypeError(f"{given.__name__} is a class; an object of it is needed. Type {given.__name__}().")
     if not hasattr(given, "simulate"):

@@ -71,7 +71,9 @@ class Measurement:
         self.function = function
         self.value = np.atleast_1d(_numbers("value", value))
         if self.value.ndim != 1 or not self.value.size:
-            raise ValueError(f"Measurement: value of shape {self.value.shape}: should be a number, or several in a row.")
+            raise ValueError(
+                f"Measurement: value of shape {self.value.shape}: should be a number, or several in a row."
+            )
         self.covariance = _covariance(len(self.value), deviation, covariance)
         self._value = torch.as_tensor(self.value)
         self._whitening = torch.as_tensor(np.linalg.inv(np.linalg.cholesky(self.covariance)))

@@ -21,9 +21,9 @@ def fisher_information(
 ) -> Information:
     """Compute how precisely a sample of events determines the parameters, without a likelihood.
 
-    It is the information in linear functions of the problem's features and in its constraints, priors and measurements.  If the
-    features span the derivatives of the log-likelihood, this is the Fisher information; otherwise it is less, namely
-    what a discriminator of these features can use to first order.
+    It is the information in linear functions of the problem's features and in its constraints, priors and measurements.
+    If the features span the derivatives of the log-likelihood, this is the Fisher information; otherwise it is less,
+    namely what a discriminator of these features can use to first order.
 
     Parameters
     ----------

@@ -186,7 +186,7 @@ def _descend(loss: Loss, start: NDArray[np.float64], edge: NDArray[np.float64]) 
         gradient, value = gradient_and_value(torch.as_tensor(t))
         return float(value), gradient.numpy()
 
-    bounds = scipy.optimize.Bounds(edge, 1 - edge)
+    bounds = list(zip(edge.tolist(), (1 - edge).tolist(), strict=True))
     options = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-7}
     end = scipy.optimize.minimize(fun, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return end.fun, end.x

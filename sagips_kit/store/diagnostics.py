@@ -136,9 +136,7 @@ class Watch:
             np.stack([getattr(one, name) for one in self._recent]) for name in (schema.THETA, schema.LOSS_DISCRIMINATOR)
         )
         problem = self._problem
-        return complaints(
-            theta, losses, problem.lower, problem.upper, problem.parameters, self._loss, problem.periodic
-        )
+        return complaints(theta, losses, problem.lower, problem.upper, problem.parameters, self._loss, problem.periodic)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The rows that it remembers, and what it has reported already."""
