@@ -86,8 +86,8 @@ def collect(estimates: Iterable[xr.Dataset]) -> xr.Dataset:
     >>> analysis.calibration.collect([values, values]).sizes["run"]
     2
     """
-    names = {"mean", "deviation", "truth", "n_chains", "period"}
-    return xr.concat([estimate[[*names.intersection(estimate)]] for estimate in estimates], RUN)
+    names = ["mean", "deviation", "truth", "n_chains", "period"]
+    return xr.concat([estimate[[name for name in names if name in estimate]] for estimate in estimates], RUN)
 
 
 def coverage(estimates: xr.Dataset, levels: Sequence[float] = LEVELS) -> xr.Dataset:
