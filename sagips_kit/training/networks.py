@@ -162,6 +162,12 @@ class Generator(nn.Module):
         return to_unit(torch.baddbmm(self.origin, steps, self.axes) if self.has_axes else steps, self._is_periodic)
 
     @torch.no_grad()
+    def start_at(self, t: Tensor) -> None:
+        """Begin around the values t (member, parameter) of periodic parameters; only with axes."""
+        assert self._is_periodic is not None
+        self.origin[:, 0, self._is_periodic] = 4 * (t[:, self._is_periodic].to(self.origin) - 0.5)
+
+    @torch.no_grad()
     def centre(self) -> Tensor:
         """The point y (member, parameter) that the latent origin is mapped to; the same on all ranks of a replica."""
         return torch.baddbmm(self.origin, self._centre_outputs(), self.axes)[:, 0]
