@@ -22,6 +22,7 @@ from sagips_kit import (
     floor_step,
     plot,
 )
+from sagips_kit.check.report import OK
 from sagips_kit.report.progress_line import snapshot
 from sagips_kit.store import schema
 from sagips_kit.store.diagnostics import complaints
@@ -152,6 +153,15 @@ def test_unclear_declarations_are_refused_in_words(given, text):
     assert found.check == "names" and re.search(text, found.text)
     with pytest.raises(ValueError, match="^Mine: " + text.removeprefix("^")):
         fit_likelihood(mine, mine.observed(200, np.random.default_rng(0)))
+
+
+class AtTheEnd(Vector):
+    truth = (PI, 1.5)
+
+
+def test_a_truth_may_be_at_the_end_of_a_circle():
+    (names,) = [finding for finding in check_problem(AtTheEnd()).findings if finding.check == "names"]
+    assert names.verdict == OK
 
 
 def test_good_declarations_are_kept():

@@ -85,7 +85,7 @@ def _ranges(problem: Problem) -> Iterator[Remark]:
     for name, low, true, high in zip(problem.parameters, problem.lower, truth, problem.upper, strict=True):
         if not low < high:
             yield fix(f"{name}: lower = {low} should be below upper = {high}.")
-        elif true is not None and not low < true < high:
+        elif true is not None and not (low < true < high or (name in problem.periodic and low <= true <= high)):
             yield fix(f"{name}: truth = {true} should be above {low} and below {high}, the range of the answer.")
 
 

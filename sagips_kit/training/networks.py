@@ -101,9 +101,10 @@ class Generator(nn.Module):
     """Networks whose outputs are steps along the natural axes of the parameters.
 
     The network's outputs w become y = origin + w @ axes, and y becomes t in [0, 1] by the sine with which MINUIT bounds
-    parameters: it has no flat tails in which a generator could get stuck.  The axes are an inverse square root of the
-    Fisher information, so a unit step along any of them changes the events by the same amount.  Without them, the
-    directions that events determine worst would take thousands of times longer to learn than the best.
+    parameters: it has no flat tails in which a generator could get stuck.  For periodic parameters t is a linear
+    function of y, and the problem's `scale` takes it to the range by whole periods.  The axes are an inverse square
+    root of the Fisher information, so a unit step along any of them changes the events by the same amount.  Without
+    them, the directions that events determine worst would take thousands of times longer to learn than the best.
 
     Parameters
     ----------
