@@ -45,7 +45,7 @@ def intervals(problem: Named) -> dict[str, tuple[float, float]]:
         )
     if not given:
         return {}
-    ranges = dict(zip(problem.parameters, zip(problem.lower, problem.upper, strict=True), strict=True))
+    ranges = dict(zip(problem.parameters, zip(problem.lower, problem.upper, strict=False), strict=False))
     return {
         name: _interval(name, given[name] if isinstance(given, Mapping) else None, ranges, problem.observables)
         for name in given
@@ -77,7 +77,8 @@ def _interval(
         raise ValueError(
             f"periodic[{name!r}] = {given!r}: should be the range of the parameter, which is {at}. Change one of them."
         )
-    return ranges.get(name, (low, high))
+    low, high = ranges.get(name, (low, high))
+    return float(low), float(high)
 
 
 def circles(

@@ -164,6 +164,12 @@ def test_a_truth_may_be_at_the_end_of_a_circle():
     assert names.verdict == OK
 
 
+def test_intervals_are_plain_numbers_whatever_the_ranges_are():
+    arrays = type("Arrays", (Vector,), {"lower": np.float32([-PI, 0.5]), "upper": np.float32([PI, 3.0])})()
+    (ends,) = _circular.intervals(arrays).values()
+    assert [type(end) for end in ends] == [float, float]
+
+
 def test_good_declarations_are_kept():
     for problem in (Vector(), Wheel()):
         assert check_problem(problem).is_ok, check_problem(problem)
