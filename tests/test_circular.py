@@ -13,6 +13,7 @@ from gaussian import QUICK
 from test_analysis import make_run
 
 from sagips_kit import (
+    Measurement,
     Problem,
     Trainer,
     _circular,
@@ -292,16 +293,28 @@ def test_starts_of_a_fit_are_all_around_the_circle():
         assert fit_likelihood(Vector(), turned).theta[0] == pytest.approx(exact(turned)[0], abs=1e-5)
 
 
+def beyond(theta):
+    d = theta[0] + 3.1
+    return torch.atan2(d.sin(), d.cos())
+
+
 class WithPrior(Vector):
     priors = {"phi": (-3.1, 0.01)}
 
 
+class WithMeasurement(Vector):
+    measurements = {"phi": Measurement(beyond, 0.0, 0.01)}
+
+
 def test_a_prior_counts_across_the_end():
     events = Vector().observed(2000, np.random.default_rng(0))
+    assert check_problem(WithPrior(), events).is_ok and check_problem(WithMeasurement(), events).is_ok
+    by_measurement = fit_likelihood(WithMeasurement(), events)
     phi, _, deviation = exact(events)
     weights = np.array([deviation, 0.01]) ** -2.0
     expected = np.average([phi, 2 * PI - 3.1], weights=weights)
     fit = fit_likelihood(WithPrior(), events)
+    np.testing.assert_allclose(by_measurement.theta, fit.theta, rtol=1e-6)
     assert abs(_circular.difference(fit.theta[0], expected, 2 * PI)) < 1e-4
     step = floor_step(WithPrior(), fit.theta, events, n_simulated=20_000)
     assert abs(step[0]) < 0.3

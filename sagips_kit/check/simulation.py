@@ -209,9 +209,9 @@ def periodic(case: Case) -> Iterator[Remark]:
         for what, function in functions.items():
             if not torch.allclose(*(function(theta) for theta in ends), rtol=1e-6, atol=0.01):
                 yield fix(
-                    f"{what} differ {at}. Use functions that repeat themselves: that an angle was measured as 3.1 +- "
-                    f"0.1 is Measurement(lambda theta: torch.sin(theta[{k}] - 3.1), 0.0, 0.1), or a prior, whose "
-                    "differences are on the circle."
+                    f"{what} differ {at}. Use functions that repeat themselves, such as sin and cos, and for a "
+                    f"difference d from a known angle torch.atan2(d.sin(), d.cos()). What is known of {name} alone may "
+                    "be a prior, whose difference is on the circle."
                 )
 
 

@@ -38,6 +38,12 @@ class Measurement:
     --------
     sagips_kit.Problem : Its attributes `measurements` and `priors`.
 
+    Notes
+    -----
+    The function has to be the same at both ends of a periodic parameter.  The difference d of such a parameter from a
+    measured value is torch.atan2(d.sin(), d.cos()), for a period of 2 pi; the measured value of this difference is 0.
+    Priors take differences on the circle by themselves.
+
     Examples
     --------
     The ratio of two parameters, and two parameters with correlated errors:
