@@ -18,7 +18,7 @@ class Slope:
     """The part of a problem that a store needs."""
 
     parameters, lower, upper, units, long_names = ("slope",), (0.0,), (2.0,), {}, {}
-    observables, truth, published = ("x",), None, {}
+    observables, truth, published, periodic = ("x",), None, {}, ()
 
 
 def train(path, steps, deviation=None):

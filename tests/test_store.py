@@ -63,6 +63,7 @@ def make_problem(n_parameters=2, **changes):
         long_names={"energy": "prompt energy"},
         truth=None,
         published={},
+        periodic=(),
     )
     problem.__dict__.update(changes)
     return problem

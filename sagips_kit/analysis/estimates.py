@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from .. import _circular
 from ..store import schema
 from . import calibration
-from .base import each_run, for_each_run, group_of, rms, written
+from .base import circles_of, difference, each_run, for_each_run, gathered_chains, group_of, inside, rms, written
 from .fits import fit, fit_words
 
 _REFERENCES = (schema.TRUTH, schema.MLE, schema.FIT, schema.PUBLISHED)
@@ -20,7 +21,8 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
     """Estimates of the parameters, with everything that they can be compared with.
 
     The estimate is the mean over the chains, each represented by the mean of its draws.  Chains learned from different
-    resamples of the events, so the deviation among them is the uncertainty.
+    resamples of the events, so the deviation among them is the uncertainty.  Means and differences of periodic
+    parameters are those on the circle.
 
     Parameters
     ----------
@@ -32,7 +34,9 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
     Dataset (parameter)
         mean, deviation : mean and standard deviation over the chains; the deviation of a single chain is NaN.
         n_chains : number of chains.
-        low, high : central interval of 68 %, from Student's distribution since there are few chains.
+        low, high : central interval of 68 %, from Student's distribution since there are few chains.  Of a periodic
+        parameter it surrounds the mean, so an end may be outside of the range.
+        period : of periodic parameters, NaN for others.
         mle, floor : maximum-likelihood estimate and its standard deviation.
         fit, fit_deviation : estimate of the fit by the learned score, and its standard deviation.
         truth, published, published_deviation : NaN where unknown.
@@ -72,12 +76,14 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
         truth=reference[schema.TRUTH],
         published=reference[schema.PUBLISHED],
         published_deviation=reference[schema.PUBLISHED_DEVIATION],
+        period=circles_of(run)[1],
     )
-    result["to_mle"] = (result["mean"] - result["mle"]) / result["floor"]
-    result["to_fit"] = (result["mean"] - result["fit"]) / result["fit_deviation"]
-    result["pull"] = (result["mean"] - result["truth"]) / result["deviation"]
+    to = {name: difference(result["mean"], result[name], result["period"]) for name in _REFERENCES}
+    result["to_mle"] = to[schema.MLE] / result["floor"]
+    result["to_fit"] = to[schema.FIT] / result["fit_deviation"]
+    result["pull"] = to[schema.TRUTH] / result["deviation"]
     both = xr.ufuncs.hypot(result["deviation"], result["published_deviation"])
-    result["published_pull"] = (result["mean"] - result["published"]) / both
+    result["published_pull"] = to[schema.PUBLISHED] / both
     # xarray carries over attributes of the operands, such as the unit of one parameter.
     return result.drop_attrs().assign_attrs(
         {schema.UNCERTAINTY_KEY: group_of(run, schema.POSTERIOR).attrs[schema.UNCERTAINTY_KEY]}
@@ -90,7 +96,8 @@ def estimate_of(chains: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     chains : Dataset (chain, draw)
-        The posterior of a run, or what was computed from it.  Variables of other dimensions are ignored.
+        The posterior of a run, or what was computed from it.  Variables of other dimensions are ignored.  The
+        attributes of a run's posterior name the periodic parameters; quantities with other names are not periodic.
 
     Returns
     -------
@@ -124,11 +131,16 @@ def estimate_of(chains: xr.Dataset) -> xr.Dataset:
             "No variable has exactly the dimensions chain and draw; the dimensions are "
             f'{", ".join(map(str, chains.dims))}. Take chains from a run: run["posterior"].to_dataset().'
         )
-    means = chains[names].mean(schema.DRAW).to_dataarray(schema.PARAMETER)
+    low, period = (
+        xr.DataArray(one, {schema.PARAMETER: names})
+        for one in _circular.circles([*map(str, names)], schema.intervals_of(chains.attrs))
+    )
+    means = gathered_chains(chains[names]).mean(schema.DRAW).to_dataarray(schema.PARAMETER)
     n_chains = means.sizes[schema.CHAIN]
     mean = means.mean(schema.CHAIN)
     deviation = means.std(schema.CHAIN, ddof=1) if n_chains > 1 else np.nan * mean
     half_width = calibration.half_width(deviation, n_chains, 0.6827)
+    mean = inside(mean, low, period)
     values = {"mean": mean, "deviation": deviation, "n_chains": n_chains}
     return xr.Dataset(values | {"low": mean - half_width, "high": mean + half_width}).drop_attrs()
 
@@ -253,9 +265,9 @@ def residuals(run: xr.DataTree) -> xr.Dataset:
     deviations[schema.FIT] = values["fit_deviation"]
     deviations[schema.PUBLISHED] = xr.ufuncs.hypot(values["deviation"], values["published_deviation"])
     names = xr.DataArray(list(_REFERENCES), dims="reference", name="reference")
-    difference = xr.concat([values["mean"] - values[name] for name in _REFERENCES], names)
+    found = xr.concat([difference(values["mean"], values[name], values["period"]) for name in _REFERENCES], names)
     deviation = xr.concat([deviations[name] for name in _REFERENCES], names)
-    result = {"difference": difference, "floor_units": difference / values["floor"], "pull": difference / deviation}
+    result = {"difference": found, "floor_units": found / values["floor"], "pull": found / deviation}
     return xr.Dataset(result).assign_coords(reference=list(_REFERENCES)).drop_attrs()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import xarray as xr
 
 from ..store import diagnostics, schema
-from .base import for_each_run, group_of, rms, state
+from .base import circles_of, continuous, difference, for_each_run, gathered, group_of, inside, rms, state
 from .estimates import estimate
 from .facts import settings_of
 from .fits import findings_of, reference_of
@@ -28,7 +28,8 @@ def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
     Returns
     -------
     Dataset (step)
-        theta (step, parameter) : mean over ranks and members; NaN at steps that not all ranks have completed.
+        theta (step, parameter) : mean over ranks and members; NaN at steps that not all ranks have completed.  Of a
+        periodic parameter it is the mean on the circle, as a path that ends inside the range and has no jumps.
         deviation (step, parameter) : standard deviation over ranks and members, likewise.
         distance (step,) : distance of `theta` to the fit, root mean square over the parameters in standard deviations
         of the fit (floor units for that of the likelihood); NaN without a fit.
@@ -54,12 +55,13 @@ def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
     each = history[schema.THETA].load()
     # Beyond the slowest rank, a mean over the ranks that are there would jump.
     complete = each.where(each[schema.STEP] <= history[schema.PROGRESS].min())
-    generators = (schema.RANK, schema.MEMBER)
-    theta = complete.mean(generators)
+    generators, (low, period) = (schema.RANK, schema.MEMBER), circles_of(run)
+    complete = gathered(complete, generators, low, period)
+    theta = continuous(inside(complete.mean(generators), low, period), period)
     reference = reference_of(run)
 
     def distance(values: xr.DataArray) -> xr.DataArray:
-        return rms((values - reference.centre) / reference.deviation)
+        return rms(difference(values, reference.centre, period) / reference.deviation)
 
     result = xr.Dataset(
         {
@@ -109,12 +111,14 @@ def warnings_of(run: xr.DataTree) -> list[str]:
 
 def _still_moving(run: xr.DataTree) -> list[str]:
     history, (names, _) = group_of(run, schema.HISTORY)[schema.THETA], schema.names_of(run.attrs)
-    rows = history.isel({schema.STEP: [history.sizes[schema.STEP] // 2, -1]})
-    half, end = rows.mean((schema.RANK, schema.MEMBER)).transpose(schema.STEP, ...).values
+    generators, (low, period) = (schema.RANK, schema.MEMBER), circles_of(run)
+    rows = gathered(history.isel({schema.STEP: [history.sizes[schema.STEP] // 2, -1]}), generators, low, period)
+    half, end = rows.mean(generators).transpose(schema.STEP, ...)
+    moved = np.abs(difference(end, half, period).values)
     deviation = estimate(run)["deviation"].values  # NaN for a single chain
     deviation = np.where(np.isfinite(deviation), deviation, reference_of(run).deviation.values)
     with np.errstate(divide="ignore", invalid="ignore"):  # if all chains are equal
-        moved = np.abs(end - half) / deviation
+        moved = moved / deviation
     if not (moved > _ARRIVED).any():
         return []
     found = ", ".join(f"{names[k]} ({moved[k]:.1f})" for k in np.argsort(-moved) if moved[k] > _ARRIVED)
@@ -144,6 +148,7 @@ def _complaints(run: xr.DataTree) -> list[str]:
         reference[schema.UPPER].values,
         schema.names_of(run.attrs)[0],
         settings_of(run).get("loss", "likelihood"),
+        schema.intervals_of(group_of(run, schema.POSTERIOR).attrs),
     )
     return list(found.values())
 

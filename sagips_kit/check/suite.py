@@ -14,7 +14,7 @@ from .answer import grids, likelihood, observed, parameters
 from .case import Case
 from .contract import batches, derivative, device, names, shapes
 from .report import OK, Check, Finding, Report, findings, skipped
-from .simulation import finite, gradient, noise, reproducible
+from .simulation import finite, gradient, noise, periodic, reproducible
 from .speed import speed
 
 # In stages: a problem that fails one would fail all later ones, with less helpful messages.
@@ -26,6 +26,7 @@ _REST: dict[str, Check] = {
     "reproducible": reproducible,
     "finite": finite,
     "gradient": gradient,
+    "periodic": periodic,
     "observed": observed,
     "likelihood": likelihood,
     "grids": grids,
@@ -42,9 +43,9 @@ def check_problem(
     """Test whether a problem keeps its contract, and say what to fix.
 
     The checks take a second or two and train nothing: names and ranges; shapes; derivatives by autograd and against
-    finite differences; batches and devices; hidden randomness; finite numbers up to the ends of the ranges; observed
-    against simulated events; the likelihood, if there is one; directions that events do not determine; the grids of a
-    `Pipeline`; and speed.
+    finite differences; batches and devices; hidden randomness; finite numbers up to the ends of the ranges; both ends
+    of periodic parameters; observed against simulated events; the likelihood, if there is one; directions that events
+    do not determine; the grids of a `Pipeline`; and speed.
 
     Parameters
     ----------

@@ -12,10 +12,23 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from .. import analysis
+from .. import _circular, analysis
 from ..analysis.fits import Reference, reference_of
 from ..store import schema
-from .base import ENSEMBLE, LEARNED, REFERENCE, SEVERAL, TRUTH, Style, chosen, draw_bands, edges_of, label, new_axes
+from .base import (
+    ENSEMBLE,
+    LEARNED,
+    REFERENCE,
+    SEVERAL,
+    TRUTH,
+    Style,
+    beside_the_estimate,
+    chosen,
+    draw_bands,
+    edges_of,
+    label,
+    new_axes,
+)
 
 _N_COLUMNS = 3
 
@@ -69,11 +82,12 @@ def evolution(
     n_rows = -(-len(names) // n_columns)
     figure = figure or plt.figure(figsize=(0.6 + 3.6 * n_columns, 0.9 + 2.1 * n_rows), layout="constrained")
     axes = figure.subplots(n_rows, n_columns, sharex=True, squeeze=False).ravel()
-    reference, known = reference_of(run), run[schema.REFERENCE].to_dataset()[["truth", "published"]].load()
+    reference, last = reference_of(run), values.sel(quantile=0.5).isel(step=-1)
+    known = _beside(run, last, reference)
     for name, ax in zip(names, axes, strict=False):
         one = values.sel(parameter=name)
         draw_bands(ax, one, "all vectors", x=one[schema.STEP])
-        _draw_fit(ax, reference, name)
+        _draw_fit(ax, reference, known.sel(parameter=name))
         _draw_known(ax, known.sel(parameter=name))
         ax.yaxis.set_major_locator(MaxNLocator(4))
         ax.set(ylabel=label(run, name), xlim=(0, run.attrs[schema.LAYOUT_KEY]["n_steps"]))
@@ -87,9 +101,18 @@ def evolution(
     return axes[: len(names)]
 
 
-def _draw_fit(ax: Axes, reference: Reference, name: str) -> None:
+def _beside(run: xr.DataTree, centre: xr.DataArray, reference: Reference) -> xr.Dataset:
+    """Reference, truth and published values, those of periodic parameters in the period of the last generated ones."""
+    known = run[schema.REFERENCE].to_dataset()[["truth", "published"]].load()
+    around = schema.intervals_of(run[schema.POSTERIOR].attrs)
+    _, period = _circular.circles(centre[schema.PARAMETER].values.tolist(), around)
+    known = known.assign(mean=centre, period=(schema.PARAMETER, period), centre=reference.centre)
+    return beside_the_estimate(known).drop_vars(["mean", "period"]).assign(width=reference.deviation)
+
+
+def _draw_fit(ax: Axes, reference: Reference, values: xr.Dataset) -> None:
     """Draw the fit that the run is compared with, for one parameter, as horizontal lines."""
-    centre, deviation = (float(values.sel(parameter=name)) for values in (reference.centre, reference.deviation))
+    centre, deviation = float(values["centre"]), float(values["width"])
     if not np.isfinite(centre):
         return
     colour, unit = (REFERENCE, "floor unit") if reference.name == "mle" else (LEARNED, "deviation")

@@ -13,6 +13,7 @@ from .base import (
     REFERENCE,
     TRUTH,
     Style,
+    beside_the_estimate,
     is_several,
     legend_above,
     new_axes,
@@ -68,7 +69,8 @@ def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     if is_several(run):
         return _estimate_of_each(run, values, ax)
     reference = reference_of(run)
-    zero, unit, xlabel = reference.centre, reference.deviation, _distance(reference)
+    values = beside_the_estimate(values.assign(centre=reference.centre))
+    zero, unit, xlabel = values["centre"], reference.deviation, _distance(reference)
     if not reference.name:
         zero, unit, xlabel = values["mean"], values["deviation"], "distance to the estimate [its standard deviations]"
     if unit.isnull().all():

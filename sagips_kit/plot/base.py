@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
+from .. import _circular
 from .._text import allowed, listed
 from ..store import schema
 
@@ -51,6 +52,19 @@ def chosen(parameters: str | Iterable[str] | None, known: Sequence[str], n_shown
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"The run has no parameter {listed(unknown)}. {allowed(unknown[0], known)}")
     return names
+
+
+def beside_the_estimate(values: xr.Dataset) -> xr.Dataset:
+    """What `analysis.estimate` returns, with each reference of a periodic parameter in the period of its estimate.
+
+    Another fit named "centre" is moved likewise.
+    """
+    moved = {
+        name: values["mean"] + xr.apply_ufunc(_circular.difference, values[name], values["mean"], values["period"])
+        for name in (schema.TRUTH, schema.MLE, schema.FIT, schema.PUBLISHED, "centre")
+        if name in values
+    }
+    return values.assign({name: one.where(values["period"].notnull(), values[name]) for name, one in moved.items()})
 
 
 def unit_of(run: xr.DataTree, name: str) -> str:

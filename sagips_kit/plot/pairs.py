@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .. import analysis
 from ..analysis.fits import Reference, reference_of
 from ..store import schema
-from .base import ENSEMBLE, LEARNED, REFERENCE, SEVERAL, TRUTH, Style, chosen, label
+from .base import ENSEMBLE, LEARNED, REFERENCE, SEVERAL, TRUTH, Style, beside_the_estimate, chosen, label
 
 _N_SHOWN = 6  # parameters in a pair plot that stays legible
 _N_POINTS = 5000  # draws in one panel, at most
@@ -32,7 +32,8 @@ def posterior(
     The projections of the ellipses onto the axes are the intervals of 1 and 2 standard deviations of the
     maximum-likelihood estimate (MLE) or, without a likelihood, of the fit by the learned score.  That fit is also drawn
     as a mark with its intervals of 1 standard deviation.  The spread between the chains is the uncertainty of the run;
-    the spread of draws within a chain is remaining noise of the training.
+    the spread of draws within a chain is remaining noise of the training.  Axes of periodic parameters are centred on
+    their means, and may go beyond the ends of their ranges.
 
     Parameters
     ----------
@@ -67,12 +68,13 @@ def posterior(
     ['theta0', 'theta1', 'theta2']
     """
     analysis.single_run(run, "plot.posterior", SEVERAL)
-    values = analysis.estimate(run)
+    reference = reference_of(run)
+    values = analysis.estimate(run).assign(centre=reference.centre, width=reference.deviation)
+    values = beside_the_estimate(values)
     known = list(values[schema.PARAMETER].values)
     names = chosen(parameters, known, _N_SHOWN)
     chains = analysis.written(run, schema.POSTERIOR)[names]
-    reference, n = reference_of(run), len(names)
-    values = values.assign(centre=reference.centre, width=reference.deviation).sel(parameter=names)
+    values, n = values.sel(parameter=names), len(names)
     stored = run[schema.REFERENCE].to_dataset()[schema.COVARIANCE]
     both = analysis.fit(run)["covariance"] if reference.name == "fit" else stored
     covariance = both.sel(parameter=names, parameter_2=names).values

@@ -17,6 +17,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from .. import _circular
 from ..store import schema
 from ..store.group import array_of, damage_explained, open_group
 from ..store.status import RunStatus, is_fitting, read_status
@@ -118,7 +119,7 @@ def _snapshot(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot
 
     elapsed, waited = rows(schema.ELAPSED, slice(back, row + 1)), rows(schema.WAITED, slice(back + 1, row + 1))
     duration = np.maximum(elapsed[:, -1] - elapsed[:, 0], 1e-9)
-    moved, unit = _moved(path, root, rows(schema.THETA, slice(None), row) - rows(schema.THETA, slice(None), back))
+    moved, unit = _moved(path, root, *(rows(schema.THETA, slice(None), one) for one in (row, back)))
     return Snapshot(
         status,
         elapsed_s=float(np.nan_to_num(elapsed[:, -1]).max()),
@@ -131,8 +132,13 @@ def _snapshot(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot
     )
 
 
-def _moved(path: "Location", root: zarr.Group, shifts: NDArray[np.floating]) -> tuple[float, str]:
-    """RMS of the mean of `shifts` (rank, member, parameter), and its unit."""
+def _moved(
+    path: "Location", root: zarr.Group, now: NDArray[np.floating], before: NDArray[np.floating]
+) -> tuple[float, str]:
+    """RMS of the mean shift of parameters (rank, member, parameter), and its unit."""
+    attributes: Any = root[schema.POSTERIOR].attrs
+    _, period = _circular.circles(schema.names_of(root.attrs)[0], schema.intervals_of(attributes))
+    shifts = _circular.difference(now, before, period)
 
     def reference(name: str) -> NDArray[np.floating]:
         return np.asarray(array_of(path, root, schema.REFERENCE, name)[:])

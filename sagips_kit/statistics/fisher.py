@@ -7,6 +7,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from .._circular import circles, difference, intervals
 from ..events.resampling import check_events, weights_of_categories
 from ..problems.arguments import require_arguments
 from ..problems.base import Problem, events_of
@@ -23,9 +24,9 @@ def fisher_information(
 ) -> Information:
     """Compute how precisely a sample of events determines the parameters, without a likelihood.
 
-    It is the information in linear functions of the problem's features and in its constraints and priors.  If the
-    features span the derivatives of the log-likelihood, this is the Fisher information; otherwise it is less, namely
-    what a discriminator of these features can use to first order.
+    It is the information in linear functions of the problem's features and in its constraints, priors and measurements.
+    If the features span the derivatives of the log-likelihood, this is the Fisher information; otherwise it is less,
+    namely what a discriminator of these features can use to first order.
 
     Parameters
     ----------
@@ -99,7 +100,7 @@ def floor_step(
     -------
     ndarray (parameter,)
         The step in floor units: below about 0.3 the parameter has converged.  NaN for parameters that events and
-        constraints do not determine.
+        constraints do not determine.  Steps of periodic parameters go the shorter way around.
 
     See Also
     --------
@@ -127,7 +128,11 @@ def floor_step(
     require_arguments("floor_step(problem, theta, events)", problem, events, theta)
     n_compared = min(_PER_OBSERVED * len(np.asarray(events)), _MOST)
     information, score = information_and_score(problem, theta, events, n_simulated, seed, n_compared)
-    return information.step(score)
+    step = information.step(score)
+    if problem.periodic:
+        _, period = circles(problem.parameters, intervals(problem))
+        step = difference(step, 0.0, period / information.deviation)
+    return step
 
 
 def information_and_score(

@@ -18,7 +18,7 @@ _INVOLVED = 0.05  # least component along a direction for a parameter to be name
 
 @dataclass(frozen=True, eq=False)
 class Information:
-    """Fisher information of a sample of events, including constraints and priors.
+    """Fisher information of a sample of events, including constraints, priors and measurements.
 
     Parameters
     ----------

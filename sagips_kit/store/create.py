@@ -27,6 +27,7 @@ from zarr.abc.store import Store
 from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore
 
+from .._circular import Periodic, intervals
 from .._text import allowed, listed, spaced
 from . import schema
 from .location import Location, beside, explained, is_empty, is_on_disk, local_path, located, old_prefix
@@ -57,6 +58,8 @@ class Described(Protocol):
     def units(self) -> Mapping[str, str]: ...
     @property
     def long_names(self) -> Mapping[str, str]: ...
+    @property
+    def periodic(self) -> Periodic: ...
 
 
 def create_run(
@@ -83,7 +86,7 @@ def create_run(
     path : path, URL or zarr Store
         Where the run will be.
     problem : Problem, or anything that describes one
-        Its parameters, lower, upper, observables, units, long_names, truth and published are read.
+        Its parameters, lower, upper, observables, units, long_names, truth, published and periodic are read.
     layout : RunLayout
         Sizes of the arrays.
     spec : dict
@@ -157,6 +160,15 @@ def _given(
         schema.REFERENCE: _references(problem, reference or {}),
         schema.CONTROL: xr.Dataset(attrs=marks),
     }
+    around = intervals(problem)
+    of_groups = {
+        schema.POSTERIOR: problem.parameters,
+        schema.PREDICTIVE: problem.observables,
+        schema.OBSERVED: problem.observables,
+    }
+    for group, names in of_groups.items():
+        if periodic := {name: around[name] for name in names if name in around}:
+            known[group] = known[group].assign_attrs({schema.PERIODIC_KEY: json.dumps(periodic)})
     groups = {
         group: known.get(group, xr.Dataset()).assign_coords(_coordinates(group, problem, layout))
         for group in schema.GROUPS

@@ -5,6 +5,7 @@ is derived from: the empty arrays of a new run, the attributes of each array, an
 modules import the names from here and do not spell them.  Nothing here reads or writes.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -109,6 +110,9 @@ OWNER_KEY = "owner"
 LIBRARY_KEY = "inference_library"
 LIBRARY_VERSION_KEY = "inference_library_version"
 UNCERTAINTY_KEY = "uncertainty"
+# Attribute of posterior, predictive and observed events: intervals of periodic variables by their names, as JSON text,
+# which netCDF takes, too
+PERIODIC_KEY = "periodic"
 # Attribute of the reference: the state of the fit by the learned score, and what it says in words
 FIT_KEY = "fit"
 FITTING = "fitting by the learned score"
@@ -376,6 +380,11 @@ def fit_state(attributes: Mapping[Any, Any]) -> str | None:
     """State of the fit by the learned score, from the attributes of the reference; None if it was not begun."""
     words = attributes.get(FIT_KEY)
     return words.get("state") if isinstance(words, Mapping) else None
+
+
+def intervals_of(attributes: Mapping[Any, Any]) -> dict[str, tuple[float, float]]:
+    """The interval of each periodic variable of a group, from the attributes of the group."""
+    return {name: (low, high) for name, (low, high) in json.loads(attributes.get(PERIODIC_KEY, "{}")).items()}
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ class Settings(metaclass=ValueClass):
         scores are small, events are also weighted by the density ratio that they estimate.  "logistic": the usual
         non-saturating loss.  "least squares": on sigmoid outputs, as in the SAGIPS paper.
     constraint_weight : float
-        Weight of the problem's constraints and priors relative to their weight in the likelihood.  It grows from a
-        thousandth of this value to all of it during the first fifth of the run.
+        Weight of the problem's constraints, priors and measurements relative to their weight in the likelihood.  It
+        grows from a thousandth of this value to all of it during the first fifth of the run.
     axes_every : int
         Steps between updates of the natural axes.  Along these axes generators move in units of the precision with
         which the events determine the parameters, which follows from the Fisher information.  0 switches the axes off;

@@ -22,6 +22,7 @@ from sagips_kit import (
     Hypercube,
     Independent,
     Leaders,
+    Measurement,
     Observed,
     OneSided,
     Pipeline,
@@ -106,6 +107,7 @@ class Resonance(Problem):
     lower, upper, truth = (2.0, 0.0), (8.0, 1.0), (5.0, 0.3)
     units = {"position": "GeV"}
     priors = {"fraction": (0.3, 0.1)}
+    measurements = {"product": Measurement(lambda theta: theta[0] * theta[1], 1.5, 0.2)}
     observables = ("mass",)
     detector = Pipeline(spectrum, Separate(MASS), Smear(0.1), Select((0.5, 9.5)))
     noise_dim = detector.noise_dim
@@ -121,6 +123,29 @@ class Resonance(Problem):
 
     def features(self, events: Tensor) -> Tensor:
         return torch.cat([events, events**2], dim=-1)
+
+
+def polar(theta: Tensor) -> tuple[Tensor, Tensor]:
+    return theta[1] * theta[0].cos(), theta[1] * theta[0].sin()
+
+
+class Direction(Problem):
+    """An angle and a length, of which the components are known with correlated errors."""
+
+    parameters, lower, upper = ("phi", "length"), (0.0, 0.1), (360.0, 2.0)
+    observables, noise_dim = ("hour",), 1
+    periodic = {"phi": (0, 360), "hour": (0, 24)}
+    measurements = {"components": Measurement(polar, (0.5, 0.2), covariance=np.diag([0.1, 0.2]))}
+
+    def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
+        return theta[0] / 15 + noise
+
+
+class Phase(Direction):
+    """The same with the names of periodic parameters alone."""
+
+    periodic = ("phi",)
+    measurements = {"length": Measurement(lambda theta: theta[1], 1.0, 0.1)}
 
 
 class Weighted(Problem):
