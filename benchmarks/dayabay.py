@@ -17,7 +17,7 @@ import torch
 
 from sagips_kit import RunSpec, fit_likelihood, open_run
 from sagips_kit.events.batches import in_batch_order
-from sagips_kit.events.resampling import Resampling, prior_shifts
+from sagips_kit.events.resampling import Resampling, shifts_of_external
 
 HERE = Path(__file__).parent
 
@@ -39,7 +39,7 @@ def fits_of_the_resamples(spec, events, n_chains):
     resamples = Resampling(range(n_chains), n_chains, spec.seed, bootstrap).indices(len(events))
     fits = []
     for chain, chosen in enumerate(resamples):
-        shift = torch.as_tensor(prior_shifts(len(problem.priors), chain, n_chains, spec.seed)) * bootstrap
+        shift = torch.as_tensor(shifts_of_external(len(problem.priors), chain, n_chains, spec.seed)) * bootstrap
         fits.append(fit_likelihood(with_priors_moved(problem, shift), events[chosen].numpy(), n_starts=1).theta)
         print(f"chain {chain}: fitted", flush=True)
     return np.array(fits)

@@ -68,6 +68,7 @@ def measure(folder, options):
         n_steps=options.steps,
         events=Observed(str(path), stream=True),
         n_observed=options.held,
+        fit=False,
     )
     (folder / "spec.json").write_text(spec.to_json())
     start_ranks(__file__, options.ranks, "--rank", folder)

@@ -43,6 +43,7 @@ def make_spec(folder, name, n_steps):
         exchange=Ring(),
         store=str(folder / f"{name}.zarr"),
         n_steps=n_steps,
+        fit=False,
         checkpoint_s=CHECKPOINT_S,
     )
     (folder / f"{name}.json").write_text(spec.to_json())

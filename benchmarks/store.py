@@ -170,7 +170,7 @@ def _written_part(store, n_steps):
     from sagips_kit import Proxy, RunSpec, Settings, World, prepare, run_rank
     from sagips_kit.training import predictions
 
-    spec = RunSpec(problem=Proxy(), store=str(store), settings=Settings(), n_steps=n_steps)
+    spec = RunSpec(problem=Proxy(), store=str(store), settings=Settings(), n_steps=n_steps, fit=False)
     prepare(spec, n_ranks=1)
     blocks_s = []
     calls = [(RunWriter, name) for name in ("write_rows", "set_progress", "write_snapshot")]
@@ -219,7 +219,8 @@ def measure_live(folder, options):
 
     path = folder / "live.zarr"
     settings = Settings(n_members=2, n_events=128, record_every=1, rows_per_block=2, n_draws=2, n_predictive=2)
-    spec = RunSpec(problem=Proxy(n_observed=2000), store=str(path), exchange=Ring(), settings=settings, n_steps=30_000)
+    given = {"exchange": Ring(), "settings": settings, "n_steps": 30_000, "fit": False}
+    spec = RunSpec(problem=Proxy(n_observed=2000), store=str(path), **given)
     (folder / "live.json").write_text(spec.to_json())
     beside = Path(sys.executable).with_name("mpiexec")
     launcher = str(beside) if beside.exists() else shutil.which("mpiexec")

@@ -16,7 +16,9 @@ def __getattr__(name):
 
         return version("sagips_kit")
     if name not in __all__:
-        raise AttributeError(f"sagips_kit has no {name!r}. Allowed: {', '.join(__all__)}.")
+        from ._text import allowed
+
+        raise AttributeError(f"sagips_kit has no {name!r}. {allowed(name, __all__)}")
     try:
         return _load(name)
     except AttributeError as error:

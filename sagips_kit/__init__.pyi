@@ -25,6 +25,7 @@ from .problems import Octants as Octants
 from .problems import Proxy as Proxy
 from .problems import Proxy2D as Proxy2D
 from .problems.base import Problem as Problem
+from .problems.measurement import Measurement as Measurement
 from .problems.pipeline import Pipeline as Pipeline
 from .problems.pipeline import Select as Select
 from .problems.pipeline import Smear as Smear

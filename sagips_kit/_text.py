@@ -1,11 +1,52 @@
-"""How numbers and lists are written in messages."""
+"""How numbers, lists and misspelt names are written in messages."""
 
+import difflib
 from collections.abc import Iterable
+
+_ALIKE, _SIMILAR = 0.74, 0.6  # similarity of two names, 1 if they are equal: of a misspelling, and the least to mention
+_MOST_RELATED = 4
 
 
 def listed(items: Iterable[object]) -> str:
     """Items with commas between them."""
     return ", ".join(str(item) for item in items)
+
+
+def guesses(given: object, names: Iterable[str]) -> list[str]:
+    """Names that a wrong one may stand for, whatever its case: those that it begins, or is like, or shares a word with.
+
+    Examples
+    --------
+    >>> guesses("rinq", ["Ring", "Chain"])
+    ['Ring']
+    >>> guesses("learning_rate", ["n_events", "generator_rate", "final_rate"])
+    ['generator_rate', 'final_rate']
+    """
+    names, wrong = list(names), str(given).lower()
+    if longer := [name for name in names if len(wrong) > 3 and name.lower().startswith(wrong)]:
+        return longer[:_MOST_RELATED]
+    words = {word for word in wrong.split("_") if len(word) > 2}
+    related = [name for name in names if words & {*name.lower().split("_")}]
+    related.sort(key=lambda name: name.lower().rpartition("_")[2] not in words)
+    return closest(given, names, _ALIKE) or related[:_MOST_RELATED] or closest(given, names, _SIMILAR)
+
+
+def closest(given: object, names: Iterable[str], similarity: float) -> list[str]:
+    """The name that is spelt most like a given one, if their similarity is at least this (1 if they are equal)."""
+    spelt = {name.lower(): name for name in names}
+    return [spelt[low] for low in difflib.get_close_matches(str(given).lower(), spelt, n=1, cutoff=similarity)]
+
+
+def allowed(given: object, names: Iterable[str]) -> str:
+    """What a message says about a name that is not allowed: "Did you mean Ring? Allowed: Chain, Ring."."""
+    names = list(names)
+    return f"{did_you_mean(given, names)}Allowed: {listed(names) or 'none'}."
+
+
+def did_you_mean(given: object, names: Iterable[str]) -> str:
+    """ "Did you mean Ring? ", or nothing if no name is close."""
+    found = guesses(given, names)
+    return f"Did you mean {' or '.join(filter(None, [listed(found[:-1]), found[-1]]))}? " if found else ""
 
 
 def tail(output: str, n_lines: int = 15) -> str:

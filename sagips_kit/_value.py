@@ -5,16 +5,18 @@ that own memory, files or messages are no values.
 """
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import reprlib
+from abc import ABCMeta
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_origin, overload
 
 import pydantic
 from pydantic import Field
+
+from ._text import allowed, listed
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -23,6 +25,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 T = TypeVar("T")
+
+
+class ValueClass(ABCMeta):
+    """Metaclass of values: `help` and completion show their public attributes, not the internals of dataclasses."""
+
+    def __dir__(cls):
+        return [name for name in super().__dir__() if not name.startswith("_")]
 
 
 @overload
@@ -50,7 +59,7 @@ def value(cls: Any = None, /, *, positional: tuple[str, ...] = ()) -> Any:
     -------
     type
         The class with a validating constructor, a signature with names and defaults, and a repr that is the expression
-        which makes the value.
+        which makes the value.  It should have the metaclass `ValueClass`, if its base does not have it.
 
     Raises
     ------
@@ -130,17 +139,15 @@ def _repr(self) -> str:
 
 def _explain(cls: type, error: pydantic.ValidationError) -> str:
     """Pydantic's errors as one line: for each field what was given and what is allowed."""
-    allowed = [field.name for field in fields(cls)]
+    names = [field.name for field in fields(cls)]
     lines = []
     for detail in error.errors():
         name = _location(cls, detail["loc"])
         message = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "unexpected_positional_argument":
-            lines.append(f"{detail['input']!r} has no name. Give fields by name: {', '.join(allowed)}.")
+            lines.append(f"{detail['input']!r} has no name. Give fields by name: {listed(names)}.")
         elif detail["type"] == "unexpected_keyword_argument":
-            guess = difflib.get_close_matches(name, allowed, n=1)
-            hint = f" Did you mean {guess[0]}?" if guess else ""
-            lines.append(f"unknown field {name!r}.{hint} Allowed: {', '.join(allowed) or 'none'}.")
+            lines.append(f"unknown field {name!r}. {_place_of(cls, name) or allowed(name, names)}")
         elif detail["type"] == "missing":
             lines.append(f"field {name!r} is missing.")
         elif not name:  # raised by __post_init__, about several fields
@@ -161,6 +168,15 @@ def _location(cls, loc):
     # Where a field may have one of several types, further words are the types that were tried.
     keys = loc[1:2] if get_origin(kind) is dict else [key for key in loc[1:] if isinstance(key, int)]
     return str(loc[0]) + "".join(f"[{key!r}]" for key in keys)
+
+
+def _place_of(cls: Any, name: str) -> str:
+    """Where a field belongs that another value has, which is a field of this one; "" if there is none."""
+    for field in fields(cls):
+        if dataclasses.is_dataclass(field.type) and name in {inner.name for inner in fields(field.type)}:
+            kind: Any = field.type
+            return f"It belongs to {field.name}: {cls.__name__}(..., {field.name}={kind.__name__}({name}=...))."
+    return ""
 
 
 def _as_tuple(given):

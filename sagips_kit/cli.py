@@ -7,6 +7,7 @@ command                            Python
 =================================  =====================================================================
 sagips spec PROBLEM                RunSpec(problem=..., exchange=..., store=...).to_json()
 sagips check SPEC                  check_problem(spec.problem, ...)
+sagips fit SPEC                    fit(spec.problem, ...)
 sagips run SPEC                    run(spec, resume=...)
 sagips tune SPEC                   session.tune(spec, trial_s), tune_exchange(world, ..., trial_s)
 sagips list [FOLDER]               list_runs(folder)
@@ -25,15 +26,21 @@ the rooms that do them; here are only arguments and printed text.
 
 import argparse
 import dataclasses
+import json
 import math
 import os
+import select
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .statistics.fit import ScoreFit
 
 Options = argparse.Namespace
 
+_NO_READER = 128 + 13  # as the shell reports a program that SIGPIPE has ended
 _SPEC = "JSON file of the run; `sagips spec` prints one"
 _STORE = "folder or URL of the run"
 
@@ -49,8 +56,21 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, 1 if `sagips check` finds something wrong, 2 after an error, 130 after an interruption.
+        Exit status: 0, 1 if `sagips check` or `sagips fit` finds something wrong, 2 after an error, 130 after an
+        interruption, 141 if nobody reads the output any more.
     """
+    try:
+        try:
+            return _main(arguments)
+        finally:  # here, not when Python ends; also after --help, which raises SystemExit
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())  # for what is still in the buffer
+        return _NO_READER
+
+
+def _main(arguments: list[str] | None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and not hasattr(options, "settings"):
@@ -62,6 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
             options.settings = _settings(rest)
         return options.command(options) or 0
     except (ValueError, TypeError, OSError, RuntimeError, ImportError, MemoryError, ArithmeticError) as error:
+        if isinstance(error, BrokenPipeError) and not _has_reader():
+            raise
         # A rank that ends because another rank failed is silent, since the other one reports the cause.
         if type(error).__name__ != "PeerError" or getattr(error, "rank", None) is None:
             print(f"sagips: {str(error) or type(error).__name__}", file=sys.stderr, flush=True)
@@ -69,6 +91,13 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sagips: interrupted; what has been written to the store is kept.", file=sys.stderr)
         return 130
+
+
+def _has_reader() -> bool:
+    """Whether somebody still reads the output of this process."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    return not poll.poll(0)  # an error of the file is always reported
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,6 +129,11 @@ def _add_training(commands: Any) -> None:
     spec.add_argument("--store", required=True, help="folder or URL of the run, such as runs/proxy.zarr")
     check = _add(commands, "check", _check, "check the problem and the observed events of a spec before training")
     check.add_argument("spec", help=_SPEC)
+    text = "fit the observed events of a spec by a learned score, in seconds and without a likelihood"
+    ends = "The exit status is 1 if the fit finds reasons not to use its estimate, and 2 if it cannot be made."
+    fit = _add(commands, "fit", _fit, text, epilog=ends)
+    fit.add_argument("spec", help=_SPEC)
+    fit.add_argument("--json", action="store_true", help="print the fit as JSON, with its covariance")
     run = _add(commands, "run", _run, "train the run of a spec; under mpiexec, on all of its ranks")
     run.add_argument("spec", help=_SPEC)
     run.add_argument("--store", help="write to this folder or URL instead of the one in the spec")
@@ -192,6 +226,46 @@ def _check(options: Options) -> int:
     return 0 if report.is_ok else 1
 
 
+def _fit(options: Options) -> int:
+    from ._text import counted, listed, spaced
+    from .report.progress_line import working
+    from .running.launch import observed_events
+    from .running.spec import RunSpec
+    from .statistics.fit import fit
+
+    spec = RunSpec.from_file(options.spec)
+    events, source = observed_events(spec)
+    print(f"{spaced(len(events))} events ({listed(spec.problem.observables)}) from {source}", file=sys.stderr)
+    with working(f"fitting {counted(len(spec.problem.parameters), 'parameter')} by the learned score"):
+        result = fit(spec.problem, events, seed=spec.seed)
+    print(_json_of(result) if options.json else result)
+    return 1 if result.findings else 0
+
+
+def _json_of(fit: "ScoreFit") -> str:
+    """A fit as JSON; numbers that are not finite become null."""
+    values = {
+        "parameters": fit.parameters,
+        "theta": fit.theta.tolist(),
+        "deviation": fit.deviation.tolist(),
+        "covariance": fit.covariance.tolist(),
+        "goodness": fit.goodness,
+        "n_freedom": fit.n_freedom,
+        "p_value": fit.p_value,
+        "information": fit.information,
+        "findings": fit.findings,
+    }
+
+    def finite(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {name: finite(one) for name, one in item.items()}
+        if isinstance(item, list | tuple):
+            return [finite(one) for one in item]
+        return None if isinstance(item, float) and not math.isfinite(item) else item
+
+    return json.dumps(finite(values), indent=2)
+
+
 def _run(options: Options) -> None:
     from ._text import counted
     from .ranks.world import World
@@ -269,19 +343,21 @@ def _describe(options: Options) -> None:
     from .analysis import describe
     from .store.reader import open_run
 
-    print(describe(open_run(options.store)))
-    _print_summary(options.store)
+    description = describe(open_run(options.store))
+    print(description)
+    _print_summary(options.store, description)
 
 
-def _print_summary(path: str) -> None:
-    """Print warnings and estimates of a finished run."""
+def _print_summary(path: str, known: str = "") -> None:
+    """Print warnings, unless they are in the text `known`, and estimates of a finished run."""
     from .analysis import summary, warnings_of
     from .store.reader import open_run
     from .store.status import read_status
 
     if read_status(path).is_finished:
         run = open_run(path)
-        print(*warnings_of(run), summary(run).to_string(float_format="%.4g"), sep="\n")
+        warnings = [text for text in warnings_of(run) if text not in known]
+        print(*warnings, summary(run).to_string(float_format="%.4g"), sep="\n")
 
 
 def _report(options: Options) -> None:

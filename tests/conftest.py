@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import time
 import zlib
 from importlib.metadata import version
+from pathlib import Path
 
 import hypothesis
 import matplotlib
@@ -21,6 +23,7 @@ matplotlib.use("Agg")
 hypothesis.settings.register_profile("sagips_kit", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("sagips_kit")
 
+ROOT = Path(__file__).parents[1]
 _LAUNCHER_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")
 _MPI = """
 from mpi4py import MPI
@@ -48,6 +51,34 @@ def _mpi():
 def rng(request):
     """A random generator for one test, the same in every run."""
     return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture(scope="session")
+def nest():
+    """Starts MPI ranks without the seconds that each of them needs for its imports."""
+    from mpi_launcher import Nest
+
+    with Nest() as nest:
+        yield nest
+
+
+@pytest.fixture(scope="session")
+def two_engines(tmp_path_factory):
+    """The folder (IPYTHONDIR) of two engines, started as in a terminal, for all tests that may join some."""
+    folder = tmp_path_factory.mktemp("engines")
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"IPYTHONDIR": str(folder), "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-m", "sagips_kit", "profiles", "install", "local"], env=environment, check=True)
+    command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=local", "--n=2"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not list(folder.glob("profile_local/security/cluster-*.json")):
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.1)
+            yield folder
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(autouse=True)

@@ -59,6 +59,7 @@ def make_spec(folder, name):
         exchange=Ring(),
         n_steps=403,
         reference=False,
+        fit=False,
         checkpoint_s=0.05,
     )
     (folder / f"{name}.json").write_text(spec.to_json())

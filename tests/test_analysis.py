@@ -15,7 +15,7 @@ from test_store import fill_run, make_events, make_problem
 from zarr.storage import MemoryStore
 
 from sagips_kit import analysis
-from sagips_kit.analysis.collection import open_runs
+from sagips_kit.analysis.collection import list_runs, open_runs
 from sagips_kit.report.accessor import ChainsAccessor, RunAccessor
 from sagips_kit.report.html import html_report
 from sagips_kit.store import schema
@@ -27,13 +27,28 @@ from sagips_kit.store.writer import RunWriter
 pytestmark = pytest.mark.filterwarnings("error")
 
 TRUTH = (1.0, -2.0)
+LEARNED = (np.array([1.05, -2.05]), np.array([[0.01, 0.01], [0.01, 0.04]]))
 FIT = {"mle": np.array([1.1, -2.1]), "deviation": np.array([0.1, 0.2]), "covariance": np.diag([0.01, 0.04])}
 
 
 def make_run(
-    theta, where=None, *, n_steps=None, reference=FIT, events=None, n_replicas=None, spec=None, mode="", **problem
+    theta,
+    where=None,
+    *,
+    n_steps=None,
+    reference=FIT,
+    learned=None,
+    findings=(),
+    events=None,
+    n_replicas=None,
+    spec=None,
+    mode="",
+    **problem,
 ):
-    """A run with the chains theta (chain, draw, parameter): two members on each rank, unless n_replicas is given."""
+    """A run with the chains theta (chain, draw, parameter): two members on each rank, unless n_replicas is given.
+
+    `learned` is the estimate and the covariance of the fit by the learned score.
+    """
     rng = np.random.default_rng(3)
     where = MemoryStore() if where is None else where
     n_chains, n_draws, n_parameters = theta.shape
@@ -55,7 +70,17 @@ def make_run(
     given = {"spec": spec or {}, "mode": mode, "events": events, "reference": reference}
     create_run(where, make_problem(n_parameters, **problem), layout, **given)
     fill_run(where, layout, theta, make_events(rng, n_chains, n_draws, 50), n_steps=n_steps)
+    if learned is not None:
+        write_fit(where, *learned, findings)
     return open_run(where)
+
+
+def write_fit(where, estimate, covariance, findings=()):
+    """Write a fit by the learned score, as rank 0 does."""
+    words = {"state": "made", "findings": list(findings), "information": {"functions": 1.0}}
+    numbers = {"fit_covariance": covariance, "fit_goodness": 7.0, "fit_n_freedom": 9}
+    with RunWriter(where, 0) as writer:
+        writer.write_fit(words, fit=estimate, fit_deviation=np.sqrt(np.diag(covariance)), **numbers)
 
 
 def make_theta(n_chains=8, n_draws=40, mean=TRUTH, deviation=(0.1, 0.2), within=0.1):
@@ -387,7 +412,7 @@ def several():
     """Three runs that differ in every respect: one has fewer chains, and one has just been started."""
     options = [(4, None, "Ring()", 1), (8, None, "AllReduce()", "b"), (4, 300, "Ring()", 3)]
     return [
-        make_run(make_theta(n_chains), n_steps=n_steps, mode=mode, spec={"seed": seed}, truth=TRUTH)
+        make_run(make_theta(n_chains), n_steps=n_steps, mode=mode, spec={"seed": seed}, truth=TRUTH, learned=LEARNED)
         for n_chains, n_steps, mode, seed in options
     ]
 
@@ -508,3 +533,73 @@ def test_a_laptop_needs_neither_torch_nor_mpi(tmp_path):
     distance, n_parameters = output.stdout.split()
     assert float(distance) == pytest.approx(analysis.distance_to_mle(run))
     assert n_parameters == "2"
+
+
+def test_a_run_shows_its_fit_beside_the_estimates():
+    run = make_run(make_theta(within=0), learned=LEARNED, truth=TRUTH)
+    values = analysis.fit(run)
+    np.testing.assert_array_equal(values["fit"], LEARNED[0])
+    np.testing.assert_allclose(values["deviation"], [0.1, 0.2])
+    np.testing.assert_allclose(values["correlation"], [[1, 0.5], [0.5, 1]])
+    assert values["p_value"].item() == pytest.approx(0.6371, abs=1e-4)
+    assert values.attrs["state"] == "made" and values.attrs["information"] == {"functions": 1.0}
+    estimates = analysis.estimate(run)
+    np.testing.assert_allclose(estimates["to_fit"], (estimates["mean"] - LEARNED[0]) / [0.1, 0.2])
+    assert analysis.distance_to_fit(run) == pytest.approx(float(np.sqrt((estimates["to_fit"] ** 2).mean())))
+    residuals = analysis.residuals(run)["pull"].sel(reference="fit")
+    np.testing.assert_allclose(residuals, estimates["to_fit"])
+    columns = ["estimate", "deviation", "truth", "mle", "floor", "fit", "fit_deviation", "distance"]
+    assert list(analysis.summary(run).columns) == columns
+    np.testing.assert_allclose(analysis.summary(run)["distance"], estimates["to_mle"])
+    assert (
+        "fit       theta0 = 1.05 +- 0.1, theta1 = -2.05 +- 0.2; chi-squared 7.0 / 9, p = 0.64" in run.sagips.describe()
+    )
+
+
+def test_without_a_likelihood_distances_refer_to_the_fit(tmp_path):
+    run = make_run(make_theta(), tmp_path / "a.zarr", learned=LEARNED, reference=None)
+    path = analysis.convergence(run)
+    assert path.attrs["reference"] == "fit"
+    assert path["distance"].attrs == {"long_name": "RMS distance to the fit", "units": "its deviations"}
+    assert float(path["distance"][-1]) == pytest.approx(analysis.distance_to_fit(run), rel=0.01)
+    np.testing.assert_allclose(analysis.summary(run)["distance"], analysis.estimate(run)["to_fit"])
+    assert list_runs(tmp_path).loc["a.zarr", "distance"] == analysis.distance_to_fit(run)
+    assert "RMS distance to the fit by the learned score: " in html_report(run)
+
+
+def test_findings_of_the_fit_come_first():
+    run = make_run(make_theta(), learned=LEARNED, findings=["There is <another> answer.", "It has not converged."])
+    sentences = [f"The fit by the learned score is not reliable: {text}" for text in analysis.fit(run).findings]
+    assert len(sentences) == 2 and analysis.warnings_of(run)[:2] == sentences
+    assert run.sagips.describe().splitlines()[:2] == [f"finding   {sentence}" for sentence in sentences]
+    page = html_report(run)
+    assert page.index("There is &lt;another&gt; answer.") < page.index("<h2>Estimates</h2>")
+
+
+FAILED = "The fit by the learned score failed"
+
+
+@pytest.mark.parametrize(
+    ("words", "line", "warnings"),
+    [
+        ({"state": "refused", "reason": "Too many."}, "fit       refused: Too many.", []),
+        (
+            {"state": "failed", "reason": "Ouch"},
+            "fit       failed: Ouch",
+            ["The fit by the learned score failed: Ouch"],
+        ),
+        ({"state": "under way"}, "fit       fitting by the learned score", []),
+    ],
+)
+def test_a_run_says_why_it_has_no_fit(words, line, warnings):
+    where = MemoryStore()
+    make_run(make_theta(), where)
+    with RunWriter(where, 0) as writer:
+        # Numbers without their words, which are written last, do not count.
+        writer.write_fit(words, fit=LEARNED[0])
+    run = open_run(where)
+    assert line in run.sagips.describe() and analysis.warnings_of(run) == warnings
+    assert analysis.fit(run)["fit"].isnull().all() and analysis.estimate(run)["fit"].isnull().all()
+    with pytest.raises(ValueError, match="The run has no fit by the learned score"):
+        analysis.distance_to_fit(run)
+    assert "fit" not in analysis.summary(run) and "fit  " not in make_run(make_theta()).sagips.describe()

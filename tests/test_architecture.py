@@ -114,7 +114,9 @@ def _imported_as_modules(package):
 
 
 def test_unknown_names_differ_from_failures_of_an_import(monkeypatch):
-    with pytest.raises(AttributeError, match=r"sagips_kit has no 'Rign'. Allowed: AllReduce, .*Ring"):
+    with pytest.raises(
+        AttributeError, match=r"sagips_kit has no 'Rign'. Did you mean Ring\? Allowed: AllReduce, .*Ring"
+    ):
         sagips_kit.Rign  # noqa: B018
 
     def broken(name):

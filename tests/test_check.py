@@ -113,7 +113,10 @@ FAULTS = {
     DegeneratePair: ("parameters", r"undetermined.*: signal \(\+0\.82\), spin \(-0\.57\)\. Results for"),
     HiddenRandomness: ("reproducible", r"there is randomness in simulate"),
     NormalNoise: ("observed", r": observed .*Noise is uniform in \[0, 1\), not normal"),
-    WrongNames: ("names", r"^units has 'life_time', which does not exist. Allowed: energy, lifetime, signal, time"),
+    WrongNames: (
+        "names",
+        r"^units has 'life_time', which does not exist. Did you mean lifetime. Allowed: energy, lifetime, signal, time",
+    ),
     FarPrior: ("names", r"^priors\['lifetime'\] = \(99.0, 0.1\): its value should be from .*, the range of lifetime"),
     WrongDevice: ("device", r"^a tensor is created on the CPU"),
 }

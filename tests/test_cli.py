@@ -18,6 +18,8 @@ from sagips_kit import RunSpec, cli, open_run, prepare, read_status, request_sto
 from sagips_kit._value import value
 from sagips_kit.cli import main
 from sagips_kit.ranks.world import World
+from sagips_kit.statistics.fit import ScoreFit
+from sagips_kit.store.writer import RunWriter
 
 SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, bootstrap=True, rows_per_block=1)
 
@@ -29,7 +31,9 @@ class Misnamed(Gaussian):
 
 @pytest.fixture
 def spec(tmp_path):
-    return RunSpec(problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=20)
+    return RunSpec(
+        problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=20, fit=False
+    )
 
 
 @pytest.fixture
@@ -69,6 +73,44 @@ def test_check_reports_what_to_fix(capsys, path, spec):
     path.write_text(faulty.to_json())
     status, out, _ = sagips(capsys, "check", path)
     assert status == 1 and out.startswith("Misnamed: 1 to fix\n  FIX     names        units has 'X'")
+
+
+@pytest.mark.parametrize("findings", [(), ("There is another answer.",)])
+def test_fit_prints_the_estimates_and_what_speaks_against_them(capsys, path, monkeypatch, findings):
+    def made(problem, events, *, seed=0):
+        covariance = np.diag([0.04, 0.01])
+        return ScoreFit(problem.parameters, np.array([0.5, 1.25]), covariance, {"functions": 1.0}, np.nan, 0, findings)
+
+    monkeypatch.setattr("sagips_kit.statistics.fit.fit", made)
+    status, out, err = sagips(capsys, "fit", path)
+    assert status == len(findings) and out.startswith("mu     0.5 +- 0.2\nsigma  1.25 +- 0.1\n")
+    assert ("NOT RELIABLE: There is another answer." in out) == bool(findings)
+    first, last = err.splitlines()
+    assert (
+        first.startswith("200 events (x) from Gaussian(") and last == "fitting 2 parameters by the learned score: 0 s"
+    )
+    status, out, _ = sagips(capsys, "fit", path, "--json")
+    assert status == len(findings)
+    values = json.loads(out)
+    assert values["theta"] == [0.5, 1.25] and values["deviation"] == [0.2, 0.1] and values["goodness"] is None
+    assert values["parameters"] == ["mu", "sigma"] and values["findings"] == list(findings)
+    assert values["covariance"] == [[0.04, 0], [0, 0.01]] and values["information"] == {"functions": 1.0}
+
+
+def test_fit_that_cannot_be_made_ends_with_2(capsys, path, spec):
+    path.write_text(dataclasses.replace(spec, n_observed=99).to_json())
+    status, out, err = sagips(capsys, "fit", path)
+    assert (status, out) == (2, "") and "sagips: 99 events are too few" in err
+
+
+def test_describe_prints_each_finding_once(capsys, path, spec):
+    prepare(spec, n_ranks=1)
+    with RunWriter(spec.store, 0) as writer:
+        writer.write_fit({"state": "made", "findings": ["There is another answer."], "information": {}})
+    run_rank(spec, World.alone("cpu"))
+    _, out, _ = sagips(capsys, "describe", spec.store)
+    sentence = "The fit by the learned score is not reliable: There is another answer."
+    assert out.startswith(f"finding   {sentence}\n") and out.count(sentence) == 1
 
 
 def test_run_refuses_a_store_in_use_and_takes_another(capsys, path, spec, tmp_path):
@@ -147,7 +189,10 @@ def test_spec_prints_json_that_run_reads(capsys, tmp_path, problem, exchange):
     [
         (("run", "missing.json"), "There is no spec `missing.json`. Write one: sagips spec Proxy"),
         (("run", "."), "Is a directory"),
-        (("spec", "Proxi", "--store", "a"), "Unknown problem 'Proxi'. Allowed: DayaBay, Image, Linear"),
+        (
+            ("spec", "Proxi", "--store", "a"),
+            "Unknown problem 'Proxi'. Did you mean Proxy? Allowed: DayaBay, Image, Linear",
+        ),
         (("spec", "Proxy", "--store", ""), "store = '': should have at least 1 character"),
         (("spec", "Proxy", "--store", "a", "--exchange", "Rings"), "Unknown exchange 'Rings'"),
     ],

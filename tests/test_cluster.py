@@ -30,7 +30,7 @@ class Line:
     """The part of a problem that a store needs."""
 
     parameters, lower, upper, units, long_names = ("slope",), (0.0,), (1.0,), {}, {}
-    observables, truth, published = ("x",), None, {}
+    observables, truth, published, periodic = ("x",), None, {}, ()
 
 
 LAYOUT = schema.RunLayout(

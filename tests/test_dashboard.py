@@ -107,7 +107,12 @@ def test_a_run_shows_its_dashboard(path, show):
 
 def test_a_run_without_rows_or_reference_has_a_view_too(tmp_path, show):
     make_run(make_theta(), tmp_path / "b.zarr", n_steps=0, reference=None)
-    assert "step 0 of 1 000" in parts(show(tmp_path / "b.zarr", interval_s=60))[2].value
+    dashboard = show(tmp_path / "b.zarr", interval_s=60)
+    assert "step 0 of 1 000" in parts(dashboard)[2].value and "fitting" not in parts(dashboard)[2].value
+    with RunWriter(tmp_path / "b.zarr", 0) as writer:
+        writer.write_fit({"state": "under way"})
+    dashboard.refresh()
+    assert "step 0 of 1 000, fitting by the learned score" in parts(dashboard)[2].value
 
 
 def test_what_a_store_says_is_shown_as_text(path, show):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sagips_kit import Linear, Proxy, Settings, Trainer, fit_likelihood, floor_step
 from sagips_kit.events.batches import Batches, Supply, batch_order, neighbour_order
-from sagips_kit.events.resampling import Resampling, balanced_resample, check_events, prior_shifts
+from sagips_kit.events.resampling import Resampling, balanced_resample, check_events, shifts_of_external
 
 
 def make_batches(events, categories=None, n_categories=1, batch_size=8, seed=0):
@@ -201,11 +201,11 @@ def test_batches_depend_on_their_random_generator_alone():
 
 def test_priors_are_resampled_like_events():
     """Their mean over the chains is the given value, and their scatter is that of repeated calibrations."""
-    shifts = np.array([prior_shifts(50, chain, 8, 0) for chain in range(8)])
+    shifts = np.array([shifts_of_external(50, chain, 8, 0) for chain in range(8)])
     np.testing.assert_allclose(shifts.mean(axis=0), 0, atol=1e-12)
     assert shifts.std(ddof=1) == pytest.approx(1, abs=0.1)
-    assert (prior_shifts(50, 0, 1, 0) == 0).all()
-    assert not np.allclose(shifts, [prior_shifts(50, chain, 8, 1) for chain in range(8)])
+    assert (shifts_of_external(50, 0, 1, 0) == 0).all()
+    assert not np.allclose(shifts, [shifts_of_external(50, chain, 8, 1) for chain in range(8)])
 
 
 def make_supply(rank=0, n_ranks=1, n_chains=2, bootstrap=False):

@@ -1,12 +1,11 @@
 """Public docstrings: complete for `help()` alone, and with an example that runs."""
 
+import dataclasses
 import doctest
 import inspect
-import os
+import pydoc
+import re
 import shutil
-import subprocess
-import sys
-import time
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,6 +27,7 @@ from sagips_kit.running.tune import Tuning
 from sagips_kit.statistics.fit import ScoreFit
 from sagips_kit.statistics.information import Information
 from sagips_kit.statistics.likelihood import LikelihoodFit
+from sagips_kit.store.writer import RunWriter
 from sagips_kit.training.records import Record
 
 # Classes that users receive without importing their names
@@ -55,6 +55,32 @@ def public():
 PUBLIC = public()
 EXAMPLES = {name: doctest.DocTestFinder(recurse=False).find(thing, name, globs={}) for name, thing in PUBLIC.items()}
 WITH_ENGINES = {name for name, found in EXAMPLES.items() if any("connect(" in test.docstring for test in found)}
+
+
+def test_help_shows_what_users_need_of_a_value():
+    values = {name: thing for name, thing in PUBLIC.items() if hasattr(thing, "_positional")}
+    assert {"Ring", "Settings", "RunSpec", "Proxy", "Observed", "PBS"} < set(values)
+    for name, thing in values.items():
+        text = pydoc.render_doc(thing, renderer=pydoc.plaintext)
+        assert not re.search(r"^ \|  _|pydantic|dataclass_", text, flags=re.MULTILINE), name
+        assert all(field.name in text for field in dataclasses.fields(thing))
+
+
+def test_signatures_name_array_types_in_short():
+    functions = {path: member for thing in PUBLIC.values() for path, member in functions_of(thing)}
+    assert len(functions) > 100
+    long = {
+        path: text for path, member in functions.items() if "_SupportsArray" in (text := str(inspect.signature(member)))
+    }
+    assert not long
+
+
+def functions_of(thing):
+    """A function, or a class with its public methods, by paths."""
+    yield path_of(thing), thing
+    for path, is_property in methods_of(thing) if inspect.isclass(thing) else ():
+        if not is_property:
+            yield path, getattr(thing, path.rpartition(".")[2])
 
 
 def path_of(thing):
@@ -100,27 +126,16 @@ def finished_run(tmp_path_factory):
         settings=settings,
         n_steps=200,
         n_observed=2000,
+        fit=False,
     )
     sagips_kit.run(spec)
+    mle = sagips_kit.open_run(spec.store)["reference"].to_dataset()
+    with RunWriter(spec.store, 0) as writer:  # as a real fit would, which takes longer than all examples
+        values = {"fit": mle["mle"], "fit_deviation": mle["deviation"], "fit_covariance": mle["covariance"]}
+        writer.write_fit(
+            {"state": "made", "findings": [], "information": {}}, fit_goodness=7, fit_n_freedom=9, **values
+        )
     return folder
-
-
-@pytest.fixture(scope="module")
-def ipython_dir(tmp_path_factory):
-    """Two engines that all examples share, started as in a terminal."""
-    folder = tmp_path_factory.mktemp("ipython")
-    environment = os.environ | {"IPYTHONDIR": str(folder)}
-    subprocess.run([sys.executable, "-m", "sagips_kit", "profiles", "install", "local"], env=environment, check=True)
-    command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=local", "--n=2"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            deadline = time.monotonic() + 60
-            while not list(folder.glob("profile_local/security/cluster-*.json")):
-                assert time.monotonic() < deadline and process.poll() is None
-                time.sleep(0.1)
-            yield folder
-        finally:
-            process.terminate()
 
 
 def names(with_engines):
@@ -144,6 +159,6 @@ def test_examples_run(name, finished_run, tmp_path, monkeypatch):
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("name", names(with_engines=True))
-def test_examples_run_on_engines(name, finished_run, ipython_dir, tmp_path, monkeypatch):
-    monkeypatch.setenv("IPYTHONDIR", str(ipython_dir))
+def test_examples_run_on_engines(name, finished_run, two_engines, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(two_engines))
     run_examples(name, tmp_path, monkeypatch, finished_run)

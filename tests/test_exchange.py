@@ -29,15 +29,18 @@ from sagips_kit.ranks.world import PeerError, World
 
 @pytest.mark.mpi
 @pytest.mark.parametrize(("n_ranks", "env"), [(1, {}), (2, {}), (4, {}), (8, {}), (4, APART)])
-def test_contract_under_mpiexec(n_ranks, env):
+def test_contract_under_mpiexec(nest, n_ranks, env):
     contract = TESTS / "mpi" / "test_exchange_contract.py"
-    done = mpiexec(n_ranks, "-m", "mpi4py", "-m", "pytest", contract, "-q", "-p", "no:cacheprovider", env=env)
+    # Packages with plugins have been imported before pytest could rewrite their assertions, which are not used here.
+    options = ("-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+    done = mpiexec(n_ranks, *nest.stub, "-m", "mpi4py", "-m", "pytest", contract, *options, env=env)
     assert done.returncode == 0, done.stdout
 
 
 def play(tmp_path, n_ranks, name, how, n_weights, env=None):
     """Let rank 1 misbehave; returns what each rank saw, list of dict."""
-    done = mpiexec(n_ranks, TESTS / "mpi" / "misbehave.py", tmp_path, name, how, n_weights, timeout=60, env=env)
+    script = TESTS / "mpi" / "misbehave.py"
+    done = mpiexec(n_ranks, script, tmp_path, name, how, n_weights, timeout=60, env=env)
     assert done.returncode == 0, done.stdout
     return [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(n_ranks)]
 

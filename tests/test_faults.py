@@ -4,19 +4,12 @@ import itertools
 
 import pytest
 from faults import CELLS, CHANGING, EXCHANGE, EXCLUDED, FAULTS, KINDS, WRITING, attempt, make_spec, play
-from mpi_launcher import Nest
 
 QUICK = {("exception", "during the exchange", 2), ("SIGKILL", "checkpoint", 2), ("full disk", "store write", 2)}
 # The run continues without help from the user
 SURVIVED = {(kind, where) for kind in ("slow", "clock jump") for where in FAULTS[kind]} | CHANGING
 # The user sees nothing
 SILENT = {"slow", "clock jump"}
-
-
-@pytest.fixture(scope="module")
-def nest():
-    with Nest() as nest:
-        yield nest
 
 
 @pytest.fixture(scope="module")

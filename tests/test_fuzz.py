@@ -100,7 +100,7 @@ def edited(tree, path, new):
     return tree
 
 
-SPEC = RunSpec(problem=Gaussian(n_observed=50), store="a.zarr", settings=SMALL, n_steps=40, reference=False)
+SPEC = RunSpec(problem=Gaussian(n_observed=50), store="a.zarr", settings=SMALL, n_steps=40, reference=False, fit=False)
 # As read from a file, with lists instead of tuples
 VALID = json.loads(SPEC.to_json())
 

@@ -208,7 +208,7 @@ def test_axes_stay_where_the_information_is_not_finite():
 
 
 @pytest.mark.mpi
-def test_nan_on_one_rank_does_not_reach_the_other(tmp_path):
+def test_nan_on_one_rank_does_not_reach_the_other(tmp_path, nest):
     store = tmp_path / "a.zarr"
     spec = RunSpec(
         problem=Poisoned(n_observed=200),
@@ -217,9 +217,10 @@ def test_nan_on_one_rank_does_not_reach_the_other(tmp_path):
         exchange=Ring(),
         n_steps=203,
         reference=False,
+        fit=False,
     )
     (tmp_path / "spec.json").write_text(spec.to_json())
-    done = mpiexec(2, "-m", "sagips_kit", "run", tmp_path / "spec.json")
+    done = mpiexec(2, *nest.stub, "-m", "sagips_kit", "run", tmp_path / "spec.json")
     assert done.returncode == 0 and done.stdout.count("numbers were not finite") == 1, done.stdout
     history = open_run(store)["history"]
     rejected = history["rejected"].values

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gaussian import Gaussian, exact_fit
 
-from sagips_kit import DayaBay, Proxy, fisher_information, fit_likelihood
+from sagips_kit import Proxy, fisher_information, fit_likelihood
 from sagips_kit._value import value
 from sagips_kit.statistics.information import Information
 
@@ -53,13 +53,6 @@ def test_information_of_the_proxy_is_that_of_its_likelihood():
     events = Proxy().observed(None, np.random.default_rng(0))
     fit = fit_likelihood(Proxy(), events, n_starts=1)
     np.testing.assert_allclose(fisher_information(Proxy(), fit.theta, events).deviation, fit.deviation, rtol=0.02)
-
-
-def test_categories_count_by_their_observed_shares():
-    events = DayaBay().observed(None, np.random.default_rng(0))
-    fit = fit_likelihood(DayaBay(), events, n_starts=1)
-    information = fisher_information(DayaBay(), fit.theta, events)
-    np.testing.assert_allclose(information.deviation, fit.deviation, rtol=0.06)
 
 
 @value

@@ -316,7 +316,13 @@ def in_empty(python, code, folder, *arguments):
     return ended.stdout
 
 
-SPEC = {"problem": Proxy(), "settings": Settings(n_members=2, n_events=64), "n_steps": 20, "n_observed": 500}
+SPEC = {
+    "problem": Proxy(),
+    "settings": Settings(n_members=2, n_events=64),
+    "n_steps": 20,
+    "n_observed": 500,
+    "fit": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +353,8 @@ def test_the_wheel_alone_reads_a_run(empty, store, tmp_path):
 def test_the_wheel_alone_trains_and_has_the_profiles(empty, tmp_path):
     code = (
         "from sagips_kit import Linear, RunSpec, Settings, profiles, read_status, run\n"
-        "run(RunSpec(problem=Linear(), settings=Settings(n_members=1, n_events=16), n_steps=2, store='a.zarr'))\n"
+        "run(RunSpec(problem=Linear(), settings=Settings(n_members=1, n_events=16), n_steps=2, fit=False,"
+        " store='a.zarr'))\n"
         "print(read_status('a.zarr').state, *sorted(profiles()))"
     )
     profiles = sorted(path.name for path in (ROOT / "cluster_profiles").iterdir() if path.name != "shared")

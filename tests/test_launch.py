@@ -1,5 +1,6 @@
 """Runs on one process and under mpiexec: what they leave in the store, and what a failure does."""
 
+import contextlib
 import dataclasses
 import re
 import weakref
@@ -33,7 +34,10 @@ from sagips_kit.cluster.handle import RunHandle
 from sagips_kit.report import html
 from sagips_kit.report.dashboard import Dashboard
 from sagips_kit.report.progress_line import snapshot
+from sagips_kit.running import reference
+from sagips_kit.statistics.fit import ScoreFit
 from sagips_kit.store import diagnostics
+from sagips_kit.store.status import is_fitting
 from sagips_kit.store.writer import RunWriter
 from sagips_kit.training import predictions
 
@@ -44,7 +48,9 @@ SMALL = dataclasses.replace(
 
 @pytest.fixture
 def spec(tmp_path):
-    return RunSpec(problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=103)
+    return RunSpec(
+        problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=103, fit=False
+    )
 
 
 def change(spec, **changes):
@@ -113,6 +119,95 @@ def test_store_holds_the_reference_and_the_spec(spec):
     assert stored.attrs["mode"] == repr(spec.exchange)
     prepare(change(spec, reference=False, overwrite=True), n_ranks=1)
     assert open_run(spec.store)["reference"]["mle"].isnull().all()
+
+
+def fake_fit(problem, events, *, seed=0):
+    best, deviation = exact_fit(events)
+    findings = (f"It was made from {len(events)} events with the seed {seed}.",)
+    return ScoreFit(problem.parameters, np.array(best), np.diag(deviation) ** 2, {"functions": 1.0}, 3.0, 2, findings)
+
+
+def test_store_holds_the_fit_of_the_events(spec, monkeypatch):
+    monkeypatch.setattr(reference, "fit", fake_fit)
+    without = run(change(spec, seed=2), World.alone("cpu")) and open_run(spec.store).load()
+    spec = change(spec, seed=2, fit=True, overwrite=True)
+    prepare(spec, n_ranks=1)
+    assert analysis.fit(open_run(spec.store)).attrs["state"] == "none", "a notebook does not wait for it"
+    run_rank(spec, World.alone("cpu"))
+    stored = open_run(spec.store)
+    best, deviation = exact_fit(observed(spec))
+    np.testing.assert_array_equal(stored["reference"]["fit"], best)
+    np.testing.assert_allclose(stored["reference"]["fit_deviation"], deviation)
+    np.testing.assert_allclose(stored["reference"]["fit_covariance"], np.diag(deviation) ** 2)
+    assert stored["reference"]["fit_goodness"] == 3 and stored["reference"]["fit_n_freedom"] == 2
+    findings = ["It was made from 200 events with the seed 2."]
+    words = {"state": "made", "findings": findings, "information": {"functions": 1.0}}
+    assert stored["reference"].attrs["fit"] == words
+    # It changes nothing else.
+    np.testing.assert_array_equal(stored["history"]["theta"], without["history"]["theta"])
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (ValueError("99 events are too few."), "refused", "99 events are too few."),
+        (NotImplementedError("It has categories."), "refused", "It has categories."),
+        (RuntimeError("singular"), "failed", "RuntimeError: singular"),
+        (None, "refused", "2 parameters are too many: a run makes the fit for up to 1."),
+    ],
+)
+def test_a_run_without_its_fit_continues_and_says_why(spec, monkeypatch, error, state, reason):
+    monkeypatch.setattr(reference, "fit", lambda *given, **options: raise_(error))
+    if error is None:
+        monkeypatch.setattr(reference, "_MOST_PARAMETERS", 1)
+    warned = f"The fit by the learned score failed: {reason}. The run continues without it.*fit=False"
+    with pytest.warns(UserWarning, match=warned) if state == "failed" else contextlib.nullcontext():
+        run(change(spec, fit=True, n_steps=20), World.alone("cpu"))
+    stored = open_run(spec.store)
+    words = stored["reference"].attrs["fit"]
+    assert words["state"] == state and words["reason"].startswith(reason)
+    assert read_status(spec.store).is_finished and stored["reference"]["fit"].isnull().all()
+
+
+def test_a_fit_is_made_once_and_again_if_it_was_killed(spec, monkeypatch):
+    made = []
+
+    def fit(*given, **options):
+        made.append(is_fitting(spec.store))
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        return fake_fit(*given, **options)
+
+    monkeypatch.setattr(reference, "fit", fit)
+    spec = change(spec, fit=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(spec, World.alone("cpu"))
+    prepare(spec, n_ranks=1, resume=True)
+    request_stop(spec.store, 40)
+    for stop in (40, None):
+        run_rank(spec, World.alone("cpu"), resume=True)
+        assert read_status(spec.store).stop_step == (stop or spec.n_steps) and len(made) == 2
+        prepare(spec, n_ranks=1, resume=True)
+    assert made == [True, True] and read_status(spec.store).is_finished
+    # It may be asked for later.
+    prepare(change(spec, fit=False), n_ranks=1, resume=True)
+
+
+@pytest.mark.mpi
+def test_other_ranks_wait_for_the_fit_and_then_train(spec, tmp_path):
+    path = tmp_path / "spec.json"
+    path.write_text(change(spec, exchange=Ring(), fit=True, n_steps=20).to_json())
+    script = Path(__file__).parent / "mpi" / "slow_fit.py"
+    done = mpiexec(2, script, path, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    stored = open_run(spec.store)
+    assert analysis.fit(stored)["fit"].values.tolist() == [0.6, 1.1] and read_status(spec.store).is_finished
+    elapsed = stored["history"]["elapsed_s"].values
+    assert np.ptp(elapsed[:, 0]) < 1.5, "they begin together, and the fit counts neither as training nor as waiting"
 
 
 @pytest.mark.parametrize(
@@ -340,10 +435,10 @@ def test_tiny_runs_have_complete_draws(spec, n_steps):
     assert stored["history"]["theta"].notnull().all()
 
 
-def run_under_mpi(spec, n_ranks, tmp_path):
+def run_under_mpi(spec, n_ranks, tmp_path, nest=None):
     path = tmp_path / "spec.json"
     path.write_text(spec.to_json())
-    return mpiexec(n_ranks, "-m", "sagips_kit", "run", path, cwd=tmp_path)
+    return mpiexec(n_ranks, *(nest.stub if nest else []), "-m", "sagips_kit", "run", path, cwd=tmp_path)
 
 
 def assert_same_runs(one, other):
@@ -365,19 +460,19 @@ def test_one_rank_of_mpiexec_equals_a_single_process(spec, tmp_path):
 
 @pytest.mark.mpi
 @pytest.mark.slow
-def test_an_ensemble_is_the_same_on_two_ranks_as_on_one(spec, tmp_path):
+def test_an_ensemble_is_the_same_on_two_ranks_as_on_one(spec, tmp_path, nest):
     run(change(spec, settings=dataclasses.replace(SMALL, bootstrap=True)), World.alone("cpu"))
     spread = dataclasses.replace(SMALL, bootstrap=True, n_members=1)
     apart = change(spec, store=str(tmp_path / "b.zarr"), settings=spread)
-    done = run_under_mpi(apart, 2, tmp_path)
+    done = run_under_mpi(apart, 2, tmp_path, nest)
     assert done.returncode == 0, done.stdout
     one, two = (open_run(path)["posterior"].to_dataset().load() for path in (spec.store, apart.store))
     xr.testing.assert_allclose(one.drop_vars(["replica", "member"]), two.drop_vars(["replica", "member"]), atol=1e-3)
 
 
 @pytest.mark.mpi
-def test_ring_under_mpiexec_fills_the_whole_store(spec, tmp_path):
-    done = run_under_mpi(change(spec, exchange=Ring()), 3, tmp_path)
+def test_ring_under_mpiexec_fills_the_whole_store(spec, tmp_path, nest):
+    done = run_under_mpi(change(spec, exchange=Ring()), 3, tmp_path, nest)
     assert done.returncode == 0, done.stdout
     assert re.search(r"^103 steps on 3 ranks in \d+ s: ", done.stdout, re.MULTILINE)
     stored = open_run(spec.store)
@@ -395,7 +490,7 @@ def test_ring_under_mpiexec_fills_the_whole_store(spec, tmp_path):
 
 
 @pytest.mark.mpi
-def test_stop_request_under_mpiexec_stops_all_ranks_at_one_step(spec, tmp_path):
+def test_stop_request_under_mpiexec_stops_all_ranks_at_one_step(spec, tmp_path, nest):
     long = change(spec, exchange=Ring(), n_steps=1_000_000, reference=False)
     (tmp_path / "stop.py").write_text(
         "import sys\n"
@@ -410,15 +505,15 @@ def test_stop_request_under_mpiexec_stops_all_ranks_at_one_step(spec, tmp_path):
         "run_rank(spec, world)\n"
     )
     (tmp_path / "spec.json").write_text(long.to_json())
-    done = mpiexec(2, "stop.py", cwd=tmp_path, timeout=60)
+    done = mpiexec(2, *nest.stub, "stop.py", cwd=tmp_path, timeout=60)
     assert done.returncode == 0, done.stdout
     assert read_status(long.store).steps.tolist() == [60, 60]
 
 
 @pytest.mark.mpi
-def test_failure_to_prepare_is_reported_once_and_ends_all_ranks(spec, tmp_path):
+def test_failure_to_prepare_is_reported_once_and_ends_all_ranks(spec, tmp_path, nest):
     prepare(spec, n_ranks=3)
-    done = run_under_mpi(spec, 3, tmp_path)
+    done = run_under_mpi(spec, 3, tmp_path, nest)
     assert done.returncode != 0
     assert done.stdout.count("sagips: ") == 1 and done.stdout.count("already holds an unfinished run") == 1
     assert "Traceback" not in done.stdout
@@ -426,9 +521,9 @@ def test_failure_to_prepare_is_reported_once_and_ends_all_ranks(spec, tmp_path):
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("exchange", [Ring(), pytest.param(Independent(), marks=pytest.mark.slow)])
-def test_failure_of_one_rank_is_reported_once_and_ends_all_ranks(spec, tmp_path, exchange):
+def test_failure_of_one_rank_is_reported_once_and_ends_all_ranks(spec, tmp_path, nest, exchange):
     problem = Faulty(n_observed=200)
-    done = run_under_mpi(change(spec, problem=problem, exchange=exchange, reference=False), 3, tmp_path)
+    done = run_under_mpi(change(spec, problem=problem, exchange=exchange, reference=False), 3, tmp_path, nest)
     assert done.returncode != 0
     assert done.stdout.count("sagips: the magnet of rank 1 quenched") == 1 == done.stdout.count("sagips: ")
     assert "Traceback" not in done.stdout

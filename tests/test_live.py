@@ -18,7 +18,7 @@ class Slope:
     """The part of a problem that a store needs."""
 
     parameters, lower, upper, units, long_names = ("slope",), (0.0,), (2.0,), {}, {}
-    observables, truth, published = ("x",), None, {}
+    observables, truth, published, periodic = ("x",), None, {}, ()
 
 
 def train(path, steps, deviation=None):
@@ -56,6 +56,30 @@ def test_a_snapshot_has_the_numbers_of_the_run(tmp_path):
     line = now.line()
     for words in ("50/100", "[00:05<00:05", "10.00step/s", "ranks at 50 to 55", "moved 2 floor", "waiting 25%", "stal"):
         assert words in line
+
+
+def test_without_a_likelihood_the_fit_is_the_unit(tmp_path):
+    path = train(tmp_path / "a.zarr", (50, 50))
+    with RunWriter(path, 0) as writer:
+        writer.write_fit({"state": "made", "findings": [], "information": {}}, fit=[0.5], fit_deviation=[0.1])
+    now = progress_line.snapshot(path)
+    assert now.moved == pytest.approx(1) and now.moved_unit == "deviations of the fit"
+
+
+def test_a_fit_under_way_is_shown(tmp_path):
+    path = train(tmp_path / "a.zarr", (0, 0))
+    with RunWriter(path, 0) as writer:
+        assert writer.wants_fit() and "fitting" not in progress_line.snapshot(path).line()
+        writer.write_fit({"state": "under way"})
+        assert writer.wants_fit() and "fitting by the learned score, ranks at 0" in progress_line.snapshot(path).line()
+        writer.write_fit({"state": "refused", "reason": "Too many parameters."})
+        assert not writer.wants_fit() and "fitting" not in progress_line.snapshot(path).line()
+
+
+def test_work_in_a_terminal_shows_its_time(capsys):
+    with progress_line.working("fitting", interval_s=0.01):
+        pass
+    assert capsys.readouterr().err == "fitting: 0 s\n"
 
 
 def test_without_a_reference_the_range_is_the_unit(tmp_path):

@@ -89,7 +89,7 @@ def test_a_problem_defined_in_its_notebook_is_checked_and_solved(tmp_path):
     assert read_status(path).is_finished
     estimates = analysis.estimate(open_run(path))
     assert float(abs((estimates["mle"] - estimates["truth"]) / estimates["floor"]).max()) < 4
-    assert len(list((tmp_path / "runs" / "figures").glob("own_problem_*.png"))) == 2
+    assert len(list((tmp_path / "runs" / "figures").glob("own_problem_*.png"))) == 3
     # The store contains the name of the class; its code is only in the notebook.
     with pytest.raises(ValueError, match="Run the cell of `class Resonance` first"):
         RunSpec.from_run(open_run(path))

@@ -149,7 +149,9 @@ def test_a_notebook_runs_as_a_job(tmp_path):
     script = pbs_machine.read_script(large.path.read_text())
     assert (script.nodes, script.queue, script.name) == (100, "prod", "sagips-08_scaling")
     assert any("-p profile allocation -p n 400 -p group 4" in line for line in script.lines)
-    with pytest.raises(ValueError, match=r"takes no parameter 'n_step'. Allowed: figures, n, n_events"):
+    with pytest.raises(
+        ValueError, match=r"takes no parameter 'n_step'. Did you mean n_steps\? Allowed: figures, n, n_events"
+    ):
         notebook_job.write_batch(notebook, "polaris", {"n_step": 3})
     with pytest.raises(ValueError, match="Profile 'local' submits no jobs. Allowed: frontier, pbs"):
         notebook_job.write_batch(notebook, "local")

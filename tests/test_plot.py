@@ -11,6 +11,7 @@ from test_analysis import make_run, make_timed
 
 from sagips_kit import analysis, plot
 from sagips_kit.analysis.collection import open_runs
+from sagips_kit.statistics.fit import ScoreFit
 
 plt.switch_backend("Agg")
 pytestmark = pytest.mark.filterwarnings("error")
@@ -244,9 +245,9 @@ def test_pictures_of_several_runs_name_what_is_missing(runs):
     with pytest.raises(ValueError, match=r"plot.pace compares several runs, and this is one.*open_runs"):
         plot.pace(runs["Ring()"])
     unfitted = open_runs([make_fitted_run(3, reference=None) for _ in range(2)], labels=["a", "b"])
-    with pytest.raises(ValueError, match="None of these runs has a likelihood fit.*analysis.summary"):
+    with pytest.raises(ValueError, match="None of these runs has a fit.*analysis.summary"):
         plot.estimate(unfitted)
-    with pytest.raises(ValueError, match="None of these runs has a likelihood fit"):
+    with pytest.raises(ValueError, match="None of these runs has a fit"):
         plot.convergence(unfitted)
 
 
@@ -294,7 +295,7 @@ def test_the_overview_says_what_is_missing_yet():
 
 def test_a_run_without_reference_has_pictures_too():
     run = make_fitted_run(3, reference=None, truth=None)
-    with pytest.raises(ValueError, match=r"no likelihood fit.*plot\.evolution.*theta\.plot"):
+    with pytest.raises(ValueError, match=r"no fit.*plot\.evolution.*theta\.plot"):
         plot.convergence(run)
     assert plot.estimate(run).get_xlabel() == "distance to the estimate [its standard deviations]"
     plot.posterior(run)
@@ -309,8 +310,46 @@ def test_a_single_chain_has_pictures_too():
         lambda run: plot.observed_and_generated(run, "energy", by="hall"),
     ):
         draw(run)
-    with pytest.raises(ValueError, match="one chain and no likelihood fit"):
+    with pytest.raises(ValueError, match="one chain and no fit"):
         plot.estimate(make_fitted_run(3, n_chains=1, reference=None))
+
+
+def test_without_a_likelihood_the_fit_takes_its_place():
+    learned = (np.array([-2.0, 0.1, 2.0]), np.diag([0.1, 0.2, 0.1]) ** 2)
+    run = make_fitted_run(3, reference=None, learned=learned)
+    assert plot.convergence(run).get_ylabel() == "RMS distance to the fit [its deviations]"
+    assert plot.estimate(run).get_xlabel() == "distance to the fit [its deviations]"
+    assert "fit [its deviations]" in texts(plot.residuals(run).get_legend())
+    assert "fit, 2 deviations" in texts(plot.posterior(run)[0, 0].figure.legends[0])
+    assert "fit $\\pm$ 1 deviation" in texts(plot.evolution(run)[0].figure.legends[0])
+    both = open_runs([run, make_fitted_run(3, learned=learned)], labels=["a", "b"])
+    assert plot.convergence(both).get_ylabel() == "RMS distance to the MLE, or to the fit [its deviations]"
+    assert plot.estimate(both).get_xlabel() == "distance to the MLE [floor units]"
+    alone = open_runs([run, run], labels=["a", "b"])
+    assert plot.estimate(alone).get_xlabel() == "distance to the fit [its deviations]"
+    # A fit that is not reliable is named so.
+    doubtful = make_fitted_run(3, reference=None, learned=learned, findings=["There is another answer."])
+    assert plot.convergence(doubtful).get_ylabel() == "RMS distance to the fit, which is not reliable [its deviations]"
+
+
+def test_a_fit_is_drawn_from_a_run_and_from_its_result():
+    learned = (np.array([-2.0, 0.1, 2.0]), np.array([[0.01, 0.01, 0], [0.01, 0.04, 0], [0, 0, 0.01]]))
+    run = make_fitted_run(3, learned=learned, findings=["There is another answer."])
+    estimates, correlations = plot.fit(run)
+    assert texts(estimates.get_legend()) == ["fit", "MLE", "estimate of the generators", "truth", "published"]
+    assert estimates.get_yticklabels()[0].get_text() == "theta0 = -2.00 $\\pm$ 0.10 days"
+    assert [text.get_text() for text in correlations.texts][1] == "0.50"
+    assert "NOT RELIABLE: There is another answer." in estimates.figure.get_suptitle()
+    result = ScoreFit(("a", "b", "c"), *learned, {}, 5.0, 4, ())
+    estimates, _ = plot.fit(result, truth=(-2.1, 0.1, 9.0))
+    assert texts(estimates.get_legend()) == ["fit", "truth"]
+    (arrow,) = [line for line in estimates.lines if line.get_marker() == ">" and len(line.get_xdata())]
+    assert arrow.get_ydata().tolist() == [2], "70 deviations away"
+    assert estimates.figure.get_suptitle() == "Fit by the learned score: chi-squared 5.0 / 4, p = 0.29"
+    with pytest.raises(ValueError, match=r"truth of shape \(2,\): should be \(3,\)"):
+        plot.fit(result, truth=(1, 2))
+    with pytest.raises(ValueError, match=r"no fit by the learned score: it was switched off"):
+        plot.fit(make_fitted_run(3))
 
 
 def test_an_unfinished_run_shows_its_convergence():

@@ -32,6 +32,7 @@ EVENTS = Gaussian().observed(2000, np.random.default_rng(0))
     ("given", "meant"),
     [
         ("prior", "priors"),
+        ("measurement", "measurements"),
         ("unit", "units"),
         ("long_name", "long_names"),
         ("publishd", "published"),
@@ -85,7 +86,7 @@ def test_names_of_other_things_cause_no_warning():
         class Mine(Mixin, Gaussian):
             unit = "MeV"  # declared by another base
             n_observed, true_units, features_of_x, likelihood, simulator = 1000, {}, (), None, None
-            _prior = {}
+            _prior, period = {}, 24.0
 
             def simulate(self, theta, noise):
                 return super().simulate(theta, noise)

@@ -22,7 +22,7 @@ def shown():
     return names
 
 
-@pytest.mark.parametrize("name", ["Decay", "Resonance", "Shower"])
+@pytest.mark.parametrize("name", ["Decay", "Resonance", "Calibrated", "Compass", "Shower"])
 def test_each_keeps_its_contract(shown, name):
     report = check_problem(shown[name]())
     assert report.is_ok, report

@@ -14,7 +14,7 @@ import pytest
 import torch
 import zarr
 from gaussian import QUICK, Gaussian, exact_fit
-from mpi_launcher import TESTS, Nest, command, environment, mpiexec
+from mpi_launcher import TESTS, command, environment, mpiexec
 
 from sagips_kit import (
     AllReduce,
@@ -47,16 +47,12 @@ SMALL = dataclasses.replace(SMALL, bootstrap=True)
 TIMES = {"waited_s", "elapsed_s"}
 
 
-@pytest.fixture(scope="module")
-def nest():
-    with Nest() as nest:
-        yield nest
-
-
 @pytest.fixture
 def spec(tmp_path):
     problem = Gaussian(n_observed=200)
-    return RunSpec(problem=problem, store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=203, reference=False)
+    return RunSpec(
+        problem=problem, store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=203, reference=False, fit=False
+    )
 
 
 def change(spec, **changes):

@@ -28,7 +28,9 @@ PACKAGE = Path(sagips_kit.__file__).parent
 def spec(tmp_path):
     settings = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4)
     problem = Gaussian(n_observed=50)
-    return RunSpec(problem=problem, store=str(tmp_path / "a.zarr"), settings=settings, n_steps=20, reference=False)
+    return RunSpec(
+        problem=problem, store=str(tmp_path / "a.zarr"), settings=settings, n_steps=20, reference=False, fit=False
+    )
 
 
 class Touch:

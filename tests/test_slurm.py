@@ -97,6 +97,7 @@ def long_run(store, n_steps=100_000, problem=None, checkpoint_s=300.0):
         store=str(store),
         n_steps=n_steps,
         reference=False,
+        fit=False,
         checkpoint_s=checkpoint_s,
     )
 

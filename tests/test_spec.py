@@ -21,6 +21,7 @@ WRONG = {
     "events": [3, b"a.npy"],
     "n_observed": [0, 1.5, "10"],
     "reference": [None, 1, "yes"],
+    "fit": [None, 1, "yes"],
     "overwrite": [None, 1],
     "checkpoint_s": [None, -1.0, "300", float("inf")],
 }
@@ -63,6 +64,7 @@ def test_json_round_trip_is_the_same_spec(problem, exchange):
         events="b.npy",
         n_observed=50,
         reference=False,
+        fit=False,
         overwrite=True,
     )
     assert RunSpec.from_dict(json.loads(spec.to_json())) == spec
@@ -140,7 +142,7 @@ def test_wrong_values_are_refused(name, given):
         (changed(problem={"n_observed": 3}), "should be an object with a type"),
         (
             changed(problem={"type": "Proxi"}),
-            "Unknown problem 'Proxi'. Allowed: DayaBay, Image, Linear, Octants, Proxy, Proxy2D, or one of your own as",
+            "Unknown problem 'Proxi'. Did you mean Proxy. Allowed: DayaBay, Image, Linear, Octants, Proxy, Proxy2D, or",
         ),
         (changed(problem={"type": "Proxy", "n": 3}), r"Proxy: unknown field 'n'.* Allowed: n_observed"),
         (changed(problem={"type": "Proxy", "n_observed": "3"}), "Proxy: n_observed = '3': should be a valid integer"),
@@ -155,7 +157,7 @@ def test_wrong_values_are_refused(name, given):
         (changed(exchange={"type": "gaussian:Gaussian"}), "exchange 'gaussian:Gaussian' is not an Exchange"),
         (
             changed(exchange={"type": "Rings"}),
-            "Unknown exchange 'Rings'. Allowed: AllReduce, Chain, .*Within, or one of your own",
+            "Unknown exchange 'Rings'. Did you mean Ring. Allowed: AllReduce, Chain, .*Within, or one of your own",
         ),
         (changed(exchange={"type": "Channel"}), "Unknown exchange 'Channel'"),
         (changed(exchange={"type": "Ring", "period": 3}), "Ring: unknown field 'period'"),

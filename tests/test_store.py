@@ -29,7 +29,7 @@ from sagips_kit.store import group as groups
 from sagips_kit.store.create import create_run
 from sagips_kit.store.reader import open_run
 from sagips_kit.store.schema import RunLayout
-from sagips_kit.store.status import read_status, request_stop, stop_soon
+from sagips_kit.store.status import is_fitting, read_status, request_stop, stop_soon
 from sagips_kit.store.writer import RunWriter
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -63,6 +63,7 @@ def make_problem(n_parameters=2, **changes):
         long_names={"energy": "prompt energy"},
         truth=None,
         published={},
+        periodic=(),
     )
     problem.__dict__.update(changes)
     return problem
@@ -173,7 +174,8 @@ def test_memory_is_directory_is_url(make, path):
 def test_every_array_of_a_run_is_in_the_table(path):
     problem = Gaussian(n_observed=50)
     run_alone(
-        RunSpec(problem=problem, store=str(path), settings=QUICK, n_steps=10, reference=False), World.alone("cpu")
+        RunSpec(problem=problem, store=str(path), settings=QUICK, n_steps=10, reference=False, fit=False),
+        World.alone("cpu"),
     )
     table = schema.variables(problem.parameters, problem.observables, problem.units, problem.long_names)
     root, found = zarr.open_group(path, mode="r"), set()
@@ -202,6 +204,30 @@ def test_ranks_record_their_hosts_and_devices(make, path):
     environment = open_run(path)["environment"]
     assert environment["host"].values.tolist() == ["", "", "nid002", ""]
     assert environment["device"].values[2] == "cuda:0: A100"
+
+
+def test_a_run_of_the_schema_before_has_no_fit(make, path):
+    """It had no variables of the fit by the learned score."""
+    make()
+    for name in ("fit", "fit_deviation", "fit_covariance", "fit_goodness", "fit_n_freedom"):
+        shutil.rmtree(path / "reference" / name)
+    with pytest.raises(ValueError, match="reference/fit is missing"):
+        open_run(path)
+    zarr.open_group(path, mode="r+").attrs[schema.VERSION_KEY] = 3
+    run = open_run(path)
+    assert run["reference"]["fit"].isnull().all() and run["reference"]["fit_covariance"].shape == (2, 2)
+    assert list(run["reference"].data_vars) == list(schema.of_group("reference"))
+    assert not is_fitting(path)
+    with RunWriter(path, 0) as writer:
+        assert not writer.wants_fit()
+
+
+def test_only_rank_0_writes_the_fit(make, path):
+    make()
+    with RunWriter(path, 1) as writer:
+        assert not writer.wants_fit()
+        with pytest.raises(ValueError, match="Rank 1 writes no fit"):
+            writer.write_fit({"state": "under way"})
 
 
 @pytest.mark.parametrize("record_every", [1, 10])
@@ -375,7 +401,7 @@ def test_an_incomplete_block_is_completed_later(make, path):
 @pytest.mark.parametrize(
     ("first_row", "rows", "text"),
     [
-        (0, {"thetas": np.ones((3, 4, 2))}, r"no 'thetas'. Allowed: theta, loss_discriminator"),
+        (0, {"thetas": np.ones((3, 4, 2))}, r"no 'thetas'. Did you mean theta\? Allowed: theta, loss_discriminator"),
         (0, {"theta": np.ones((3, 4))}, r"\(3, 4\).*\(member 3, step, parameter 2\)"),
         (0, {"theta": np.ones((2, 4, 2))}, r"\(2, 4, 2\)"),
         (8, {"waited_s": np.ones(4)}, r"from row 8 on there are 3 rows"),
@@ -735,6 +761,10 @@ def test_a_missing_variable_is_named(make, path, name):
         ("zarr.json", "parameters", ["theta0", "../theta1"], "parameter '../theta1' cannot be the name of a variable"),
         ("zarr.json", schema.VERSION_KEY, "three", "its schema is 'three': should be a number"),
         ("posterior/zarr.json", "uncertainty", 3, "attribute uncertainty = 3: should be a str"),
+        ("reference/zarr.json", "fit", "made", "attribute fit = 'made': should be a state of the fit"),
+        ("reference/zarr.json", "fit", {"state": "done"}, "attribute fit = .*: should be a state of the fit"),
+        ("reference/zarr.json", "fit", {"state": "refused", "reason": 3}, "attribute fit = .*: should be a state"),
+        ("reference/zarr.json", "fit", {"state": "made", "findings": "none"}, "attribute fit = .*: should be a state"),
         ("control/zarr.json", "resumed", 5, "attribute resumed = 5: should be a list"),
         ("control/zarr.json", "resumed", [{"at": "noon", "from_step": 5}], "should have at, from_step, reached"),
         (

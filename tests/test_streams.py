@@ -42,7 +42,13 @@ def assert_all_differ(words):
 
 def test_all_streams_of_a_run_differ(tmp_path, monkeypatch):
     spec = RunSpec(
-        problem=Calibrated(), store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=4, seed=7, reference=False
+        problem=Calibrated(),
+        store=str(tmp_path / "a.zarr"),
+        settings=SMALL,
+        n_steps=4,
+        seed=7,
+        reference=False,
+        fit=False,
     )
     words = words_of(spec, monkeypatch)
     assert words.keys() == set(Stream) - {Stream.ROWS, Stream.WINDOWS}
@@ -61,6 +67,7 @@ def test_all_streams_of_a_run_on_windows_differ(tmp_path, monkeypatch):
         n_steps=4,
         seed=7,
         reference=False,
+        fit=False,
     )
     words = words_of(spec, monkeypatch)
     assert words.keys() == set(Stream)

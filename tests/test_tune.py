@@ -36,7 +36,9 @@ class _SleepyChannel(Channel):
 @pytest.fixture
 def path(tmp_path):
     settings = dataclasses.replace(QUICK, n_events=64)
-    spec = RunSpec(problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=settings, n_steps=20)
+    spec = RunSpec(
+        problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=settings, n_steps=20, fit=False
+    )
     path = tmp_path / "spec.json"
     path.write_text(spec.to_json())
     return path
@@ -104,8 +106,8 @@ def test_the_step_is_timed_with_the_events_of_the_run(path, tmp_path, monkeypatc
 
 
 @pytest.mark.mpi
-def test_ranks_of_mpiexec_print_one_table(path):
-    done = mpiexec(2, "-m", "mpi4py", "-m", "sagips_kit", "tune", path, "--trial-s", 0.2)
+def test_ranks_of_mpiexec_print_one_table(path, nest):
+    done = mpiexec(2, *nest.stub, "-m", "mpi4py", "-m", "sagips_kit", "tune", path, "--trial-s", 0.2)
     assert done.returncode == 0, done.stdout
     head, columns, *rows, last = done.stdout.splitlines()
     assert head.startswith("2 ranks, ") and columns.split() == ["rate", "waits", "(ms)", "staleness", "exchange"]

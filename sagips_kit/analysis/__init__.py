@@ -7,13 +7,17 @@ units*: standard deviations of the maximum-likelihood estimate from the same eve
 parameters.
 """
 
+from typing import TYPE_CHECKING
+
+from .._text import allowed
 from . import calibration
 from .adversaries import discriminator, evolution
 from .base import each_run, state, written
 from .base import single_run as single_run
-from .estimates import coverage, distance_to_mle, estimate, estimate_of, residuals, summary, summary_of
+from .estimates import coverage, distance_to_fit, distance_to_mle, estimate, estimate_of, residuals, summary, summary_of
 from .events import densities, observed_and_generated, snapshots
 from .facts import describe, environment, fact, spec
+from .fits import fit
 from .history import convergence, losses, pace, staleness, timeline, warnings_of
 
 __all__ = [
@@ -23,6 +27,7 @@ __all__ = [
     "densities",
     "describe",
     "discriminator",
+    "distance_to_fit",
     "distance_to_mle",
     "each_run",
     "environment",
@@ -30,6 +35,7 @@ __all__ = [
     "estimate_of",
     "evolution",
     "fact",
+    "fit",
     "losses",
     "observed_and_generated",
     "pace",
@@ -44,6 +50,11 @@ __all__ = [
     "warnings_of",
     "written",
 ]
+
+if not TYPE_CHECKING:  # type checkers take a module with __getattr__ to have every name
+
+    def __getattr__(name):
+        raise AttributeError(f"sagips_kit.analysis has no {name!r}. {allowed(name, __all__)}")
 
 
 def __dir__() -> list[str]:

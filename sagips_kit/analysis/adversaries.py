@@ -6,13 +6,16 @@ from scipy.stats import rankdata
 
 from ..store import schema
 from ..store.status import RunStatus
-from .base import for_each_run, group_of, quantiles
+from .base import circles_of, continuous, for_each_run, gathered, group_of, quantiles
 from .events import snapshots
 
 
 @for_each_run
 def evolution(run: xr.DataTree) -> xr.Dataset:
     """Spread of the generated parameter vectors during training.
+
+    Values of a periodic parameter are taken within half a period of their mean at each step, and this mean is a path
+    without jumps, which ends inside the range.
 
     Parameters
     ----------
@@ -43,9 +46,13 @@ def evolution(run: xr.DataTree) -> xr.Dataset:
     ('parameter', 'step', 'quantile')
     """
     vectors = snapshots(run)[schema.TAKEN_PARAMETERS].astype(float).transpose(schema.PARAMETER, schema.STEP, ...)
-    between = vectors.mean(schema.SET).std(schema.CHAIN, ddof=1) if vectors.sizes[schema.CHAIN] > 1 else np.nan
-    within = vectors.std(schema.SET).mean(schema.CHAIN)
-    every = quantiles(vectors.stack(vector=(schema.CHAIN, schema.SET)), "vector")
+    circles, both = circles_of(run), (schema.CHAIN, schema.SET)
+    of_chains, together = gathered(vectors, (schema.SET,), *circles), gathered(vectors, both, *circles)
+    means = gathered(of_chains.mean(schema.SET), (schema.CHAIN,), *circles)
+    between = means.std(schema.CHAIN, ddof=1) if means.sizes[schema.CHAIN] > 1 else np.nan
+    within = of_chains.std(schema.SET).mean(schema.CHAIN)
+    centre = together.mean(both)
+    every = quantiles((together + (continuous(centre, circles[1]) - centre)).stack(vector=both), "vector")
     return xr.Dataset(
         {
             "quantiles": every.transpose(schema.PARAMETER, schema.STEP, "quantile"),

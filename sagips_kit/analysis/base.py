@@ -1,7 +1,7 @@
 """One run or several side by side, and the chains of a run that have been written."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import PurePath
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from .. import _circular
 from ..store import schema
 from ..store.status import RunStatus
 
@@ -167,7 +168,9 @@ def written(run: xr.DataTree, group: str) -> xr.Dataset:
     Returns
     -------
     Dataset (chain, draw, ...)
-        A variable for each parameter (chain, draw), or for each observable (chain, draw, event).
+        A variable for each parameter (chain, draw), or for each observable (chain, draw, event).  Values of a periodic
+        parameter are within half a period of their mean, so some may be outside of its range, and means, standard
+        deviations and histograms are computed as usual.
 
     Raises
     ------
@@ -201,7 +204,62 @@ def written(run: xr.DataTree, group: str) -> xr.Dataset:
             f"No chain has been written yet: the run is at step {status.step} of {status.n_steps}. Look at "
             "convergence(run) until it ends, then open the run again."
         )
-    return chains
+    return gathered_chains(chains) if group == schema.POSTERIOR else chains
+
+
+def gathered_chains(chains: xr.Dataset) -> xr.Dataset:
+    """Chains in which the values of periodic parameters are near their mean, so that the usual statistics hold."""
+    around = schema.intervals_of(chains.attrs)
+    return chains.assign(
+        {
+            name: gathered(chains[name], chains[name].dims, xr.DataArray(low), xr.DataArray(high - low))
+            for name, (low, high) in around.items()
+            if name in chains
+        }
+    )
+
+
+def circles_of(run: xr.DataTree) -> tuple[xr.DataArray, xr.DataArray]:
+    """Lower end and period of the parameters of a run, (parameter,) each; NaN where they are not periodic."""
+    names = schema.names_of(run.attrs)[0]
+    ends = _circular.circles(names, schema.intervals_of(group_of(run, schema.POSTERIOR).attrs))
+    low, period = (xr.DataArray(one, {schema.PARAMETER: names}) for one in ends)
+    return low, period
+
+
+def gathered(values: xr.DataArray, dims: Sequence[Hashable], low: xr.DataArray, period: xr.DataArray) -> xr.DataArray:
+    """The equivalent values within half a period of their mean along `dims`; the same where the period is NaN."""
+    if not period.notnull().any():
+        return values
+    found = xr.apply_ufunc(
+        lambda *given: _circular.gathered(*given, n_axes=len(dims)),
+        values,
+        low,
+        period,
+        input_core_dims=[list(dims), [], []],
+        output_core_dims=[list(dims)],
+        keep_attrs="override",
+    )
+    return found.transpose(*values.dims)
+
+
+def difference(one: xr.DataArray, other: xr.DataArray, period: xr.DataArray) -> xr.DataArray:
+    """`one` - `other`, along the shorter way around the circle where there is a period."""
+    return xr.apply_ufunc(_circular.difference, one, other, period)
+
+
+def continuous(values: xr.DataArray, period: xr.DataArray) -> xr.DataArray:
+    """The equivalent values whose path along the steps has no jumps and ends as given; the same where there is none."""
+    if not (period.notnull().any() and values.sizes[schema.STEP]):
+        return values
+    dims = [[schema.STEP], []]
+    found = xr.apply_ufunc(_circular.continuous, values, period, input_core_dims=dims, output_core_dims=dims[:1])
+    return found.transpose(*values.dims)
+
+
+def inside(values: xr.DataArray, low: xr.DataArray, period: xr.DataArray) -> xr.DataArray:
+    """The equivalent values in the interval that begins at `low`; the same where the period is NaN."""
+    return xr.apply_ufunc(_circular.inside, values, low, period, keep_attrs="override")
 
 
 def quantiles(values: xr.DataArray, dim: str) -> xr.DataArray:

@@ -20,6 +20,8 @@ Examples
 True
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -29,6 +31,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from ..store import schema
+from .base import difference
 
 RUN = "run"
 LEVEL = "level"
@@ -70,12 +73,13 @@ def collect(estimates: Iterable[xr.Dataset]) -> xr.Dataset:
     Parameters
     ----------
     estimates : iterable of Dataset (parameter)
-        What `analysis.estimate` returns for runs with a known truth; mean, deviation, truth and n_chains are used.
+        What `analysis.estimate` returns for runs with a known truth; mean, deviation, truth, n_chains and period are
+        used.
 
     Returns
     -------
     Dataset (run, parameter)
-        The variables mean, deviation, truth and n_chains.
+        The variables mean, deviation, truth, n_chains and period.
 
     Examples
     --------
@@ -84,8 +88,8 @@ def collect(estimates: Iterable[xr.Dataset]) -> xr.Dataset:
     >>> analysis.calibration.collect([values, values]).sizes["run"]
     2
     """
-    names = ["mean", "deviation", "truth", "n_chains"]
-    return xr.concat([estimate[names] for estimate in estimates], RUN)
+    names = ["mean", "deviation", "truth", "n_chains", "period"]
+    return xr.concat([estimate[[name for name in names if name in estimate]] for estimate in estimates], RUN)
 
 
 def coverage(estimates: xr.Dataset, levels: Sequence[float] = LEVELS) -> xr.Dataset:
@@ -94,7 +98,7 @@ def coverage(estimates: xr.Dataset, levels: Sequence[float] = LEVELS) -> xr.Data
     Parameters
     ----------
     estimates : Dataset (run, parameter)
-        With mean, deviation, truth and n_chains.
+        With mean, deviation, truth, n_chains and, for periodic parameters, period.
     levels : sequence of float
         Probabilities of the central intervals.
 
@@ -125,7 +129,7 @@ def coverage(estimates: xr.Dataset, levels: Sequence[float] = LEVELS) -> xr.Data
     """
     _require_truth(estimates)
     n_runs = estimates.sizes[RUN]
-    offset = np.abs(estimates["truth"] - estimates["mean"])
+    offset = np.abs(_beyond(estimates))
     along = xr.DataArray(list(levels), dims=LEVEL, coords={LEVEL: list(levels)})
     is_inside = xr.concat(
         [offset <= half_width(estimates["deviation"], estimates["n_chains"], level) for level in along.values], along
@@ -150,7 +154,7 @@ def ranks(estimates: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     estimates : Dataset (run, parameter)
-        With mean, deviation, truth and n_chains.
+        With mean, deviation, truth, n_chains and, for periodic parameters, period.
 
     Returns
     -------
@@ -180,7 +184,7 @@ def ranks(estimates: xr.Dataset) -> xr.Dataset:
     ('run', 'parameter')
     """
     _require_truth(estimates)
-    pull = (estimates["truth"] - estimates["mean"]) / estimates["deviation"]
+    pull = _beyond(estimates) / estimates["deviation"]
     rank = xr.apply_ufunc(scipy.stats.t.cdf, pull, estimates["n_chains"] - 1)
     p_values = [scipy.stats.kstest(rank.sel({schema.PARAMETER: name}), "uniform").pvalue for name in rank.parameter]
     return xr.Dataset({"rank": rank, "p_value": (schema.PARAMETER, p_values)})
@@ -215,6 +219,12 @@ def relative_covariance(chains: ArrayLike, covariance: ArrayLike) -> np.ndarray:
     residuals = chains - chains.mean(1, keepdims=True)
     white = np.linalg.solve(np.linalg.cholesky(covariance), residuals.swapaxes(1, 2))
     return (white @ white.swapaxes(1, 2)).mean(0) / (chains.shape[1] - 1)
+
+
+def _beyond(estimates: xr.Dataset) -> xr.DataArray:
+    """Truth minus mean, along the shorter way around for periodic parameters."""
+    period = estimates.get("period", xr.full_like(estimates["mean"], np.nan))
+    return difference(estimates["truth"], estimates["mean"], period)
 
 
 def _require_truth(estimates: xr.Dataset) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import xarray as xr
 from zarr.abc.store import Store
 
 from ..store import schema
-from ..store.location import Location, is_url, local_path
+from ..store.location import Location, is_url, local_path, stores_below
 from ..store.reader import open_run
 from ..store.status import RunStatus
-from .estimates import distance_to_mle
+from .base import rms
+from .estimates import estimate
 from .facts import fact
+from .fits import reference_of
 
-_DEPTH = 3  # levels of subfolders to look into
 _COLUMNS = ("problem", "mode", "ranks", "members", "seed", "state", "step", "n_steps", "distance", "created")
 
 
@@ -34,8 +35,9 @@ def list_runs(folder: str | os.PathLike[str] = ".") -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row for each run, by its path below the folder.  The columns are problem, mode, ranks, members, seed, state,
-        step, n_steps, distance (of the estimate to the maximum-likelihood estimate, in floor units) and created.  If a
-        run cannot be opened, its state says why.
+        step, n_steps, distance (of the estimate to the maximum-likelihood estimate in floor units or, without one, to
+        the fit by the learned score in deviations of that fit) and created.  If a run cannot be opened, its state says
+        why.
 
     Raises
     ------
@@ -61,7 +63,7 @@ def list_runs(folder: str | os.PathLike[str] = ".") -> pd.DataFrame:
         raise FileNotFoundError(f"There is no folder `{folder}`. Current folder: {Path.cwd()}")
     if (folder / "zarr.json").exists():
         raise ValueError(f"`{folder}` is a store itself. Type open_run({str(folder)!r}), or sagips describe {folder}")
-    rows = {str(path.relative_to(folder)): _row(path) for path in _stores(folder, _DEPTH)}
+    rows = {str(path.relative_to(folder)): _row(path) for path in stores_below(folder)}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(_COLUMNS))
     return table.sort_values("created", kind="stable").rename_axis("run")
 
@@ -147,7 +149,7 @@ def _found(
         folder = local_path(paths)
         found = sorted(glob.glob(str(Path(paths).expanduser())))
         if folder.is_dir() and not (folder / "zarr.json").exists():
-            return _not_empty(list(_stores(folder, _DEPTH)), paths)
+            return _not_empty(list(stores_below(folder)), paths)
         return _not_empty(found, paths)
     given = [paths] if isinstance(paths, str | os.PathLike | Store | xr.DataTree) else list(paths)
     if not given:
@@ -166,17 +168,6 @@ def _name(run: xr.DataTree) -> str:
     return str(source).rstrip("/").rpartition("/")[2].removesuffix(".zarr")
 
 
-def _stores(folder: Path, depth: int) -> Iterator[Path]:
-    """Zarr stores in a folder, without looking inside them or into hidden folders."""
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_dir():
-            continue
-        if (path / "zarr.json").exists():
-            yield path
-        elif depth > 1:
-            yield from _stores(path, depth - 1)
-
-
 def _row(path: Path) -> dict[str, Any]:
     try:
         run = open_run(path)
@@ -186,6 +177,7 @@ def _row(path: Path) -> dict[str, Any]:
         row["created"] = run.attrs[schema.CREATED_KEY]
     except (ValueError, OSError) as error:
         return {"state": str(error), "created": ""}
-    with contextlib.suppress(ValueError):  # no likelihood reference, or no chain yet
-        row["distance"] = distance_to_mle(run)
+    if name := reference_of(run).name:
+        with contextlib.suppress(ValueError):  # no chain yet
+            row["distance"] = float(rms(estimate(run)[f"to_{name}"]))
     return row

@@ -1,4 +1,4 @@
-"""The estimates and what they can be compared with: likelihood fit, truth, published values."""
+"""The estimates and what they can be compared with: the two fits of a run, truth, published values."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from .. import _circular
 from ..store import schema
 from . import calibration
-from .base import each_run, for_each_run, group_of, rms, written
+from .base import circles_of, difference, each_run, for_each_run, gathered_chains, group_of, inside, rms, written
+from .fits import fit, fit_words
 
-_REFERENCES = (schema.TRUTH, schema.MLE, schema.PUBLISHED)
+_REFERENCES = (schema.TRUTH, schema.MLE, schema.FIT, schema.PUBLISHED)
 _COLUMNS = {"mean": "estimate", "deviation": "deviation", "low": "low", "high": "high"}
 
 
@@ -19,7 +21,8 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
     """Estimates of the parameters, with everything that they can be compared with.
 
     The estimate is the mean over the chains, each represented by the mean of its draws.  Chains learned from different
-    resamples of the events, so the deviation among them is the uncertainty.
+    resamples of the events, so the deviation among them is the uncertainty.  Means and differences of periodic
+    parameters are those on the circle.
 
     Parameters
     ----------
@@ -31,10 +34,14 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
     Dataset (parameter)
         mean, deviation : mean and standard deviation over the chains; the deviation of a single chain is NaN.
         n_chains : number of chains.
-        low, high : central interval of 68 %, from Student's distribution since there are few chains.
+        low, high : central interval of 68 %, from Student's distribution since there are few chains.  Of a periodic
+        parameter it surrounds the mean, so an end may be outside of the range.
+        period : of periodic parameters, NaN for others.
         mle, floor : maximum-likelihood estimate and its standard deviation.
+        fit, fit_deviation : estimate of the fit by the learned score, and its standard deviation.
         truth, published, published_deviation : NaN where unknown.
         to_mle : (mean - mle) / floor.
+        to_fit : (mean - fit) / fit_deviation.
         pull : (mean - truth) / deviation.
         published_pull : (mean - published) / standard deviation of the difference.
 
@@ -60,17 +67,23 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
     True
     """
     reference = group_of(run, schema.REFERENCE).drop_dims(schema.PARAMETER_2).load()
+    learned = fit(run)
     result = estimate_of(written(run, schema.POSTERIOR)).assign(
         mle=reference[schema.MLE],
         floor=reference[schema.DEVIATION],
+        fit=learned["fit"],
+        fit_deviation=learned["deviation"],
         truth=reference[schema.TRUTH],
         published=reference[schema.PUBLISHED],
         published_deviation=reference[schema.PUBLISHED_DEVIATION],
+        period=circles_of(run)[1],
     )
-    result["to_mle"] = (result["mean"] - result["mle"]) / result["floor"]
-    result["pull"] = (result["mean"] - result["truth"]) / result["deviation"]
+    to = {name: difference(result["mean"], result[name], result["period"]) for name in _REFERENCES}
+    result["to_mle"] = to[schema.MLE] / result["floor"]
+    result["to_fit"] = to[schema.FIT] / result["fit_deviation"]
+    result["pull"] = to[schema.TRUTH] / result["deviation"]
     both = xr.ufuncs.hypot(result["deviation"], result["published_deviation"])
-    result["published_pull"] = (result["mean"] - result["published"]) / both
+    result["published_pull"] = to[schema.PUBLISHED] / both
     # xarray carries over attributes of the operands, such as the unit of one parameter.
     return result.drop_attrs().assign_attrs(
         {schema.UNCERTAINTY_KEY: group_of(run, schema.POSTERIOR).attrs[schema.UNCERTAINTY_KEY]}
@@ -83,7 +96,8 @@ def estimate_of(chains: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     chains : Dataset (chain, draw)
-        The posterior of a run, or what was computed from it.  Variables of other dimensions are ignored.
+        The posterior of a run, or what was computed from it.  Variables of other dimensions are ignored.  The
+        attributes of a run's posterior name the periodic parameters; quantities with other names are not periodic.
 
     Returns
     -------
@@ -117,11 +131,16 @@ def estimate_of(chains: xr.Dataset) -> xr.Dataset:
             "No variable has exactly the dimensions chain and draw; the dimensions are "
             f'{", ".join(map(str, chains.dims))}. Take chains from a run: run["posterior"].to_dataset().'
         )
-    means = chains[names].mean(schema.DRAW).to_dataarray(schema.PARAMETER)
+    low, period = (
+        xr.DataArray(one, {schema.PARAMETER: names})
+        for one in _circular.circles([*map(str, names)], schema.intervals_of(chains.attrs))
+    )
+    means = gathered_chains(chains[names]).mean(schema.DRAW).to_dataarray(schema.PARAMETER)
     n_chains = means.sizes[schema.CHAIN]
     mean = means.mean(schema.CHAIN)
     deviation = means.std(schema.CHAIN, ddof=1) if n_chains > 1 else np.nan * mean
     half_width = calibration.half_width(deviation, n_chains, 0.6827)
+    mean = inside(mean, low, period)
     values = {"mean": mean, "deviation": deviation, "n_chains": n_chains}
     return xr.Dataset(values | {"low": mean - half_width, "high": mean + half_width}).drop_attrs()
 
@@ -150,6 +169,7 @@ def distance_to_mle(run: xr.DataTree) -> float:
 
     See Also
     --------
+    distance_to_fit : The distance to the fit by the learned score.
     residuals : The distance of each parameter.
     convergence : The distance during training.
 
@@ -161,6 +181,45 @@ def distance_to_mle(run: xr.DataTree) -> float:
     """
     _require_reference(run)
     return float(rms(estimate(run)["to_mle"]))
+
+
+@for_each_run
+def distance_to_fit(run: xr.DataTree) -> float:
+    """Distance of the estimates to the fit by the learned score, in standard deviations of that fit.
+
+    It is the root mean square over the parameters of (mean - fit) / fit_deviation.
+
+    Parameters
+    ----------
+    run : DataTree
+        One run, or several of `open_runs`.
+
+    Returns
+    -------
+    float
+        Below 1 the run is closer to the fit than the events can resolve.  For several runs a DataArray of these.
+
+    Raises
+    ------
+    ValueError
+        If the run has no such fit, or no chain has been written yet.
+
+    See Also
+    --------
+    fit : The fit itself.
+    distance_to_mle : The distance to the maximum-likelihood estimate.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> analysis.distance_to_fit(open_run("runs/proxy.zarr")) > 0
+    True
+    """
+    words = fit_words(run)
+    if words["state"] != schema.MADE:
+        reason = words["reason"] or "it was switched off, has not been made yet, or an early version wrote the run"
+        raise ValueError(f"The run has no fit by the learned score: {reason}")
+    return float(rms(estimate(run)["to_fit"]))
 
 
 @for_each_run
@@ -178,7 +237,7 @@ def residuals(run: xr.DataTree) -> xr.Dataset:
         difference : in the units of the parameters.
         floor_units : difference / floor.
         pull : difference / standard deviation.  The standard deviation is that of the estimate for "truth", that of the
-            difference for "published", and the floor for "mle", the fit of the same events.
+            difference for "published", and that of the fit for "mle" and "fit", the fits of the same events.
 
         All are NaN where a reference is unknown.
 
@@ -197,17 +256,18 @@ def residuals(run: xr.DataTree) -> xr.Dataset:
     >>> from sagips_kit import analysis, open_run
     >>> values = analysis.residuals(open_run("runs/proxy.zarr"))
     >>> values["reference"].values.tolist()
-    ['truth', 'mle', 'published']
+    ['truth', 'mle', 'fit', 'published']
     >>> values["floor_units"].sel(reference="mle").sizes["parameter"]
     6
     """
     values = estimate(run)
     deviations = {schema.TRUTH: values["deviation"], schema.MLE: values["floor"]}
+    deviations[schema.FIT] = values["fit_deviation"]
     deviations[schema.PUBLISHED] = xr.ufuncs.hypot(values["deviation"], values["published_deviation"])
     names = xr.DataArray(list(_REFERENCES), dims="reference", name="reference")
-    difference = xr.concat([values["mean"] - values[name] for name in _REFERENCES], names)
+    found = xr.concat([difference(values["mean"], values[name], values["period"]) for name in _REFERENCES], names)
     deviation = xr.concat([deviations[name] for name in _REFERENCES], names)
-    result = {"difference": difference, "floor_units": difference / values["floor"], "pull": difference / deviation}
+    result = {"difference": found, "floor_units": found / values["floor"], "pull": found / deviation}
     return xr.Dataset(result).assign_coords(reference=list(_REFERENCES)).drop_attrs()
 
 
@@ -268,8 +328,9 @@ def summary(run: xr.DataTree) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row for each parameter (and run).  The columns are estimate, deviation, truth, published,
-        published_deviation, mle, floor and distance (to the mle, in floor units), without those that the run does not
-        know.
+        published_deviation, mle, floor, fit, fit_deviation and distance (to the mle in floor units or, without one, to
+        the fit in deviations of the fit), without those that the run does not know.  `warnings_of` says what speaks
+        against the fit.
 
     Raises
     ------
@@ -286,12 +347,14 @@ def summary(run: xr.DataTree) -> pd.DataFrame:
     >>> from sagips_kit import analysis, open_run
     >>> table = analysis.summary(open_run("runs/proxy.zarr"))
     >>> list(table.columns)
-    ['estimate', 'deviation', 'truth', 'mle', 'floor', 'distance']
+    ['estimate', 'deviation', 'truth', 'mle', 'floor', 'fit', 'fit_deviation', 'distance']
     """
-    names = {"mean": "estimate", "to_mle": "distance"}
-    columns = ["mean", "deviation", "truth", "published", "published_deviation", "mle", "floor", "to_mle"]
-    table = pd.DataFrame(estimate(run)[columns].to_dataframe(), columns=columns)
-    return table.rename(columns=names).dropna(axis="columns", how="all")
+    values = estimate(run)
+    values["distance"] = values["to_mle" if values["to_mle"].notnull().any() else "to_fit"]
+    columns = ["mean", "deviation", "truth", "published", "published_deviation", "mle", "floor"]
+    columns += ["fit", "fit_deviation", "distance"]
+    table = pd.DataFrame(values[columns].to_dataframe(), columns=columns)
+    return table.rename(columns={"mean": "estimate"}).dropna(axis="columns", how="all")
 
 
 def summary_of(chains: xr.Dataset) -> pd.DataFrame:

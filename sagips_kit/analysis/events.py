@@ -1,13 +1,16 @@
 """Observed and generated events side by side, at the end of a run and during training."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 
+from .._text import allowed
 from ..store import schema
-from .base import for_each_run, group_of, quantiles, written
+from .base import for_each_run, group_of, inside, quantiles, written
 
 _N_CATEGORIES = 50
 
@@ -25,7 +28,7 @@ def observed_and_generated(
     observable : str
         The observable to histogram.
     bins : int or ndarray (edge,)
-        Number of equal bins over the observed range, or edges.
+        Number of equal bins over the observed range, or over the interval of a periodic observable; or edges.
     by : str or None
         A categorical observable, such as a detector's number: one pair of histograms, each of area 1, for each value.
 
@@ -60,8 +63,7 @@ def observed_and_generated(
     """
     observed = group_of(run, schema.OBSERVED).load()
     _check_observables(observed, observable, by)
-    generated = written(run, schema.PREDICTIVE)
-    edges = np.histogram_bin_edges(observed[observable], bins)
+    observed, generated, edges = _on_the_circle(observed, written(run, schema.PREDICTIVE), observable, bins)
     return _each_category(observed, generated, by, lambda one, other: _compare(one, other, observable, edges))
 
 
@@ -76,7 +78,7 @@ def densities(run: xr.DataTree, observable: str, bins: int | ArrayLike = 50, by:
     observable : str
         The observable to histogram.
     bins : int or ndarray (edge,)
-        Number of equal bins over the observed range, or edges.
+        Number of equal bins over the observed range, or over the interval of a periodic observable; or edges.
     by : str or None
         A categorical observable, such as a detector's number: one set of densities for each value.
 
@@ -108,7 +110,7 @@ def densities(run: xr.DataTree, observable: str, bins: int | ArrayLike = 50, by:
     observed = group_of(run, schema.OBSERVED).load()
     _check_observables(observed, observable, by)
     generated = snapshots(run)[schema.TAKEN_EVENTS].to_dataset(schema.OBSERVABLE)
-    edges = np.histogram_bin_edges(observed[observable], bins)
+    observed, generated, edges = _on_the_circle(observed, generated, observable, bins)
 
     def one_category(observed: xr.Dataset, generated: xr.Dataset) -> xr.Dataset:
         # While a run is running, some chains may have more snapshots than others.
@@ -166,7 +168,22 @@ def snapshots(run: xr.DataTree) -> xr.Dataset:
 def _check_observables(observed: xr.Dataset, *names: str | None) -> None:
     for name in {*names} - {None}:
         if name not in observed:
-            raise ValueError(f"The run has no observable {name!r}. Allowed: {', '.join(map(str, observed))}.")
+            raise ValueError(f"The run has no observable {name!r}. {allowed(name, map(str, observed))}")
+
+
+def _on_the_circle(
+    observed: xr.Dataset, generated: xr.Dataset, observable: str, bins: int | ArrayLike
+) -> tuple[xr.Dataset, xr.Dataset, np.ndarray]:
+    """The events with a periodic observable inside its interval, and the edges of its bins."""
+    interval = schema.intervals_of(observed.attrs).get(observable)
+    if interval is None:
+        return observed, generated, np.histogram_bin_edges(observed[observable], bins)
+    low, high = interval
+    observed, generated = (
+        events.assign({observable: inside(events[observable], xr.DataArray(low), xr.DataArray(high - low))})
+        for events in (observed, generated)
+    )
+    return observed, generated, np.histogram_bin_edges([], bins, (low, high))
 
 
 def _each_category(

@@ -11,6 +11,7 @@ from .._text import counted
 from ..store import schema
 from ..store.status import RunStatus
 from .base import each_run, for_each_run, group_of, single_run, state
+from .fits import findings_of, fit, goodness_words
 
 _SETTINGS = "settings"
 
@@ -135,8 +136,8 @@ def describe(run: xr.DataTree) -> str:
     Returns
     -------
     str
-        Each line has a name, padded to ten characters, and a text.  For several runs a paragraph for each, below its
-        label.
+        Each line has a name, padded to ten characters, and a text.  The findings of the fit by the learned score come
+        first.  For several runs a paragraph for each, below its label.
 
     See Also
     --------
@@ -146,13 +147,15 @@ def describe(run: xr.DataTree) -> str:
     Examples
     --------
     >>> from sagips_kit import analysis, open_run
-    >>> print(analysis.describe(open_run("runs/proxy.zarr")))
+    >>> text = analysis.describe(open_run("runs/proxy.zarr"))
+    >>> print(text[text.index("problem ") :])
     problem   Proxy: theta0, theta1, theta2, theta3, theta4, theta5
     events    2000 observed: x1, x2...
     ranks     1, 2 members each
     mode      ...
     chains    2 independent generators
     progress  step 200 of 200, finished
+    fit       theta0 = ...; chi-squared ...
     created   ...
     ran on    ...
     versions  ...
@@ -172,12 +175,27 @@ def describe(run: xr.DataTree) -> str:
         "mode": facts[schema.MODE_KEY] or "unknown",
         "chains": counted(layout.n_chains, "independent generator"),
         "progress": str(RunStatus.from_run(run)),
+        "fit": _fit(run),
         "resumed": _resumed(group_of(run, schema.CONTROL).attrs.get(schema.RESUMED_KEY, [])),
         "created": f"{facts[schema.CREATED_KEY]} on {facts[schema.HOSTNAME_KEY]}",
         "ran on": f"{where[schema.HOST]} ({where[schema.DEVICE]})",
         "versions": ", ".join(f"{name} {version}" for name, version in facts[schema.VERSIONS_KEY].items()),
     }
-    return "\n".join(f"{name:<10}{text}" for name, text in rows.items() if text)
+    findings = [("finding", text) for text in findings_of(run)]
+    return "\n".join(f"{name:<10}{text}" for name, text in [*findings, *rows.items()] if text)
+
+
+def _fit(run: xr.DataTree) -> str:
+    """The fit by the learned score in one line, or why there is none; empty if none was asked for."""
+    values = fit(run)
+    state = values.attrs["state"]
+    if state == schema.UNDER_WAY:
+        return schema.FITTING
+    if state != schema.MADE:
+        return f"{state}: {values.attrs['reason']}" if state in schema.FIT_STATES else ""
+    rows = zip(values[schema.PARAMETER].values, values["fit"].values, values["deviation"].values, strict=True)
+    numbers = ", ".join(f"{name} = {value:.4g} +- {deviation:.2g}" for name, value, deviation in rows)
+    return f"{numbers}; {goodness_words(values)}"
 
 
 def _resumed(notes: list[dict[str, Any]]) -> str:

@@ -4,16 +4,19 @@ import numpy as np
 import xarray as xr
 
 from ..store import diagnostics, schema
-from .base import for_each_run, group_of, rms, state
+from .base import circles_of, continuous, difference, for_each_run, gathered, group_of, inside, rms, state
 from .estimates import estimate
 from .facts import settings_of
+from .fits import findings_of, reference_of
 
 _ARRIVED = 1.0  # deviations: parameters of runs that have arrived move by 0.1 to 0.4
 
 
 @for_each_run
 def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
-    """How the generated parameters approach the maximum-likelihood estimate.
+    """How the generated parameters approach the fit of the same events.
+
+    This is the maximum-likelihood fit or, if the problem has no likelihood, the fit by the learned score.
 
     Parameters
     ----------
@@ -25,12 +28,15 @@ def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
     Returns
     -------
     Dataset (step)
-        theta (step, parameter) : mean over ranks and members; NaN at steps that not all ranks have completed.
+        theta (step, parameter) : mean over ranks and members; NaN at steps that not all ranks have completed.  Of a
+        periodic parameter it is the mean on the circle, as a path that ends inside the range and has no jumps.
         deviation (step, parameter) : standard deviation over ranks and members, likewise.
-        distance (step,) : distance of `theta` to the maximum-likelihood estimate, root mean square over the
-        parameters in floor units; NaN without a reference.
+        distance (step,) : distance of `theta` to the fit, root mean square over the parameters in standard deviations
+        of the fit (floor units for that of the likelihood); NaN without a fit.
         distance_each (rank, member, step) : the same for each generator, as far as it is.
         elapsed (step,) : time since the start, mean over the ranks that have completed the step, s.
+
+        The attribute `reference` names the fit: "mle", "fit", or nothing.
 
     See Also
     --------
@@ -49,12 +55,13 @@ def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
     each = history[schema.THETA].load()
     # Beyond the slowest rank, a mean over the ranks that are there would jump.
     complete = each.where(each[schema.STEP] <= history[schema.PROGRESS].min())
-    generators = (schema.RANK, schema.MEMBER)
-    theta = complete.mean(generators)
-    reference = group_of(run, schema.REFERENCE)
+    generators, (low, period) = (schema.RANK, schema.MEMBER), circles_of(run)
+    complete = gathered(complete, generators, low, period)
+    theta = continuous(inside(complete.mean(generators), low, period), period)
+    reference = reference_of(run)
 
     def distance(values: xr.DataArray) -> xr.DataArray:
-        return rms((values - reference[schema.MLE]) / reference[schema.DEVIATION])
+        return rms(difference(values, reference.centre, period) / reference.deviation)
 
     result = xr.Dataset(
         {
@@ -66,17 +73,18 @@ def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
         }
     ).drop_attrs()
     for name in ("distance", "distance_each"):
-        result[name].attrs.update(long_name="RMS distance to the MLE", units="floor units")
-    return result
+        result[name].attrs.update(long_name=f"RMS distance to the {reference.label}", units=reference.unit)
+    return result.assign_attrs(reference=reference.name)
 
 
 @for_each_run
 def warnings_of(run: xr.DataTree) -> list[str]:
     """What is wrong with a run, in sentences.
 
-    The sentences report what the last rows of the history agree on; and, for a finished run, parameters that moved by
-    more than a standard deviation in its second half.  They move by a few tenths in a run that has arrived; if a run
-    has not arrived, its standard deviations mean nothing.
+    The first sentences are the findings of the fit by the learned score, if it has any.  The others report what the
+    last rows of the history agree on; and, for a finished run, parameters that moved by more than a standard deviation
+    in its second half.  They move by a few tenths in a run that has arrived; if a run has not arrived, its standard
+    deviations mean nothing.
 
     Parameters
     ----------
@@ -98,17 +106,19 @@ def warnings_of(run: xr.DataTree) -> list[str]:
     >>> for sentence in analysis.warnings_of(open_run("runs/proxy.zarr")):
     ...     text = f"Look out: {sentence}"
     """
-    return _complaints(run) + (_still_moving(run) if state(run) == "finished" else [])
+    return findings_of(run) + _complaints(run) + (_still_moving(run) if state(run) == "finished" else [])
 
 
 def _still_moving(run: xr.DataTree) -> list[str]:
     history, (names, _) = group_of(run, schema.HISTORY)[schema.THETA], schema.names_of(run.attrs)
-    rows = history.isel({schema.STEP: [history.sizes[schema.STEP] // 2, -1]})
-    half, end = rows.mean((schema.RANK, schema.MEMBER)).transpose(schema.STEP, ...).values
+    generators, (low, period) = (schema.RANK, schema.MEMBER), circles_of(run)
+    rows = gathered(history.isel({schema.STEP: [history.sizes[schema.STEP] // 2, -1]}), generators, low, period)
+    half, end = rows.mean(generators).transpose(schema.STEP, ...)
+    moved = np.abs(difference(end, half, period).values)
     deviation = estimate(run)["deviation"].values  # NaN for a single chain
-    deviation = np.where(np.isfinite(deviation), deviation, group_of(run, schema.REFERENCE)[schema.DEVIATION].values)
+    deviation = np.where(np.isfinite(deviation), deviation, reference_of(run).deviation.values)
     with np.errstate(divide="ignore", invalid="ignore"):  # if all chains are equal
-        moved = np.abs(end - half) / deviation
+        moved = moved / deviation
     if not (moved > _ARRIVED).any():
         return []
     found = ", ".join(f"{names[k]} ({moved[k]:.1f})" for k in np.argsort(-moved) if moved[k] > _ARRIVED)
@@ -138,6 +148,7 @@ def _complaints(run: xr.DataTree) -> list[str]:
         reference[schema.UPPER].values,
         schema.names_of(run.attrs)[0],
         settings_of(run).get("loss", "likelihood"),
+        schema.intervals_of(group_of(run, schema.POSTERIOR).attrs),
     )
     return list(found.values())
 

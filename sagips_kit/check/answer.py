@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._circular import circles, intervals
 from ..problems.base import Problem, events_of
 from ..problems.pipeline import Pipeline
 from ..statistics.fisher import fisher_information, information_and_score
@@ -35,9 +36,9 @@ _SEEN = 1e-9  # least information on a parameter, relative to that on the best k
 def observed(case: Case) -> Iterator[Remark]:
     """Observed events look like simulated ones."""
     problem = case.problem
-    sample = case.events[: _N_EVENTS * problem.n_categories]
+    sample = case.around(case.events[: _N_EVENTS * problem.n_categories])
     if case.is_closure and problem.n_categories == 1:
-        simulated = case.simulate(case.middle, case.independent_noise(_N_EVENTS)).numpy()
+        simulated = case.around(case.simulate(case.middle, case.independent_noise(_N_EVENTS))).numpy()
         for name, one, other in zip(problem.observables, sample.numpy().T, simulated.T, strict=True):
             test: Any = scipy.stats.ks_2samp(one, other)  # SciPy gives its result no type
             if test.pvalue < _NO_CHANCE:
@@ -49,7 +50,7 @@ def observed(case: Case) -> Iterator[Remark]:
         return
     t = torch.rand((64, len(case.width)), generator=case.random(), dtype=torch.float64)
     rows = case.independent_noise(64 * 512).view(64, 512, -1)
-    simulated = torch.vmap(case.simulate)(problem.scale(t), rows).flatten(0, 1)
+    simulated = case.around(torch.vmap(case.simulate)(problem.scale(t), rows).flatten(0, 1))
     outside = ((sample < simulated.amin(0)) | (sample > simulated.amax(0))).double().mean(0)
     for name, fraction in zip(problem.observables, outside.tolist(), strict=True):
         if fraction > _OUTSIDE:
@@ -197,6 +198,8 @@ class _Richer:
 
     def __init__(self, problem: Problem, events: Tensor):
         self._problem, self._mean, self._spread = problem, events.mean(0), events.std(0).clamp(min=1e-12)
+        period = circles(problem.observables, intervals(problem))[1]
+        self._period, self._is_periodic = torch.as_tensor(period).nan_to_num(1.0), torch.as_tensor(~np.isnan(period))
 
     def __getattr__(self, name: str):
         return getattr(self._problem, name)
@@ -204,6 +207,12 @@ class _Richer:
     def features(self, events: Tensor) -> Tensor:
         """The problem's features and the waves, (..., observable) -> (..., feature)."""
         place = math.pi * torch.sigmoid(1.7 * (events - self._mean) / self._spread)
-        waves = torch.cos(place[..., None] * torch.arange(1, _N_WAVES + 1).to(place)).flatten(-2)
+        k = torch.arange(1, _N_WAVES + 1).to(place)
+        waves = torch.cos(place[..., None] * k)
+        if self._is_periodic.any():  # cosine and sine of the angle, of twice the angle, and so on
+            angle = 2 * math.pi * events / self._period
+            around = torch.cos(angle[..., None] * ((k + 1) / 2).floor() - math.pi / 2 * ((k + 1) % 2))
+            waves = torch.where(self._is_periodic[:, None], around, waves)
+        waves = waves.flatten(-2)
         products = [(waves * waves.roll(_N_WAVES * k, -1)) for k in range(1, (len(self._mean) + 1) // 2 + 1)]
         return torch.cat([self._problem.features(events), waves, *products], dim=-1)

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from .._circular import circles, inside, intervals
 from ..problems.base import Problem, events_of
 from ..problems.noise import stratified_noise
 
@@ -85,6 +86,13 @@ class Case:
     def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Simulated events (event, observable)."""
         return events_of(self.problem, theta, noise)
+
+    def around(self, events: Tensor) -> Tensor:
+        """The events (event, observable) with periodic observables inside their intervals."""
+        if not self.problem.periodic:
+            return events
+        low, period = circles(self.problem.observables, intervals(self.problem))
+        return torch.as_tensor(inside(events, low, period))
 
     def features(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Features of simulated events, (event, feature)."""

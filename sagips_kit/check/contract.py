@@ -2,20 +2,24 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._circular import intervals
+from .._text import allowed
 from ..events.resampling import check_events
 from ..problems.base import Problem, misspelt
+from ..problems.measurement import Measurement
 from ..store.schema import check_names
 from .case import Case
 from .report import Remark, fix, place
 
 _N = 5  # events; unlikely to equal a number of observables
+_ROUNDING = 1e-6  # of numbers in single precision, relative to a period
 _WITHOUT = (
     "Training needs this derivative. Write the formulas with torch, without .numpy(), .item(), float() and .detach(). "
     "If your simulator is an external program, fill histograms with it for many parameters, and let a Pipeline draw "
@@ -46,6 +50,11 @@ def names(case: Case) -> Iterator[Remark]:
     yield from _dictionaries(problem)
     yield from _ranges(problem)
     yield from _priors_in_range(problem)
+    yield from _measurements(problem)
+    try:
+        intervals(problem)
+    except ValueError as error:
+        yield fix(str(error))
     if not (isinstance(problem.noise_dim, int) and problem.noise_dim > 0):
         yield fix(f"noise_dim = {problem.noise_dim!r}: should be 1 or more, the uniform numbers for each event.")
 
@@ -53,10 +62,10 @@ def names(case: Case) -> Iterator[Remark]:
 def _dictionaries(problem: Problem) -> Iterator[Remark]:
     """What is said about parameters and observables by name."""
     parameters, known = set(problem.parameters), {*problem.parameters, *problem.observables}
-    allowed = {"units": known, "long_names": known, "published": parameters, "priors": parameters}
-    for kind, names in allowed.items():
+    places = {"units": known, "long_names": known, "published": parameters, "priors": parameters}
+    for kind, names in places.items():
         for name in sorted(set(getattr(problem, kind)) - names):
-            yield fix(f"{kind} has {name!r}, which does not exist. Allowed: {', '.join(sorted(names))}.")
+            yield fix(f"{kind} has {name!r}, which does not exist. {allowed(name, sorted(names))}")
     for kind in ("published", "priors"):
         for name, given in getattr(problem, kind).items():
             if not (_are_numbers(given, 2) and given[1] > 0):
@@ -77,7 +86,7 @@ def _ranges(problem: Problem) -> Iterator[Remark]:
     for name, low, true, high in zip(problem.parameters, problem.lower, truth, problem.upper, strict=True):
         if not low < high:
             yield fix(f"{name}: lower = {low} should be below upper = {high}.")
-        elif true is not None and not low < true < high:
+        elif true is not None and not (low < true < high or (name in problem.periodic and low <= true <= high)):
             yield fix(f"{name}: truth = {true} should be above {low} and below {high}, the range of the answer.")
 
 
@@ -88,6 +97,21 @@ def _priors_in_range(problem: Problem) -> Iterator[Remark]:
             yield fix(
                 f"priors[{name!r}] = {given!r}: its value should be from {low} to {high}, the range of {name}. Change "
                 "the prior or the range."
+            )
+
+
+def _measurements(problem: Problem) -> Iterator[Remark]:
+    if not isinstance(problem.measurements, Mapping):
+        yield fix(
+            f"measurements = {problem.measurements!r}: should be a dictionary, such as {{'ratio': Measurement(lambda "
+            "theta: theta[0] / theta[1], 1.26, 0.02)}."
+        )
+        return
+    for name, given in problem.measurements.items():
+        if not isinstance(given, Measurement):
+            yield fix(
+                f"measurements[{name!r}] = {given!r}: should be a Measurement(function, value, deviation). What is "
+                "known of a single parameter may be given in `priors`."
             )
 
 
@@ -120,7 +144,26 @@ def shapes(case: Case) -> Iterator[Remark]:
     except ValueError as error:
         yield fix(f"observed: {error}")
         return
+    yield from _events_inside(case)
     yield from _shapes_of_the_rest(case, case.events[:_N])
+
+
+def _events_inside(case: Case) -> Iterator[Remark]:
+    """Observed values of periodic observables are in their intervals."""
+    names, around = case.problem.observables, intervals(case.problem)
+    for name, values in zip(names, case.events.T, strict=True):
+        if name not in around:
+            continue
+        low, high = around[name]
+        margin = _ROUNDING * (high - low)
+        n_outside = int(((values < low - margin) | (values > high + margin)).sum())
+        if n_outside:
+            yield fix(
+                f"{name}: {n_outside} of {len(values)} observed values are outside of the interval in `periodic`, from "
+                f"{low:g} to {high:g}; they go from {float(values.min()):g} to {float(values.max()):g}. Compare units "
+                f"(degrees, radians), or give periodic = {{{name!r}: (low, high)}} with the interval of the events. To "
+                f"take values there by whole periods: low + ({name} - low) % (high - low)."
+            )
 
 
 def _shapes_of_the_rest(case: Case, events: Tensor) -> Iterator[Remark]:
@@ -141,6 +184,14 @@ def _shapes_of_the_rest(case: Case, events: Tensor) -> Iterator[Remark]:
     constraints = problem.constraints(theta, case.statistic)
     if constraints.ndim != 1:
         yield fix(f"constraints returns {tuple(constraints.shape)}: should be one-dimensional, (constraint,).")
+    for name, measurement in problem.measurements.items():
+        try:
+            measurement.predicted(theta)
+        except Exception as error:
+            what = (
+                str(error) if isinstance(error, ValueError) else f"the function raises {type(error).__name__}: {error}"
+            )
+            yield fix(f"measurements[{name!r}]: {what}")
     if problem.has_likelihood:
         value = problem.log_likelihood(theta, case.statistic)
         if value.ndim:
@@ -159,8 +210,18 @@ def derivative(case: Case) -> Iterator[Remark]:
             what = " ".join(str(error).split()).split(". ")[0]
             yield fix(f"{place(error)}{type(error).__name__}: {what}. So simulate has no derivative. {_WITHOUT}")
             return
+        lost = [
+            f"measurements[{name!r}]"
+            for name, known in case.problem.measurements.items()
+            if not known.predicted(theta).requires_grad
+        ]
     if not is_there:
         yield fix(f"simulate has no derivative: torch sees no connection from theta to the events. {_WITHOUT}")
+    if lost:
+        yield fix(
+            f"{', '.join(lost)}: torch sees no connection from theta to what the function returns. Write it with "
+            "torch, without .numpy(), .item(), float() and .detach()."
+        )
 
 
 def batches(case: Case) -> Iterator[Remark]:
@@ -168,6 +229,7 @@ def batches(case: Case) -> Iterator[Remark]:
     theta, noise = case.points.float(), case.noise(_N * len(case.points), torch.float32).view(len(case.points), _N, -1)
     try:
         together = torch.vmap(case.simulate)(theta, noise)
+        torch.vmap(lambda one: case.problem.residuals(one, case.statistic.to(one)))(theta)
     except Exception as error:
         yield fix(
             f"{place(error)}{type(error).__name__} under torch.vmap, which the trainer uses to simulate many parameter "

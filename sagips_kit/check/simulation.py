@@ -1,13 +1,15 @@
 """Checks of simulated events: noise, reproducibility, finite numbers and derivatives."""
 
 import contextlib
+import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..problems.base import Problem
 from .case import Case
 from .report import Remark, fix
 
@@ -116,15 +118,24 @@ def _infinite(case: Case, theta: Tensor, rows: Tensor) -> str | None:
             return f"{name} are NaN or infinite for the noise {row}. Noise goes from 0 to {_LAST:.8f}, both included"
     if not pull(torch.ones_like(features))[0].isfinite().all():
         return "the derivative of the features is NaN or infinite, though they are finite"
-    constraints = case.problem.constraints(theta, case.statistic)
-    return None if constraints.isfinite().all() else "constraints are NaN or infinite"
+    for name, function in _conditions(case).items():
+        if not function(theta).isfinite().all():
+            return f"{name} are NaN or infinite"
+    return None
+
+
+def _conditions(case: Case) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Residuals of constraints and measurements, as functions of theta by their names."""
+    problem = case.problem
+    residuals = {f"measurements[{name!r}]": known.residuals for name, known in problem.measurements.items()}
+    return {"constraints": lambda theta: problem.constraints(theta, case.statistic)} | residuals
 
 
 def gradient(case: Case) -> Iterator[Remark]:
     """The derivative of the features agrees with finite differences."""
     rows = case.noise(_N_SLOPE)
     for theta in case.points:
-        for text in _wrong_slopes(case, theta, rows):
+        for text in itertools.chain(_wrong_slopes(case, theta, rows), _wrong_slopes_of_conditions(case, theta)):
             yield fix(text)
             return
         for text in _wrong_equal_shares(case, theta, rows):
@@ -144,7 +155,6 @@ def _wrong_slopes(case: Case, theta: Tensor, rows: Tensor) -> Iterator[str]:
     spread = features(theta).std(0)
     spread = torch.where(spread > 0, spread, torch.inf)
     exact = torch.func.jacrev(lambda theta: features(theta).mean(0))(theta) * case.width / spread[:, None]
-    constraints = torch.func.jacrev(lambda theta: case.problem.constraints(theta, case.statistic))(theta) * case.width
     for k, name in enumerate(case.problem.parameters):
         step = torch.zeros_like(theta).index_fill(0, torch.tensor(k), _STEP) * case.width
         each = (features(theta + step) - features(theta - step)) / (2 * _STEP * spread)
@@ -161,13 +171,55 @@ def _wrong_slopes(case: Case, theta: Tensor, rows: Tensor) -> Iterator[str]:
                 "Choices and selections are smooth if a Pipeline samples the sum of the kinds' densities; no density "
                 "may be negative."
             )
-        tiny = 1e-5 * step / _STEP
-        ends = [case.problem.constraints(theta + sign * tiny, case.statistic) for sign in (1, -1)]
-        if not torch.allclose((ends[0] - ends[1]) / 2e-5, constraints[:, k], rtol=_TOLERANCE, atol=1e-3):
-            yield (
-                f"the derivative of the constraints with respect to {name} by autograd is not that by finite "
-                "differences. Write `constraints` with torch, without .numpy(), float() and .detach()."
+
+
+def _wrong_slopes_of_conditions(case: Case, theta: Tensor) -> Iterator[str]:
+    """Constraints and measurements whose derivative differs from finite differences, in words."""
+    for what, function in _conditions(case).items():
+        slopes = torch.func.jacrev(function)(theta) * case.width
+        for k, name in enumerate(case.problem.parameters):
+            tiny = torch.zeros_like(theta).index_fill(0, torch.tensor(k), 1e-5) * case.width
+            by_steps = (function(theta + tiny) - function(theta - tiny)) / 2e-5
+            if not torch.allclose(by_steps, slopes[:, k], rtol=_TOLERANCE, atol=1e-3):
+                yield (
+                    f"the derivative of {what} with respect to {name} by autograd is not that by finite differences. "
+                    "Write the function with torch, without .numpy(), float() and .detach()."
+                )
+
+
+def periodic(case: Case) -> Iterator[Remark]:
+    """Both ends of the range of a periodic parameter, if there is one, are the same."""
+    problem, rows = case.problem, case.noise(_N_SLOPE)
+    for k, name in enumerate(problem.parameters):
+        if name not in problem.periodic:
+            continue
+        low, high = (float(bound[k]) for bound in (problem.lower, problem.upper))
+        ends = [case.middle.index_fill(0, torch.tensor(k), end) for end in (low, high)]
+        at = f"at {name} = {low:.6g} than at {high:.6g}, though {name} is periodic"
+        seen = [_described(case, theta, rows) for theta in ends]
+        error = (seen[0].var(0) + seen[1].var(0)).div(len(rows)).sqrt()
+        if ((seen[0].mean(0) - seen[1].mean(0)).abs() > _N_SIGMA * error + 1e-6).any():
+            yield fix(
+                f"simulate makes other events {at}. Its range should be one period: compare units (degrees, radians), "
+                "or remove it from `periodic`."
             )
+        functions = _conditions(case)
+        if problem.has_likelihood:
+            functions["log_likelihood"] = lambda theta: problem.log_likelihood(theta, case.statistic)
+        for what, function in functions.items():
+            if not torch.allclose(*(function(theta) for theta in ends), rtol=1e-6, atol=0.01):
+                yield fix(
+                    f"{what} differ {at}. Use functions that repeat themselves, such as sin and cos, and for a "
+                    f"difference d from a known angle torch.atan2(d.sin(), d.cos()). What is known of {name} alone may "
+                    "be a prior, whose difference is on the circle."
+                )
+
+
+def _described(case: Case, theta: Tensor, rows: Tensor) -> Tensor:
+    """Features of simulated events, their observables (cosine and sine of periodic ones), and the squares of both."""
+    events = case.simulate(theta, rows)
+    columns = torch.cat([case.problem.features(events), Problem.features(case.problem, events)], dim=-1)
+    return torch.cat([columns, columns**2], dim=-1)
 
 
 def _wrong_equal_shares(case: Case, theta: Tensor, rows: Tensor) -> Iterator[str]:

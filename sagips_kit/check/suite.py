@@ -3,15 +3,18 @@
 Meant for users' own problems, before anything is trained; training, ranks and files do not belong here.
 """
 
+from __future__ import annotations
+
 from numpy.typing import ArrayLike, NDArray
 
 from ..events.observed import Observed
+from ..problems.arguments import require_arguments
 from ..problems.base import Problem
 from .answer import grids, likelihood, observed, parameters
 from .case import Case
 from .contract import batches, derivative, device, names, shapes
 from .report import OK, Check, Finding, Report, findings, skipped
-from .simulation import finite, gradient, noise, reproducible
+from .simulation import finite, gradient, noise, periodic, reproducible
 from .speed import speed
 
 # In stages: a problem that fails one would fail all later ones, with less helpful messages.
@@ -23,6 +26,7 @@ _REST: dict[str, Check] = {
     "reproducible": reproducible,
     "finite": finite,
     "gradient": gradient,
+    "periodic": periodic,
     "observed": observed,
     "likelihood": likelihood,
     "grids": grids,
@@ -39,9 +43,9 @@ def check_problem(
     """Test whether a problem keeps its contract, and say what to fix.
 
     The checks take a second or two and train nothing: names and ranges; shapes; derivatives by autograd and against
-    finite differences; batches and devices; hidden randomness; finite numbers up to the ends of the ranges; observed
-    against simulated events; the likelihood, if there is one; directions that events do not determine; the grids of a
-    `Pipeline`; and speed.
+    finite differences; batches and devices; hidden randomness; finite numbers up to the ends of the ranges; both ends
+    of periodic parameters; observed against simulated events; the likelihood, if there is one; directions that events
+    do not determine; the grids of a `Pipeline`; and speed.
 
     Parameters
     ----------
@@ -96,9 +100,12 @@ def check_problem(
     >>> [finding.check for finding in report.to_fix]
     ['observed']
     """
+    if isinstance(events, Problem) and not isinstance(problem, Problem):
+        require_arguments("check_problem(problem, events)", problem, events)
     if not isinstance(problem, Problem):
         name = problem.__name__ if isinstance(problem, type) else "MyProblem"
-        raise TypeError(f"{problem!r} is not a Problem. Type check_problem({name}()), of a class derived from Problem.")
+        given = repr(problem) if isinstance(problem, type | str) else type(problem).__name__
+        raise TypeError(f"{given} is not a Problem. Type check_problem({name}()), of a class derived from Problem.")
     if isinstance(events, (str, Observed)):
         file = Observed(events) if isinstance(events, str) else events
         raise TypeError(f"events = {events!r}: should be an array (event, observable). Type {file!r}.read(problem).")

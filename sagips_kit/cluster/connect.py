@@ -80,7 +80,7 @@ def connect(
     --------
     >>> from sagips_kit import Proxy, RunSpec, Settings, connect, open_run
     >>> settings = Settings(n_members=1, n_events=64)
-    >>> spec = RunSpec(problem=Proxy(), store="runs/d.zarr", settings=settings, n_steps=20, reference=False)
+    >>> spec = RunSpec(problem=Proxy(), store="runs/d.zarr", settings=settings, n_steps=20, reference=False, fit=False)
     >>> session = connect("local", n=2)
     >>> handle = session.submit(spec)
     >>> handle.wait()
@@ -88,6 +88,8 @@ def connect(
     2
     >>> session.close()
     """
+    if not isinstance(profile, str):
+        raise TypeError(f"profile = {profile!r}: should be the name of a profile. Type connect('local', n=4).")
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n = {n!r}: should be a number of engines, 1 or more.")
     found = _found(profile).with_options(**options)

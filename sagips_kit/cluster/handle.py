@@ -62,7 +62,7 @@ class RankError(RuntimeError):
     >>> from sagips_kit import Proxy, RunSpec, Settings, connect
     >>> from sagips_kit.cluster.handle import RankError
     >>> settings = Settings(n_members=1, n_events=64)
-    >>> spec = RunSpec(problem=Proxy(), store="runs/a.zarr", settings=settings, n_steps=20, reference=False)
+    >>> spec = RunSpec(problem=Proxy(), store="runs/a.zarr", settings=settings, n_steps=20, reference=False, fit=False)
     >>> session = connect("local", n=2)
     >>> handle = session.submit(spec)
     >>> try:
@@ -107,7 +107,7 @@ class RunHandle:
     --------
     >>> from sagips_kit import Proxy, RunSpec, Settings, connect
     >>> settings = Settings(n_members=1, n_events=64)
-    >>> spec = RunSpec(problem=Proxy(), store="runs/b.zarr", settings=settings, n_steps=20, reference=False)
+    >>> spec = RunSpec(problem=Proxy(), store="runs/b.zarr", settings=settings, n_steps=20, reference=False, fit=False)
     >>> session = connect("local", n=2)
     >>> handle = session.submit(spec)
     >>> handle.wait(timeout_s=60)

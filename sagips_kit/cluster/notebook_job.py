@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._text import allowed, listed
 from . import profiles
 from .jobs import Job, passed_environment
 
@@ -88,8 +89,8 @@ def write_batch(
     known = _parameters(notebook, given)
     found = profiles.find(profile).with_options(**options)
     if not found.is_job:
-        allowed = (name for name in profiles.profiles() if profiles.find(name).is_job)
-        raise ValueError(f"Profile {profile!r} submits no jobs. Allowed: {', '.join(allowed)}.")
+        jobs = (name for name in profiles.profiles() if profiles.find(name).is_job)
+        raise ValueError(f"Profile {profile!r} submits no jobs. Allowed: {listed(jobs)}.")
     job = found.placement()
     assert isinstance(job, Job)  # as is_job says
     n = int(given.get("n", known["n"]))
@@ -122,8 +123,9 @@ def _parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, str]:
             )
     for name in given:
         if name not in known or name == "profile":
-            allowed = ", ".join(sorted(known.keys() - {"profile"}))
-            raise ValueError(f"`{notebook}` takes no parameter {name!r}. Allowed: {allowed}.")
+            raise ValueError(
+                f"`{notebook}` takes no parameter {name!r}. {allowed(name, sorted({*known} - {'profile'}))}"
+            )
     return known
 
 

@@ -7,7 +7,6 @@ the engines are started in `engines`.
 
 import ast
 import copy
-import difflib
 import hashlib
 import inspect
 import json
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._text import allowed, did_you_mean, guesses, listed
 from .jobs import EXAMPLES, PBS, Job, Placement, Slurm, parsed
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def install_profile(name: str, overwrite: bool = False, **options: Any) -> Path:
     True
     """
     if name not in profiles():
-        raise ValueError(f"The kit has no profile {name!r}. Allowed: {', '.join(profiles())}.")
+        raise ValueError(f"The kit has no profile {name!r}. {allowed(name, profiles())}")
     folder = installed(name)
     files = {path.name: path.read_text() for kind in (_SHARED, name) for path in (_source() / kind).glob("*.py")}
     profile = _read(name, _source() / name)
@@ -235,13 +235,9 @@ class Profile:
 
     def checked(self, name: str, given: Any) -> Any:
         """The value of an option, validated; a text becomes a number where the option is one."""
-        allowed = inspect.signature(self.kind).parameters if self.kind else {}
-        if self.kind is None or name not in allowed:
-            guess = difflib.get_close_matches(name, allowed, n=1)
-            hint = f" Did you mean {guess[0]}?" if guess else ""
-            raise ValueError(
-                f"Profile {self.name!r} has no option {name!r}.{hint} Allowed: {', '.join(allowed) or 'none'}."
-            )
+        options = inspect.signature(self.kind).parameters if self.kind else {}
+        if self.kind is None or name not in options:
+            raise ValueError(f"Profile {self.name!r} has no option {name!r}. {allowed(name, options)}")
         setting = parsed(self.kind, name, given)
         self.kind(**{name: setting})
         return setting
@@ -294,9 +290,11 @@ def find(name: str) -> Profile:
     for folder in (installed(name), _source() / name):
         if (folder / CONFIG).exists():
             return _read(name, folder)
+    ready = profiles()
+    guess = guesses(name, ready)
     raise ValueError(
-        f"No profile {name!r}: the kit brings {', '.join(profiles())}, and {installed(name)} does not contain a "
-        f"{CONFIG}. Type connect('local')."
+        f"No profile {name!r}: the kit brings {listed(ready)}, and {installed(name)} has no {CONFIG}. "
+        f"{did_you_mean(name, ready)}Type connect({(guess or ['local'])[0]!r})."
     )
 
 

@@ -57,7 +57,7 @@ class Session:
     --------
     >>> from sagips_kit import Proxy, RunSpec, Settings, connect
     >>> settings = Settings(n_members=1, n_events=64)
-    >>> spec = RunSpec(problem=Proxy(), store="runs/c.zarr", settings=settings, n_steps=20, reference=False)
+    >>> spec = RunSpec(problem=Proxy(), store="runs/c.zarr", settings=settings, n_steps=20, reference=False, fit=False)
     >>> session = connect("local", n=2)
     >>> print(session.preview())
     profile   local (...)

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
-from .._value import value
+from .._text import did_you_mean, listed
+from .._value import ValueClass, value
 from .columns import Ranges
 from .formats import FORMATS, RANDOM_ACCESS, blocks
 from .sampling import WeightedSample, window_ranges
@@ -39,7 +40,7 @@ _Range = Annotated[tuple[_Number | None, _Number | None], BeforeValidator(_a_ran
 
 
 @value(positional=("path",))
-class Observed:
+class Observed(metaclass=ValueClass):
     """Observed events in a file: which columns and rows to take, and in which units.
 
     For RunSpec(events=Observed(...)).  Formats are known by their endings: `.npy`, `.npz`, `.csv`, `.parquet`, `.h5`,
@@ -143,7 +144,7 @@ class Observed:
             if low is not None and high is not None and low > high:
                 raise ValueError(f"within = {{{name!r}: ({low}, {high})}}: the first end is above the second one.")
 
-    def read(self, problem: "Problem", n_events: int | None = None, seed: int = 0) -> NDArray[np.float64]:
+    def read(self, problem: "Problem", n_events: int | None = None, seed: int = 0) -> "NDArray[np.float64]":
         """Read the selected events, or a random sample of them.
 
         Parameters
@@ -196,7 +197,7 @@ class Observed:
             )
         return events
 
-    def window(self, problem: "Problem", number: int, n_rows: int, seed: int = 0) -> NDArray[np.float64]:
+    def window(self, problem: "Problem", number: int, n_rows: int, seed: int = 0) -> "NDArray[np.float64]":
         """Read the selected events of some rows from all over the file, for `stream=True`.
 
         A window takes rows from each of many equal parts of the file, so it is representative of the file even if that
@@ -291,7 +292,7 @@ class Observed:
             if name not in observables:
                 kind = "within" if name in self.within else "weights" if name == self.weights else "scale"
                 why = f"Change {kind} = {getattr(self, kind)!r}"
-            text = f"`{self.path}` has no column {name!r}. It has: {', '.join(names)}. {why}."
+            text = f"`{self.path}` has no column {name!r}. {did_you_mean(name, names)}It has: {listed(names)}. {why}."
             raise EventFileError(text, path=self.path, column=name)
         for name in self.scale:
             if name not in observables:

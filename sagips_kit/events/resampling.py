@@ -86,12 +86,12 @@ def _owners(n_events: int, n_shared: int, first: int, seed: int, window: int) ->
     return rng.integers(n_shared, size=(n_events, n_shared), dtype=np.uint8)
 
 
-def prior_shifts(n_priors: int, chain: int, n_chains: int, seed: int) -> NDArray[np.float64]:
-    """Shifts of one chain's priors in units of their standard deviations, (prior,): the resample of prior knowledge.
+def shifts_of_external(n_values: int, chain: int, n_chains: int, seed: int) -> NDArray[np.float64]:
+    """Shifts of one chain's priors and measurements in standard deviations, (value,): the resample of such knowledge.
 
     Their mean over all chains is 0, just as the mean of the resamples is the data.
     """
-    shifts = numpy_stream(seed, Stream.PRIOR_SHIFTS).normal(size=(n_chains, n_priors))
+    shifts = numpy_stream(seed, Stream.PRIOR_SHIFTS).normal(size=(n_chains, n_values))
     return (shifts - shifts.mean(axis=0))[chain]
 
 

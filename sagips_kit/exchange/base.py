@@ -1,14 +1,15 @@
 """The contract of all exchanges: a frozen value that the user writes down, and that opens a channel on every rank."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 import torch
 
+from .._value import ValueClass
 from ..ranks.world import World
 from .channel import Channel, Payload
 
 
-class Exchange(ABC):
+class Exchange(metaclass=ValueClass):
     """Base of the modes of exchange: which ranks mix their gradients or weights with which others, and when.
 
     An exchange is a frozen value: it is written in a notebook, sent to the ranks and kept in the store.  `open` turns

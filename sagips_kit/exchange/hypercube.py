@@ -21,13 +21,14 @@ class Hypercube(Mean):
     ----------
     payload : {"gradient", "weights", "updates"}
         What is averaged: gradients before the optimiser's step, weights after it, or the updates of the weights since
-        the last exchange, whose mean is one step of an outer Nesterov optimiser (DiLoCo).
+        the last exchange.  The mean update is not applied as it is, but by an outer optimiser, Nesterov's, which has a
+        momentum (DiLoCo).
     momentum : float
         Momentum of the outer optimiser, from 0 to below 1; for updates only.
     outer_rate : float
-        Learning rate of the outer optimiser; for updates only.  In the long run it moves
-        outer_rate / (1 - momentum) times as far as the mean of the updates.  Values of this ratio much larger than 1,
-        such as the 0.7 / (1 - 0.9) of DiLoCo, take a GAN far away from its answer.
+        Learning rate of the outer optimiser; for updates only.  If the mean update stays the same, each exchange moves
+        the weights by outer_rate / (1 - momentum) times this mean; by default the factor is 1.  Factors much larger
+        than 1, such as the 0.7 / (1 - 0.9) of DiLoCo, take a GAN far away from its answer.
     precision : {"full", "bfloat16"}
         Floating-point precision of the messages.  "bfloat16" halves the bytes of float32 and rounds the numbers sent,
         with a relative error of up to 0.4 % each time; sums are formed in full precision.

@@ -25,7 +25,8 @@ class Mean(Exchange):
     ----------
     payload : {"gradient", "weights", "updates"}
         What is averaged: gradients before the optimiser's step, weights after it, or the updates of the weights since
-        the last exchange, whose mean is one step of an outer Nesterov optimiser (DiLoCo).
+        the last exchange.  The mean update is not applied as it is, but by an outer optimiser, Nesterov's, which has a
+        momentum (DiLoCo).
     momentum : float
         Momentum of the outer optimiser, from 0 to below 1; for updates only.
     outer_rate : float

@@ -20,32 +20,35 @@ _TAG = 1  # not any tag, which would match the notice of a failed rank
 
 @value
 class Ring(Mean):
-    """Exact mean over all ranks, each of which passes chunks of its buffer to the next (ARAR).
+    """Exact mean of the gradients of all ranks, which pass them around a ring (ARAR).
 
-    The usual choice: all ranks take part in every step and share the work on the same generators.  Ranks of one node
-    exchange through shared memory, others by messages: 2 (n - 1) per rank, with twice the bytes of the buffer in total.
+    The usual choice: all ranks (MPI processes) take part in every step and share the work on the same generators.  If
+    all ranks are on one node, they exchange through shared memory.  Otherwise each of n ranks sends 2 (n - 1) messages
+    in every step, all to the next rank on the ring.  Together, the messages that a rank sends have about twice the
+    bytes of its gradients, whatever n.
 
     Parameters
     ----------
     payload : {"gradient", "weights", "updates"}
         What is averaged: gradients before the optimiser's step, weights after it, or the updates of the weights since
-        the last exchange, whose mean is one step of an outer Nesterov optimiser (DiLoCo).
+        the last exchange.  The mean update is not applied as it is, but by an outer optimiser, Nesterov's, which has a
+        momentum (DiLoCo).
     momentum : float
         Momentum of the outer optimiser, from 0 to below 1; for updates only.
     outer_rate : float
-        Learning rate of the outer optimiser; for updates only.  In the long run it moves
-        outer_rate / (1 - momentum) times as far as the mean of the updates.  Values of this ratio much larger than 1,
-        such as the 0.7 / (1 - 0.9) of DiLoCo, take a GAN far away from its answer.
+        Learning rate of the outer optimiser; for updates only.  If the mean update stays the same, each exchange moves
+        the weights by outer_rate / (1 - momentum) times this mean; by default the factor is 1.  Factors much larger
+        than 1, such as the 0.7 / (1 - 0.9) of DiLoCo, take a GAN far away from its answer.
     precision : {"full", "bfloat16"}
-        Floating-point precision of messages.  "bfloat16" halves the bytes of float32 and rounds the numbers sent, with
-        a relative error of up to 0.4 % each time; sums are formed in full precision.  Nothing is rounded inside a node,
-        where there are no messages.
+        Floating-point precision of messages.  "bfloat16" halves their bytes compared with float32, and rounds each
+        number that is sent, with a relative error of up to 0.4 %; sums are formed in full precision.  Nothing is
+        rounded if all ranks are on one node, because then there are no messages.
 
     See Also
     --------
-    OneSided : No rank waits for another; for ranks of unequal speed.
-    Within : A ring inside each group of ranks.
-    Leaders : A ring between groups.
+    OneSided : An exchange in which no rank waits for another; for ranks of unequal speed.
+    Within : An exchange, such as a ring, inside each group of ranks.
+    Leaders : An exchange between groups of ranks.
     AllReduce : The same mean by the MPI library's all-reduce.
 
     References
@@ -60,13 +63,13 @@ class Ring(Mean):
     >>> Ring().n_replicas(8)
     1
 
-    Gradients inside each node of 4 ranks in every step, weights between nodes in every 100th:
+    Average gradients inside each node of 4 ranks in every step, and weights between nodes in every 100th step:
 
     >>> mode = Chain(Within(Ring(), size=4), Every(100, Leaders(Ring(payload="weights"), size=4)))
     >>> mode.n_replicas(16)
     1
 
-    The same with an outer momentum, for long periods:
+    For long periods, average updates between nodes, with an outer momentum:
 
     >>> outer = Ring(payload="updates", momentum=0.5, outer_rate=0.5)
     >>> mode = Chain(Within(Ring(), size=4), Every(1000, Leaders(outer, size=4)))

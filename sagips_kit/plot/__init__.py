@@ -5,8 +5,12 @@ Estimate, reference and truth differ by marker and line style as well as by colo
 No global setting of matplotlib is changed.
 """
 
+from typing import TYPE_CHECKING
+
+from .._text import allowed
 from .adversaries import discriminator, evolution
 from .answer import estimate, residuals
+from .learned import fit
 from .pairs import posterior
 from .sheet import overview, pictures
 from .spectra import densities, observed_and_generated
@@ -19,6 +23,7 @@ __all__ = [
     "discriminator",
     "estimate",
     "evolution",
+    "fit",
     "losses",
     "observed_and_generated",
     "overview",
@@ -29,6 +34,11 @@ __all__ = [
     "staleness",
     "timeline",
 ]
+
+if not TYPE_CHECKING:  # type checkers take a module with __getattr__ to have every name
+
+    def __getattr__(name):
+        raise AttributeError(f"sagips_kit.plot has no {name!r}. {allowed(name, __all__)}")
 
 
 def __dir__() -> list[str]:

@@ -1,5 +1,7 @@
 """Generators and discriminators: the proposed parameters during training, and the scores of events at its end."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
@@ -10,9 +12,23 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from .. import analysis
+from .. import _circular, analysis
+from ..analysis.fits import Reference, reference_of
 from ..store import schema
-from .base import ENSEMBLE, REFERENCE, SEVERAL, TRUTH, chosen, draw_bands, edges_of, label, new_axes
+from .base import (
+    ENSEMBLE,
+    LEARNED,
+    REFERENCE,
+    SEVERAL,
+    TRUTH,
+    Style,
+    beside_the_estimate,
+    chosen,
+    draw_bands,
+    edges_of,
+    label,
+    new_axes,
+)
 
 _N_COLUMNS = 3
 
@@ -23,8 +39,8 @@ def evolution(
     """Draw the distribution of the generated parameter vectors during training.
 
     The line is the median of the vectors of all chains together, the bands hold 68 % and 95 % of them.  The
-    maximum-likelihood estimate (MLE), its standard deviation (1 floor unit), truth and published values are drawn where
-    they are known.
+    maximum-likelihood estimate (MLE) and its standard deviation (1 floor unit) or, without a likelihood, the fit by the
+    learned score and its standard deviation, truth and published values are drawn where they are known.
 
     Parameters
     ----------
@@ -66,11 +82,13 @@ def evolution(
     n_rows = -(-len(names) // n_columns)
     figure = figure or plt.figure(figsize=(0.6 + 3.6 * n_columns, 0.9 + 2.1 * n_rows), layout="constrained")
     axes = figure.subplots(n_rows, n_columns, sharex=True, squeeze=False).ravel()
-    reference = run[schema.REFERENCE].to_dataset().load()
+    reference, last = reference_of(run), values.sel(quantile=0.5).isel(step=-1)
+    known = _beside(run, last, reference)
     for name, ax in zip(names, axes, strict=False):
         one = values.sel(parameter=name)
         draw_bands(ax, one, "all vectors", x=one[schema.STEP])
-        _draw_reference(ax, reference.sel(parameter=name))
+        _draw_fit(ax, reference, known.sel(parameter=name))
+        _draw_known(ax, known.sel(parameter=name))
         ax.yaxis.set_major_locator(MaxNLocator(4))
         ax.set(ylabel=label(run, name), xlim=(0, run.attrs[schema.LAYOUT_KEY]["n_steps"]))
     for ax in axes[len(names) :]:
@@ -83,14 +101,30 @@ def evolution(
     return axes[: len(names)]
 
 
-def _draw_reference(ax: Axes, values: xr.Dataset) -> None:
-    """Draw likelihood fit, truth and published value of one parameter as horizontal lines."""
-    if values["mle"].notnull():
-        centre, deviation = float(values["mle"]), float(values["deviation"])
-        ax.axhline(centre, color=REFERENCE, lw=1.6, ls="--", label="MLE")
-        for sign, text in [(-1, "MLE $\\pm$ 1 floor unit"), (1, None)]:
-            if np.isfinite(deviation):
-                ax.axhline(centre + sign * deviation, color=REFERENCE, lw=0.7, ls="--", label=text)
+def _beside(run: xr.DataTree, centre: xr.DataArray, reference: Reference) -> xr.Dataset:
+    """Reference, truth and published values, those of periodic parameters in the period of the last generated ones."""
+    known = run[schema.REFERENCE].to_dataset()[["truth", "published"]].load()
+    around = schema.intervals_of(run[schema.POSTERIOR].attrs)
+    _, period = _circular.circles(centre[schema.PARAMETER].values.tolist(), around)
+    known = known.assign(mean=centre, period=(schema.PARAMETER, period), centre=reference.centre)
+    return beside_the_estimate(known).drop_vars(["mean", "period"]).assign(width=reference.deviation)
+
+
+def _draw_fit(ax: Axes, reference: Reference, values: xr.Dataset) -> None:
+    """Draw the fit that the run is compared with, for one parameter, as horizontal lines."""
+    centre, deviation = float(values["centre"]), float(values["width"])
+    if not np.isfinite(centre):
+        return
+    colour, unit = (REFERENCE, "floor unit") if reference.name == "mle" else (LEARNED, "deviation")
+    style: Style = {"color": colour, "ls": "--"}
+    ax.axhline(centre, lw=1.6, label=reference.label, **style)
+    for sign, text in [(-1, f"{reference.label} $\\pm$ 1 {unit}"), (1, None)]:
+        if np.isfinite(deviation):
+            ax.axhline(centre + sign * deviation, lw=0.7, label=text, **style)
+
+
+def _draw_known(ax: Axes, values: xr.Dataset) -> None:
+    """Draw truth and published value of one parameter as horizontal lines."""
     for name, style in [("truth", (0, (1, 1))), ("published", "-.")]:
         if values[name].notnull():
             ax.axhline(float(values[name]), color=TRUTH, lw=1.4, ls=style, label=name)

@@ -1,16 +1,19 @@
-"""The estimates beside what they can be compared with: likelihood fit, truth and published values."""
+"""The estimates beside what they can be compared with: the two fits of a run, truth and published values."""
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
 from .. import analysis
+from ..analysis.fits import Reference, reference_of
 from ..store import schema
 from .base import (
     ENSEMBLE,
+    LEARNED,
     REFERENCE,
     TRUTH,
     Style,
+    beside_the_estimate,
     is_several,
     legend_above,
     new_axes,
@@ -18,8 +21,8 @@ from .base import (
     run_styles,
 )
 
-_DISTANCE = "distance to the MLE [floor units]"
-_LABELS = {"mean": "estimate", "mle": "MLE [floor units]"}
+_LABELS = {"mean": "estimate", "mle": "MLE [floor units]", "fit": "fit [its deviations]"}
+_FIT: Style = {"marker": "s", "ms": 5, "mfc": "white", "color": LEARNED}
 
 
 def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
@@ -27,13 +30,14 @@ def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
 
     Each parameter has a row.  Distances are in floor units: standard deviations of the maximum-likelihood estimate
     (MLE) from the same events.  The bands show 1 and 2 of them.  If a run has no likelihood fit, its distances are
-    relative to the estimate itself, in units of the standard deviation of the estimate.
+    relative to the fit by the learned score, in standard deviations of that fit; without any fit, to the estimate
+    itself, in its standard deviations.
 
     Parameters
     ----------
     run : DataTree
-        A run that `open_run` has opened, or several that `open_runs` has opened.  Of a single run, truth and published
-        values are drawn too; several runs are drawn side by side.
+        A run that `open_run` has opened, or several that `open_runs` has opened.  Of a single run, the fit by the
+        learned score, truth and published values are drawn too; several runs are drawn side by side.
     ax : Axes or None
         Axes to draw on; None makes a new figure.
 
@@ -45,8 +49,8 @@ def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     Raises
     ------
     ValueError
-        If no chain has been written yet, if a single run has neither a likelihood fit nor several chains, or if none of
-        several runs has a likelihood fit.
+        If no chain has been written yet, if a single run has neither a fit nor several chains, or if none of several
+        runs has a fit.
 
     See Also
     --------
@@ -64,15 +68,18 @@ def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     values = analysis.estimate(run)
     if is_several(run):
         return _estimate_of_each(run, values, ax)
-    has_floor = bool(values["floor"].notnull().any())
-    zero, unit = (values["mle"], values["floor"]) if has_floor else (values["mean"], values["deviation"])
+    reference = reference_of(run)
+    values = beside_the_estimate(values.assign(centre=reference.centre))
+    zero, unit, xlabel = values["centre"], reference.deviation, _distance(reference)
+    if not reference.name:
+        zero, unit, xlabel = values["mean"], values["deviation"], "distance to the estimate [its standard deviations]"
     if unit.isnull().all():
         raise ValueError(
-            "The run has one chain and no likelihood fit, so no unit is known in which distances could be drawn. Type "
+            "The run has one chain and no fit, so no unit is known in which distances could be drawn. Type "
             "analysis.summary(run) for a table of the estimates."
         )
     names = values[schema.PARAMETER].values.tolist()
-    ax = parameter_axes(names, _DISTANCE if has_floor else "distance to the estimate [its standard deviations]", ax)
+    ax = parameter_axes(names, xlabel, ax)
     rows = np.arange(len(names))
 
     def draw(name: str, deviation: str | None, offset: float, style: Style) -> None:
@@ -82,34 +89,43 @@ def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
             ax.errorbar(x, rows + offset, xerr=error, capsize=0, lw=1.6, ls="", label=_LABELS.get(name, name), **style)
 
     draw("mean", "deviation", 0, {"marker": "o", "ms": 6, "color": ENSEMBLE})
+    draw("fit", "fit_deviation", -0.25, _FIT)
     draw("truth", None, 0, {"marker": "*", "ms": 10, "mfc": "white", "color": TRUTH})
     draw("published", "published_deviation", 0.25, {"marker": "D", "ms": 5, "mfc": "white", "color": TRUTH})
     legend_above(ax)
     return ax
 
 
+def _distance(reference: Reference) -> str:
+    """Label of an axis of distances to the reference."""
+    return f"distance to the {reference.label} [{reference.unit}]"
+
+
 def _estimate_of_each(runs: xr.DataTree, values: xr.Dataset, ax: Axes | None) -> Axes:
-    """The estimates of several runs, each relative to the MLE of its own events."""
-    if values["floor"].isnull().all():
+    """The estimates of several runs, each relative to the MLE of its own events, or to the other fit if none has it."""
+    references = [reference_of(run) for run in analysis.each_run(runs).values()]
+    found = next((one for name in ("mle", "fit") for one in references if one.name == name), None)
+    if found is None:
         raise ValueError(
-            "None of these runs has a likelihood fit, so there are no distances in floor units. Type "
+            "None of these runs has a fit, so no unit is known in which distances could be drawn. Type "
             "analysis.summary(runs) for a table of the estimates."
         )
+    distance, unit = f"to_{found.name}", "floor" if found.name == "mle" else "fit_deviation"
     dim = runs.attrs[schema.ALONG_KEY]
     names, labels = (values[name].values.tolist() for name in (schema.PARAMETER, dim))
-    ax = parameter_axes(names, _DISTANCE, ax, 6.8, 0.2 + 0.1 * len(labels))
+    ax = parameter_axes(names, _distance(found), ax, 6.8, 0.2 + 0.1 * len(labels))
     offsets = np.linspace(-0.3, 0.3, len(labels)) if len(labels) > 1 else [0]
     rows = np.arange(len(names))
     for k, (label, style) in enumerate(zip(labels, run_styles(len(labels)), strict=True)):
         one = values.isel({dim: k})
         style |= {"ls": "", "lw": 1.2, "ms": 4.5, "label": str(label)}
-        ax.errorbar(one["to_mle"], rows + offsets[k], xerr=one["deviation"] / one["floor"], **style)
+        ax.errorbar(one[distance], rows + offsets[k], xerr=one["deviation"] / one[unit], **style)
     legend_above(ax, 2, title=dim, fontsize="small")
     return ax
 
 
 def residuals(run: xr.DataTree, ax: Axes | None = None) -> Axes:
-    """Draw how far the estimates are from truth, likelihood fit and published values, in standard deviations.
+    """Draw how far the estimates are from truth, both fits and published values, in standard deviations.
 
     Of a single run, each parameter has a row.  Of several runs, the residuals of all parameters relative to truth or
     published values make one histogram, which is standard normal if the standard deviations are right.
@@ -142,7 +158,7 @@ def residuals(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     >>> run = open_run("runs/proxy.zarr")
     >>> ax = plot.residuals(run)
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
-    ['truth', 'MLE [floor units]']
+    ['truth', 'MLE [floor units]', 'fit [its deviations]']
     """
     values = analysis.residuals(run)["pull"]
     if is_several(run):
@@ -150,7 +166,7 @@ def residuals(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     if values.isnull().all():
         raise ValueError(
             "There is no residual to draw: the run has a single chain, or it has neither a truth nor published values "
-            "nor a likelihood fit. Type analysis.summary(run) for a table of the estimates."
+            "nor a fit. Type analysis.summary(run) for a table of the estimates."
         )
     names = values[schema.PARAMETER].values.tolist()
     ax = parameter_axes(names, "(estimate - reference) / standard deviation", ax)
@@ -158,6 +174,7 @@ def residuals(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     styles: dict[str, Style] = {
         "truth": {"marker": "*", "ms": 10, "mfc": "white", "color": TRUTH},
         "mle": {"marker": "o", "ms": 6, "color": ENSEMBLE},
+        "fit": _FIT,
         "published": {"marker": "D", "ms": 5, "mfc": "white", "color": TRUTH},
     }
     for name, style in styles.items():

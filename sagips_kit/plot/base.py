@@ -1,5 +1,7 @@
 """What all pictures share: colours that also differ in grey, new axes, labels with units, and recurring elements."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,12 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
+from .. import _circular
+from .._text import allowed, listed
 from ..store import schema
 
 ENSEMBLE = "#1b6ca8"
 TRUTH = "#d1495b"
 REFERENCE = "0.15"
 FAINT = "0.75"
+LEARNED = "#2a7f4f"  # the fit by the learned score
 SEVERAL = "plot.convergence(runs)"  # what to type instead where a picture takes one run only
 
 # Keyword arguments of matplotlib, which no type describes.
@@ -45,8 +50,21 @@ def chosen(parameters: str | Iterable[str] | None, known: Sequence[str], n_shown
     """
     names = [parameters] if isinstance(parameters, str) else list(known[:n_shown] if parameters is None else parameters)
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"The run has no parameter {', '.join(map(str, unknown))}. Allowed: {', '.join(known)}.")
+        raise ValueError(f"The run has no parameter {listed(unknown)}. {allowed(unknown[0], known)}")
     return names
+
+
+def beside_the_estimate(values: xr.Dataset) -> xr.Dataset:
+    """What `analysis.estimate` returns, with each reference of a periodic parameter in the period of its estimate.
+
+    Another fit named "centre" is moved likewise.
+    """
+    moved = {
+        name: values["mean"] + xr.apply_ufunc(_circular.difference, values[name], values["mean"], values["period"])
+        for name in (schema.TRUTH, schema.MLE, schema.FIT, schema.PUBLISHED, "centre")
+        if name in values
+    }
+    return values.assign({name: one.where(values["period"].notnull(), values[name]) for name, one in moved.items()})
 
 
 def unit_of(run: xr.DataTree, name: str) -> str:

@@ -1,5 +1,7 @@
 """Pairs of parameters: the posterior draws beside the likelihood's ellipses."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
@@ -13,11 +15,13 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from .. import analysis
+from ..analysis.fits import Reference, reference_of
 from ..store import schema
-from .base import ENSEMBLE, REFERENCE, SEVERAL, TRUTH, chosen, label
+from .base import ENSEMBLE, LEARNED, REFERENCE, SEVERAL, TRUTH, Style, beside_the_estimate, chosen, label
 
 _N_SHOWN = 6  # parameters in a pair plot that stays legible
 _N_POINTS = 5000  # draws in one panel, at most
+_FIT: Style = {"fmt": "s", "ms": 4, "mfc": "white", "color": LEARNED, "lw": 1.2, "capsize": 0}
 
 
 def posterior(
@@ -26,8 +30,10 @@ def posterior(
     """Draw pairs of parameters: draws and mean of each chain, the likelihood's ellipses, truth and published values.
 
     The projections of the ellipses onto the axes are the intervals of 1 and 2 standard deviations of the
-    maximum-likelihood estimate (MLE).  The spread between the chains is the uncertainty of the run; the spread of draws
-    within a chain is remaining noise of the training.
+    maximum-likelihood estimate (MLE) or, without a likelihood, of the fit by the learned score.  That fit is also drawn
+    as a mark with its intervals of 1 standard deviation.  The spread between the chains is the uncertainty of the run;
+    the spread of draws within a chain is remaining noise of the training.  Axes of periodic parameters are centred on
+    their means, and may go beyond the ends of their ranges.
 
     Parameters
     ----------
@@ -62,13 +68,16 @@ def posterior(
     ['theta0', 'theta1', 'theta2']
     """
     analysis.single_run(run, "plot.posterior", SEVERAL)
-    values = analysis.estimate(run)
+    reference = reference_of(run)
+    values = analysis.estimate(run).assign(centre=reference.centre, width=reference.deviation)
+    values = beside_the_estimate(values)
     known = list(values[schema.PARAMETER].values)
     names = chosen(parameters, known, _N_SHOWN)
     chains = analysis.written(run, schema.POSTERIOR)[names]
     values, n = values.sel(parameter=names), len(names)
-    reference = run[schema.REFERENCE].to_dataset()
-    covariance = reference[schema.COVARIANCE].sel(parameter=names, parameter_2=names).values
+    stored = run[schema.REFERENCE].to_dataset()[schema.COVARIANCE]
+    both = analysis.fit(run)["covariance"] if reference.name == "fit" else stored
+    covariance = both.sel(parameter=names, parameter_2=names).values
     has_room = n > 3  # for a legend above the diagonal
     size = (1.2 + 1.6 * n + (0 if has_room else 2), 0.8 + 1.6 * n)
     figure = figure or plt.figure(figsize=size, layout="constrained")
@@ -93,14 +102,15 @@ def posterior(
     title = f"{n} of {len(known)} parameters" if n < len(known) else None
     # The padding keeps a legend inside the figure off its edge.
     place, padding = ("upper right", 1.5) if has_room else ("outside right upper", None)
-    figure.legend(handles=_pair_legend(values), frameon=False, title=title, loc=place, borderaxespad=padding)
+    figure.legend(handles=_pair_legend(values, reference), frameon=False, title=title, loc=place, borderaxespad=padding)
     return axes
 
 
 def _limits(values: xr.Dataset, chains: xr.DataArray) -> tuple[float, float]:
-    """Range of one parameter that shows the draws, 2.6 floor units around the MLE, and truth or published value."""
+    """Range of one parameter that shows the draws, 2.6 deviations around the fits, and truth or published value."""
     wanted = [*np.quantile(chains, [0.002, 0.998])]
-    wanted += [values["mle"] + width * values["floor"] for width in (-2.6, 2.6)]
+    wanted += [values["centre"] + width * values["width"] for width in (-2.6, 2.6)]
+    wanted += [values["fit"] + sign * values["fit_deviation"] for sign in (-1, 1)]
     wanted += [values[name] for name in ("truth", "published")]
     low, high = float(np.nanmin(wanted)), float(np.nanmax(wanted))
     margin = 0.06 * (high - low) or 0.5
@@ -110,10 +120,15 @@ def _limits(values: xr.Dataset, chains: xr.DataArray) -> tuple[float, float]:
 def _draw_marginal(ax: Axes, chains: xr.DataArray, values: xr.Dataset) -> None:
     low, high = ax.get_xlim()
     ax.hist(chains.values.ravel(), bins=30, range=(low, high), density=True, color=ENSEMBLE, alpha=0.35)
-    if values["floor"].notnull():
+    centre, width = values["centre"].item(), values["width"].item()
+    if np.isfinite(width):
         x = np.linspace(low, high, 200)
-        height = np.exp(-0.5 * ((x - values["mle"].item()) / values["floor"].item()) ** 2)
-        ax.plot(x, height / (values["floor"].item() * np.sqrt(2 * np.pi)), color=REFERENCE, lw=1.2)
+        height = np.exp(-0.5 * ((x - centre) / width) ** 2)
+        ax.plot(x, height / (width * np.sqrt(2 * np.pi)), color=REFERENCE, lw=1.2)
+    if values["fit"].notnull():
+        top = 1.06 * ax.get_ylim()[1]
+        ax.errorbar(values["fit"], 0.94 * top, xerr=values["fit_deviation"], **_FIT)
+        ax.set_ylim(0, top)
     for name, style in [("truth", "--"), ("published", ":")]:
         if values[name].notnull():
             ax.axvline(values[name].item(), color=TRUTH, ls=style, lw=1.4)
@@ -126,7 +141,10 @@ def _draw_pair(ax: Axes, x: xr.DataArray, y: xr.DataArray, values: xr.Dataset, c
     ax.plot(x.mean(schema.DRAW), y.mean(schema.DRAW), "o", ms=4, mfc=ENSEMBLE, mec="white", mew=0.5)
     ax.plot(*values["mle"], "+", ms=9, color=REFERENCE)
     if np.isfinite(covariance).all():
-        _draw_ellipses(ax, values["mle"].values, covariance)
+        _draw_ellipses(ax, values["centre"].values, covariance)
+    if values["fit"].notnull().all():
+        (x_error, y_error), (x_fit, y_fit) = values["fit_deviation"].values, values["fit"].values
+        ax.errorbar(x_fit, y_fit, xerr=x_error, yerr=y_error, **_FIT)
     ax.plot(*values["truth"], "*", ms=9, mfc="white", color=TRUTH)
     ax.plot(*values["published"], "D", ms=5, mfc="white", color=TRUTH)
 
@@ -149,7 +167,7 @@ def _trim(ax: Axes, has_y: bool, is_left: bool, is_bottom: bool) -> None:
     ax.tick_params(axis="x", rotation=40)
 
 
-def _pair_legend(values: xr.Dataset) -> list[Line2D]:
+def _pair_legend(values: xr.Dataset, reference: Reference) -> list[Line2D]:
     handles = [
         Line2D([], [], ls="", marker=".", ms=4, color=ENSEMBLE, alpha=0.5, label="draws"),
         Line2D([], [], ls="", marker="o", ms=5, color=ENSEMBLE, label="mean of a chain"),
@@ -157,6 +175,10 @@ def _pair_legend(values: xr.Dataset) -> list[Line2D]:
     if values["floor"].notnull().any():
         handles.append(Line2D([], [], marker="+", ms=9, color=REFERENCE, label="MLE, 1 floor unit"))
         handles.append(Line2D([], [], ls="--", color=REFERENCE, label="MLE, 2 floor units"))
+    if values["fit"].notnull().any():
+        handles.append(Line2D([], [], marker="s", ms=4, mfc="white", color=LEARNED, label="fit, 1 deviation"))
+    if reference.name == "fit":
+        handles.append(Line2D([], [], ls="--", color=REFERENCE, label="fit, 2 deviations"))
     for name, marker, line in [("truth", "*", "--"), ("published", "D", ":")]:
         if values[name].notnull().any():
             handles.append(Line2D([], [], marker=marker, ms=7, mfc="white", ls=line, color=TRUTH, label=name))

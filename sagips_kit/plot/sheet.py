@@ -1,5 +1,7 @@
 """All pictures of a run together."""
 
+from __future__ import annotations
+
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +16,13 @@ from numpy.typing import NDArray
 
 from .. import analysis
 from .._text import counted
+from ..analysis.fits import fit_words
 from ..store import schema
 from ..store.status import RunStatus
 from .adversaries import discriminator, evolution
 from .answer import estimate, residuals
 from .base import SEVERAL
+from .learned import fit
 from .pairs import posterior
 from .spectra import densities, observed_and_generated
 from .steps import convergence, losses, staleness, timeline
@@ -96,11 +100,13 @@ def pictures(run: xr.DataTree) -> list[Picture]:
     # Pictures of final results are a line of text until there are any.
     is_finished = RunStatus.from_run(run).is_finished
 
+    has_fit = fit_words(run)["state"] == schema.MADE
+
     def at_the_end(height: float) -> float:
         return height if is_finished else _TEXT
 
     found = [
-        Picture("convergence", "Distance to the maximum-likelihood estimate", on_axes(convergence), _HALF, 3.8),
+        Picture("convergence", "Distance to the fit of the same events", on_axes(convergence), _HALF, 3.8),
         Picture("losses", "Losses of the two networks", on_axes(losses), _HALF, 3.8),
         Picture("estimate", "Estimates and standard deviations", on_axes(estimate), _HALF, at_the_end(rows_height)),
         Picture("residuals", "Residuals of the estimates", on_axes(residuals), _HALF, at_the_end(rows_height)),
@@ -118,6 +124,7 @@ def pictures(run: xr.DataTree) -> list[Picture]:
     found += [
         Picture("posterior", "Posterior", on_figure(posterior), _FULL, at_the_end(1.0 + 1.6 * n_shown)),
         Picture("evolution", "Generated parameters during training", on_figure(evolution), _FULL, evolution_height),
+        Picture("fit", "Fit by the learned score", on_figure(fit), _FULL, rows_height + 0.8 if has_fit else _TEXT),
         Picture("timeline", "Computing and waiting times of the ranks", on_axes(timeline), _HALF, 3.6),
         Picture("staleness", "Age of the messages used", on_axes(staleness), _HALF, 3.6),
         Picture("discriminator", "Scores of the discriminators", on_axes(discriminator), _HALF, at_the_end(3.6)),

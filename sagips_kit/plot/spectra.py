@@ -1,5 +1,7 @@
 """Observed and generated events: at the end of training, and during it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt

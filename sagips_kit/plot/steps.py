@@ -20,11 +20,12 @@ def convergence(
     against: Literal["step", "time"] = "step",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the distance to the maximum-likelihood estimate during training.
+    """Draw the distance to the fit of the same events during training.
 
     The distance is the root mean square over the parameters, in floor units: standard deviations of the
     maximum-likelihood estimate (MLE) from the same events.  Below 1, in the shaded range, the generators are closer to
-    the MLE than the events can resolve.
+    the MLE than the events can resolve.  For a run without a likelihood fit, the fit by the learned score takes its
+    place; the label of the axis says so.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ def convergence(
     Raises
     ------
     ValueError
-        If no row has been written yet, if no run has a likelihood fit, or if `against` is not one of the two words.
+        If no row has been written yet, if no run has a fit, or if `against` is not one of the two words.
 
     See Also
     --------
@@ -81,11 +82,21 @@ def convergence(
         last = x[key].max()
     draw_floor(ax)
     xlabel = "step" if against == "step" else "time since the start [s]"
-    ax.set(xlabel=xlabel, ylabel="RMS distance to the MLE [floor units]", xlim=(0, last))
+    ax.set(xlabel=xlabel, ylabel=_distance(list(paths.values())), xlim=(0, last))
     # The shaded range reaches down only as far as there is something to see.
     ax.set_ylim(bottom=min(0.5, 0.7 * float(np.nanmin(lowest))))
     ax.legend(frameon=False, title=run.attrs.get(schema.ALONG_KEY), fontsize="small" if is_several(run) else None)
     return ax
+
+
+def _distance(paths: list[xr.Dataset]) -> str:
+    """Label of the axis of distances; the paths may refer to different fits."""
+    labels = {
+        f"{path['distance'].attrs['long_name']} [{path['distance'].attrs['units']}]"
+        for path in paths
+        if path.attrs["reference"]
+    }
+    return labels.pop() if len(labels) == 1 else "RMS distance to the MLE, or to the fit [its deviations]"
 
 
 def _check_distances(paths: list[xr.Dataset], is_several: bool) -> None:
@@ -97,9 +108,9 @@ def _check_distances(paths: list[xr.Dataset], is_several: bool) -> None:
     if not all(path["distance" if is_several else "distance_each"].isnull().all() for path in paths):
         return
     if is_several:
-        raise ValueError("None of these runs has a likelihood fit, so there are no distances in floor units.")
+        raise ValueError("None of these runs has a fit, so there are no distances in its standard deviations.")
     raise ValueError(
-        "The run has no likelihood fit, so there are no distances in floor units. To see the parameters themselves, "
+        "The run has no fit, so there are no distances in its standard deviations. To see the parameters themselves, "
         'type plot.evolution(run), or analysis.convergence(run).theta.plot(x="step", hue="parameter").'
     )
 

@@ -5,13 +5,11 @@ It draws no random numbers while simulating: all noise is an argument.  Networks
 """
 
 import copy
-import difflib
 import inspect
 import math
-import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -19,14 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._circular import Periodic, circles, intervals, wrapped
+from .measurement import Measurement
 from .pipeline import Pipeline
+from .spelling import misspelt_in
 
 # One number for each parameter, or a value with its standard deviation
 Numbers: TypeAlias = Sequence[float] | NDArray[Any]
 # Events (event, observable), or the pair of these and the logarithms of their weights (event,), which is reserved
 Simulated: TypeAlias = Tensor | tuple[Tensor, Tensor]
-
-_CLOSE = 0.84  # similarity of two names (1 if equal) from which one is taken for a misspelling of the other
 
 
 class Problem(ABC):
@@ -53,7 +52,14 @@ class Problem(ABC):
     published : dict of str to (value, deviation)
         Published measurements of parameters to compare with.
     priors : dict of str to (value, deviation)
-        External knowledge of parameters with normal errors, for example from a calibration.
+        External knowledge of single parameters with independent normal errors, for example from a calibration.
+    measurements : dict of str to Measurement
+        External knowledge of functions of the parameters, such as their ratio, or with correlated errors; the names are
+        those of messages.
+    periodic : tuple of str, or dict of str to (low, high)
+        Names of angles, phases or times of day.  A tuple names parameters, whose period is their range.  A dictionary
+        gives the interval, which is one period, of each periodic observable and parameter (its range), for instance
+        {"phi": (-math.pi, math.pi)}.
     n_categories : int
         Number of categories of events; see the method `category`.
     image : (int, int) or None
@@ -65,6 +71,7 @@ class Problem(ABC):
     See Also
     --------
     check_problem : Test whether a class keeps this contract.
+    Measurement : Knowledge of a function of the parameters.
     Pipeline : Theory, sampler, detector and selection as ready stages of `simulate`.
 
     Notes
@@ -72,6 +79,15 @@ class Problem(ABC):
     A public attribute whose name is close to one of the contract but not equal, such as `prior` for `priors`, would
     have no effect.  It causes a warning when the class is created, and `check_problem` and `run` refuse it.  Begin the
     names of your own helpers with an underscore.
+
+    Knowledge beside the events is given in one of three ways.  `priors` and `measurements` are results of other
+    measurements: in an ensemble their values vary from chain to chain by their errors, as if they were repeated, so the
+    spread of the chains contains these errors.  The method `constraints` is for what does not vary when an experiment
+    is repeated, such as a norm that follows from the number of events, or a wish for smoothness: it is the same for all
+    chains, so an error stated there would be missing in their spread.
+
+    The events at both ends of a periodic parameter's range are the same.  The generator passes through these ends, and
+    means, standard deviations and distances of such a parameter are those on the circle.
 
     Examples
     --------
@@ -122,11 +138,13 @@ class Problem(ABC):
     truth: Numbers | Any = None
     published: Mapping[str, Numbers] = {}
     priors: Mapping[str, Numbers] = {}
+    measurements: Mapping[str, Measurement] = {}
+    periodic: Periodic = ()
     pipeline: Pipeline | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for text in _misspelt_in(cls, vars(cls)):
+        for text in misspelt_in(cls, vars(cls), Problem):
             warnings.warn(f"{cls.__name__}: {text}", stacklevel=2)
 
     def __repr__(self) -> str:
@@ -185,6 +203,8 @@ class Problem(ABC):
     def features(self, events: Tensor) -> Tensor:
         """Return what the discriminator sees of each event; by default the event itself.
 
+        By default a periodic observable is replaced by its cosine and sine.
+
         The more linearly informative the features, the faster a run learns.  The best features are the derivatives of
         the log-density of an event with respect to the parameters.  Constants and scales do not matter, because
         features are whitened.
@@ -199,7 +219,17 @@ class Problem(ABC):
         Tensor (..., feature)
             The features, differentiable in `events`.
         """
-        return events
+        around = intervals(self)
+        if around.keys().isdisjoint(self.observables):
+            return events
+        columns = []
+        for k, name in enumerate(self.observables):
+            if name not in around:
+                columns.append(events[..., k])
+                continue
+            angle = 2 * math.pi / (around[name][1] - around[name][0]) * events[..., k]
+            columns += [angle.cos(), angle.sin()]
+        return torch.stack(columns, dim=-1)
 
     def category(self, events: Tensor) -> Tensor:
         """Return the category of each event; by default 0.
@@ -235,7 +265,10 @@ class Problem(ABC):
         return events
 
     def constraints(self, theta: Tensor, statistic: Tensor) -> Tensor:
-        """Return further knowledge of the parameters as residuals; by default none.
+        """Return conditions on the parameters as residuals; by default none.
+
+        For what is the same whenever the experiment is repeated.  Results of other measurements, which vary, belong to
+        `priors` and `measurements`: only their errors are in the spread of an ensemble.
 
         Parameters
         ----------
@@ -252,7 +285,7 @@ class Problem(ABC):
         return theta[:0]
 
     def residuals(self, theta: Tensor, statistic: Tensor, shift: Tensor | float = 0.0) -> Tensor:
-        """Return the residuals of the constraints, then those of the priors; not to be overridden.
+        """Return the residuals of constraints, priors and measurements, in this order; not to be overridden.
 
         Parameters
         ----------
@@ -260,23 +293,34 @@ class Problem(ABC):
             The parameters, in their own units.
         statistic : Tensor
             What `statistic` returned for the observed events.
-        shift : Tensor (prior,)
-            Shifts of the priors' values in units of their standard deviations, as in another calibration.
+        shift : Tensor (external,)
+            Shifts of the values of priors, then of measurements, in standard deviations (of correlated values along the
+            columns of the Cholesky factor), as if they were measured again.
 
         Returns
         -------
-        Tensor (constraint,)
+        Tensor (residual,)
             Residuals, divided by their standard deviations.
         """
-        constraints = self.constraints(theta, statistic)
-        if not self.priors:
-            return constraints
-        columns = [self.parameters.index(name) for name in self.priors]
-        value, deviation = torch.tensor(list(self.priors.values()), dtype=theta.dtype, device=theta.device).T
-        return torch.cat([constraints, (theta[columns] - value) / deviation - shift])
+        constraints, known = self.constraints(theta, statistic), []
+        if self.priors:
+            columns = [self.parameters.index(name) for name in self.priors]
+            value, deviation = torch.tensor(list(self.priors.values()), dtype=theta.dtype, device=theta.device).T
+            known.append(self._around_the_circle(theta[columns] - value, self.priors) / deviation)
+        known += [measurement.residuals(theta) for measurement in self.measurements.values()]
+        return torch.cat([constraints, torch.cat(known) - shift]) if known else constraints
+
+    def _around_the_circle(self, differences: Tensor, names: Iterable[str]) -> Tensor:
+        """Differences of these parameters (name,), along the shorter way around for periodic ones."""
+        if not self.periodic:
+            return differences
+        _, period = circles(tuple(names), intervals(self))
+        has_period = torch.as_tensor(~np.isnan(period), device=differences.device)
+        of_each = torch.as_tensor(np.nan_to_num(period, nan=1.0)).to(differences)
+        return torch.where(has_period, wrapped(differences, of_each), differences)
 
     def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
-        """Return the log-likelihood of the observed events, without constraints and priors.
+        """Return the log-likelihood of the observed events, without constraints, priors and measurements.
 
         Optional: training does not use it, but a run can be compared with the fit that maximises it.
 
@@ -333,7 +377,7 @@ class Problem(ABC):
         Parameters
         ----------
         t : Tensor (..., parameter)
-            Numbers in (0, 1).
+            Numbers in (0, 1); any numbers for periodic parameters, which are taken to their ranges by whole periods.
 
         Returns
         -------
@@ -341,6 +385,9 @@ class Problem(ABC):
             Parameters between `lower` and `upper`.
         """
         lower, upper = (torch.as_tensor(bound, dtype=t.dtype, device=t.device) for bound in (self.lower, self.upper))
+        if self.periodic:
+            # A step of whole periods has no derivative, so that of theta is the same everywhere.
+            t = torch.where(is_periodic(self).to(t.device), t - t.detach().floor(), t)
         return lower + (upper - lower) * t
 
     def refined(self, n: int) -> Self:
@@ -385,36 +432,34 @@ def events_of(problem: Problem, theta: Tensor, noise: Tensor) -> Tensor:
 
 
 def require_problem(given: Any) -> None:
-    """Raise TypeError for anything that is not an object with the methods of a problem, such as its class."""
+    """Raise TypeError for anything but an object with a problem's methods, ValueError for an unclear `periodic`."""
     if isinstance(given, type):
         raise TypeError(f"{given.__name__} is a class; an object of it is needed. Type {given.__name__}().")
     if not hasattr(given, "simulate"):
         raise TypeError(
             f"{type(given).__name__} is not a problem, which comes first, before the events: an object such as Proxy()."
         )
+    if getattr(given, "periodic", ()):
+        try:
+            intervals(given)
+        except ValueError as error:
+            raise ValueError(f"{type(given).__name__}: {error}") from None
+
+
+def is_periodic(problem: Problem) -> Tensor:
+    """Which parameters of a problem are periodic, Tensor (parameter,) of bool."""
+    return torch.tensor([name in problem.periodic for name in problem.parameters])
+
+
+def n_external(problem: Problem) -> int:
+    """How many values the priors and measurements of a problem have, each of which varies from chain to chain."""
+    return len(problem.priors) + sum(len(measurement) for measurement in problem.measurements.values())
 
 
 def misspelt(problem: Problem) -> list[str]:
     """Explain each attribute of a problem whose name is close to one of the contract, so that it has no effect."""
     bodies = [vars(cls) for cls in type(problem).__mro__ if issubclass(cls, Problem) and cls is not Problem]
-    return [text for body in (*bodies, vars(problem)) for text in _misspelt_in(type(problem), body)]
-
-
-def _misspelt_in(cls: type, body: Mapping[str, Any]) -> Iterator[str]:
-    names = {*dir(Problem), *inspect.get_annotations(Problem)}
-    contract = sorted(name for name in names if not name.startswith("_"))
-    declared = {name for base in cls.__mro__ if not issubclass(base, Problem) for name in vars(base)}
-    for name in body:
-        if name.startswith("_") or name in declared or name in contract:
-            continue
-        for meant in difflib.get_close_matches(name, contract, n=1, cutoff=_CLOSE):
-            # `n_observed` and `true_units` are names of other things, and so is what stands beside the one it is like.
-            if meant in body or re.fullmatch(rf"(\w+_)?{meant}(_\w+)?", name):
-                continue
-            yield (
-                f"`{name}` is not part of the contract of a Problem, so it has no effect. Did you mean `{meant}`? If "
-                f"it is a helper of your own, name it `_{name}`."
-            )
+    return [text for body in (*bodies, vars(problem)) for text in misspelt_in(type(problem), body, Problem)]
 
 
 def _refined_pipelines(problem: Problem, n: int) -> Iterator[tuple[str, Any]]:

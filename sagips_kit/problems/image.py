@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._value import Count, value
+from .._value import Count, ValueClass, value
 from .base import Problem
 from .pipeline import Pipeline
 from .samplers import Plane
@@ -25,7 +25,7 @@ _NORM_ERROR = 1e-3  # relative; events do not determine the scale of the image, 
 
 
 @value
-class Image(Problem):
+class Image(Problem, metaclass=ValueClass):
     """Closure test with an unknown image: a density on the unit square, linear between its pixels, of integral 1.
 
     The parameter `pixel_i_j` is the logarithm of the density at x = i / (n_pixels - 1), y = j / (n_pixels - 1).  The
@@ -108,7 +108,7 @@ class Image(Problem):
     def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
         return self.pipeline.simulate(theta, noise)
 
-    def observed(self, n_events: int | None, rng: np.random.Generator) -> NDArray[Any]:
+    def observed(self, n_events: int | None, rng: np.random.Generator) -> "NDArray[Any]":
         noise = torch.as_tensor(rng.random((n_events or self.n_observed, self.noise_dim)))
         return self.simulate(torch.tensor(self.truth, dtype=noise.dtype), noise).numpy()
 

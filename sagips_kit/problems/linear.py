@@ -12,14 +12,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .._value import Count, Positive, value
+from .._value import Count, Positive, ValueClass, value
 from .base import Problem
 
 _RANGE = 2.0  # of each coefficient, on both sides of zero
 
 
 @value
-class Linear(Problem):
+class Linear(Problem, metaclass=ValueClass):
     """Closure test whose posterior is known exactly: a polynomial of x with normal errors, x uniform in [-1, 1].
 
     Parameters
@@ -81,7 +81,7 @@ class Linear(Problem):
         u = noise[:, 1].clamp(1e-6, 1 - 1e-6)
         return torch.stack([x, self._powers(x) @ theta + self.sigma * math.sqrt(2) * torch.erfinv(2 * u - 1)], dim=-1)
 
-    def observed(self, n_events: int | None, rng: np.random.Generator) -> NDArray[Any]:
+    def observed(self, n_events: int | None, rng: np.random.Generator) -> "NDArray[Any]":
         x = rng.uniform(-1, 1, n_events or self.n_observed)
         return np.stack([x, np.polynomial.Polynomial(self.truth)(x) + rng.normal(0, self.sigma, x.size)], axis=-1)
 
@@ -94,7 +94,7 @@ class Linear(Problem):
         x, y = statistic.T
         return -0.5 * ((y - self._powers(x) @ theta) / self.sigma).square().sum()
 
-    def posterior(self, events: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def posterior(self, events: "ArrayLike") -> "tuple[NDArray[np.float64], NDArray[np.float64]]":
         """Return the exact posterior for a flat, unbounded prior.
 
         Parameters

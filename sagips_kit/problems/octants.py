@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._value import Count, value
+from .._value import Count, ValueClass, value
 from .base import Problem
 
 
 @value
-class Octants(Problem):
+class Octants(Problem, metaclass=ValueClass):
     """Closure test with two answers: x measures sin^2(2 angle) with normal errors of unknown standard deviation.
 
     Parameters
@@ -63,7 +63,7 @@ class Octants(Problem):
         u = noise.clamp(1e-6, 1 - 1e-6)
         return torch.sin(2 * theta[0]) ** 2 + theta[1] * math.sqrt(2) * torch.erfinv(2 * u - 1)
 
-    def observed(self, n_events: int | None, rng: np.random.Generator) -> NDArray[Any]:
+    def observed(self, n_events: int | None, rng: np.random.Generator) -> "NDArray[Any]":
         return rng.normal(math.sin(2 * self.truth[0]) ** 2, self.truth[1], (n_events or self.n_observed, 1))
 
     def features(self, events: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._value import Count, value
+from .._value import Count, ValueClass, value
 from .base import Problem
 from .samplers import cumulative, inverse_cdf
 
@@ -23,7 +23,7 @@ _NORM_ERROR = 1e-3  # relative; much smaller than the deviation that events alon
 
 
 @value
-class Proxy(Problem):
+class Proxy(Problem, metaclass=ValueClass):
     """The publication's closure test: six parameters of two mixed densities, two observables.
 
     Each event is a pair (x1, x2) of independent draws from the normalised sigma1 = 4 u + d and sigma2 = 4 d + u, where
@@ -83,7 +83,7 @@ class Proxy(Problem):
         sigma, grid = self._sigma(theta)
         return inverse_cdf(sigma, grid, noise.T.contiguous()).T
 
-    def observed(self, n_events: int | None, rng: np.random.Generator) -> NDArray[Any]:
+    def observed(self, n_events: int | None, rng: np.random.Generator) -> "NDArray[Any]":
         noise = torch.as_tensor(rng.random((n_events or self.n_observed, self.noise_dim)))
         return self.simulate(torch.tensor(self.truth, dtype=noise.dtype), noise).numpy()
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._value import Count, value
+from .._value import Count, ValueClass, value
 from .base import Problem
 
 _LOW, _HIGH = 0.001, 0.999
@@ -23,7 +23,7 @@ _EDGES = torch.linspace(_LOW, _HIGH, _N_CELLS + 1, dtype=torch.float64)
 
 
 @value
-class Proxy2D(Problem):
+class Proxy2D(Problem, metaclass=ValueClass):
     """Closure test with two correlated observables and five parameters.
 
     The density is x^a (1-x)^b y^c (1-y)^d (1 + e x y) for x and y from 0.001 to 0.999.
@@ -76,7 +76,7 @@ class Proxy2D(Problem):
         sample = _pathwise if self.sampler == "pathwise" else _by_cells
         return torch.stack(sample(theta, noise.T.contiguous()), dim=-1)
 
-    def observed(self, n_events: int | None, rng: np.random.Generator) -> NDArray[Any]:
+    def observed(self, n_events: int | None, rng: np.random.Generator) -> "NDArray[Any]":
         noise = torch.as_tensor(rng.random((2, n_events or self.n_observed)))
         return torch.stack(_pathwise(torch.tensor(self.truth, dtype=noise.dtype), noise), dim=-1).numpy()
 

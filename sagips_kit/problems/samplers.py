@@ -3,6 +3,8 @@
 Building blocks of `simulate`.  Parameters and networks do not belong here.
 """
 
+from __future__ import annotations
+
 import copy
 import functools
 import math

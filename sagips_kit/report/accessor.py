@@ -3,6 +3,8 @@
 Opening a run through this module registers them with xarray.
 """
 
+from __future__ import annotations
+
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -104,6 +106,10 @@ class RunAccessor:
     def discriminator(self, n_bins: int = 40) -> xr.Dataset:
         return analysis.discriminator(self._run, n_bins)
 
+    @_documented_as(analysis.distance_to_fit)
+    def distance_to_fit(self) -> float:
+        return analysis.distance_to_fit(self._run)
+
     @_documented_as(analysis.distance_to_mle)
     def distance_to_mle(self) -> float:
         return analysis.distance_to_mle(self._run)
@@ -127,6 +133,10 @@ class RunAccessor:
     @_documented_as(analysis.fact)
     def fact(self, name: str) -> Any:
         return analysis.fact(self._run, name)
+
+    @_documented_as(analysis.fit)
+    def fit(self) -> xr.Dataset:
+        return analysis.fit(self._run)
 
     @_documented_as(analysis.losses)
     def losses(self, n_rows: int | None = 1000) -> xr.Dataset:
@@ -177,7 +187,7 @@ class RunAccessor:
         return analysis.written(self._run, group)
 
     @_documented_as(plot.overview)
-    def overview(self, figure: "Figure | None" = None) -> dict[str, Any]:
+    def overview(self, figure: Figure | None = None) -> dict[str, Any]:
         return plot.overview(self._run, figure)
 
     @_documented_as(html_report)

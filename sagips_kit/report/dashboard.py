@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 
 from .. import analysis, plot
 from .._text import spaced
+from ..store import schema
 from ..store.reader import open_run
-from ..store.status import RunStatus, read_status, stop_soon
+from ..store.status import RunStatus, is_fitting, read_status, stop_soon
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -148,6 +149,8 @@ class Dashboard:
         has_failed = self._has_failed() and not status.has_ended
         words = f"<b>{'failed' if has_failed else status.state}</b>"
         words += f": step {spaced(status.step)} of {spaced(status.stop_step)}"
+        if not status.steps.any() and is_fitting(self.path):
+            words += f", {schema.FITTING}"
         if status.steps.max() > status.step:
             words += f", the fastest rank is at {spaced(int(status.steps.max()))}"
         if self._pace is not None:

@@ -1,5 +1,7 @@
 """A run in formats that other tools read: ArviZ, netCDF, comma-separated values, timelines."""
 
+from __future__ import annotations
+
 import contextlib
 import importlib.metadata
 import json
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     import arviz  # pyright: ignore[reportMissingImports]  (optional: an extra brings it)
 
 
-def to_arviz(run: xr.DataTree) -> "arviz.InferenceData | xr.DataTree":
+def to_arviz(run: xr.DataTree) -> arviz.InferenceData | xr.DataTree:
     """Convert the posterior draws and events of a run for ArviZ.
 
     Chains that have not been written yet are left out.

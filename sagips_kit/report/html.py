@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from .. import analysis
+from ..analysis.fits import reference_of
 from ..plot import pictures
 from ..plot.base import label
 from ..plot.sheet import Picture
@@ -25,6 +26,7 @@ th, td { padding: .2rem .8rem; text-align: right; }
 th:first-child, .facts td { text-align: left; } tbody tr:nth-child(odd) { background: #f4f6f8; }
 .figures { display: grid; grid-template-columns: 1fr 1fr; gap: 1.5rem; align-items: start; }
 figure { margin: 0; } figure.full { grid-column: 1 / -1; } img { max-width: 100%; } figcaption { color: #555; }
+.finding { border-left: 4px solid #d1495b; padding-left: .8rem; }
 .missing { background: #f4f6f8; padding: 1rem; color: #555; }
 pre { background: #f4f6f8; padding: 1rem; overflow-x: auto; }
 @media (max-width: 50rem) { .figures { grid-template-columns: 1fr; } }
@@ -74,6 +76,7 @@ def html_report(run: xr.DataTree) -> str:
     lead = f"{RunStatus.from_run(run)}; created {created} UTC; read from {_source(run)}"
     parts = [
         f"<h1>{_text(title)}</h1><p class=lead>{_text(lead)}</p>",
+        *(f"<p class=finding>{_text(text)}</p>" for text in analysis.warnings_of(run)),
         "<h2>Estimates</h2>",
         _estimates(run),
         "<h2>Pictures</h2><div class=figures>",
@@ -99,12 +102,14 @@ def _estimates(run: xr.DataTree) -> str:
         pace = analysis.pace(run)
     except ValueError as error:
         return f"<p class=missing>{_text(error)}</p>"
-    notes = [*analysis.warnings_of(run), f"Uncertainty: {run[schema.POSTERIOR].attrs[schema.UNCERTAINTY_KEY]}."]
-    if run[schema.REFERENCE].to_dataset()[schema.MLE].notnull().any():
+    notes = [f"Uncertainty: {run[schema.POSTERIOR].attrs[schema.UNCERTAINTY_KEY]}."]
+    reference = reference_of(run)
+    if reference.name == "mle":
         distance = analysis.distance_to_mle(run)
-        notes.insert(
-            0, f"RMS distance to the maximum-likelihood estimate from the same events: {distance:.2f} floor units."
-        )
+        notes.append(f"RMS distance to the maximum-likelihood fit of the same events: {distance:.2f} floor units.")
+    elif reference.name:
+        distance = analysis.distance_to_fit(run)
+        notes.append(f"RMS distance to the fit by the learned score: {distance:.2f} of its standard deviations.")
     notes.append(f"Training took {float(pace['duration']):.0f} s, {float(pace['waiting']):.1%} of it spent waiting.")
     return f"<div class=wide>{table}</div><p>{_text(' '.join(notes))}</p>"
 

@@ -3,9 +3,13 @@
 Everything is read from the store, so any process can show the line, even if it has not started the run.
 """
 
+import contextlib
 import math
 import os
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +17,10 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from .. import _circular
 from ..store import schema
 from ..store.group import array_of, damage_explained, open_group
-from ..store.status import RunStatus, read_status
+from ..store.status import RunStatus, is_fitting, read_status
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -43,13 +48,16 @@ class Snapshot:
     moved : float
         How far the mean of the generators has moved: root mean square over the parameters, in `moved_unit`.
     moved_unit : str
-        "floor units", or "% of the range" if the run has no likelihood fit.
+        "floor units"; without a likelihood fit "deviations of the fit", the one by the learned score; without that
+        "% of the range".
     waited : float
         Fraction of the time that ranks waited for others.
     staleness : float
         Age of the oldest message used in the last row, in steps.
     rejected : int
         Steps that were dropped because their numbers were not finite.
+    is_fitting : bool
+        Whether the ranks wait for the fit by the learned score.
     """
 
     status: RunStatus
@@ -60,6 +68,7 @@ class Snapshot:
     waited: float = math.nan
     staleness: float = math.nan
     rejected: int = 0
+    is_fitting: bool = False
 
     def line(self) -> str:
         """The snapshot as text: bar, steps, time used and left, rate, movement, waiting, staleness."""
@@ -69,6 +78,8 @@ class Snapshot:
         words = [f"ranks at {step} to {self.status.steps.max()}"]
         if stop_step < n_steps:
             words.insert(0, f"asked to stop there, before {n_steps}")
+        if self.is_fitting:
+            words.insert(0, schema.FITTING)
         if not math.isnan(self.moved):
             words.append(f"moved {self.moved:.2g} {self.moved_unit}")
         if not math.isnan(self.waited):
@@ -99,7 +110,7 @@ def _snapshot(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot
     layout = schema.RunLayout(**sizes)
     row = int(np.searchsorted(layout.steps, status.step, side="right")) - 1
     if row < 1:
-        return Snapshot(status)
+        return Snapshot(status, is_fitting=is_fitting(path))
     back = max(0, row - max(1, round(_WINDOW * len(layout.steps))))
     ranks = slice(None, None, math.ceil(layout.n_ranks / _N_RANKS))
 
@@ -108,7 +119,7 @@ def _snapshot(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot
 
     elapsed, waited = rows(schema.ELAPSED, slice(back, row + 1)), rows(schema.WAITED, slice(back + 1, row + 1))
     duration = np.maximum(elapsed[:, -1] - elapsed[:, 0], 1e-9)
-    moved, unit = _moved(path, root, rows(schema.THETA, slice(None), row) - rows(schema.THETA, slice(None), back))
+    moved, unit = _moved(path, root, *(rows(schema.THETA, slice(None), one) for one in (row, back)))
     return Snapshot(
         status,
         elapsed_s=float(np.nan_to_num(elapsed[:, -1]).max()),
@@ -121,16 +132,46 @@ def _snapshot(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot
     )
 
 
-def _moved(path: "Location", root: zarr.Group, shifts: NDArray[np.floating]) -> tuple[float, str]:
-    """RMS of the mean of `shifts` (rank, member, parameter), and its unit."""
+def _moved(
+    path: "Location", root: zarr.Group, now: NDArray[np.floating], before: NDArray[np.floating]
+) -> tuple[float, str]:
+    """RMS of the mean shift of parameters (rank, member, parameter), and its unit."""
+    attributes: Any = root[schema.POSTERIOR].attrs
+    _, period = _circular.circles(schema.names_of(root.attrs)[0], schema.intervals_of(attributes))
+    shifts = _circular.difference(now, before, period)
 
     def reference(name: str) -> NDArray[np.floating]:
         return np.asarray(array_of(path, root, schema.REFERENCE, name)[:])
 
     unit, name = reference(schema.DEVIATION), "floor units"
+    if not np.isfinite(unit).all() and schema.FIT_DEVIATION in root[schema.REFERENCE]:
+        unit, name = reference(schema.FIT_DEVIATION), "deviations of the fit"
     if not np.isfinite(unit).all():
         unit, name = (reference(schema.UPPER) - reference(schema.LOWER)) / 100, "% of the range"
     return float(np.sqrt(np.mean((shifts.mean(axis=(0, 1)) / unit) ** 2))), name
+
+
+@contextlib.contextmanager
+def working(text: str, interval_s: float = 1.0) -> Iterator[None]:
+    """Show a text and the time that the `with` block has taken so far."""
+    line, start, is_done = ProgressLine(), time.monotonic(), threading.Event()
+
+    def shown() -> str:
+        return f"{text}: {time.monotonic() - start:.0f} s"
+
+    def follow() -> None:
+        line.show(shown())
+        while not is_done.wait(interval_s):
+            line.show(shown())
+
+    thread = threading.Thread(target=follow, name="sagips_kit progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        thread.join()
+        line.end(shown())
 
 
 class ProgressLine:

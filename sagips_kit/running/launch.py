@@ -1,26 +1,48 @@
 """One function behind every door: notebook, batch job and single process all run `run_rank` on each rank."""
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from .._text import allowed
 from ..check.suite import require
 from ..events.observed import Observed
 from ..events.resampling import check_events
 from ..ranks.world import World
-from ..statistics.likelihood import fit_likelihood
 from ..store import create
-from ..store.schema import COVARIANCE, DEVIATION, MLE, RunLayout
+from ..store.schema import RunLayout
 from ..store.status import read_status
 from ..training import predictions
 from . import resume as resuming
 from .rank_run import RankResult, RankRun, result_of_finished
+from .reference import likelihood_fit
 from .spec import RunSpec, require_spec
 
+F = TypeVar("F", bound=Callable[..., Any])
 
+
+def _names_explained(function: F) -> F:
+    """Let an unknown keyword argument raise a TypeError that says where it belongs, or what may have been meant."""
+    names = list(inspect.signature(function).parameters)
+    fields = {field.name for field in dataclasses.fields(RunSpec)}
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        for name in kwargs.keys() - names:
+            where = f"It is a field of RunSpec. Type {function.__name__}(RunSpec(..., {name}=...))."
+            what = where if name in fields else allowed(name, names)
+            raise TypeError(f"{function.__name__} has no argument {name!r}. {what}")
+        return function(*args, **kwargs)
+
+    return cast(F, checked)
+
+
+@_names_explained
 def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
     """Check a run and create its store, complete but empty, before any rank starts.
 
@@ -94,7 +116,7 @@ def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
         layout,
         spec=spec.to_dict(),
         events=events,
-        reference=_reference(spec, events),
+        reference=likelihood_fit(spec, events),
         mode=repr(spec.exchange),
         source=source,
         uncertainty="bootstrap ensemble" if settings.bootstrap and layout.n_chains > 1 else "none: no resampling",
@@ -103,6 +125,7 @@ def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
     )
 
 
+@_names_explained
 def run_rank(spec: RunSpec, world: World | None = None, resume: bool = False) -> RankResult:
     """Train one rank of a run whose store has been prepared.  Collective.
 
@@ -150,7 +173,7 @@ def run_rank(spec: RunSpec, world: World | None = None, resume: bool = False) ->
     >>> from sagips_kit import Proxy, RunSpec, Settings, prepare, run_rank
     >>> small = Settings(n_members=2, n_events=128)
     >>> spec = RunSpec(
-    ...     problem=Proxy(), store="ranks.zarr", settings=small, n_steps=20, n_observed=2000, overwrite=True
+    ...     problem=Proxy(), store="ranks.zarr", settings=small, n_steps=20, n_observed=2000, fit=False, overwrite=True
     ... )
     >>> prepare(spec, n_ranks=1)
     >>> result = run_rank(spec)
@@ -164,6 +187,7 @@ def run_rank(spec: RunSpec, world: World | None = None, resume: bool = False) ->
             with RankRun(spec, world) as rank_run:
                 if resume:
                     rank_run.go_back()
+                rank_run.fit()
                 rank_run.train()
                 rank_run.finish()
             return rank_run.result()
@@ -173,31 +197,37 @@ def run_rank(spec: RunSpec, world: World | None = None, resume: bool = False) ->
             raise
 
 
+@_names_explained
 def run(spec: RunSpec, world: World | None = None, resume: bool = False) -> RankResult:
     """Prepare a run and train it, in a single process or in a batch job.  Collective.
 
-    Under an MPI launcher (`mpiexec -n 4 python script.py`) all processes call it with the same spec: rank 0 checks the
-    run and creates its store, then every rank trains.  SIGTERM, SIGUSR1, the approaching end of a job's time and a
-    request to stop all make the ranks write a checkpoint and stop, at the same step.
+    It returns when the run has ended.  In a single process, that process trains alone.  Under an MPI launcher
+    (`mpiexec -n 4 python script.py`), each process is a rank, and all ranks call this function with the same spec:
+    rank 0 checks the run and creates its store, then every rank trains.
+
+    A run can also be stopped early: by SIGTERM or SIGUSR1, by `request_stop`, or shortly before its job's time is over.
+    All ranks then write a checkpoint and stop at the same step, and `resume=True` continues the run from there.
 
     Parameters
     ----------
     spec : RunSpec
-        The run.
+        The run: problem, settings, mode of exchange, store and number of steps.
     world : World or None
-        The ranks of the run.  None takes all ranks that an MPI launcher started together with this one, or this process
-        alone if there was no launcher.
+        The ranks of the run.  None takes all ranks that the MPI launcher has started together with this one, or this
+        process alone if there was no launcher.
     resume : bool
-        If the store already holds this run, continue it from the newest checkpoint that all ranks have; a finished run
-        is left as it is.  If the store is empty, start the run.  So the same line starts a run and, after a job has
-        ended early, continues it.
+        What to do if the store already holds this run.  True continues it from the newest checkpoint that all ranks
+        have, and leaves a finished run as it is; if the store is empty, it starts the run.  So the same line starts a
+        run and, after a job has ended early, continues it.  False raises an error if there is a run, unless
+        `spec.overwrite` is true.
 
     Returns
     -------
     dict
-        What this rank did: its number (`rank`), its `replica`, the `steps` made in total, the time since the start or
-        the resumption (`elapsed_s`) and the part of it spent waiting for other ranks (`waited_s`), both in seconds, the
-        step at which it started or resumed (`first_step`), and its `host` and `device`.  The results are in the store.
+        What this rank did; the results of the run are in the store.  The keys are `rank` (its number), `replica` (the
+        number of the set of ranks that share its generators), `steps` (made in total), `elapsed_s` (seconds since the
+        start or the resumption), `waited_s` (the part of these seconds spent waiting for other ranks), `first_step` (at
+        which it started or was resumed), `host` and `device`.
 
     Raises
     ------
@@ -213,7 +243,8 @@ def run(spec: RunSpec, world: World | None = None, resume: bool = False) -> Rank
     OSError
         If the store cannot be read or written.
     RuntimeError
-        If another process has taken over the run, or the training has failed too often in succession.
+        If another process has taken over the run, or the training has met NaN or infinity too often in succession
+        (`Settings.max_rollbacks`).
     PeerError
         If another rank has failed, or has not answered in time.
 
@@ -228,7 +259,7 @@ def run(spec: RunSpec, world: World | None = None, resume: bool = False) -> Rank
     >>> from sagips_kit import Proxy, RunSpec, Settings, analysis, open_run, run
     >>> small = Settings(n_members=2, n_events=128)
     >>> spec = RunSpec(
-    ...     problem=Proxy(), store="small.zarr", settings=small, n_steps=20, n_observed=2000, overwrite=True
+    ...     problem=Proxy(), store="small.zarr", settings=small, n_steps=20, n_observed=2000, fit=False, overwrite=True
     ... )
     >>> result = run(spec)
     >>> result["rank"], result["steps"]
@@ -265,6 +296,8 @@ def all_ranks(world: World | None) -> Iterator[World]:
         `world`, or all ranks that were started together with this one.
     """
     if world is not None:
+        if not isinstance(world, World):
+            raise TypeError(f"world = {world!r}: should be a World, or None. To resume a run: run(spec, resume=True).")
         yield world
         return
     world = World.here()
@@ -272,10 +305,3 @@ def all_ranks(world: World | None) -> Iterator[World]:
     # Only after success, since this is collective.  The number of communicators is limited, and an engine may train
     # many runs, one after another.
     world.close()
-
-
-def _reference(spec: RunSpec, events: NDArray) -> dict[str, NDArray] | None:
-    if not (spec.reference and spec.problem.has_likelihood):
-        return None
-    fit = fit_likelihood(spec.problem, events)
-    return {MLE: fit.theta, DEVIATION: fit.deviation, COVARIANCE: fit.covariance}

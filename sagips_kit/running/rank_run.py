@@ -26,6 +26,7 @@ from ..training.trainer import Trainer
 from . import resume
 from .checkpoints import Checkpoints
 from .coordination import Control, Milestones
+from .reference import write_fit
 from .signals import Signals
 from .spec import RunSpec
 
@@ -50,6 +51,7 @@ class RankRun:
 
         with RankRun(spec, world) as rank_run:
             rank_run.go_back()  # only if the run is resumed
+            rank_run.fit()
             rank_run.train()
             rank_run.finish()
         rank_run.result()
@@ -73,8 +75,7 @@ class RankRun:
         replica, self._replicas = spec.exchange.replica(world.rank, world.size), self._checkpoints.replicas
         self._is_leader = self._replicas.index(replica) == world.rank
         # The events in the store, not newly made ones: the analysis reads what the ranks were trained on.
-        observed = _opened(spec)[OBSERVED].to_dataset()
-        events = np.stack([observed[name].values for name in spec.problem.observables], axis=-1)
+        events = _events(spec)
         self._trainer = Trainer(
             spec.problem,
             spec.settings,
@@ -117,6 +118,14 @@ class RankRun:
             checkpoints.forget_after(step)
         if self._world.rank == 0 and reached:
             resume.note(writer.path, min(steps), reached)
+
+    def fit(self) -> None:
+        """Fit the events by the learned score on rank 0, unless this has been done; the others wait.  Collective."""
+        if not self._spec.fit:
+            return
+        with self._world.rank_0_first("rank 0 to fit the events by the learned score"):
+            if self._writer.wants_fit():
+                write_fit(self._spec, self._writer, lambda: _events(self._spec))
 
     def train(self) -> None:
         """Train to the last step, or to the step at which the run was asked to stop, and store all rows."""
@@ -245,6 +254,12 @@ def _opened(spec: RunSpec) -> xr.DataTree:
             f"There is no run at `{spec.store}`. run_rank(spec) trains a run that prepare(spec, n_ranks) has created. "
             "Type sagips_kit.run(spec), which does both."
         ) from None
+
+
+def _events(spec: RunSpec) -> NDArray:
+    """The observed events in the store, (event, observable)."""
+    observed = _opened(spec)[OBSERVED].to_dataset()
+    return np.stack([observed[name].values for name in spec.problem.observables], axis=-1)
 
 
 def _windows(spec: RunSpec) -> Callable[[int], NDArray] | None:

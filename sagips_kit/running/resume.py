@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._circular import intervals
 from ..events.observed import Observed
 from ..problems.base import Problem, events_of
 from ..ranks.world import World
@@ -21,8 +22,9 @@ from .spec import RunSpec
 _N_POINTS, _N_EVENTS = 2, 4
 _GOLDEN = (5**0.5 - 1) / 2
 _SAME = 1e-6  # relative and absolute: results of different machines and versions of torch may differ by this
-# Fields of a spec that may change when a run is resumed: where it is stored, and how it is kept safe.
-_FREE = ("store", "overwrite", "checkpoint_s", "reference")
+# Fields of a spec that may change when a run is resumed: where it is stored, how it is kept safe, and what it is
+# compared with.
+_FREE = ("store", "overwrite", "checkpoint_s", "reference", "fit")
 
 
 def is_begun(path: str | os.PathLike[str]) -> bool:
@@ -94,18 +96,23 @@ def note(path: group.Location, step: int, reached: int) -> None:
 
 
 def _probe(problem: Problem) -> dict[str, list[float]]:
-    """Ranges, priors, simulated events of fixed noise and a function of their features, as finite numbers.
+    """Ranges, external knowledge, simulated events of fixed noise and a function of their features, as finite numbers.
 
     They agree to many digits on all machines.
     """
     n = len(problem.parameters)
-    probe = {"ranges": [*problem.lower, *problem.upper], "priors": [], "events": [], "features": []}
+    probe = {"ranges": [*problem.lower, *problem.upper], "priors": [], "measurements": [], "events": [], "features": []}
     for name in sorted(problem.priors):
         probe["priors"] += problem.priors[name]
+    for name, (low, high) in sorted(intervals(problem).items()):
+        probe["ranges"] += [float(([*problem.parameters, *problem.observables]).index(name)), low, high]
     for k in range(_N_POINTS):
         t = 0.2 + 0.6 * _spread(n, k)
+        theta = problem.scale(t)
+        for name in sorted(problem.measurements):
+            probe["measurements"] += problem.measurements[name].residuals(theta).tolist()
         noise = _spread(_N_EVENTS * problem.noise_dim, k).view(_N_EVENTS, -1)
-        events = events_of(problem, problem.scale(t), noise)
+        events = events_of(problem, theta, noise)
         features = problem.features(events)
         weights = _spread(features.shape[-1], k).to(features)
         probe["events"] += events.flatten().tolist()
@@ -122,8 +129,8 @@ def _changes_of_code(stored: Any, problem: Problem) -> str:
     """What the code of a problem computes differently than when the run was started, in a word or two."""
     if not isinstance(stored, dict):  # stores written before there were such probes
         return ""
-    changed = [name for name, numbers in _probe(problem).items() if not _are_same(numbers, stored.get(name))]
-    # Changed ranges and priors change the events too, which need not be reported.
+    changed = [name for name, numbers in _probe(problem).items() if not _are_same(numbers, stored.get(name, []))]
+    # Changed ranges and priors change the events too, and ranges the measurements, which need not be reported.
     causes = [name for name in changed if name in ("ranges", "priors")]
     return " and ".join(causes or changed[:1])
 

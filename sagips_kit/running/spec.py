@@ -1,7 +1,6 @@
 """The run that a user asks for, as one value: written in a notebook cell or a JSON file, it travels to every rank."""
 
 import dataclasses
-import difflib
 import importlib
 import json
 import os
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field, InstanceOf
 
 from .. import exchange, problems
-from .._value import Count, NonNegative, value
+from .._text import did_you_mean, guesses, listed
+from .._value import Count, NonNegative, ValueClass, value
 from ..events.observed import Observed
 from ..exchange import Exchange, Independent
 from ..problems.base import Problem
@@ -45,9 +45,8 @@ def _object_of(family: str) -> BeforeValidator:
         base, _ = _FAMILIES[family]
         if isinstance(given, base):
             return given
-        ready = {name.lower(): name for name in _ready(family)}
-        close = difflib.get_close_matches(str(given).lower(), ready, n=1)
-        guess = ready[close[0] if close else min(ready)]
+        ready = _ready(family)
+        guess = (guesses(given, ready) or ready)[0]
         if isinstance(given, type) and issubclass(given, base):
             guess = given.__name__
         raise ValueError(f"should be an object, such as {guess}()")
@@ -56,7 +55,7 @@ def _object_of(family: str) -> BeforeValidator:
 
 
 @value
-class RunSpec:
+class RunSpec(metaclass=ValueClass):
     """Everything that determines a run, apart from the number of ranks.
 
     A spec is a frozen value: it can be compared, pickled and written as JSON, and `dataclasses.replace(spec, seed=1)`
@@ -84,6 +83,10 @@ class RunSpec:
         time.
     reference : bool
         Also fit the same events by maximum likelihood, if the problem has a likelihood, as a reference for the results.
+    fit : bool
+        Also fit the same events by a learned score, as `fit` does without a likelihood, for problems of up to 24
+        parameters.  Rank 0 does this before the ranks train, which takes 5 to 60 s; where it is not possible, the run
+        continues, and the store says why.
     overwrite : bool
         Replace a run that is already in the store.
     checkpoint_s : float
@@ -119,6 +122,7 @@ class RunSpec:
     events: Annotated[InstanceOf[Observed] | str | None, BeforeValidator(_a_file)] = None
     n_observed: Count | None = None
     reference: bool = True
+    fit: bool = True
     overwrite: bool = False
     checkpoint_s: NonNegative = 300.0
 
@@ -313,12 +317,13 @@ def _with_parts_made(item: Any, family: str) -> Any:
 def _kind(family: str, name: str) -> type:
     """The class that `name` stands for."""
     base, module = _FAMILIES[family]
-    if name in _ready(family):
+    if name in (ready := _ready(family)):
         return getattr(module, name)
     place, colon, kind_name = name.partition(":")
     if not colon:
         raise ValueError(
-            f"Unknown {family} {name!r}. Allowed: {', '.join(_ready(family))}, or one of your own as 'module:Class'."
+            f"Unknown {family} {name!r}. {did_you_mean(name, ready)}Allowed: {listed(ready)}, or one of your own as "
+            "'module:Class'."
         )
     if place.partition(".")[0] in sys.stdlib_module_names:  # importing some of them has side effects
         raise ValueError(f"{family} {name!r} is not {_a(base)}: {place} belongs to Python itself.")

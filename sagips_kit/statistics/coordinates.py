@@ -21,7 +21,8 @@ _ATOM = 0.005  # fraction of the events from which a value that many share has a
 class _Part(Protocol):
     """Coordinates of one observable: the columns that they are, of which kind, and their derivatives."""
 
-    kinds: tuple[str, ...]
+    @property
+    def kinds(self) -> tuple[str, ...]: ...
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates (event, coordinate) of the values (event,), and their derivatives."""
@@ -220,5 +221,5 @@ def _part(values: NDArray[np.float64]) -> _Part:
     if len(different) <= _FEW_VALUES:
         return _Indicators(different)
     atoms = different[counts > max(_ATOM * len(values), 5)]
-    # A grid of values, such as integers, has many of them; a few are atoms of a distribution that is continuous elsewhere.
+    # A grid of values, such as integers, has many; a few are atoms of a distribution that is continuous elsewhere.
     return _Atoms(values, atoms) if 0 < len(atoms) <= 4 else _NormalScore(values)

@@ -1,7 +1,6 @@
 """What speaks against using the estimate of a fit: the tests of a solution, each with a sentence and what to do."""
 
 import math
-from typing import Protocol
 
 import numpy as np
 import scipy.stats
@@ -22,17 +21,6 @@ _TAIL, _LAST, _EDGE = 16, 64, 2.0  # of a moving edge: fractions 1/16 and 1/64 o
 _REJECTED = 1e-3  # p-value of a test below which the model or the data are reported
 
 
-class _Result(Protocol):
-    """What is needed of a fit."""
-
-    parameters: tuple[str, ...]
-    goodness: float
-    n_freedom: int
-
-    @property
-    def p_value(self) -> float: ...
-
-
 def findings_of(
     simulation: Simulation,
     observed: Observation,
@@ -41,7 +29,7 @@ def findings_of(
     solution: Solution,
     compared: Sample,
     others: list[Tensor],
-    result: _Result,
+    goodness: tuple[float, int],
 ) -> list[str]:
     """What speaks against using the estimate, in sentences; the most basic reason first."""
     found = _repeated(observed) + _outside(simulation, observed, solution.t)
@@ -51,7 +39,7 @@ def findings_of(
     for other in others:
         where = ", ".join(
             f"{name} = {value:.4g}"
-            for name, value in zip(result.parameters, simulation.theta(other).tolist(), strict=True)
+            for name, value in zip(simulation.problem.parameters, simulation.theta(other).tolist(), strict=True)
         )
         found.append(f"There is another answer that agrees about as well: {where}. Restrict the ranges to one of them.")
     if solution.move > NEAR or solution.step > 0.1:
@@ -59,9 +47,10 @@ def findings_of(
             f"The fit has not converged: it last moved by {max(solution.move, solution.step):.2g} deviations. Narrow "
             "the ranges, or start a fit with another seed."
         )
-    if result.p_value < _REJECTED:
+    chi_squared, n_freedom = goodness
+    if n_freedom and scipy.stats.chi2.sf(chi_squared, n_freedom) < _REJECTED:
         found.append(
-            f"The model does not fit: chi-squared {result.goodness:.0f} for {result.n_freedom} degrees of freedom. The "
+            f"The model does not fit: chi-squared {chi_squared:.0f} for {n_freedom} degrees of freedom. The "
             "deviations are valid for the parameters that come closest, which need not be the true ones."
         )
     return found
@@ -112,8 +101,8 @@ def _outside(simulation: Simulation, observed: Observation, t: Tensor) -> list[s
             )
         if len(seen.unique()) == 1 and len(made.unique()) > 1:
             found.append(
-                f"All observed values of {name} are {float(seen[0]):g}, simulated ones vary. Look at the file, or leave "
-                f"{name} out of the observables."
+                f"All observed values of {name} are {float(seen[0]):g}, simulated ones vary. Look at the file, or "
+                f"leave {name} out of the observables."
             )
     return found
 
@@ -221,6 +210,6 @@ def _halves(observed: Observation, score: Function, solution: Solution) -> list[
     size = math.sqrt(max(0.0, value / len(difference) - 1))
     return [
         f"The first and the second half of the events, in their order, disagree by {size:.1f} deviations (p = "
-        f"{p_value:.1g}): conditions changed while they were taken, or the events are ordered. Fit the halves apart, or "
-        "shuffle events whose order means nothing."
+        f"{p_value:.1g}): conditions changed while they were taken, or the events are ordered. Fit the halves apart, "
+        "or shuffle events whose order means nothing."
     ]

@@ -1,12 +1,16 @@
 """Fisher information and the distance to the solution, from the derivative of the simulation and features of events."""
 
+from __future__ import annotations
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..events.resampling import weights_of_categories
-from ..problems.base import Problem, events_of, require_problem
+from .._circular import circles, difference, intervals
+from ..events.resampling import check_events, weights_of_categories
+from ..problems.arguments import require_arguments
+from ..problems.base import Problem, events_of
 from ..problems.noise import stratified_noise
 from .information import Information
 
@@ -20,9 +24,9 @@ def fisher_information(
 ) -> Information:
     """Compute how precisely a sample of events determines the parameters, without a likelihood.
 
-    It is the information in linear functions of the problem's features and in its constraints and priors.  If the
-    features span the derivatives of the log-likelihood, this is the Fisher information; otherwise it is less, namely
-    what a discriminator of these features can use to first order.
+    It is the information in linear functions of the problem's features and in its constraints, priors and measurements.
+    If the features span the derivatives of the log-likelihood, this is the Fisher information; otherwise it is less,
+    namely what a discriminator of these features can use to first order.
 
     Parameters
     ----------
@@ -63,6 +67,7 @@ def fisher_information(
     >>> np.allclose(information.deviation, np.sqrt(np.diag(covariance)), rtol=0.1)
     True
     """
+    require_arguments("fisher_information(problem, theta, events)", problem, events, theta)
     information, _ = information_and_score(problem, theta, events, n_simulated, seed)
     information.warn(type(problem).__name__)
     return information
@@ -95,7 +100,7 @@ def floor_step(
     -------
     ndarray (parameter,)
         The step in floor units: below about 0.3 the parameter has converged.  NaN for parameters that events and
-        constraints do not determine.
+        constraints do not determine.  Steps of periodic parameters go the shorter way around.
 
     See Also
     --------
@@ -120,9 +125,14 @@ def floor_step(
     >>> np.allclose(step, -2, atol=0.1)
     True
     """
+    require_arguments("floor_step(problem, theta, events)", problem, events, theta)
     n_compared = min(_PER_OBSERVED * len(np.asarray(events)), _MOST)
     information, score = information_and_score(problem, theta, events, n_simulated, seed, n_compared)
-    return information.step(score)
+    step = information.step(score)
+    if problem.periodic:
+        _, period = circles(problem.parameters, intervals(problem))
+        step = difference(step, 0.0, period / information.deviation)
+    return step
 
 
 def information_and_score(
@@ -133,8 +143,7 @@ def information_and_score(
     The observed features are compared with those of `n_compared` simulated events if these are more than
     `n_simulated`.
     """
-    require_problem(problem)
-    events = torch.as_tensor(np.ascontiguousarray(events, dtype=np.float64))
+    events = torch.as_tensor(check_events(problem, events).astype(np.float64))
     width = np.subtract(problem.upper, problem.lower)
     t = torch.as_tensor((np.asarray(theta, dtype=float) - problem.lower) / width)
     random = torch.Generator().manual_seed(seed)

@@ -4,8 +4,10 @@ A scan of the ranges and a polish by the means of simple functions find the plac
 equation of the means is solved.  How the score is learned is in `score`.
 """
 
+from __future__ import annotations
+
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.stats
@@ -14,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..events.resampling import check_events
-from ..problems.base import Problem, require_problem
+from ..problems.arguments import require_arguments
+from ..problems.base import Problem
 from .basis import Basis
 from .findings import NEAR, findings_of
 from .sample import Sample
@@ -138,7 +141,7 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     >>> np.allclose(result.theta, mean, atol=0.1 * np.sqrt(covariance[0, 0])), result.findings
     (True, ())
     """
-    require_problem(problem)
+    require_arguments("fit(problem, events)", problem, events)
     checked = check_events(problem, events).astype(np.float64)
     if len(checked) < _LEAST_EVENTS:
         raise ValueError(f"{len(checked)} events are too few: fit needs {_LEAST_EVENTS} or more.")
@@ -153,26 +156,26 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         score = Score(sample, bases, seed, is_rough)
         solution = solve(simulation, observed, score, t, axes)
         t, information = solution.t, solution.information
-        is_near = solution.move < NEAR and float(torch.linalg.eigvalsh(axes.T @ information @ axes).max()) < 2 * observed.n
+        is_near = (
+            solution.move < NEAR and float(torch.linalg.eigvalsh(axes.T @ information @ axes).max()) < 2 * observed.n
+        )
         # A solution at an end of the ranges is pushed there: to learn once more would not help.
         is_at_end = bool((((t <= _AT_END) | (t >= 1 - _AT_END)) & ~simulation.is_periodic).any())
         if (is_near and score.is_complete) or is_at_end:
             break
         is_rough = not is_near
     compared = _compared(simulation, observed, solution)
-    goodness, n_freedom = _goodness(observed, score, coarse, compared, solution)
+    goodness = _goodness(observed, score, coarse, compared, solution)
+    findings = findings_of(simulation, observed, score, coarse, solution, compared, others, goodness)
     scale = simulation.scale(t).numpy()
-    result = ScoreFit(
+    return ScoreFit(
         tuple(problem.parameters),
         simulation.theta(t).numpy(),
         solution.covariance.numpy() * np.outer(scale, scale),
         score.gains,
-        goodness,
-        n_freedom,
-        (),
+        *goodness,
+        tuple(findings),
     )
-    findings = findings_of(simulation, observed, score, coarse, solution, compared, others, result)
-    return replace(result, findings=tuple(findings))
 
 
 def _compared(simulation: Simulation, observed: Observation, solution: Solution) -> Sample:
@@ -193,10 +196,16 @@ def _goodness(
 ) -> tuple[float, int]:
     """Chi-squared of what the score does not see of `basis` and of its own products, and its degrees of freedom."""
     sample, n_directions = solution.sample, solution.sample.n_directions
+    assert compared.pairs is not None and compared.step is not None
     functions = _WithProducts(score, basis, n_directions)
     # Means of products are a product of matrices, which the values of all events would be too large for.
-    slopes = torch.stack([functions.mean(after, compared.weights) - functions.mean(before, compared.weights)
-                          for before, after in zip(*compared.pairs, strict=True)], -1)
+    slopes = torch.stack(
+        [
+            functions.mean(after, compared.weights) - functions.mean(before, compared.weights)
+            for before, after in zip(*compared.pairs, strict=True)
+        ],
+        -1,
+    )
     slopes = slopes / compared.step * solution.information.diag().rsqrt()
     values = functions(sample.z)
     s_slopes = slopes[:n_directions]

@@ -4,6 +4,8 @@ The matrix is in units of the parameters' ranges: a direction counts as determin
 range.  How the matrix is computed, from a likelihood or a simulation, does not belong here.
 """
 
+from __future__ import annotations
+
 import warnings
 from dataclasses import dataclass
 
@@ -16,7 +18,7 @@ _INVOLVED = 0.05  # least component along a direction for a parameter to be name
 
 @dataclass(frozen=True, eq=False)
 class Information:
-    """Fisher information of a sample of events, including constraints and priors.
+    """Fisher information of a sample of events, including constraints, priors and measurements.
 
     Parameters
     ----------

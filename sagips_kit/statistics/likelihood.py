@@ -4,6 +4,8 @@ A GAN is judged by its distance to this fit in units of the Cramer-Rao deviation
 events hold no more information than their likelihood.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..problems.base import Problem, require_problem
+from ..events.resampling import check_events
+from ..problems.arguments import require_arguments
+from ..problems.base import Problem, is_periodic
 from .information import Information
 
 Loss: TypeAlias = Callable[[Tensor], Tensor]
@@ -59,7 +63,7 @@ class LikelihoodFit:
 
 
 def fit_likelihood(problem: Problem, events: ArrayLike, n_starts: int = 3, seed: int = 0) -> LikelihoodFit:
-    """Maximise the likelihood of the events together with constraints and priors.
+    """Maximise the likelihood of the events together with constraints, priors and measurements.
 
     Parameters
     ----------
@@ -68,14 +72,15 @@ def fit_likelihood(problem: Problem, events: ArrayLike, n_starts: int = 3, seed:
     events : array_like (event, observable)
         Observed events.
     n_starts : int
-        Number of starting points: the middle of the ranges, then random ones.  The best result is returned.
+        Number of starting points: the middle of the ranges, then random ones; those of periodic parameters are evenly
+        spaced around the circle.  The best result is returned.
     seed : int
         Seed of the random starting points.
 
     Returns
     -------
     LikelihoodFit
-        The estimate, its covariance and deviations.
+        The estimate, its covariance and deviations.  Estimates of periodic parameters are inside their ranges.
 
     Raises
     ------
@@ -108,14 +113,14 @@ def fit_likelihood(problem: Problem, events: ArrayLike, n_starts: int = 3, seed:
     >>> np.allclose(fit.theta, mean), np.allclose(fit.deviation, np.sqrt(np.diag(covariance)))
     (True, True)
     """
-    require_problem(problem)
+    require_arguments("fit_likelihood(problem, events)", problem, events)
     n_parameters = len(problem.parameters)
     if n_parameters > _MOST:
         raise ValueError(
             f"{type(problem).__name__} has {n_parameters} parameters: a likelihood fit takes at most {_MOST}, because "
             "its covariance is a matrix of all pairs. Train without this reference: RunSpec(..., reference=False)."
         )
-    events = np.array(events, dtype=np.float64)
+    events = np.array(check_events(problem, events), dtype=np.float64)
     n_events = len(events)
     statistic = problem.statistic(torch.as_tensor(events))
 
@@ -124,10 +129,11 @@ def fit_likelihood(problem: Problem, events: ArrayLike, n_starts: int = 3, seed:
         penalty = 0.5 * problem.residuals(theta, statistic).square().sum()
         return (penalty - problem.log_likelihood(theta, statistic)) / n_events
 
-    starts = np.random.default_rng(seed).uniform(0.2, 0.8, (n_starts, n_parameters))
-    starts[0] = 0.5
-    t = _polish(loss, _lowest([_descend(loss, start) for start in starts], problem))
-    _warn_at_the_edge(problem, t)
+    circular = is_periodic(problem).numpy()
+    edge = np.where(circular, -np.inf, _EDGE)
+    starts = _starts(n_starts, circular, seed)
+    t = _polish(loss, _lowest([_descend(loss, start, edge) for start in starts], problem), edge)
+    _warn_at_the_edge(problem, np.where(circular, 0.5, t))
     information = Information(
         tuple(problem.parameters),
         np.subtract(problem.upper, problem.lower),
@@ -135,6 +141,17 @@ def fit_likelihood(problem: Problem, events: ArrayLike, n_starts: int = 3, seed:
     )
     information.warn(f"The likelihood fit of {type(problem).__name__}")
     return LikelihoodFit(theta=problem.scale(torch.as_tensor(t)).numpy(), covariance=information.covariance)
+
+
+def _starts(n_starts: int, circular: NDArray[np.bool_], seed: int) -> NDArray[np.float64]:
+    """Starting points in fractions of the ranges, (start, parameter)."""
+    rng = np.random.default_rng(seed)
+    starts = rng.uniform(0.2, 0.8, (n_starts, len(circular)))
+    starts[0] = 0.5
+    # On the other side of the circle the likelihood is flat, so no answer should be far from all starts.
+    for k in np.flatnonzero(circular):
+        starts[1:, k] = (0.5 + rng.permutation(np.arange(1, n_starts)) / n_starts) % 1
+    return starts
 
 
 def _lowest(ends: Sequence[tuple[float, NDArray[np.float64]]], problem: Problem) -> NDArray[np.float64]:
@@ -165,7 +182,7 @@ def _warn_at_the_edge(problem: Problem, t: NDArray[np.float64]) -> None:
         )
 
 
-def _descend(loss: Loss, start: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+def _descend(loss: Loss, start: NDArray[np.float64], edge: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
     """Value and place (parameter,) of the local minimum that a start leads to."""
     gradient_and_value = torch.func.grad_and_value(loss)
 
@@ -173,18 +190,18 @@ def _descend(loss: Loss, start: NDArray[np.float64]) -> tuple[float, NDArray[np.
         gradient, value = gradient_and_value(torch.as_tensor(t))
         return float(value), gradient.numpy()
 
-    bounds = scipy.optimize.Bounds(_EDGE, 1 - _EDGE)
+    bounds = list(zip(edge.tolist(), (1 - edge).tolist(), strict=True))
     options = {"maxiter": 500, "ftol": 1e-12, "gtol": 1e-7}
     end = scipy.optimize.minimize(fun, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return end.fun, end.x
 
 
-def _polish(loss: Loss, t: NDArray[np.float64]) -> NDArray[np.float64]:
+def _polish(loss: Loss, t: NDArray[np.float64], edge: NDArray[np.float64]) -> NDArray[np.float64]:
     """Newton steps to where the gradient vanishes; quasi-Newton steps stop early along nearly flat directions."""
     for _ in range(5):
         at = torch.as_tensor(t)
         step = np.linalg.lstsq(torch.func.hessian(loss)(at).numpy(), -torch.func.grad(loss)(at).numpy(), rcond=1e-12)[0]
-        candidate = np.clip(t + step, _EDGE, 1 - _EDGE)
+        candidate = np.clip(t + step, edge, 1 - edge)
         if not loss(torch.as_tensor(candidate)) < loss(at):
             break
         t = candidate

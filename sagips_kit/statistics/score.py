@@ -145,6 +145,7 @@ class _Data:
             # One direction for each event, at random
             j, k = torch.randint(0, n, (len(z),), generator=random), torch.arange(len(z))
             return n * (network.outputs(after[j, k])[k, j] - network.outputs(before[j, k])[k, j]) / self.step[j]
+        assert self.dz is not None
         dz = self.dz[:, chosen]
         if random is None:
             return torch.stack([network.with_change(z, dz[j])[1][:, j] for j in range(n)]).sum(0)

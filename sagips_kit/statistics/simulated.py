@@ -1,9 +1,8 @@
 """Simulated and observed events in the same coordinates, as functions of parameters in fractions of their ranges."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
-
-import math
 
 import numpy as np
 import torch
@@ -40,7 +39,7 @@ class Simulation:
     def __init__(self, problem: Problem, statistic: Tensor, seed: int) -> None:
         self.problem, self._statistic, self._seed = problem, statistic, seed
         lower, upper = (np.asarray(bound, float) for bound in (problem.lower, problem.upper))
-        self.is_periodic = torch.as_tensor(is_periodic(problem))
+        self.is_periodic = is_periodic(problem)
         self.is_log = torch.as_tensor((lower > 0) & (upper > 100 * lower)) & ~self.is_periodic
         self._lower, self._upper = torch.as_tensor(lower), torch.as_tensor(upper)
         self._noise: dict[tuple[int, int, int], Tensor] = {}
@@ -72,7 +71,9 @@ class Simulation:
         """Scrambled Sobol sequences (set * event, noise_dim), one after the other; others for each number."""
         if (n, number, n_sets) not in self._noise:
             engines = [
-                torch.quasirandom.SobolEngine(self.problem.noise_dim, scramble=True, seed=self._seed + number + 1000 * k)
+                torch.quasirandom.SobolEngine(
+                    self.problem.noise_dim, scramble=True, seed=self._seed + number + 1000 * k
+                )
                 for k in range(n_sets)
             ]
             drawn = torch.cat([engine.draw(n, dtype=torch.float64) for engine in engines])
@@ -126,9 +127,7 @@ class Observation:
         self.category = self._categories(self.events)
         self._shares = torch.bincount(self.category, minlength=problem.n_categories) / self.n
         around = intervals(problem)
-        periods = {
-            k: around[name][1] - around[name][0] for k, name in enumerate(problem.observables) if name in around
-        }
+        periods = {k: around[name][1] - around[name][0] for k, name in enumerate(problem.observables) if name in around}
         self.coordinates = Coordinates(events, self.category.numpy(), problem.n_categories, periods)
 
     def _categories(self, events: Tensor) -> Tensor:
@@ -199,7 +198,10 @@ class Observation:
         plain = self.simulated(simulation, t, noise)
         pairs = [
             torch.stack(
-                [self.simulated(simulation, t + sign / 2 * h * axis, noise).z for h, axis in zip(step, axes.T, strict=True)]
+                [
+                    self.simulated(simulation, t + sign / 2 * h * axis, noise).z
+                    for h, axis in zip(step, axes.T, strict=True)
+                ]
             )
             for sign in (-1, 1)
         ]

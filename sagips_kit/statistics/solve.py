@@ -49,8 +49,6 @@ class Solution:
     n_effective: float
 
 
-
-
 def search(simulation: Simulation, observed: Observation, basis: Basis) -> tuple[Tensor, list[Tensor]]:
     """The best place by the means of simple functions, and the others that are as good."""
     mean, covariance = observed.moments(basis)

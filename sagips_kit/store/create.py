@@ -27,7 +27,8 @@ from zarr.abc.store import Store
 from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore
 
-from .._text import spaced
+from .._circular import Periodic, intervals
+from .._text import allowed, listed, spaced
 from . import schema
 from .location import Location, beside, explained, is_empty, is_on_disk, local_path, located, old_prefix
 from .status import read_status
@@ -57,6 +58,8 @@ class Described(Protocol):
     def units(self) -> Mapping[str, str]: ...
     @property
     def long_names(self) -> Mapping[str, str]: ...
+    @property
+    def periodic(self) -> Periodic: ...
 
 
 def create_run(
@@ -83,7 +86,7 @@ def create_run(
     path : path, URL or zarr Store
         Where the run will be.
     problem : Problem, or anything that describes one
-        Its parameters, lower, upper, observables, units, long_names, truth and published are read.
+        Its parameters, lower, upper, observables, units, long_names, truth, published and periodic are read.
     layout : RunLayout
         Sizes of the arrays.
     spec : dict
@@ -157,6 +160,15 @@ def _given(
         schema.REFERENCE: _references(problem, reference or {}),
         schema.CONTROL: xr.Dataset(attrs=marks),
     }
+    around = intervals(problem)
+    of_groups = {
+        schema.POSTERIOR: problem.parameters,
+        schema.PREDICTIVE: problem.observables,
+        schema.OBSERVED: problem.observables,
+    }
+    for group, names in of_groups.items():
+        if periodic := {name: around[name] for name in names if name in around}:
+            known[group] = known[group].assign_attrs({schema.PERIODIC_KEY: json.dumps(periodic)})
     groups = {
         group: known.get(group, xr.Dataset()).assign_coords(_coordinates(group, problem, layout))
         for group in schema.GROUPS
@@ -183,10 +195,11 @@ def _observed(problem: Described, events: np.ndarray, source: str) -> xr.Dataset
 
 
 def _references(problem: Described, fit: Mapping[str, Any]) -> xr.Dataset:
-    """All variables of the reference, NaN where nothing is given."""
-    unknown = set(fit) - set(schema.FIT)
+    """The variables of the reference that are known before the run, NaN where nothing is given."""
+    unknown = set(fit) - set(schema.LIKELIHOOD_FIT)
     if unknown:
-        raise ValueError(f"reference: unknown {', '.join(sorted(unknown))}. Allowed: {', '.join(schema.FIT)}.")
+        text = allowed(min(unknown), schema.LIKELIHOOD_FIT)
+        raise ValueError(f"reference: unknown {listed(sorted(unknown))}. {text}")
     published = np.array([problem.published.get(name, (np.nan, np.nan)) for name in problem.parameters], float)
     given = {
         **fit,
@@ -198,6 +211,8 @@ def _references(problem: Described, fit: Mapping[str, Any]) -> xr.Dataset:
     }
     variables = {}
     for name, variable in schema.of_group(schema.REFERENCE).items():
+        if variable.owner != "creator":
+            continue
         shape = (len(problem.parameters),) * len(variable.dims)
         values = np.full(shape, np.nan) if given.get(name) is None else np.asarray(given[name], float)
         if values.shape != shape:

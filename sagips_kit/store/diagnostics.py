@@ -4,7 +4,7 @@ Numbers in, sentences out.  How they are shown does not belong here.
 """
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -35,6 +35,8 @@ class Ranges(Protocol):
     def lower(self) -> Any: ...
     @property
     def upper(self) -> Any: ...
+    @property
+    def periodic(self) -> Collection[str]: ...
 
 
 def complaints(
@@ -44,6 +46,7 @@ def complaints(
     upper: ArrayLike,
     parameters: Sequence[str],
     loss: str = "likelihood",
+    periodic: Collection[str] = (),
 ) -> dict[str, str]:
     """What is wrong in all of these rows.
 
@@ -59,6 +62,8 @@ def complaints(
         Names of the parameters.
     loss : {"likelihood", "logistic", "least squares"}
         Kind of loss, as in the settings.
+    periodic : collection of str
+        Names of parameters whose range has no ends, since it is a circle.
 
     Returns
     -------
@@ -85,7 +90,11 @@ def complaints(
     t = (theta - np.asarray(lower)) / np.subtract(upper, lower)
     for end, is_there in [("lower", t < _AT_END), ("upper", t > 1 - _AT_END)]:
         n_stuck = is_there.all(0).sum(0)
-        names = [f"{parameters[k]} ({n} of {n_chains} generators)" for k, n in enumerate(n_stuck) if n]
+        names = [
+            f"{name} ({n} of {n_chains} generators)"
+            for name, n in zip(parameters, n_stuck, strict=True)
+            if n and name not in periodic
+        ]
         if names:
             found[end] = (
                 f"The generator stays at the {end} end of the range of {', '.join(names)}. If the range was a choice, "
@@ -127,7 +136,7 @@ class Watch:
             np.stack([getattr(one, name) for one in self._recent]) for name in (schema.THETA, schema.LOSS_DISCRIMINATOR)
         )
         problem = self._problem
-        return complaints(theta, losses, problem.lower, problem.upper, problem.parameters, self._loss)
+        return complaints(theta, losses, problem.lower, problem.upper, problem.parameters, self._loss, problem.periodic)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """The rows that it remembers, and what it has reported already."""

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import glob
 import json
+import os
 import reprlib
 import shlex
 import traceback
@@ -18,10 +19,12 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
+from .._text import counted, did_you_mean, listed
 from . import schema
-from .location import Location, located, old_prefix
+from .location import Location, is_on_disk, is_url, local_path, located, old_prefix, stores_below
 
 _ROOT = ""
 # Attributes that the groups of all runs have, and their types
@@ -41,6 +44,7 @@ _ATTRIBUTES: dict[str, dict[str, type]] = {
     schema.POSTERIOR: {schema.UNCERTAINTY_KEY: str},
 }
 _RESUMED: dict[str, type] = {"at": str, "from_step": int, "reached": int}
+_MOST_NAMED = 5
 _START = "Start one with session.submit(spec) or `sagips run`"
 # Mistakes in code.  Damaged files cause them, too, but then it is zarr or xarray that stumbles.
 _MISTAKES = (TypeError, AttributeError, NameError, AssertionError)
@@ -82,8 +86,9 @@ def open_group(path: Location, mode: Literal["r", "r+"]) -> zarr.Group:
     is_local = isinstance(store, LocalStore)
     if is_local and not store.root.exists():
         _check_not_moved(path, store.root)
-        others = ", ".join(sorted(other.name for other in store.root.parent.glob("*.zarr")))
-        hint = f"That folder holds {others}." if others else f"{_START}, or check the folder."
+        others = sorted(other.name for other in store.root.parent.glob("*.zarr"))
+        meant = did_you_mean(store.root.name, others)
+        hint = f"{meant}That folder holds {listed(others)}." if others else f"{_START}, or check the folder."
         raise FileNotFoundError(f"There is no run at `{path}`. {hint}")
     try:
         with damage_explained(path):
@@ -95,11 +100,41 @@ def open_group(path: Location, mode: Literal["r", "r+"]) -> zarr.Group:
     except (ValueError, FileExistsError):
         root = None
     if root is None or schema.PROBLEM_KEY not in root.attrs:
-        raise ValueError(f"`{path}` exists but is not a run of sagips_kit.")
+        raise ValueError(f"`{path}` exists but is not a run of sagips_kit.{_runs_near(path)}")
     _check_version(path, root.attrs.get(schema.VERSION_KEY))
     with damage_explained(path):
         _check_attributes(_ROOT, root.attrs.asdict())
     return root
+
+
+def _runs_near(path: Location) -> str:
+    """What to open instead of what is no run: the run that it is a part of, or the runs in it; "" if there is none."""
+    if isinstance(path, Store):
+        return ""
+    parts = str(path).rstrip("/").split("/")
+    parents = ["/".join(parts[:-n]) for n in (1, 2)] if is_url(path) else map(str, Path(path).parents[:2])
+    for run in filter(_is_run, parents):
+        group = f"[{parts[-1]!r}]" if parts[-1] in schema.GROUPS else ""
+        return f" It is a part of the run `{run}`. Type open_run({run!r}){group}."
+    if not is_on_disk(path) or not local_path(path).is_dir():
+        return ""
+    folder = local_path(path)
+    found = [str(store.relative_to(folder)) for store in stores_below(folder) if _is_run(store)]
+    if not found:
+        return ""
+    shown = listed(found[:_MOST_NAMED]) + (", ..." if len(found) > _MOST_NAMED else "")
+    return (
+        f" It is a folder with {counted(len(found), 'run')}: {shown}. Type open_run({os.path.join(path, found[0])!r}), "
+        f"or open_runs({str(path)!r}) for all of them."
+    )
+
+
+def _is_run(path: Location) -> bool:
+    try:
+        root = zarr.open_group(located(path, read_only=True), mode="r", zarr_format=3, use_consolidated=False)
+    except Exception:  # of whatever type: this is not a run, and it is not the one that was asked for
+        return False
+    return schema.PROBLEM_KEY in root.attrs
 
 
 def _check_version(path: Location, version: object) -> None:
@@ -150,15 +185,17 @@ def array_of(path: Location, root: zarr.Group, group: str, name: str) -> zarr.Ar
     return found
 
 
-def check_contents(path: Location, tree: xr.DataTree, table: Mapping[str, Mapping[str, schema.Variable]]) -> None:
+def check_contents(
+    path: Location, tree: xr.DataTree, table: Mapping[str, Mapping[str, schema.Variable]], version: int
+) -> None:
     """Raise ValueError unless the DataTree of the store at `path` is that of a run.
 
-    It has the shown variables of `table` (group -> name -> Variable) and the coordinates of their groups, with their
-    dimensions and types, and its groups have their attributes.
+    It has the shown variables of `table` (group -> name -> Variable) that its `version` of the schema knows, and the
+    coordinates of their groups, with their dimensions and types, and its groups have their attributes.
     """
     for group, variables in table.items():
         for variable in (*variables.values(), *schema.coordinates(group).values()):
-            if not variable.is_shown:
+            if not variable.is_shown or variable.since > version:
                 continue
             if group not in tree or variable.name not in tree[group].variables:
                 raise missing(path, f"{group}/{variable.name}")
@@ -189,6 +226,8 @@ def _check_attributes(group: str, attributes: Mapping[Any, Any]) -> None:
         schema.check_names(attributes[schema.PARAMETERS_KEY], attributes[schema.OBSERVABLES_KEY])
         _check_spec(attributes[schema.SPEC_KEY])
         _check_layout(attributes[schema.LAYOUT_KEY])
+    if group == schema.REFERENCE:
+        _check_fit(attributes.get(schema.FIT_KEY, {"state": schema.UNDER_WAY}))
     if group == schema.CONTROL:
         _check_resumptions(attributes.get(schema.RESUMED_KEY, []))
 
@@ -204,6 +243,17 @@ def _check_layout(sizes: Mapping[str, Any]) -> None:
     if sizes.keys() != set(names):
         raise ValueError(f"attribute {schema.LAYOUT_KEY} = {reprlib.repr(sizes)}: should have {', '.join(names)}")
     schema.RunLayout(**sizes)
+
+
+def _check_fit(words: Any) -> None:
+    is_right = isinstance(words, dict) and words.get("state") in schema.FIT_STATES
+    is_right = is_right and isinstance(words.get("reason", ""), str)
+    if is_right and words["state"] == schema.MADE:
+        findings, information = words.get("findings"), words.get("information")
+        is_right = isinstance(findings, list) and all(isinstance(text, str) for text in findings)
+        is_right = is_right and isinstance(information, dict)
+    if not is_right:
+        raise ValueError(f"attribute {schema.FIT_KEY} = {reprlib.repr(words)}: should be a state of the fit")
 
 
 def _check_resumptions(notes: object) -> None:

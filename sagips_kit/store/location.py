@@ -44,6 +44,9 @@ def located(path: Location, read_only: bool = False) -> Store:
     """The zarr Store of a path or URL."""
     if isinstance(path, Store):
         return path
+    if not isinstance(path, str | os.PathLike):
+        hint = " Type spec.store." if isinstance(getattr(path, "store", None), str) else ""
+        raise TypeError(f"{type(path).__name__} is not a path, a URL or a zarr Store.{hint}")
     # LocalStore, unlike fsspec, replaces chunks atomically.
     if is_on_disk(path):
         return LocalStore(local_path(path), read_only=read_only)
@@ -65,6 +68,17 @@ def the_match(path: Location) -> Location:
     if len(found) > 1:
         raise ValueError(f"`{path}` matches {len(found)} paths: {', '.join(found)}. Type open_runs({str(path)!r}).")
     return found[0] if found else path
+
+
+def stores_below(folder: Path, depth: int = 3) -> Iterator[Path]:
+    """Zarr stores in a folder and its subfolders, without looking inside them or into hidden folders."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.is_dir():
+            continue
+        if (path / "zarr.json").exists():
+            yield path
+        elif depth > 1:
+            yield from stores_below(path, depth - 1)
 
 
 def is_empty(path: Location) -> bool:

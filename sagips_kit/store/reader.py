@@ -62,7 +62,7 @@ def open_run(path: Location) -> xr.DataTree:
 
 def _opened(path: Location) -> xr.DataTree:
     root = open_group(path, "r")
-    table = schema.variables(*schema.names_of(root.attrs))
+    table, version = schema.variables(*schema.names_of(root.attrs)), int(str(root.attrs[schema.VERSION_KEY]))
     with damage_explained(path):
         # Times stay numbers, since a parameter may have the unit "days".  Only zarr 3 is read: objects of earlier
         # formats are pickles.
@@ -73,9 +73,9 @@ def _opened(path: Location) -> xr.DataTree:
             zarr_format=3,
             decode_times=False,
         )
-        check_contents(path, tree, table)
+        check_contents(path, tree, table, version)
         # In the order of the table, since a folder lists its entries in any.
-        groups = {group: tree[group].to_dataset()[_shown(variables)] for group, variables in table.items()}
+        groups = {group: _complete(tree[group].to_dataset(), variables) for group, variables in table.items()}
         # The progress is read now and rows are read later, when there can only be more of them.
         progress = groups[schema.HISTORY][schema.PROGRESS].load()
     valid = {
@@ -88,8 +88,15 @@ def _opened(path: Location) -> xr.DataTree:
     return run
 
 
-def _shown(variables: dict[str, schema.Variable]) -> list[str]:
-    return [name for name, variable in variables.items() if variable.is_shown]
+def _complete(dataset: xr.Dataset, variables: dict[str, schema.Variable]) -> xr.Dataset:
+    """The shown variables of a group; those that an earlier version of the schema did not have read their fill."""
+    shown = {name: variable for name, variable in variables.items() if variable.is_shown}
+    new = {name: variable for name, variable in shown.items() if name not in dataset}
+    fills = {
+        name: (one.dims, np.full([dataset.sizes[dim] for dim in one.dims], one.fill, one.dtype), one.attributes)
+        for name, one in new.items()
+    }
+    return dataset.assign(fills)[list(shown)]
 
 
 def _read_when_used(path: Location, group: str, dataset: xr.Dataset, is_valid: xr.DataArray | None) -> xr.Dataset:

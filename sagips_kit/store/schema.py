@@ -5,12 +5,13 @@ is derived from: the empty arrays of a new run, the attributes of each array, an
 modules import the names from here and do not spell them.  Nothing here reads or writes.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # Groups
 POSTERIOR = "posterior"
@@ -53,16 +54,21 @@ TAKEN_EVENTS = "events"
 SCORE_GENERATED = "generated"
 SCORE_OBSERVED = "observed"
 
-# Variables of the reference; a likelihood fit provides the first three
+# Variables of the reference; a likelihood fit provides the first three, a fit by the learned score the next five
 MLE = "mle"
 DEVIATION = "deviation"
 COVARIANCE = "covariance"
+FIT = "fit"
+FIT_DEVIATION = "fit_deviation"
+FIT_COVARIANCE = "fit_covariance"
+FIT_GOODNESS = "fit_goodness"
+FIT_FREEDOM = "fit_n_freedom"
 TRUTH = "truth"
 PUBLISHED = "published"
 PUBLISHED_DEVIATION = "published_deviation"
 LOWER = "lower"
 UPPER = "upper"
-FIT = (MLE, DEVIATION, COVARIANCE)
+LIKELIHOOD_FIT = (MLE, DEVIATION, COVARIANCE)
 
 # Variables of the environment
 HOST = "host"
@@ -104,6 +110,13 @@ OWNER_KEY = "owner"
 LIBRARY_KEY = "inference_library"
 LIBRARY_VERSION_KEY = "inference_library_version"
 UNCERTAINTY_KEY = "uncertainty"
+# Attribute of posterior, predictive and observed events: intervals of periodic variables by their names, as JSON text,
+# which netCDF takes, too
+PERIODIC_KEY = "periodic"
+# Attribute of the reference: the state of the fit by the learned score, and what it says in words
+FIT_KEY = "fit"
+FITTING = "fitting by the learned score"
+FIT_STATES = UNDER_WAY, MADE, REFUSED, FAILED = "under way", "made", "refused", "failed"
 # Attributes of observed events, and of several runs
 SOURCE_KEY = "source"
 ALONG_KEY = "along"
@@ -115,9 +128,9 @@ UNITS_KEY = "units"
 # that a rank can rewrite its current chunk with every block.
 CHUNK_BYTES = 2**17
 
-# Who writes a variable: "creator" with the template; each "rank" its own chunk; the leader of each "replica" the chunk
-# of its chains; "any" process that wants the ranks to act, one number at a time.
-Owner = Literal["creator", "rank", "replica", "any"]
+# Who writes a variable: "creator" with the template; "rank 0" alone; each "rank" its own chunk; the leader of each
+# "replica" the chunk of its chains; "any" process that wants the ranks to act, one number at a time.
+Owner = Literal["creator", "rank 0", "rank", "replica", "any"]
 
 
 @dataclass(frozen=True)
@@ -134,12 +147,14 @@ class Variable:
         Type of the stored numbers; networks compute in single precision, so most are "float32".
     unit, long_name : str
         Written to the array's attributes; a unit of None is not written.
-    owner : {"creator", "rank", "replica", "any"}
+    owner : {"creator", "rank 0", "rank", "replica", "any"}
         Who writes it.
     fill : float, int or str
         What it reads before its owner writes.
     is_shown : bool
         Whether `open_run` shows it.
+    since : int
+        Version of the schema that introduced it; in runs of earlier versions it reads `fill`.
     """
 
     group: str
@@ -151,6 +166,7 @@ class Variable:
     owner: Owner
     fill: float | int | str = math.nan
     is_shown: bool = True
+    since: int = 3
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -188,6 +204,16 @@ _FIXED = (
              "standard deviation of the maximum-likelihood estimate", "creator"),
     Variable(REFERENCE, COVARIANCE, (PARAMETER, PARAMETER_2), "float64", "products of the units of the parameters",
              "covariance of the maximum-likelihood estimate: inverse of the observed Fisher information", "creator"),
+    Variable(REFERENCE, FIT, (PARAMETER,), "float64", UNITS_OF_PARAMETERS,
+             "estimate of the fit by the learned score", "rank 0", since=4),
+    Variable(REFERENCE, FIT_DEVIATION, (PARAMETER,), "float64", UNITS_OF_PARAMETERS,
+             "standard deviation of the fit by the learned score", "rank 0", since=4),
+    Variable(REFERENCE, FIT_COVARIANCE, (PARAMETER, PARAMETER_2), "float64", "products of the units of the parameters",
+             "covariance of the fit by the learned score", "rank 0", since=4),
+    Variable(REFERENCE, FIT_GOODNESS, (), "float64", DIMENSIONLESS,
+             "chi-squared of means of functions that the fit did not use", "rank 0", since=4),
+    Variable(REFERENCE, FIT_FREEDOM, (), "int64", DIMENSIONLESS, "degrees of freedom of that chi-squared", "rank 0", 0,
+             since=4),
     Variable(REFERENCE, TRUTH, (PARAMETER,), "float64", UNITS_OF_PARAMETERS,
              "parameters that the observed events were made with", "creator"),
     Variable(REFERENCE, PUBLISHED, (PARAMETER,), "float64", UNITS_OF_PARAMETERS, "published value", "creator"),
@@ -350,6 +376,17 @@ def names_of(attributes: Mapping[Any, Any]) -> tuple[list[str], list[str]]:
     return attributes[PARAMETERS_KEY], attributes[OBSERVABLES_KEY]
 
 
+def fit_state(attributes: Mapping[Any, Any]) -> str | None:
+    """State of the fit by the learned score, from the attributes of the reference; None if it was not begun."""
+    words = attributes.get(FIT_KEY)
+    return words.get("state") if isinstance(words, Mapping) else None
+
+
+def intervals_of(attributes: Mapping[Any, Any]) -> dict[str, tuple[float, float]]:
+    """The interval of each periodic variable of a group, from the attributes of the group."""
+    return {name: (low, high) for name, (low, high) in json.loads(attributes.get(PERIODIC_KEY, "{}")).items()}
+
+
 @dataclass(frozen=True)
 class Array:
     """A variable with the sizes of one run, created empty.
@@ -380,6 +417,7 @@ def empty_arrays(table: Mapping[str, Mapping[str, Variable]], layout: RunLayout)
         MEMBER: layout.n_members,
         STEP: len(layout.steps),
         PARAMETER: len(table[POSTERIOR]),
+        PARAMETER_2: len(table[POSTERIOR]),
         SET: layout.n_sets,
         OBSERVABLE: len(table[PREDICTIVE]),
     }

@@ -3,6 +3,8 @@
 Every part of the package that reports the progress of a run takes its words from `RunStatus`.
 """
 
+from __future__ import annotations
+
 import numbers
 import os
 from dataclasses import dataclass
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import schema
-from .group import array_of, damage_explained, open_group
+from .group import array_of, damage_explained, group_of, open_group
 from .location import explained
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ class RunStatus:
     stop_step: int
 
     @classmethod
-    def from_run(cls, run: "xr.DataTree") -> "RunStatus":
+    def from_run(cls, run: xr.DataTree) -> RunStatus:
         """Take the status from an opened run.
 
         Parameters
@@ -129,7 +131,7 @@ class RunStatus:
         return f"RunStatus({self})"
 
 
-def read_status(path: "str | os.PathLike[str] | Store") -> RunStatus:
+def read_status(path: str | os.PathLike[str] | Store) -> RunStatus:
     """Read how far a run is from its store, at any time during the run or after it.
 
     This reads two small arrays, so it can be called often and for runs of any size.
@@ -170,7 +172,7 @@ def read_status(path: "str | os.PathLike[str] | Store") -> RunStatus:
         return _status(path, open_group(path, "r"))
 
 
-def request_stop(path: "str | os.PathLike[str] | Store", step: int | None) -> None:
+def request_stop(path: str | os.PathLike[str] | Store, step: int | None) -> None:
     """Ask the ranks of a run to stop at a given step, or withdraw that request.
 
     The ranks stop at the end of the block of rows that holds `step`, all at the same step, and write a checkpoint
@@ -237,7 +239,7 @@ def request_stop(path: "str | os.PathLike[str] | Store", step: int | None) -> No
     _write_request(path, schema.STOP_STEP, schema.NO_STOP if step is None else int(step))
 
 
-def stop_soon(path: "str | os.PathLike[str] | Store") -> None:
+def stop_soon(path: str | os.PathLike[str] | Store) -> None:
     """Ask the ranks of a run to stop soon, all at the same step, which one of the ranks chooses."""
     with damage_explained(path):
         root: Any = open_group(path, "r")
@@ -247,14 +249,21 @@ def stop_soon(path: "str | os.PathLike[str] | Store") -> None:
         _write_request(path, schema.ASKED, schema.BY_USER)
 
 
-def _status(path: "str | os.PathLike[str] | Store", root: Any) -> RunStatus:
+def is_fitting(path: str | os.PathLike[str] | Store) -> bool:
+    """Whether rank 0 is making the fit by the learned score, for which all ranks wait before they train."""
+    with damage_explained(path):
+        reference = group_of(path, open_group(path, "r"), schema.REFERENCE)
+        return schema.fit_state(reference.attrs) == schema.UNDER_WAY
+
+
+def _status(path: str | os.PathLike[str] | Store, root: Any) -> RunStatus:
     steps = np.asarray(array_of(path, root, schema.HISTORY, schema.PROGRESS)[:], np.int64)
     stop_step = int(np.asarray(array_of(path, root, schema.CONTROL, schema.STOP_STEP)[()]))
     n_steps = root.attrs[schema.LAYOUT_KEY]["n_steps"]
     return RunStatus(steps, n_steps, min(n_steps, stop_step))
 
 
-def _write_request(path: "str | os.PathLike[str] | Store", name: str, number: int) -> None:
+def _write_request(path: str | os.PathLike[str] | Store, name: str, number: int) -> None:
     array: Any = array_of(path, open_group(path, "r+"), schema.CONTROL, name)
     with explained(f"Cannot write to `{path}`", "The request to stop was not made."):
         array[()] = number

@@ -8,15 +8,15 @@ opened at any time while it is written.  Nothing here knows networks, MPI or plo
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import zarr
 from numpy.typing import ArrayLike
 
-from .._text import spaced
+from .._text import allowed, spaced
 from . import schema
-from .group import array_of, open_group
+from .group import array_of, group_of, open_group
 from .location import Location, explained
 
 
@@ -120,6 +120,30 @@ class RunWriter:
         for name, array in values.items():
             self._write(self._array(schema.SCORES, name), (self.rank,), np.asarray(array))
 
+    def write_fit(self, words: Mapping[str, Any], **values: ArrayLike) -> None:
+        """Write the fit by the learned score, or its state.
+
+        Parameters
+        ----------
+        words : dict
+            The state, and the reason, findings and information, as JSON values.  They are written last, so a reader
+            that finds a state of "made" also finds the numbers.
+        **values : ndarray (parameter,), (parameter, parameter) or ()
+            Variables of the reference that rank 0 writes.
+        """
+        if self.rank != 0:
+            raise ValueError(f"Rank {self.rank} writes no fit: rank 0 does.")
+        for name, array in values.items():
+            self._write(self._array(schema.REFERENCE, name), (...,), np.asarray(array))
+        with self._safely():
+            self._root[schema.REFERENCE].attrs[schema.FIT_KEY] = dict(words)
+
+    def wants_fit(self) -> bool:
+        """Whether this rank writes a fit by the learned score: the store has a place for it, but none that is over."""
+        reference = group_of(self.path, self._root, schema.REFERENCE)
+        is_over = schema.fit_state(reference.attrs) not in (None, schema.UNDER_WAY)
+        return self.rank == 0 and schema.FIT in reference and not is_over
+
     def wants_snapshot(self, step: int) -> bool:
         """Whether this rank writes a snapshot at `step`."""
         return self.replica is not None and step in self._snapshot_steps
@@ -137,7 +161,7 @@ class RunWriter:
     def _where(self, name: str, first_row: int, shape: tuple[int, ...]) -> tuple[int | slice, ...]:
         """Where in the array `name` rows of this shape go."""
         if name not in schema.ROWS:
-            raise ValueError(f"The history has no {name!r}. Allowed: {', '.join(schema.ROWS)}.")
+            raise ValueError(f"The history has no {name!r}. {allowed(name, schema.ROWS)}")
         dims, sizes = schema.ROWS[name].dims, self._rows[name].shape
         axis = dims.index(schema.STEP)
         n_left = sizes[axis] - first_row
@@ -159,7 +183,7 @@ class RunWriter:
         for index, name in enumerate(names):
             self._write(self._array(group, name), (self._chains(),), values[..., index])
 
-    def _write(self, array: zarr.Array, where: tuple[int | slice, ...], values: np.ndarray) -> None:
+    def _write(self, array: zarr.Array, where: tuple[Any, ...], values: np.ndarray) -> None:
         wanted = np.broadcast_to(False, array.shape)[where].shape
         if values.shape != wanted:
             raise ValueError(f"{array.path} of shape {values.shape}: should be {wanted}.")

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..events.batches import Supply, in_batch_order
-from ..events.resampling import Resampling, prior_shifts, weights_of_categories
+from ..events.resampling import Resampling, shifts_of_external, weights_of_categories
+from ..problems.base import n_external
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
@@ -25,7 +26,7 @@ class RankData:
     Parameters
     ----------
     problem : Problem
-        Defines categories, statistic, constraints and priors.
+        Defines categories, statistic, constraints, priors and measurements.
     settings : Settings
         `n_events` is the size of a batch.
     events : ndarray (event, observable)
@@ -48,7 +49,7 @@ class RankData:
     category_weights : Tensor (category,)
         Weight of a simulated event of each category.
     constraints : Constraints
-        Constraints and priors, with the statistic of each member's own events.
+        Constraints, priors and measurements, with the statistic of each member's own events.
     batches : Supply
         The stream of batches of each member.
     """
@@ -70,7 +71,7 @@ class RankData:
         indices = resampling.indices(len(self.observed))
         statistics = (problem.statistic(self.observed[chosen]) for chosen in indices)
         statistics = [statistic.to(device, torch.float32) for statistic in statistics]
-        self.constraints = Constraints(problem, statistics, _prior_shifts(problem, resampling), len(self.observed))
+        self.constraints = Constraints(problem, statistics, _shifts(problem, resampling), len(self.observed))
         self.batches = Supply(problem, settings.n_events, resampling, randoms, windows, share)
         if windows is None:
             self.batches.fill(self.observed, categories, indices)
@@ -82,16 +83,16 @@ class RankData:
 
 
 class Constraints:
-    """The constraints and priors of a problem as a part of the generators' loss.
+    """The constraints, priors and measurements of a problem as a part of the generators' loss.
 
     Parameters
     ----------
     problem : Problem
-        Defines constraints and priors.
+        Defines constraints, priors and measurements.
     statistics : sequence of Tensor
         The problem's statistic of the events of each member.
-    shifts : Tensor (member, prior)
-        Shift of the priors of each member, in standard deviations.
+    shifts : Tensor (member, external)
+        Shifts of the values of priors and measurements of each member, in standard deviations.
     n_events : int
         Number of observed events.
     """
@@ -107,8 +108,8 @@ class Constraints:
         return torch.stack(each).square().sum(-1).mean(-1) / (2 * self.n_events)
 
 
-def _prior_shifts(problem, resampling):
-    """Shift of the priors of each member, Tensor (member, prior); zero without bootstrap."""
-    n_priors, n_chains, seed = len(problem.priors), resampling.n_chains, resampling.seed
-    shifts = [prior_shifts(n_priors, chain, n_chains, seed) for chain in resampling.chains]
+def _shifts(problem, resampling):
+    """Shifts of priors and measurements of each member, Tensor (member, external); zero without bootstrap."""
+    n, n_chains, seed = n_external(problem), resampling.n_chains, resampling.seed
+    shifts = [shifts_of_external(n, chain, n_chains, seed) for chain in resampling.chains]
     return torch.tensor(np.array(shifts), dtype=torch.float32) * resampling.bootstrap

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..problems.base import events_of
+from ..problems.base import events_of, is_periodic
 from .networks import to_unit
 
 if TYPE_CHECKING:
@@ -72,9 +72,12 @@ class WhiteFeatures:
             The information matrix.
         """
 
+        problem = self._problem
+        periodic = is_periodic(problem) if problem.periodic else None
+
         def responses(y):
-            theta = self._problem.scale(to_unit(y))
-            return self(events_of(self._problem, theta, noise)).mean(0), self._problem.residuals(theta, statistic)
+            theta = problem.scale(to_unit(y, periodic))
+            return self(events_of(problem, theta, noise)).mean(0), problem.residuals(theta, statistic)
 
         # Reverse mode, since more operators of a user's simulator lack a rule for forward mode.
         features, constraints = torch.func.jacrev(responses)(y)

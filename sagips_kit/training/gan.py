@@ -4,12 +4,14 @@ The training loop, the exchange between ranks and all random numbers belong to t
 """
 
 import functools
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..problems.base import events_of
+from ..problems.base import events_of, is_periodic
+from ..problems.noise import stratified_noise
 from ..ranks.flat import FlatGradient, FlatWeights
 from . import schedules
 from .features import WhiteFeatures
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 _BETAS = (0.9, 0.999)
+_N_STARTS, _N_EVENTS = 16, 512  # places on each circle where a generator may start, and events to compare them by
 _MOST_WITH_AXES = 1000  # parameters; natural axes are a matrix of all pairs of them
 
 
@@ -77,7 +80,10 @@ class GAN:
         image = problem.image_of_parameters() if settings.generator == "convolution" else None
         sizes = settings.latent_dim, settings.generator_widths, n_parameters
         self.has_axes = settings.axes_every > 0 and n_parameters <= _MOST_WITH_AXES
-        self.generator = Generator(*sizes, randoms["generator"], image, self.has_axes).to(device)
+        periodic = is_periodic(problem) if problem.periodic else None
+        self.generator = Generator(*sizes, randoms["generator"], image, self.has_axes, periodic).to(device)
+        if periodic is not None and self.has_axes:
+            self.generator.start_at(self._places(randoms["generator"], periodic, device))
         widths = settings.discriminator_widths
         self.discriminator = Discriminator(len(self.features), widths, randoms["discriminator"], settings.precision).to(
             device
@@ -89,6 +95,27 @@ class GAN:
         self._rates = dict(zip(self.optimisers, schedules.first_rates(n_steps, settings), strict=True))
         self._trust = ratio_trust(self.discriminator)
         self.set_schedule(0.0)
+
+    def _places(self, randoms: list[torch.Generator], periodic: Tensor, device: torch.device) -> Tensor:
+        """The best of some random places on the circles for each member, as t (member, parameter).
+
+        A circle has no middle.  On the side opposite to the answer, events would hardly differ from the left to the
+        right, and a generator could stay there for long.
+        """
+        n_periodic = int(periodic.sum())
+        places = []
+        for random in randoms:
+            t = torch.full((_N_STARTS * n_periodic, len(periodic)), 0.5)
+            t[:, periodic] = torch.rand((len(t), n_periodic), generator=random)
+            noise = stratified_noise(_N_EVENTS, self._problem.noise_dim, random).to(device)
+
+            def mean(theta: Tensor, noise: Tensor = noise) -> Tensor:
+                return self.features(events_of(self._problem, theta, noise)).mean(0)
+
+            with torch.no_grad():
+                distances = torch.vmap(mean)(self._problem.scale(t.to(device))).square().sum(-1)
+            places.append(t[int(distances.nan_to_num(math.inf).argmin())])
+        return torch.stack(places)
 
     def networks(self) -> dict[str, torch.nn.Module]:
         """Both networks by their names."""

@@ -101,9 +101,10 @@ class Generator(nn.Module):
     """Networks whose outputs are steps along the natural axes of the parameters.
 
     The network's outputs w become y = origin + w @ axes, and y becomes t in [0, 1] by the sine with which MINUIT bounds
-    parameters: it has no flat tails in which a generator could get stuck.  The axes are an inverse square root of the
-    Fisher information, so a unit step along any of them changes the events by the same amount.  Without them, the
-    directions that events determine worst would take thousands of times longer to learn than the best.
+    parameters: it has no flat tails in which a generator could get stuck.  For periodic parameters t is a linear
+    function of y, and the problem's `scale` takes it to the range by whole periods.  The axes are an inverse square
+    root of the Fisher information, so a unit step along any of them changes the events by the same amount.  Without
+    them, the directions that events determine worst would take thousands of times longer to learn than the best.
 
     Parameters
     ----------
@@ -119,6 +120,8 @@ class Generator(nn.Module):
         Rows and columns of the parameters, for convolutional networks.
     has_axes : bool
         If False, outputs are steps along the parameters themselves, and no matrix of all pairs of them is stored.
+    is_periodic : Tensor (parameter,) of bool or None
+        Which parameters are periodic; None if none is.
 
     Attributes
     ----------
@@ -139,6 +142,7 @@ class Generator(nn.Module):
         randoms: list[torch.Generator],
         image: tuple[int, int] | None = None,
         has_axes: bool = True,
+        is_periodic: Tensor | None = None,
     ):
         super().__init__()
         # Members start near the middle of the ranges, spread by a tenth of them.
@@ -147,15 +151,22 @@ class Generator(nn.Module):
         else:
             self.network = MemberConvolutions(latent_dim, widths, image, randoms, output_scale=0.1)
         self.has_axes = has_axes
+        self._is_periodic = is_periodic  # no buffer, since buffers are exchanged with the weights
         if has_axes:
             n_members = len(randoms)
             self.register_buffer("origin", torch.zeros(n_members, 1, n_parameters))
             self.register_buffer("axes", torch.eye(n_parameters).repeat(n_members, 1, 1))
 
     def forward(self, latent: Tensor) -> Tensor:
-        """(member, set, latent_dim) -> t (member, set, parameter) in [0, 1]."""
+        """(member, set, latent_dim) -> t (member, set, parameter), in [0, 1] unless the parameter is periodic."""
         steps = self.network(latent)
-        return to_unit(torch.baddbmm(self.origin, steps, self.axes) if self.has_axes else steps)
+        return to_unit(torch.baddbmm(self.origin, steps, self.axes) if self.has_axes else steps, self._is_periodic)
+
+    @torch.no_grad()
+    def start_at(self, t: Tensor) -> None:
+        """Begin around the values t (member, parameter) of periodic parameters; only with axes."""
+        assert self._is_periodic is not None
+        self.origin[:, 0, self._is_periodic] = 4 * (t[:, self._is_periodic].to(self.origin) - 0.5)
 
     @torch.no_grad()
     def centre(self) -> Tensor:
@@ -183,9 +194,10 @@ def _initial_weights(shape, spread, randoms):
     return spread * torch.stack([torch.randn(shape, generator=random) for random in randoms])
 
 
-def to_unit(y: Tensor) -> Tensor:
-    """Unbounded y -> t in [0, 1]; t = 1/2 at y = 0 with slope 1/4, like a logistic function."""
-    return 0.5 + 0.5 * torch.sin(0.5 * y)
+def to_unit(y: Tensor, is_periodic: Tensor | None = None) -> Tensor:
+    """Unbounded y -> t in [0, 1], unbounded if periodic; t = 1/2 at y = 0 with slope 1/4, like a logistic function."""
+    t = 0.5 + 0.5 * torch.sin(0.5 * y)
+    return t if is_periodic is None else torch.where(is_periodic.to(y.device), 0.5 + 0.25 * y, t)
 
 
 class Discriminator(nn.Module):

@@ -1,11 +1,14 @@
 """Results of training: rows of the history, and the draws of each chain.  Networks and files do not belong here."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import _circular
 from .._partition import chunk_bounds
 
 if TYPE_CHECKING:
@@ -73,6 +76,8 @@ class Draws:
         Length of the run.
     n_averaged : int
         Number of steps at its end that are averaged.
+    circles : (ndarray, ndarray) or None
+        Lower end and period of each parameter, (parameter,) each and NaN where it is not periodic; None if none is.
 
     Attributes
     ----------
@@ -80,16 +85,24 @@ class Draws:
         The averages; NaN for stretches that have not begun.
     """
 
-    def __init__(self, shape: tuple[int, int, int], n_steps: int, n_averaged: int):
-        self.values = np.full(shape, np.nan)
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        n_steps: int,
+        n_averaged: int,
+        circles: tuple[NDArray, NDArray] | None = None,
+    ):
+        self.values, self._circles = np.full(shape, np.nan), circles
         self._first = n_steps - n_averaged
         self._starts, self._stops = np.array(chunk_bounds(n_averaged, shape[1])).T
 
     @classmethod
-    def of_run(cls, settings: "Settings", n_steps: int, n_parameters: int) -> "Draws":
+    def of_run(
+        cls, settings: Settings, n_steps: int, n_parameters: int, circles: tuple[NDArray, NDArray] | None = None
+    ) -> Draws:
         """The draws that the settings ask for in a run of `n_steps`."""
         shape = settings.n_members, settings.n_draws, n_parameters
-        return cls(shape, n_steps, max(1, round(settings.averaging * n_steps)))
+        return cls(shape, n_steps, max(1, round(settings.averaging * n_steps)), circles)
 
     def wants(self, step: int) -> bool:
         """Whether `step`, counted from 0, is one of those that are averaged."""
@@ -113,4 +126,9 @@ class Draws:
         taking = (self._starts <= at) & (at < np.maximum(self._stops, self._starts + 1))
         n_before = (at - self._starts[taking])[:, None]
         old = np.where(n_before == 0, 0.0, self.values[:, taking])
-        self.values[:, taking] = old + (theta[:, None] - old) / (n_before + 1)
+        if self._circles is None:
+            self.values[:, taking] = old + (theta[:, None] - old) / (n_before + 1)
+            return
+        low, period = self._circles
+        moved = old + _circular.difference(theta[:, None], old, period) / (n_before + 1)
+        self.values[:, taking] = _circular.inside(moved, low, period)

@@ -4,18 +4,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .._value import Count, Fraction, NonNegative, Positive, value
+from .._value import Count, Fraction, NonNegative, Positive, ValueClass, value
 
 Loss = Literal["likelihood", "logistic", "least squares"]
 
 
 @value
-class Settings:
+class Settings(metaclass=ValueClass):
     """How each rank trains its members: networks, learning rates, schedules, and what is stored.
 
-    A member is one pair of generator and discriminator.  The defaults suit problems of a few to some tens of parameters
-    and reach the statistical floor of the ready problems, the error of the maximum-likelihood estimate, in a few
-    thousand steps.  All fields are given by name.
+    A step is one update of all discriminators and generators.  A member is one pair of generator and discriminator; a
+    chain is one independent generator among the results, which is one member, or the same member of several ranks if
+    these exchange gradients or weights.  The defaults suit problems of a few to some tens of parameters.  With them,
+    runs of a few thousand steps reach the statistical floor of the ready problems, which is the standard deviation of
+    the maximum-likelihood estimate.  All fields are given by name.
 
     Parameters
     ----------
@@ -40,58 +42,68 @@ class Settings:
         Floating-point precision of the matrix products in the discriminators, which dominate the cost of wide networks.
         "full" is float32.
     generator_rate : float
-        Learning rate of the generators' Adam optimiser in the first step.  A generator that moves faster than its
-        discriminator learns circles around the answer.  For many parameters, such as the pixels of an image, 1e-4 is a
-        better choice than the default.
+        Learning rate of the generators' Adam optimiser in the first step.  If it is too high, the generator moves
+        faster than its discriminator can learn, and circles around the answer.  For many parameters, such as the pixels
+        of an image, 1e-4 is a better choice than the default.
     discriminator_rate : float
         Learning rate of the discriminators' Adam optimiser in the first step.
     full_rate_steps : int
-        Longest run, in steps, that uses these learning rates.  In a run that is x times longer both are divided by
-        sqrt(x): at full rates, discriminators get worse after a few thousand steps and members drift around the answer.
+        Longest run, in steps, that begins with `generator_rate` and `discriminator_rate` as they are.  In a run that is
+        x times longer, both are divided by sqrt(x), because at full rates discriminators get worse after a few thousand
+        steps and members drift around the answer.
     settled_rate : float
-        Factor on the generators' learning rate after the exploration, at most 1.  Generators should approach the
-        answer fast, but in directions that the events determine poorly they overshoot, and return faster the more
-        slowly they move.  In very short runs, 1 brings them closer to the answer.
+        Factor, at most 1, by which the generators' learning rate is multiplied after the exploration at the start of
+        the run (`exploration`).  At the full rate, generators approach the answer quickly, but overshoot it in
+        directions that the events determine poorly; at a lower rate they come back sooner.  In very short runs, 1
+        brings them closer to the answer.
     final_rate : float
-        Learning rates in the last step, relative to the first, from 0 to 1.  They decrease as half a cosine.
+        Learning rates in the last step as a fraction of those in the first, from 0 to 1.  In between they decrease
+        as half a cosine.
     loss : {"likelihood", "logistic", "least squares"}
         Adversarial loss.  "likelihood": logistic for the discriminator, linear in the score for the generator; once the
         scores are small, events are also weighted by the density ratio that they estimate.  "logistic": the usual
         non-saturating loss.  "least squares": on sigmoid outputs, as in the SAGIPS paper.
     constraint_weight : float
-        Weight of the problem's constraints and priors relative to their weight in the likelihood.  It grows from a
-        thousandth of this value to all of it during the first fifth of the run.
+        Weight of the problem's constraints, priors and measurements relative to their weight in the likelihood.  It
+        grows from a thousandth of this value to all of it during the first fifth of the run.
     axes_every : int
-        Steps between updates of the natural axes, along which generators move, from the Fisher information.  0 switches
-        them off; they are also off for more than 1000 parameters.
+        Steps between updates of the natural axes.  Along these axes generators move in units of the precision with
+        which the events determine the parameters, which follows from the Fisher information.  0 switches the axes off;
+        they are also off for more than 1000 parameters.
     damping : float
-        Fisher information per event below which a natural axis is not stretched further.  It decreases from 1 to this
-        value during the first fifth of the run.  If there are so many events that they determine a direction with less
-        information, a smaller value brings generators to the answer sooner.
+        Limit on the length of the natural axes.  The length of an axis is 1 / sqrt(information + damping), in quarters
+        of a parameter's range, where `information` is the Fisher information of one event along it.  Without damping,
+        axes about which events say almost nothing would be arbitrarily long.  The damping decreases from 1 to this
+        value during the first fifth of the run.  With very many events, which together determine even directions of
+        less information than this, a smaller value brings generators to the answer sooner.
     exploration : float
-        Fraction of the run, at its start, during which the spread of each generator shrinks to zero and the generators
-        use their full learning rate.
+        Fraction of the run, at its start, in which generators explore: each produces parameter vectors with a spread
+        that shrinks to zero, and learns at the full rate.
     averaging : float
-        Fraction of the run, at its end, over which the parameters are averaged; larger than 0.
+        Fraction of the run, at its end, over which the parameters are averaged to make the draws; larger than 0.
     n_draws : int
-        Number of draws of each chain: averages over consecutive stretches of the averaged part of the run.
+        Number of draws of each chain.  A draw is the average of its parameters over one of `n_draws` consecutive
+        stretches of the averaged part of the run.
     n_predictive : int
         Events simulated from each draw, for comparison with the observed events.
     n_snapshots : int
         Number of steps, evenly spaced over the run, after which the parameter vectors of each generator and
         `n_predictive` events simulated from them are stored.
     n_scores : int
-        Number of generated, and of observed, events whose scores by each discriminator are stored at the end.
+        Number of generated events, and of observed events, whose scores (the outputs of each discriminator) are stored
+        at the end.
     bootstrap : bool
-        Whether each chain learns from its own resample of the observed events, so that the spread of the chains shows
-        the statistical uncertainty.  If False, all learn from the same events.
+        Whether each chain learns from its own bootstrap resample of the observed events, so that the spread of the
+        chains shows the statistical uncertainty.  If False, all chains learn from the same events.
     record_every : int
-        Steps between two rows of the history.
+        Steps between two rows of the stored history of the run, which holds parameters, losses and waiting times.
     rows_per_block : int
-        Rows of the history that a rank writes at once.  A request to stop is noticed after a block.
+        Rows of the history that a rank writes at once, as one block.  Requests to stop are noticed between blocks,
+        every `record_every * rows_per_block` steps.
     max_rollbacks : int
-        Consecutive rollbacks allowed.  A rank that meets NaN or infinity sends nothing and restores its discriminators
-        from the previous history row; if this happens more often in succession, the run stops with an error.
+        A rank that meets NaN or infinity sends nothing and restores its discriminators as they were at the previous row
+        of the history: a rollback.  After more than `max_rollbacks` rollbacks in succession, the run stops with an
+        error.
 
     Raises
     ------

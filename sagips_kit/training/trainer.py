@@ -4,6 +4,8 @@ The loop is a generator of records; the caller decides what to do with them.  It
 and files not at all.
 """
 
+from __future__ import annotations
+
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,9 +16,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from .. import _circular
 from ..events.resampling import Resampling, check_events
 from ..exchange import Independent
-from ..problems.base import require_problem
+from ..problems.arguments import require_arguments
 from ..problems.noise import stratified_noise
 from ..ranks.world import World
 from ..store.diagnostics import Watch
@@ -26,13 +29,14 @@ from .gan import GAN
 from .nonfinite import Guard
 from .records import Draws, Record
 from .seeds import random_streams
+from .settings import Settings
 
 if TYPE_CHECKING:
     from ..exchange import Exchange
     from ..exchange.channel import Channel
     from ..problems.base import Problem
-    from .settings import Settings
 
+_CALL = "Trainer(problem, settings, events, n_steps=...)"
 _N_INFORMATION = 512  # events that estimate the Fisher information
 _CLOCK = ("step", "_waited_s", "_elapsed_s", "_staleness")
 
@@ -121,17 +125,19 @@ class Trainer:
 
     def __init__(
         self,
-        problem: "Problem",
-        settings: "Settings",
+        problem: Problem,
+        settings: Settings,
         events: ArrayLike,
         *,
         n_steps: int,
         seed: int = 0,
         world: World | None = None,
-        exchange: "Exchange | None" = None,
+        exchange: Exchange | None = None,
         windows: Callable[[int], NDArray] | None = None,
     ):
-        require_problem(problem)
+        require_arguments(_CALL, problem, events)
+        if not isinstance(settings, Settings):
+            raise TypeError(f"{type(settings).__name__} is not Settings, which come second. Type {_CALL}.")
         checked = check_events(problem, events)
         exchange, world = exchange or Independent(), world or World.alone()
         self.problem, self.settings, self.n_steps, self.seed, self.world = problem, settings, n_steps, seed, world
@@ -148,7 +154,10 @@ class Trainer:
         self.gan = GAN(problem, settings, self.data, self._random, n_steps, world.device)
         self.theta = torch.empty(settings.n_members, 0, len(problem.parameters))
         self._guard = Guard(self.gan.discriminator, self.gan.optimisers["discriminator"], settings.max_rollbacks)
-        self._draws = Draws.of_run(settings, n_steps, len(problem.parameters))
+        self._circles = None
+        if problem.periodic:
+            self._circles = _circular.circles(problem.parameters, _circular.intervals(problem))
+        self._draws = Draws.of_run(settings, n_steps, len(problem.parameters), self._circles)
         self._watch = Watch(problem, settings.loss, settings.exploration * n_steps)
         self._waited_s, self._elapsed_s, self._staleness = 0.0, 0.0, 0
         self._channel: Channel = exchange.open(world, self.gan.gradient.buffer)
@@ -202,12 +211,12 @@ class Trainer:
         last = self.n_steps if n_steps is None else min(self.n_steps, self.step + n_steps)
         start = time.perf_counter() - self._elapsed_s
         while self.step < last:
-            theta, losses = self._train_step()
+            losses = self._train_step()
             if self._draws.wants(self.step - 1):  # copied only then, since it makes the CPU wait for the GPU
-                self._draws.add(self.step - 1, theta.cpu().numpy())
+                self._draws.add(self.step - 1, self._mean_theta())
             self._elapsed_s = time.perf_counter() - start
             if self.step % self.settings.record_every == 0 or self.step == last:
-                yield self._record(theta, losses)
+                yield self._record(losses)
 
     def run(self, n_steps: int | None = None) -> Record | None:
         """Train, and return the last record.
@@ -288,7 +297,7 @@ class Trainer:
         loss_observed = self._update_discriminator()
         self._update_generator()
         self.step, self.theta = self.step + 1, theta.detach()
-        return self.theta.mean(1), (loss_observed + loss_generated, loss_generator)
+        return loss_observed + loss_generated, loss_generator
 
     def _generate(self, theta):
         """Events of all sets of a member: (member, set, parameter) -> (member, event, observable)."""
@@ -341,11 +350,17 @@ class Trainer:
         """Uniform numbers for the estimate of the Fisher information, (member, event, noise_dim)."""
         return self._noise("axes", 1, _N_INFORMATION)[:, 0]
 
-    def _record(self, theta, losses):
+    def _mean_theta(self) -> NDArray:
+        """The parameters of each member, averaged over the sets of the last step: ndarray (member, parameter)."""
+        if self._circles is None:
+            return self.theta.mean(1).cpu().numpy()
+        return _circular.mean(self.theta.transpose(1, 2).cpu().numpy(), *self._circles)
+
+    def _record(self, losses):
         loss_discriminator, loss_generator = (loss.cpu().numpy() for loss in losses)
         record = Record(
             self.step,
-            theta.cpu().numpy().astype(float),
+            self._mean_theta().astype(float),
             loss_discriminator,
             loss_generator,
             self._waited_s,

@@ -28,6 +28,10 @@ def test_the_world_is_as_large_as_mpiexec_made_it(world):
     assert world.size == int(os.environ.get("PMI_SIZE", "1"))
 
 
+# The same on every rank and for every number of ranks
+alone = pytest.mark.skipif(int(os.environ.get("PMI_SIZE", "1")) > 1, reason="has been tested on one rank")
+
+
 class ExchangeContract:
     """Inherit from this class and set `mode` to a key of MODES; set `is_exact = False` if the mean is not exact."""
 
@@ -62,6 +66,7 @@ class ExchangeContract:
             rtol = max(rounding(self.mode), 3e-7 if world.size % 3 == 0 else 0)
             torch.testing.assert_close(mixed, expected, rtol=rtol, atol=0)
 
+    @alone
     def test_replicas_are_numbered(self):
         for size in range(1, 9):
             if self.exchange.replicas(size) is None:
@@ -69,6 +74,7 @@ class ExchangeContract:
             replicas = {self.exchange.replica(rank, size) for rank in range(size)}
             assert replicas == set(range(self.exchange.n_replicas(size)))
 
+    @alone
     def test_a_single_rank_keeps_its_gradient(self, dtype):
         buffer = torch.randn(2, 5, dtype=dtype)
         given = buffer.clone()
@@ -152,6 +158,7 @@ class ExchangeContract:
         channel.close()
         channel.close()
 
+    @alone
     def test_value_travels(self):
         assert eval(repr(self.exchange), vars(exchange)) == self.exchange
         spec = RunSpec(problem=Proxy(), store="a.zarr", exchange=self.exchange)

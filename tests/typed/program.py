@@ -22,6 +22,7 @@ from sagips_kit import (
     Hypercube,
     Independent,
     Leaders,
+    Measurement,
     Observed,
     OneSided,
     Pipeline,
@@ -40,6 +41,7 @@ from sagips_kit import (
     check_problem,
     connect,
     fisher_information,
+    fit,
     fit_likelihood,
     floor_step,
     list_runs,
@@ -65,6 +67,10 @@ def first_example() -> None:
     table: xr.Dataset = analysis.estimate(run)
     plot.posterior(run)
     ax: Axes = plot.estimate(run)
+    learned: xr.Dataset = analysis.fit(run)
+    distance: float = run.sagips.distance_to_fit()
+    correlations: Axes = plot.fit(run)[1]
+    print(learned, distance, correlations, RunSpec(problem=Proxy(), store="runs/quick.zarr", fit=False))
     again = RunSpec.from_dict(spec.to_dict())
     print(step, finished, table, ax, again == spec, Path(spec.store), sagips_kit.__version__)
 
@@ -101,6 +107,7 @@ class Resonance(Problem):
     lower, upper, truth = (2.0, 0.0), (8.0, 1.0), (5.0, 0.3)
     units = {"position": "GeV"}
     priors = {"fraction": (0.3, 0.1)}
+    measurements = {"product": Measurement(lambda theta: theta[0] * theta[1], 1.5, 0.2)}
     observables = ("mass",)
     detector = Pipeline(spectrum, Separate(MASS), Smear(0.1), Select((0.5, 9.5)))
     noise_dim = detector.noise_dim
@@ -118,6 +125,29 @@ class Resonance(Problem):
         return torch.cat([events, events**2], dim=-1)
 
 
+def polar(theta: Tensor) -> tuple[Tensor, Tensor]:
+    return theta[1] * theta[0].cos(), theta[1] * theta[0].sin()
+
+
+class Direction(Problem):
+    """An angle and a length, of which the components are known with correlated errors."""
+
+    parameters, lower, upper = ("phi", "length"), (0.0, 0.1), (360.0, 2.0)
+    observables, noise_dim = ("hour",), 1
+    periodic = {"phi": (0, 360), "hour": (0, 24)}
+    measurements = {"components": Measurement(polar, (0.5, 0.2), covariance=np.diag([0.1, 0.2]))}
+
+    def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
+        return theta[0] / 15 + noise
+
+
+class Phase(Direction):
+    """The same with the names of periodic parameters alone."""
+
+    periodic = ("phi",)
+    measurements = {"length": Measurement(lambda theta: theta[1], 1.0, 0.1)}
+
+
 class Weighted(Problem):
     """A simulator that returns weights with its events."""
 
@@ -132,9 +162,12 @@ def own_problem() -> None:
     problem = Resonance()
     print(check_problem(problem))
     events = problem.observed(None, np.random.default_rng(0))
-    fit = fit_likelihood(problem, events)
-    deviations: NDArray[np.float64] = fit.deviation
-    information = fisher_information(problem, fit.theta, events)
+    learned = fit(problem, events)
+    axes: NDArray[np.object_] = plot.fit(learned, truth=problem.truth)
+    print(learned.findings, axes.shape)
+    best = fit_likelihood(problem, events)
+    deviations: NDArray[np.float64] = best.deviation
+    information = fisher_information(problem, best.theta, events)
     with Trainer(problem, Settings(), events, n_steps=2000, exchange=Ring()) as trainer:
         for record in trainer.iterate():
             if abs(floor_step(problem, record.theta.mean(axis=0), events)).max() < 0.3:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 import pydantic
 from pydantic import Field
 
-from ..._value import Count, value
+from ..._value import Count, ValueClass, value
 
 Text = Annotated[str, Field(pattern=r"^[^\n]*$")] | None
 Line = Annotated[str, Field(pattern=r"^[^\n]*$")]
@@ -46,7 +46,7 @@ class JobState:
 
 
 @value
-class Placement:
+class Placement(metaclass=ValueClass):
     """Ranks on nodes: the command that starts them, and how many ranks, cores and threads each node carries.
 
     Used as it is on nodes that have been allocated already, and by `PBS` and `Slurm` for the nodes of a job.

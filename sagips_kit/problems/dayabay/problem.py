@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..._value import Count, value
+from ..._value import Count, ValueClass, value
 from ..base import Problem
 from . import inputs
 
@@ -46,7 +46,7 @@ class _Tables(NamedTuple):
 
 
 @value
-class DayaBay(Problem):
+class DayaBay(Problem, metaclass=ValueClass):
     """Neutrino mixing from 5.5 million real events of Daya Bay.
 
     The unknowns are sin^2(2 theta13), Dm^2_32 (normal ordering), the norm of all reactor events, and a correction of
@@ -184,7 +184,7 @@ class DayaBay(Problem):
         energy = inputs.BIN * (inputs.FIRST + cell % inputs.N_BINS + (u - low) / (high - low))
         return torch.stack([energy, (cell // inputs.N_BINS).to(energy)], dim=-1)
 
-    def observed(self, n_events: int | None, rng: np.random.Generator) -> NDArray[Any]:
+    def observed(self, n_events: int | None, rng: np.random.Generator) -> "NDArray[Any]":
         counts = _tables(self._periods, self.n_knots)[-1].astype(int)
         if n_events is not None and not 0 < n_events <= counts.sum():
             every = f"the events of DayaBay(period={self.period!r})"

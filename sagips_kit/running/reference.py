@@ -1,0 +1,67 @@
+"""What a run is compared with, computed from the same events: the likelihood fit and the fit by the learned score.
+
+The likelihood fit is made with the store, since a problem whose likelihood is wrong should not be trained.  The other
+fit takes longer and must not keep a notebook waiting, so rank 0 makes it, before it trains: its estimate is there while
+the run is under way, and no rank waits for rank 0 in the middle of an exchange.
+"""
+
+import warnings
+from collections.abc import Callable
+
+from numpy.typing import NDArray
+
+from ..statistics.fit import ScoreFit, fit
+from ..statistics.likelihood import fit_likelihood
+from ..store import schema
+from ..store.writer import RunWriter
+from .spec import RunSpec
+
+_MOST_PARAMETERS = 24  # its time grows with their square: 20 parameters take about a minute
+
+
+def likelihood_fit(spec: RunSpec, events: NDArray) -> dict[str, NDArray] | None:
+    """The likelihood fit as variables of the store; None if there is no likelihood, or it is switched off."""
+    if not (spec.reference and spec.problem.has_likelihood):
+        return None
+    found = fit_likelihood(spec.problem, events)
+    return {schema.MLE: found.theta, schema.DEVIATION: found.deviation, schema.COVARIANCE: found.covariance}
+
+
+def write_fit(spec: RunSpec, writer: RunWriter, read: Callable[[], NDArray]) -> None:
+    """Make the fit by the learned score and store it, or the reason why there is none, with which the run continues.
+
+    `read` returns the observed events (event, observable).
+    """
+    writer.write_fit({"state": schema.UNDER_WAY})
+    try:
+        result = _fit(spec, read())
+    except (ValueError, NotImplementedError) as error:  # in words that say which problems and events it takes
+        writer.write_fit({"state": schema.REFUSED, "reason": str(error)})
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        warnings.warn(
+            f"The fit by the learned score failed: {reason}. The run continues without it. fit(problem, events) shows "
+            "where it fails; RunSpec(..., fit=False) leaves it out.",
+            stacklevel=2,
+        )
+        writer.write_fit({"state": schema.FAILED, "reason": reason})
+    else:
+        words = {"state": schema.MADE, "findings": list(result.findings), "information": result.information}
+        values = {
+            schema.FIT: result.theta,
+            schema.FIT_DEVIATION: result.deviation,
+            schema.FIT_COVARIANCE: result.covariance,
+            schema.FIT_GOODNESS: result.goodness,
+            schema.FIT_FREEDOM: result.n_freedom,
+        }
+        writer.write_fit(words, **values)
+
+
+def _fit(spec: RunSpec, events: NDArray) -> ScoreFit:
+    n_parameters = len(spec.problem.parameters)
+    if n_parameters > _MOST_PARAMETERS:
+        raise ValueError(
+            f"{n_parameters} parameters are too many: a run makes the fit for up to {_MOST_PARAMETERS}. "
+            "fit(problem, events) makes it for any number, but it may take long."
+        )
+    return fit(spec.problem, events, seed=spec.seed)
