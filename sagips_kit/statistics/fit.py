@@ -206,7 +206,7 @@ def _goodness(
         ],
         -1,
     )
-    slopes = slopes / compared.step * solution.information.diag().rsqrt()
+    slopes = slopes / compared.step * solution.information.diag().clamp(min=DETERMINED).rsqrt()
     values = functions(sample.z)
     s_slopes = slopes[:n_directions]
     projection = slopes[n_directions:] @ torch.linalg.pinv(s_slopes, rtol=1e-6)
