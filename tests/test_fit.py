@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from sagips_kit import Linear, fit, fit_likelihood
-from sagips_kit.statistics.coordinates import Coordinates, Waves
-from sagips_kit.statistics.score import Sample, means_and_slopes
+from sagips_kit import Linear, Problem, fit, fit_likelihood
+from sagips_kit.statistics.basis import Basis
+from sagips_kit.statistics.coordinates import Coordinates
+from sagips_kit.statistics.sample import Sample
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # at the end of the path, because files in both folders may have the same names
@@ -105,12 +106,6 @@ def test_what_cannot_be_fitted_is_refused_in_words(rng):
     with pytest.raises(ValueError, match="50 events are too few"):
         fit(problem, rng.normal(size=(50, 2)))
 
-    class TwoHalls(Normal):
-        n_categories = 2
-
-    with pytest.raises(NotImplementedError, match="TwoHalls has 2 categories"):
-        fit(TwoHalls(), problem.observed(1000, rng))
-
     class Rounded(Normal):
         def simulate(self, theta, noise):
             return super().simulate(theta, noise).detach()
@@ -132,12 +127,16 @@ def test_coordinates_do_not_depend_on_units_and_offsets(rng):
 
 
 def test_tangents_of_coordinates_are_their_derivatives(rng):
-    events = np.stack([rng.standard_t(2, 500), rng.integers(0, 3, 500), rng.normal(size=500), np.ones(500)], -1)
-    coordinates = Coordinates(events, {2: 2 * math.pi})
-    assert coordinates.n_columns == 1 + 2 + 2  # a score, indicators of two of three values, cosine and sine
+    waiting = np.where(rng.random(500) < 0.1, 0.0, rng.exponential(size=500))  # a value that many events share
+    columns = [rng.standard_t(2, 500), rng.integers(0, 3, 500), rng.normal(size=500), np.ones(500), waiting]
+    events = np.stack(columns, -1)
+    coordinates = Coordinates(events, periods={2: 2 * math.pi})
+    score, indicators, angle = ["score", "position"], ["indicator"] * 2, ["cosine", "sine"]
+    assert coordinates.kinds == [*score, *indicators, *angle, "indicator", *score]
     # Also far outside of the observed range, where they continue.
     given = torch.as_tensor(np.concatenate([events, 100 * events]))
-    tangent = torch.as_tensor(rng.normal(size=(1000, 4))) * torch.tensor([1.0, 0.0, 1.0, 1.0])
+    tangent = torch.as_tensor(rng.normal(size=(1000, 5))) * torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0])
+    tangent[given[:, 4] == 0, 4] = 0.0
     _, [change] = coordinates(given, [tangent])
     h = 1e-7
     difference = (coordinates(given + h * tangent)[0] - coordinates(given - h * tangent)[0]) / (2 * h)
@@ -145,16 +144,91 @@ def test_tangents_of_coordinates_are_their_derivatives(rng):
     assert float(off.double().mean()) < 0.01  # at knots there are two derivatives
 
 
-def test_slopes_of_means_are_those_of_repeated_simulation(rng):
-    problem = Linear(n_coefficients=2)
-    events = problem.observed(2000, rng)
-    coordinates = Coordinates(events)
-    noise, theta = torch.rand(4000, problem.noise_dim, dtype=torch.float64), torch.tensor([0.2, -0.3]).double()
-    tangents = torch.func.jacfwd(lambda theta: problem.simulate(theta, noise))(theta).unbind(-1)
-    z, dz = coordinates(problem.simulate(theta, noise), tangents)
-    waves = Waves(coordinates, 4)
-    _, slopes = means_and_slopes(waves, Sample(z, torch.stack(dz)))
-    for k in range(2):
-        step = 1e-5 * torch.eye(2).double()[k]
-        after, before = (waves(coordinates(problem.simulate(theta + h, noise))[0]).mean(0) for h in (step, -step))
-        np.testing.assert_allclose(slopes[:, k], (after - before) / 2e-5, atol=2e-3)
+@pytest.mark.parametrize("n_categories", [1, 2])
+def test_slopes_of_means_are_those_of_repeated_simulation(n_categories, rng):
+    events = np.stack([rng.normal(size=3000), rng.vonmises(0.3, 1.0, 3000), rng.integers(0, 2, 3000)], -1)
+    category = events[:, 2].astype(int) if n_categories == 2 else None
+    coordinates = Coordinates(events, category, n_categories, {1: 2 * math.pi})
+    basis = Basis(coordinates, 4, 3)
+    given = torch.as_tensor(events)
+    tangents = [torch.as_tensor(rng.normal(size=(3000, 3))) * torch.tensor([1.0, 1.0, 0.0]) for _ in range(2)]
+    kind = torch.as_tensor(events[:, 2]).long()
+    weights = torch.as_tensor(np.where(events[:, 2] == 1, 1.3, 0.7))
+    z, dz = coordinates(given, tangents, kind)
+    slopes = basis.slopes(Sample(z, weights, kind, torch.stack(dz)))
+    for k, tangent in enumerate(tangents):
+        h = 1e-5 * tangent
+        after, before = (basis(coordinates(given + step, category=kind)[0]) for step in (h, -h))
+        np.testing.assert_allclose(slopes[:, k], weights @ (after - before) / 2e-5 / 3000, atol=2e-3)
+
+
+class TwoHalls(Problem):
+    """A spectrum seen by two detectors; the second one sees it at a lower energy."""
+
+    parameters, lower, upper, truth = ("scale", "shift"), (0.5, 0.0), (4.0, 1.0), (2.0, 0.3)
+    observables, noise_dim, n_categories = ("energy", "hall"), 2, 2
+
+    def simulate(self, theta, noise):
+        hall = (noise[:, 1] >= 0.5).to(theta)
+        return torch.stack([-theta[0] * torch.log1p(-noise[:, 0]) * torch.exp(-theta[1] * hall), hall], -1)
+
+    def category(self, events):
+        return events[..., 1].long()
+
+    def observed(self, n_events, rng):
+        hall = (rng.random(n_events) < 0.2).astype(float)
+        return np.stack([rng.exponential(2.0 * np.exp(-0.3 * hall)), hall], -1)
+
+    def log_likelihood(self, theta, statistic):
+        scale = theta[0] * torch.exp(-theta[1] * statistic[:, 1])
+        return -(scale.log() + statistic[:, 0] / scale).sum()
+
+
+def test_events_of_several_categories_are_fitted_with_their_observed_shares(rng):
+    problem = TwoHalls()
+    events = problem.observed(10000, rng)
+    result, reference = fit(problem, events), fit_likelihood(problem, events)
+    assert joint_distance(result, reference) < 0.15
+    assert result.deviation == pytest.approx(reference.deviation, rel=0.06)
+    assert result.findings == ()
+
+
+def test_an_angle_near_the_end_of_its_circle_is_fitted(rng):
+    class Direction(Problem):
+        parameters, lower, upper = ("phi", "spread"), (-math.pi, 0.1), (math.pi, 1.0)
+        observables, noise_dim, periodic = ("angle",), 1, {"phi": (-math.pi, math.pi), "angle": (-math.pi, math.pi)}
+
+        def simulate(self, theta, noise):
+            angle = theta[0] + theta[1] * torch.special.ndtri(noise[:, 0])
+            return torch.remainder(angle + math.pi, 2 * math.pi)[:, None] - math.pi
+
+    turned = 3.12 + 0.4 * rng.normal(size=(5000, 1))
+    result = fit(Direction(), np.remainder(turned + math.pi, 2 * math.pi) - math.pi)
+    difference = np.remainder(result.theta[0] - turned.mean() + math.pi, 2 * math.pi) - math.pi
+    assert abs(difference) < 0.3 * result.deviation[0] and result.findings == ()
+    assert result.deviation == pytest.approx([0.4 / math.sqrt(5000), 0.4 / math.sqrt(10000)], rel=0.06)
+
+
+def test_repeated_events_are_reported(rng):
+    events = HeavyTails().observed(2000, rng)
+    assert "exact repetitions" in finding(HeavyTails(), np.concatenate([events, events]))
+    # Few digits also make equal values, which are no repetitions.
+    assert "repetitions" not in finding(HeavyTails(), events.round(2))
+
+
+def test_a_drift_is_reported_and_an_order_of_values_is_not(rng):
+    events = HeavyTails().observed(4000, rng)
+    drifting = events + np.linspace(0, 0.3, 4000)[:, None]
+    assert "second half" in finding(HeavyTails(), drifting)
+    assert "second half" not in finding(HeavyTails(), np.sort(drifting, axis=0))
+
+
+def test_a_moving_end_of_the_distribution_is_reported(rng):
+    class Uniform(Problem):
+        parameters, lower, upper = ("end",), (0.5,), (3.0,)
+        observables, noise_dim = ("x",), 1
+
+        def simulate(self, theta, noise):
+            return theta[0] * noise
+
+    assert "end moves the upper end of the distribution of x" in finding(Uniform(), 1.7 * rng.random((3000, 1)))
