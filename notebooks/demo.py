@@ -45,15 +45,12 @@ def progress_of(store):
     ended, earlier, started = threading.Event(), written_at(store), time.monotonic()
 
     def show():
-        last = None
         while not ended.wait(INTERVAL_S):
             line = "preparing the run"
             if written_at(store) not in (None, earlier):  # else the store is that of an earlier demo
                 with suppress(OSError, ValueError):  # the store is being created
                     line = snapshot(store).line()
-            if line != last:
-                print(f"    {time.monotonic() - started:4.0f} s  {line}", flush=True)
-            last = line
+            print(f"    {time.monotonic() - started:4.0f} s  {line}", flush=True)
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
