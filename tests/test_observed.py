@@ -101,8 +101,8 @@ def test_all_formats_hold_the_same_events(tmp_path, columns, name):
     write(tmp_path / name, columns)
     file = Observed(str(tmp_path / name), table=table)
     # pandas 2 rounds the numbers of a text a little.
-    exact = {"rtol": 1e-12 if name == "a.csv" else 1e-15}
-    np.testing.assert_allclose(file.read(Proxy()), np.stack([columns["x1"], columns["x2"]], axis=-1), **exact)
+    rtol = 1e-12 if name == "a.csv" else 1e-15
+    np.testing.assert_allclose(file.read(Proxy()), np.stack([columns["x1"], columns["x2"]], axis=-1), rtol)
     chosen = Observed(
         str(tmp_path / name),
         columns=("x2", "x1"),
@@ -111,8 +111,8 @@ def test_all_formats_hold_the_same_events(tmp_path, columns, name):
         scale={"x2": 0.1},
     )
     is_in = np.isin(columns["quality"], [1, 2]) & (columns["x1"] <= 0.5)
-    np.testing.assert_allclose(chosen.read(Proxy())[:, 0], 0.1 * columns["x2"][is_in], rtol=1e-15)
-    np.testing.assert_array_equal(chosen.read(Proxy())[:, 1], columns["x1"][is_in])
+    np.testing.assert_allclose(chosen.read(Proxy())[:, 0], 0.1 * columns["x2"][is_in], rtol)
+    np.testing.assert_allclose(chosen.read(Proxy())[:, 1], columns["x1"][is_in], rtol if name == "a.csv" else 0)
 
 
 def write_matrix_hdf5(path, matrix):
