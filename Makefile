@@ -10,7 +10,8 @@ DEMO := .venv/demo
 ALL := .venv/all
 EXTRAS := mpi,data,dayabay,explore,notebooks,test,lint
 # Versions that are known to work together, so that pip need not search for them
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python .ci/install.py .venv/install.log --constraint constraints.txt
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python .ci/install.py .venv/install.log
+PINNED := --constraint constraints.txt
 # pip, Jupyter and matplotlib keep caches and settings in HOME.  Where there is none, or it is read-only, use a folder here.
 ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo writable),writable)
 export HOME := $(CURDIR)/.venv/home
@@ -35,7 +36,9 @@ help:
 install: $(ALL)
 
 wheels: $(INSTALLER)
-	@$(BIN)/python -m pip wheel --wheel-dir wheels --constraint constraints.txt pip editables hatchling ".[$(EXTRAS)]"
+	@echo "==> Downloading sagips_kit and all that it needs into wheels/; the first time this takes some minutes"
+	@$(PIP) wheel $(PINNED) --wheel-dir wheels pip editables hatchling ".[$(EXTRAS)]"
+	@echo "==> $$(ls wheels | wc -l) packages, $$(du -sh wheels | cut -f 1), are in wheels/"
 
 demo: $(DEMO)
 	@$(RUN) notebooks/demo.py
@@ -66,18 +69,18 @@ distclean: clean
 
 $(DEMO): pyproject.toml $(INSTALLER)
 	@echo "==> Installing sagips_kit and what the demo needs into .venv; the first time this takes some minutes"
-	@$(PIP) --editable ".[mpi,dayabay,notebooks]"
+	@$(PIP) install $(PINNED) --editable ".[mpi,dayabay,notebooks]"
 	@touch $@
 
 $(ALL): $(DEMO)
 	@echo "==> Installing what tests and checks need"
-	@$(PIP) --editable ".[$(EXTRAS)]"
+	@$(PIP) install $(PINNED) --editable ".[$(EXTRAS)]"
 	@touch $@
 
 # Old releases of pip, such as that of Python 3.11.2, may search for hours where a recent one needs seconds.
 $(INSTALLER): constraints.txt .ci/install.py | $(BIN)/python
 	@echo "==> Installing pip into .venv"
-	@$(PIP) pip
+	@$(PIP) install $(PINNED) pip
 	@touch $@
 
 $(BIN)/python:

@@ -1,8 +1,8 @@
-"""Install packages with pip: print a line of progress every few seconds, and a remedy when pip fails.
+"""Install or download packages with pip: print a line of progress every few seconds, and a remedy when pip fails.
 
-    python .ci/install.py LOG ARGUMENT...
+    python .ci/install.py LOG install|wheel ARGUMENT...
 
-Runs `pip install ARGUMENT...` for the Python that runs this file.  Everything that pip prints goes to the file LOG.
+Runs that command of pip for the Python that runs this file.  Everything that pip prints goes to the file LOG.
 """
 
 import re
@@ -22,6 +22,7 @@ DOING = {
     r"\s*(?:Downloading|Using cached) (\S+?)(?:-py\d|-cp\d|\.tar|\.whl|\.metadata).*?(?: \((.*)\))?$": "fetching {}",
     r"\s*Building wheel for (\S+)": "building {}",
     r"\s*Preparing metadata": "preparing metadata",
+    r"Saved (?:.*/)?(\S+?)(?:-py\d|-cp\d|\.whl)": "saving {}",
     r"Installing collected packages: (.*)": "writing packages: {there} of {n} done",
 }
 # What pip prints when it fails, and what to do.  The first match counts: a certificate that is refused also ends in too
@@ -78,9 +79,9 @@ def remedy(text):
     return found[0] if found else "If the reason is not clear, read the whole log, in the file named below."
 
 
-def install(log, arguments):
-    """Run pip, printing its progress; its exit code, and the lines that it printed."""
-    command = [sys.executable, "-m", "pip", "install", "--progress-bar", "off", *arguments]
+def run_pip(log, command, arguments):
+    """Run a command of pip, printing its progress; its exit code, and the lines that it printed."""
+    command = [sys.executable, "-m", "pip", command, "--progress-bar", "off", *arguments]
     start, now, lines = time.monotonic(), "starting pip", []
     ended = threading.Event()
 
@@ -106,8 +107,8 @@ def install(log, arguments):
     return process.returncode, lines
 
 
-def main(log, *arguments):
-    code, lines = install(log, arguments)
+def main(log, command, *arguments):
+    code, lines = run_pip(log, command, arguments)
     if code:
         errors = [line[:N_CHARACTERS] for line in lines if re.match(r"\s*(ERROR|error|Error)", line)] or lines
         print("\n".join(errors[-N_LAST:]), file=sys.stderr)

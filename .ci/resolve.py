@@ -31,8 +31,8 @@ def fetch_pip(environment):
     pip = [python, "-m", "pip", "--disable-pip-version-check"]
     if oldest:
         subprocess.run([*pip, "install", "-qq", f"pip=={OLDEST_PIP}"], check=True)
-    installer = [python, ROOT / ".ci" / "install.py", environment / "log", "--constraint", CONSTRAINTS, "pip"]
-    subprocess.run(installer, check=True)
+    installer = [python, ROOT / ".ci" / "install.py", environment / "log"]
+    subprocess.run([*installer, "install", "--constraint", CONSTRAINTS, "pip"], check=True)
     found = subprocess.run([*pip, "--version"], check=True, capture_output=True, text=True).stdout.split()[1]
     pinned = re.search(r"^pip==(.*)$", CONSTRAINTS.read_text(encoding="utf-8"), re.MULTILINE)[1]
     if found != pinned:

@@ -43,6 +43,7 @@ def install():
         ("  Downloading numpy-1.25.0.tar.gz (10.4 MB)", "fetching numpy-1.25.0 (10.4 MB)"),
         ("  Using cached tabulate-0.10.0-py3-none-any.whl.metadata (40 kB)", "fetching tabulate-0.10.0 (40 kB)"),
         ("  Building wheel for kiwisolver (pyproject.toml): started", "building kiwisolver"),
+        ("Saved ./wheels/pandas-3.1.1-cp312-cp312-manylinux_2_24_x86_64.whl", "saving pandas-3.1.1"),
         ("  Preparing metadata (pyproject.toml): started", "preparing metadata"),
         ("Requirement already satisfied: pip in ./.venv/lib", None),
     ],
@@ -74,7 +75,7 @@ def pip(tmp_path, monkeypatch):
 def test_progress_is_printed_while_pip_works(install, pip, tmp_path, monkeypatch, capsys):
     pip("Collecting torch==2.13.0", code=0, seconds=1.0)
     monkeypatch.setattr(install, "INTERVAL_S", 0.1)
-    assert install.main(tmp_path / "log", "torch") == 0
+    assert install.main(tmp_path / "log", "install", "torch") == 0
     out, err = capsys.readouterr()
     assert re.search(r"^ +\d+ s  looking up torch==2.13.0$", out, re.MULTILINE) and not err
     assert (tmp_path / "log").read_text() == "Collecting torch==2.13.0\n"
@@ -135,11 +136,12 @@ FAILURES = {
 }
 
 
+@pytest.mark.parametrize("command", ["install", "wheel"])
 @pytest.mark.parametrize(("text", "what_to_do"), FAILURES.values(), ids=FAILURES)
-def test_each_failure_has_its_remedy(install, pip, tmp_path, capsys, text, what_to_do):
+def test_each_failure_has_its_remedy(install, pip, tmp_path, capsys, text, what_to_do, command):
     pip(text)
     log = tmp_path / "log"
-    assert install.main(log, "tabulate==0.9.0") == 1
+    assert install.main(log, command, "tabulate==0.9.0") == 1
     err = capsys.readouterr().err
     errors, _, remedy = err.rpartition("\n\n")
     printed = next(line for line in text.splitlines() if line.lstrip().lower().startswith("error"))
@@ -149,14 +151,14 @@ def test_each_failure_has_its_remedy(install, pip, tmp_path, capsys, text, what_
 
 def test_a_long_error_is_cut(install, pip, tmp_path, capsys):
     pip(NOT_FOUND.format(", ".join(map(str, range(1000)))))
-    install.main(tmp_path / "log", "tabulate==0.9.0")
+    install.main(tmp_path / "log", "install", "tabulate==0.9.0")
     assert max(map(len, capsys.readouterr().err.splitlines())) < 500
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_disk_is_reported_when_the_log_cannot_be_written(install, pip, capsys):
     pip("Collecting torch", code=0)
-    assert install.main("/dev/full", "torch") == 1
+    assert install.main("/dev/full", "install", "torch") == 1
     assert "The disk is full" in capsys.readouterr().err
 
 
@@ -218,6 +220,9 @@ def test_make_installs_what_each_target_needs(tmp_path):
     demo, everything = {"mpi", "dayabay", "notebooks"}, set(EXTRAS) - {"dev"}
     assert extras("demo") == [demo]
     assert extras("test") == extras("test-quick") == extras("lint") == extras("install") == [demo, everything]
+    # A wheel for the kit itself, its builder and pip are needed where there is no network.
+    assert extras("wheels") == [everything]
+    assert re.search(r"install\.py \S+ wheel .* pip editables hatchling ", make(tmp_path, "-n", "wheels").stdout)
 
 
 def test_every_dependency_is_pinned_and_allowed():

@@ -1,9 +1,13 @@
 """The notebooks run unchanged as batch jobs and end with complete stores."""
 
+import importlib.util
 import logging
 import os
+import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -11,6 +15,7 @@ import numpy as np
 import pandas as pd
 import papermill
 import pytest
+from test_analysis import make_run, make_theta
 
 from sagips_kit import RunSpec, analysis, list_runs, open_run, read_status
 from sagips_kit.store.writer import RunWriter
@@ -57,6 +62,33 @@ def test_notebook_runs_as_a_batch_job(notebook, tmp_path):
     assert float(abs((estimates["mle"] - known) / estimates["floor"]).max()) < 4
     assert len(list((tmp_path / "runs" / "figures").glob("*.png"))) >= 5
     assert "Traceback" not in (tmp_path / "executed.ipynb").read_text()
+
+
+def test_the_demo_prints_how_far_its_runs_are_and_nothing_else(tmp_path, monkeypatch, capfd):
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "notebooks" / "demo.py")
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    make_run(make_theta(), tmp_path / "runs" / "quickstart.zarr")  # of an earlier demo
+
+    def execute_notebook(notebook, executed, parameters, progress_bar, **_):
+        store = tmp_path / "runs" / f"{demo.NOTEBOOKS[Path(notebook).stem]}.zarr"
+        assert parameters == {"n": 4} and not progress_bar
+        time.sleep(0.2)
+        shutil.rmtree(store, ignore_errors=True)
+        make_run(make_theta(), store)
+        time.sleep(0.3)
+
+    monkeypatch.setattr(demo, "HERE", tmp_path)
+    monkeypatch.setattr(demo, "INTERVAL_S", 0.02)
+    monkeypatch.setattr(sys, "argv", ["demo.py"])
+    monkeypatch.setattr(papermill, "execute_notebook", execute_notebook)
+    demo.main()
+    out, err = capfd.readouterr()
+    for notebook in demo.NOTEBOOKS:
+        training = rf"^{notebook}.ipynb on 4 MPI engines\n(?: +\d s  preparing.*\n)+(?: +\d s .* \d+/1000 \[.*\]\n)+\n?"
+        result = rf"^{notebook}: \d\.\d\d floor units .*\n\n +estimate .*(\n.*)+\n  notebook  .*{notebook}.ipynb$"
+        assert re.search(training, out, re.MULTILINE) and re.search(result, out, re.MULTILINE), out
+    assert not err
 
 
 def test_the_notebook_on_accuracy_runs_as_a_batch_job(tmp_path):

@@ -71,7 +71,7 @@ def write_root(path, columns):
 def write_damaged_ntuple(path, columns):
     """An RNTuple with one wrong bit in its footer, which counts what is in the file."""
     with uproot.recreate(path) as file:
-        file["day1"] = columns
+        file.mkrntuple("day1", columns)
     with uproot.open(path) as file:
         footer = file["day1"].member("fSeekFooter")
     content = bytearray(path.read_bytes())
@@ -100,7 +100,9 @@ def test_all_formats_hold_the_same_events(tmp_path, columns, name):
     write, table = FORMATS[name]
     write(tmp_path / name, columns)
     file = Observed(str(tmp_path / name), table=table)
-    np.testing.assert_allclose(file.read(Proxy()), np.stack([columns["x1"], columns["x2"]], axis=-1), rtol=1e-15)
+    # pandas 2 rounds the numbers of a text a little.
+    rtol = 1e-12 if name == "a.csv" else 1e-15
+    np.testing.assert_allclose(file.read(Proxy()), np.stack([columns["x1"], columns["x2"]], axis=-1), rtol)
     chosen = Observed(
         str(tmp_path / name),
         columns=("x2", "x1"),
@@ -109,8 +111,8 @@ def test_all_formats_hold_the_same_events(tmp_path, columns, name):
         scale={"x2": 0.1},
     )
     is_in = np.isin(columns["quality"], [1, 2]) & (columns["x1"] <= 0.5)
-    np.testing.assert_allclose(chosen.read(Proxy())[:, 0], 0.1 * columns["x2"][is_in], rtol=1e-15)
-    np.testing.assert_array_equal(chosen.read(Proxy())[:, 1], columns["x1"][is_in])
+    np.testing.assert_allclose(chosen.read(Proxy())[:, 0], 0.1 * columns["x2"][is_in], rtol)
+    np.testing.assert_allclose(chosen.read(Proxy())[:, 1], columns["x1"][is_in], rtol if name == "a.csv" else 0)
 
 
 def write_matrix_hdf5(path, matrix):
@@ -339,7 +341,7 @@ def test_a_store_with_pickles_is_refused_unread(tmp_path, monkeypatch):
 
 def test_jagged_columns_are_no_numbers(tmp_path):
     pa.parquet.write_table(pa.table({"x1": [[1.0], [2.0, 3.0]], "x2": [1.0, 2.0]}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"column x1, row \d, holds array\(.*not a number"):
+    with pytest.raises(ValueError, match=r"column x1, row 0, holds array\(.*not a number"):
         Observed(str(tmp_path / "a.parquet")).read(Proxy())
 
 

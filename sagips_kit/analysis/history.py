@@ -66,7 +66,8 @@ def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
     result = xr.Dataset(
         {
             "theta": theta,
-            "deviation": complete.std(generators),
+            # `std` of older xarray warns of rows that are all NaN.
+            "deviation": xr.ufuncs.sqrt(((complete - theta) ** 2).mean(generators)),
             "distance": distance(theta),
             "distance_each": distance(each),
             "elapsed": history[schema.ELAPSED].mean(schema.RANK),

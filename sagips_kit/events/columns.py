@@ -59,8 +59,7 @@ def columns_of_array(array: Any, name: str = "0") -> dict[str, Column]:
         For an array of another number of dimensions.
     """
     if array.dtype.names:
-        reads_fields = hasattr(array, "fields")  # h5py reads a single field this way
-        return {name: array.fields(name) if reads_fields else _Field(array, name) for name in array.dtype.names}
+        return {name: _Field(array, name) for name in array.dtype.names}
     if array.ndim == 1:
         return {name: array}
     if array.ndim == 2:
@@ -112,6 +111,8 @@ class _Field:
         return self._array.shape[:1]
 
     def __getitem__(self, rows: slice) -> ArrayLike:
+        if hasattr(self._array, "fields"):  # h5py reads a single field this way
+            return self._array.fields(self._name)[rows]
         return self._array[rows][self._name]
 
 

@@ -352,9 +352,11 @@ class Observed(metaclass=ValueClass):
             return column.astype(float)
         for row, entry in enumerate(column):
             try:
-                float(entry)
+                is_number = np.ndim(entry) == 0 and isinstance(float(entry), float)
             except (TypeError, ValueError):
-                raise self._error(name, first_row + row, f"holds {entry!r}, which is not a number") from None
+                is_number = False
+            if not is_number:  # older NumPy would take an array of one number for a number
+                raise self._error(name, first_row + row, f"holds {entry!r}, which is not a number")
         return np.array([float(entry) for entry in column])
 
     def _not_finite(

@@ -142,4 +142,5 @@ def _truth(n_pixels: int) -> tuple[float, ...]:
     ring = torch.exp(-0.5 * ((radius - 0.28) / 0.09) ** 2)
     spot = torch.exp(-0.5 * ((x - 0.85) ** 2 + (y - 0.85) ** 2) / 0.1**2)
     density = 0.25 + 2 * ring + 3 * spot
-    return tuple((density / Plane(at, at).integral(density)).log().flatten().tolist())
+    values = (density / Plane(at, at).integral(density)).log().flatten()
+    return tuple(value.item() for value in values)  # older torch has no `tolist` while it differentiates

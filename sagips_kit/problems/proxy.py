@@ -117,4 +117,5 @@ class Proxy(Problem, metaclass=ValueClass):
 @functools.lru_cache
 def _true_norms(truth: tuple[float, ...]) -> tuple[float, ...]:
     """Integrals of sigma1 and sigma2 at the truth, by the same rule that the sampler uses."""
-    return tuple(cumulative(Proxy._density(torch.tensor(truth, dtype=_GRID.dtype), _GRID), _GRID)[:, -1].tolist())
+    norms = cumulative(Proxy._density(torch.tensor(truth, dtype=_GRID.dtype), _GRID), _GRID)[:, -1]
+    return tuple(norm.item() for norm in norms)  # older torch has no `tolist` while it differentiates

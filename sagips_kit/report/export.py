@@ -122,9 +122,10 @@ def to_netcdf(run: xr.DataTree, path: str | os.PathLike[str]) -> Path:
     with _replacing(path) as partial:
         try:
             xr.DataTree.from_dict(groups).to_netcdf(partial, engine="h5netcdf")
-        except (ValueError, OSError):  # values are read only now, and may turn out to be damaged
-            raise
         except Exception as error:
+            # Values are read only now, and may turn out to be damaged; what xarray refuses, it calls netCDF's.
+            if isinstance(error, (ValueError, OSError)) and "netCDF" not in str(error):
+                raise
             raise ValueError(
                 f"netCDF cannot hold this run ({type(error).__name__}: {error}). Look for unusual names or attributes "
                 "in its store, or share the store itself: xarray opens it, too."
