@@ -46,6 +46,18 @@ class Basis:
         spread[torch.arange(len(z)), category] = values
         return spread.flatten(1)
 
+    def combined(self, z: Tensor, matrix: Tensor) -> Tensor:
+        """(event, coordinate) -> (event, direction): the functions times `matrix` (function, direction)."""
+        n_categories = self._coordinates.n_categories
+        if n_categories == 1:
+            return self._values(z) @ matrix
+        category, values = self._coordinates.category(z), self._values(z)
+        result = values.new_empty(len(z), matrix.shape[1])
+        for k, block in enumerate(matrix.chunk(n_categories)):
+            part = category == k
+            result[part] = values[part] @ block
+        return result
+
     def slopes(self, sample: Sample) -> Tensor:
         """Derivatives (function, direction) of the means over a sample with derivatives of its coordinates."""
         n_categories = self._coordinates.n_categories

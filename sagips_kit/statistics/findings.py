@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._circular import intervals
 from .basis import Basis
-from .sample import Function, Sample, solve_hermitian
+from .sample import Sample, solve_hermitian
 from .simulated import Observation, Simulation
 from .solve import DETERMINED, Solution
 
@@ -18,24 +18,25 @@ NEAR = 0.3  # deviations that a solution may have moved since its score was lear
 _REPEATED, _OUTSIDE = 1e-3, 1e-3  # fractions of observed events that are reported
 _WRONG_SLOPE, _SIGNIFICANT = 0.3, 6.0  # relative difference of two derivatives that is reported, if so many errors
 _TAIL, _LAST, _EDGE = 16, 64, 2.0  # of a moving edge: fractions 1/16 and 1/64 of the events, and ratio of informations
+_SHARE = 0.01  # of a parameter's information in a ramp from which an edge is looked for
 _REJECTED = 1e-3  # p-value of a test below which the model or the data are reported
 
 
 def findings_of(
     simulation: Simulation,
     observed: Observation,
-    score: Function,
     basis: Basis,
     solution: Solution,
     compared: Sample,
     others: list[Tensor],
     goodness: tuple[float, int],
+    edges: list[str],
 ) -> list[str]:
     """What speaks against using the estimate, in sentences; the most basic reason first."""
     found = _repeated(observed) + _outside(simulation, observed, solution.t)
     found += _wrong_slopes(simulation, observed, basis, compared, solution.t)
-    found += _moving_edges(simulation, observed.n, solution)
-    found += _undetermined(simulation, solution) + _at_ends(simulation, solution) + _halves(observed, score, solution)
+    found += edges
+    found += _undetermined(simulation, solution) + _at_ends(simulation, solution) + _halves(observed, solution)
     for other in others:
         where = ", ".join(
             f"{name} = {value:.4g}"
@@ -132,7 +133,7 @@ def _wrong_slopes(
     return found
 
 
-def _moving_edges(simulation: Simulation, n_observed: int, solution: Solution) -> list[str]:
+def moving_edges(simulation: Simulation, n_observed: int, solution: Solution) -> list[str]:
     """Parameters that move an end of the distribution of an observable.
 
     The information of a ramp over the last 1/64 of the events is then larger than that of a ramp over the last 1/16,
@@ -151,11 +152,12 @@ def _moving_edges(simulation: Simulation, n_observed: int, solution: Solution) -
             tail, last = (_of_ramp(x, dx, k) for k in (_TAIL, _LAST))
             # In units of what all events and priors hold; a share that is small is not looked at.
             share = n_observed * last / known
-            for k in np.flatnonzero((last > _EDGE * tail) & (share > 0.05)):
+            for k in np.flatnonzero((last > _EDGE * tail) & (share > _SHARE)):
                 found.append(
-                    f"{simulation.problem.parameters[k]} moves the {end} end of the distribution of {name}, where the "
-                    "density does not fall to zero. The events near the end determine it far better than this fit "
-                    "does, and its deviation is not normal. Use the smallest and largest values, or a likelihood."
+                    f"The {end} end of the distribution of {name} is an edge that moves with "
+                    f"{simulation.problem.parameters[k]}. The events next to it determine that parameter better than "
+                    "this fit does, and its deviation is not that of a normal distribution. Use the smallest or "
+                    "largest value, or a likelihood."
                 )
     return found
 
@@ -197,11 +199,11 @@ def _at_ends(simulation: Simulation, solution: Solution) -> list[str]:
     return found
 
 
-def _halves(observed: Observation, score: Function, solution: Solution) -> list[str]:
+def _halves(observed: Observation, solution: Solution) -> list[str]:
     """Whether both halves of the events, in their order, have the same mean score."""
     if observed.is_ordered:
         return []
-    (first, covariance), (second, _) = observed.halves(score)
+    (first, covariance), (second, _) = solution.halves
     difference = (first - second)[:, None]
     value = float((observed.n / 4 * difference.T @ solve_hermitian(covariance, difference)).squeeze())
     p_value = float(scipy.stats.chi2.sf(value, len(difference)))

@@ -19,14 +19,15 @@ from ..events.resampling import check_events
 from ..problems.arguments import require_arguments
 from ..problems.base import Problem
 from .basis import Basis
-from .findings import NEAR, findings_of
+from .findings import NEAR, findings_of, moving_edges
 from .sample import Sample
 from .score import Score
 from .simulated import Observation, Simulation
-from .solve import DETERMINED, Solution, along_axes, search, solve
+from .solve import DETERMINED, Solution, along_axes, errors_of_means, search, solve
 
 _LEAST_EVENTS = 100  # fewer say too little about the distribution of an observable
 _N_COMPARED = 16384  # simulated events of which derivatives are compared with differences
+_N_SOME = 200_000  # observed events that are enough for a search
 _COARSE, _FINE = 8, 32  # waves for the search, and at most for the score
 _AT_END = 1e-6  # distance (in units of the range) from an end of a range that is at the end
 _N_ROUNDS = 8  # learn again, at most so many times, where the solution has moved
@@ -149,24 +150,32 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     simulation = Simulation(problem, problem.statistic(observed.events), seed)
     coarse = Basis(observed.coordinates, _COARSE)
     bases = [coarse, Basis(observed.coordinates, _FINE), Basis(observed.coordinates, _COARSE, _FINE)]
-    t, others = search(simulation, observed, coarse)
+    used = observed.some(_N_SOME)
+    t, others = search(simulation, used, coarse)
     information, is_rough = None, True
     for _ in range(_N_ROUNDS):
-        axes, sample = along_axes(simulation, observed, coarse, t, information)
+        axes, sample = along_axes(simulation, used, coarse, t, information)
         score = Score(sample, bases, seed, is_rough)
-        solution = solve(simulation, observed, score, t, axes)
-        t, information = solution.t, solution.information
-        is_near = (
-            solution.move < NEAR and float(torch.linalg.eigvalsh(axes.T @ information @ axes).max()) < 2 * observed.n
+        solution = solve(simulation, used, score, t, axes)
+        # Next to a moving edge every score can be improved, without end; a solution at an end of the ranges is pushed
+        # there, and to learn once more would not help.
+        edges = moving_edges(simulation, used.n, solution)
+        is_last = (
+            bool(edges)
+            or _is_at_end(simulation, solution.t)
+            or (score.is_complete and _is_near(solution, axes, used.n))
         )
-        # A solution at an end of the ranges is pushed there: to learn once more would not help.
-        is_at_end = bool((((t <= _AT_END) | (t >= 1 - _AT_END)) & ~simulation.is_periodic).any())
-        if (is_near and score.is_complete) or is_at_end:
+        if is_last and used is not observed:
+            used = observed
+            solution = solve(simulation, used, score, solution.t, axes)
+            is_last = bool(edges) or _is_at_end(simulation, solution.t) or _is_near(solution, axes, used.n)
+        t, information = solution.t, solution.information
+        if is_last:
             break
-        is_rough = not is_near
+        is_rough = is_rough and not _is_near(solution, axes, used.n)
     compared = _compared(simulation, observed, solution)
     goodness = _goodness(observed, score, coarse, compared, solution)
-    findings = findings_of(simulation, observed, score, coarse, solution, compared, others, goodness)
+    findings = findings_of(simulation, observed, coarse, solution, compared, others, goodness, edges)
     scale = simulation.scale(t).numpy()
     return ScoreFit(
         tuple(problem.parameters),
@@ -176,6 +185,17 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         *goodness,
         tuple(findings),
     )
+
+
+def _is_near(solution: Solution, axes: Tensor, n: int) -> bool:
+    """Whether a score was learned near its solution, along directions that are as long as its deviations."""
+    is_long = float(torch.linalg.eigvalsh(axes.T @ solution.information @ axes).max()) < 2 * n
+    return solution.move < NEAR and is_long
+
+
+def _is_at_end(simulation: Simulation, t: Tensor) -> bool:
+    """Whether a parameter is at an end of its range."""
+    return bool((((t <= _AT_END) | (t >= 1 - _AT_END)) & ~simulation.is_periodic).any())
 
 
 def _compared(simulation: Simulation, observed: Observation, solution: Solution) -> Sample:
@@ -217,9 +237,10 @@ def _goodness(
     scale = covariance.diag().clamp(min=1e-300).rsqrt()
     eigenvalues, vectors = torch.linalg.eigh(covariance * scale[:, None] * scale)
     keep = eigenvalues > 1e-6 * eigenvalues.max()
-    along = (vectors.T @ (scale * distance))[keep]
-    factor = observed.n / (1 + observed.n / solution.n_effective)
-    return float(factor * (along.square() / eigenvalues[keep]).sum()), int(keep.sum())
+    directions = scale[:, None] * vectors[:, keep]
+    along, variance = distance @ directions, eigenvalues[keep] / observed.n
+    variance = variance + errors_of_means(sample, rest @ directions)
+    return float((along.square() / variance).sum()), int(keep.sum())
 
 
 class _WithProducts:

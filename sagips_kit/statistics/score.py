@@ -32,11 +32,11 @@ _CLAMP = 30.0  # standard deviations at which derivatives are cut while a networ
 class _Linear:
     """Combinations of given functions: `matrix` is (function, direction)."""
 
-    def __init__(self, functions: Function, matrix: Tensor, centre: Tensor) -> None:
-        self._functions, self._matrix, self._centre = functions, matrix, centre
+    def __init__(self, functions: "Basis | _Joined", matrix: Tensor, centre: Tensor) -> None:
+        self._functions, self._matrix, self._centre = functions, matrix, centre @ matrix
 
     def __call__(self, z: Tensor) -> Tensor:
-        return (self._functions(z) - self._centre) @ self._matrix
+        return self._functions.combined(z, self._matrix) - self._centre
 
     def slopes(self, sample: Sample) -> Tensor:
         return self._matrix.T @ self._functions.slopes(sample)
@@ -50,6 +50,9 @@ class _Joined:
 
     def __call__(self, z: Tensor) -> Tensor:
         return torch.cat([function(z) for function in self._functions], -1)
+
+    def combined(self, z: Tensor, matrix: Tensor) -> Tensor:
+        return self(z) @ matrix
 
     def slopes(self, sample: Sample) -> Tensor:
         return torch.cat([function.slopes(sample) for function in self._functions])
@@ -238,7 +241,7 @@ def _learn(network: _Network, train: Sample, test: Sample, given: Function, n_ep
     return 2 * (values[0] - min(values))
 
 
-def _linear(functions: Function, sample: Sample) -> Function:
+def _linear(functions: Basis | _Joined, sample: Sample) -> Function:
     """The combination of functions that minimises the objective, centred."""
     values = functions(sample.z)
     matrix = solve_hermitian(sample.covariance(values), sample.slopes(functions))

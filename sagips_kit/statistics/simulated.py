@@ -1,5 +1,6 @@
 """Simulated and observed events in the same coordinates, as functions of parameters in fractions of their ranges."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -135,25 +136,37 @@ class Observation:
             return torch.zeros(len(events), dtype=torch.long)
         return self._problem.category(events)
 
+    def some(self, n: int) -> "Observation":
+        """At most so many of the events, evenly spaced, in the same coordinates; for a search."""
+        if n >= self.n:
+            return self
+        some = copy.copy(self)
+        chosen = torch.linspace(0, self.n - 1, n).long()
+        some.events, some.category, some.n = self.events[chosen], self.category[chosen], n
+        some._shares = torch.bincount(some.category, minlength=len(self._shares)) / n
+        return some
+
     def moments(self, function: Function, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Mean (function,) of a function over events, and its covariance (function, function) within categories."""
+        """Mean (function,) of a function over events, and its covariance (function, function) within categories.
+
+        In a part of the events, categories are weighted to the shares that they have in all.
+        """
+        n_categories = self._problem.n_categories
+        sums, products, shift = [], [], None
         chunks = zip(self.events[part].split(_CHUNK), self.category[part].split(_CHUNK), strict=True)
-        sums, products = [], []
-        shift: Tensor | float = 0.0
         for events, category in chunks:
             values = function(self.coordinates(events, category=category)[0])
             # Products of differences from a value nearby do not cancel.
-            shift = shift if sums else values.mean(0)
+            shift = values.mean(0) if shift is None else shift
             values = values - shift
             products.append(values.T @ values)
-            ones = torch.nn.functional.one_hot(category, self._problem.n_categories).to(values)
-            sums.append(ones.T @ values)
-        by_category = torch.stack(sums).sum(0)
-        n = len(self.events[part])
-        counts = torch.bincount(self.category[part], minlength=len(by_category)).clamp(min=1)
-        between = by_category.T @ (by_category / counts[:, None])
-        mean = by_category.sum(0) / n + shift
-        return mean, (torch.stack(products).sum(0) - between) / (n - 1)
+            sums.append(torch.nn.functional.one_hot(category, n_categories).to(values).T @ values)
+        assert shift is not None
+        counts = torch.bincount(self.category[part], minlength=n_categories).clamp(min=1)
+        by_category = torch.stack(sums).sum(0) / counts[:, None]
+        between = by_category.T @ (counts[:, None] * by_category)
+        covariance = (torch.stack(products).sum(0) - between) / (len(self.events[part]) - 1)
+        return self._shares.to(by_category) @ by_category + shift, covariance
 
     @property
     def is_ordered(self) -> bool:

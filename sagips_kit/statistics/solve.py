@@ -15,6 +15,7 @@ from .simulated import Observation, Simulation
 _N_SCAN, _N_POLISHED = 48, 12  # points of the scan, and the best of them that are polished
 _N_SEARCH, _N_SET, _N_SETS = 4096, 8192, 8  # simulated events of the search; of the solution, in independent sets
 N_LEARN = 65536  # simulated events that a score is learned from
+_N_COMPARED = 16384  # simulated events by which several answers are compared
 _MOST_IN_SET = 32768  # events of a set, where smaller ones would add to the deviations
 _ENOUGH = 10.0  # simulated events per observed one, in effect, from which larger sets are not needed
 DETERMINED = 12.0  # least information, in units of the range, along a direction that events determine
@@ -38,6 +39,8 @@ class Solution:
         Simulated events there.
     n_effective : float
         Number of independent events with the same error of the mean score.
+    halves : list of (Tensor, Tensor)
+        Mean and covariance of the score over the first and over the second half of the observed events.
     """
 
     t: Tensor
@@ -47,6 +50,7 @@ class Solution:
     step: float
     sample: Sample
     n_effective: float
+    halves: list[tuple[Tensor, Tensor]]
 
 
 def search(simulation: Simulation, observed: Observation, basis: Basis) -> tuple[Tensor, list[Tensor]]:
@@ -69,7 +73,7 @@ def search(simulation: Simulation, observed: Observation, basis: Basis) -> tuple
     starts = [points[k] for k in np.argsort(costs)[:_N_POLISHED] if math.isfinite(costs[k])]
     ends: list[_End] = []
     for start in starts:
-        end = _polish(simulation, observed, basis, mean, start, ends)
+        end = _polish(simulation, observed, basis, mean, start, ends, noise)
         if end is not None and math.isfinite(end.cost):
             ends.append(end)
     if not ends:
@@ -77,14 +81,26 @@ def search(simulation: Simulation, observed: Observation, basis: Basis) -> tuple
             f"{type(simulation.problem).__name__}.simulate gives no finite events at {_N_SCAN} places of the ranges. "
             "check_problem(problem) shows where."
         )
-    ends.sort(key=lambda end: end.cost)
-    # The means over simulated events have errors, too.
-    limit = ends[0].cost + _AS_GOOD * (1 + observed.n / _N_SEARCH)
-    found: list[_End] = []
-    for end in ends:
-        if end.cost < limit and all(simulation.distance(end.t, other.t, other.information) > _APART for other in found):
-            found.append(end)
+    found = _apart(simulation, ends, _AS_GOOD * (1 + observed.n / _N_SEARCH))
+    if len(found) > 1:
+        # Whether they are as good as that is seen with more simulated events.
+        noise = simulation.noise(_N_COMPARED, 0)
+        again: list[_End] = []
+        for end in found:
+            better = _polish(simulation, observed, basis, mean, end.t, again, noise)
+            again += [better] if better is not None else []
+        found = _apart(simulation, again, _AS_GOOD * (1 + observed.n / _N_COMPARED))
     return found[0].t, [end.t for end in found[1:]]
+
+
+def _apart(simulation: Simulation, ends: "list[_End]", difference: float) -> "list[_End]":
+    """The best end, and those that are worse by no more than a difference and far from each other."""
+    found: list[_End] = []
+    for end in sorted(ends, key=lambda end: end.cost):
+        is_good = not found or end.cost <= found[0].cost + difference
+        if is_good and all(simulation.distance(end.t, other.t, other.information) > _APART for other in found):
+            found.append(end)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +113,16 @@ class _End:
 
 
 def _polish(
-    simulation: Simulation, observed: Observation, basis: Basis, mean: Tensor, start: Tensor, known: list[_End]
+    simulation: Simulation,
+    observed: Observation,
+    basis: Basis,
+    mean: Tensor,
+    start: Tensor,
+    known: list[_End],
+    noise: Tensor,
 ) -> _End | None:
     """Levenberg-Marquardt on the means of `basis`; None where it comes to an end that is known."""
-    noise, n, damping, n_parameters = simulation.noise(_N_SEARCH, 0), observed.n, 1e-2, len(start)
+    n, damping, n_parameters = observed.n, 1e-2, len(start)
     best, t, at, axes = math.inf, start, start, torch.eye(n_parameters, dtype=torch.float64)
     matrix, gradient = axes, start.new_zeros(n_parameters)
     for _ in range(30):
@@ -150,7 +172,8 @@ def along_axes(
 def solve(simulation: Simulation, observed: Observation, score: Function, start: Tensor, axes: Tensor) -> Solution:
     """Solve the equality of the means of the score, by Gauss-Newton steps."""
     n, t, size = observed.n, start, _N_SET
-    mean, observed_covariance = observed.moments(score)
+    halves = observed.halves(score)
+    mean, observed_covariance = ((first + second) / 2 for first, second in zip(*halves, strict=True))
     inverse_axes = torch.linalg.inv(axes)
     for _ in range(14):
         sample = observed.sample(simulation, t, simulation.noise(size, 2, _N_SETS), axes)
@@ -174,14 +197,19 @@ def solve(simulation: Simulation, observed: Observation, score: Function, start:
     inverse = _inverse(information)
     sandwich = inverse @ (noise + pulls.T @ pulls + _missing(information)) @ inverse
     moved = simulation.distance(t, start, information)
-    return Solution(t, information, sandwich, moved, left, sample, n_effective)
+    return Solution(t, information, sandwich, moved, left, sample, n_effective, halves)
+
+
+def errors_of_means(sample: Sample, values: Tensor) -> Tensor:
+    """Variances (function,) of means over simulated events, from the independent sets that these are made of."""
+    size = len(sample.z) // _N_SETS
+    sets = [sample.part(k * size, (k + 1) * size).mean(values[k * size : (k + 1) * size]) for k in range(_N_SETS)]
+    return torch.stack(sets).var(0) / _N_SETS
 
 
 def _n_effective(sample: Sample, values: Tensor, covariance: Tensor) -> float:
     """Number of independent events whose means would scatter as those of the simulated ones, which are quasi-random."""
-    size = len(sample.z) // _N_SETS
-    sets = [sample.part(k * size, (k + 1) * size).mean(values[k * size : (k + 1) * size]) for k in range(_N_SETS)]
-    errors = torch.stack(sets).var(0) / _N_SETS
+    errors = errors_of_means(sample, values)
     return float(1 / (errors / covariance.diag().clamp(min=1e-300)).mean().clamp(min=1e-300))
 
 
