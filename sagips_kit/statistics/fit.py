@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from .._circular import circles, intervals
 from ..events.resampling import check_events
 from ..problems.arguments import require_arguments
 from ..problems.base import Problem
@@ -57,6 +58,8 @@ class ScoreFit:
         Its degrees of freedom; 0 if nothing was tested.
     findings : tuple of str
         Reasons why the estimate should not be used as it is; empty if none was found.
+    period : ndarray (parameter,) or None
+        Period of each parameter, NaN where it is not periodic; None if none is.
 
     See Also
     --------
@@ -78,6 +81,7 @@ class ScoreFit:
     goodness: float
     n_freedom: int
     findings: tuple[str, ...]
+    period: NDArray[np.float64] | None = None
 
     @property
     def deviation(self) -> NDArray[np.float64]:
@@ -145,7 +149,8 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     Returns
     -------
     ScoreFit
-        Estimate, covariance, goodness of fit, and the findings that speak against using them.
+        Estimate, covariance, goodness of fit, and the findings that speak against using them.  Estimates of periodic
+        parameters are inside their ranges, which have no ends.
 
     Raises
     ------
@@ -183,7 +188,7 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     checked = check_events(problem, events).astype(np.float64)
     if len(checked) < _LEAST_EVENTS:
         raise ValueError(f"{len(checked)} events are too few: fit needs {_LEAST_EVENTS} or more.")
-    observed = Observation(checked)
+    observed = Observation(checked, problem)
     simulation = Simulation(problem, problem.statistic(observed.events), seed)
     coarse = Waves(observed.coordinates, _COARSE)
     t, others = _search(simulation, observed, coarse)
@@ -193,7 +198,7 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         score = Score(sample.along(axes), [coarse, Waves(observed.coordinates, _FINE)], seed)
         solution = _solve(simulation, observed, score, t)
         # A solution at an end of the ranges is pushed there: to learn once more would not help.
-        is_at_end = bool(((solution.t <= _AT_END) | (solution.t >= 1 - _AT_END)).any())
+        is_at_end = bool(simulation.is_near_an_end(solution.t, _AT_END).any())
         t = solution.t
         if solution.move < _MOVE or is_at_end:
             break
@@ -207,6 +212,7 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         goodness,
         n_freedom,
         (),
+        circles(problem.parameters, intervals(problem))[1] if problem.periodic else None,
     )
     findings = _findings(simulation, observed, coarse, solution, others, result)
     return replace(result, findings=tuple(findings))
@@ -236,8 +242,8 @@ def _search(simulation: Simulation, observed: Observation, waves: Waves) -> tupl
             "check_problem(problem) shows where."
         )
     best, t, information = ends[0]
-    others = [end[1] for end in ends[1:] if end[0] < best + _AS_GOOD and _distance(end[1] - t, information) > _APART]
-    return t, others
+    as_good = [end[1] for end in ends[1:] if end[0] < best + _AS_GOOD]
+    return t, [one for one in as_good if _distance(simulation.difference(one, t), information) > _APART]
 
 
 def _distance(difference: Tensor, information: Tensor) -> float:
@@ -271,7 +277,7 @@ def _polish(
             break
         diagonal = matrix.diag() + 1e-9 * matrix.diag().max() + 1e-12
         step = torch.linalg.solve(matrix + damping * torch.diag(diagonal), gradient)
-        at = (t + step.clamp(-0.3, 0.3)).clamp(_EDGE, 1 - _EDGE)
+        at = simulation.bounded(t + step.clamp(-0.3, 0.3), _EDGE)
     return best, t, matrix
 
 
@@ -300,7 +306,7 @@ def _solve(simulation: Simulation, observed: Observation, score: Score, start: T
         size = _distance(step, information)
         if size < 0.01:
             break
-        t = (t + min(1.0, 5.0 / size) * step).clamp(_EDGE, 1 - _EDGE)
+        t = simulation.bounded(t + min(1.0, 5.0 / size) * step, _EDGE)
     inverse, moved = _inverse(information), t - start
     # Blocks of a Sobol sequence are as even as the whole, so this overestimates the error of the whole.
     blocks = values.reshape(8, -1, len(mean)).mean(1)
@@ -367,7 +373,7 @@ def _findings(
             )
     deviation = solution.covariance.diag().sqrt()
     ends = np.where(t < 0.5, np.asarray(problem.lower, float), np.asarray(problem.upper, float))
-    for k in np.flatnonzero((t < deviation) | (t > 1 - deviation)):
+    for k in np.flatnonzero(simulation.is_near_an_end(t, deviation)):
         end = ends[k]
         found.append(
             f"{names[k]} is less than a deviation from the end {end:g} of its range. Widen the range; if the end is a "
@@ -393,7 +399,8 @@ def _outside(simulation: Simulation, observed: Observation, t: Tensor) -> list[s
     """Observables of which many observed values are where nothing is simulated."""
     found = []
     simulated = simulation.events(t, simulation.noise(_N_SOLVE, 2))
-    columns = zip(simulation.problem.observables, observed.events.T, simulated.T, strict=True)
+    both = (observed.inside(events).T for events in (observed.events, simulated))
+    columns = zip(simulation.problem.observables, *both, strict=True)
     for name, seen, made in columns:
         n_outside = int(((seen < made.min()) | (seen > made.max())).sum())
         if n_outside > 5 + _OUTSIDE * observed.n:
@@ -416,12 +423,13 @@ def _wrong_slopes(
     """Parameters for which the derivative of the simulation is not that of the means of `waves`."""
     noise, t = simulation.noise(_N_COMPARED, 3), solution.t
     deviation = solution.information.diag().clamp(min=_DETERMINED).rsqrt()
+    room = torch.where(simulation.is_periodic, 0.5, torch.minimum(t, 1 - t))
     _, slopes = means_and_slopes(waves, observed.sample(simulation, t, noise))
     found = []
     for k, name in enumerate(names):
         # A third of one event's deviation: wide enough to average over the steps that roundings and cuts make.
         step = torch.zeros_like(t)
-        step[k] = min(0.3 * float(deviation[k]) * math.sqrt(observed.n), 0.05, float(t[k]) / 2, float(1 - t[k]) / 2)
+        step[k] = min(0.3 * float(deviation[k]) * math.sqrt(observed.n), 0.05, float(room[k]) / 2)
         after, before = (waves(observed.coordinates(simulation.events(t + h, noise))[0]) for h in (step, -step))
         change = (after - before) / (2 * step[k])
         slope, error = change.mean(0), change.std(0) / math.sqrt(len(noise))

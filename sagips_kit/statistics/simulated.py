@@ -5,7 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..problems.base import Problem, events_of
+from .._circular import circles, inside, intervals, wrapped
+from ..problems.base import Problem, events_of, is_periodic
 from .coordinates import Coordinates
 from .score import Function, Sample
 
@@ -28,16 +29,33 @@ class Simulation:
     def __init__(self, problem: Problem, statistic: Tensor, seed: int) -> None:
         self.problem, self._statistic, self._seed = problem, statistic, seed
         lower, upper = (np.asarray(bound, float) for bound in (problem.lower, problem.upper))
-        self.is_log = torch.as_tensor((lower > 0) & (upper > 100 * lower))
+        self.is_periodic = is_periodic(problem)
+        self.is_log = torch.as_tensor((lower > 0) & (upper > 100 * lower)) & ~self.is_periodic
         self._lower, self._upper = torch.as_tensor(lower), torch.as_tensor(upper)
         self._noise: dict[tuple[int, int], Tensor] = {}
 
     def theta(self, t: Tensor) -> Tensor:
-        """Parameters (parameter,): a linear function of t, or an exponential one for wide positive ranges."""
+        """Parameters (parameter,): a linear function of t, or an exponential one for wide positive ranges.
+
+        Periodic ones are inside their ranges whatever t is.
+        """
+        t = torch.where(self.is_periodic, t - t.detach().floor(), t)
         linear = self._lower + (self._upper - self._lower) * t
         one = torch.ones_like(self._lower)
         lower = torch.where(self.is_log, self._lower, one)
         return torch.where(self.is_log, lower * torch.where(self.is_log, self._upper / lower, one) ** t, linear)
+
+    def bounded(self, t: Tensor, edge: float) -> Tensor:
+        """The same t, at least `edge` from the ends of the ranges; periodic parameters have none."""
+        return torch.where(self.is_periodic, t, t.clamp(edge, 1 - edge))
+
+    def is_near_an_end(self, t: Tensor, distance: Tensor | float) -> Tensor:
+        """Which parameters (parameter,) are within a distance from an end of their ranges."""
+        return ((t <= distance) | (t >= 1 - distance)) & ~self.is_periodic
+
+    def difference(self, one: Tensor, other: Tensor) -> Tensor:
+        """`one` - `other`, along the shorter way around for periodic parameters."""
+        return torch.where(self.is_periodic, wrapped(one - other, 1.0), one - other)
 
     def scale(self, t: Tensor) -> Tensor:
         """Derivative of each parameter with respect to its t."""
@@ -86,11 +104,19 @@ class Observation:
     ----------
     events : ndarray (event, observable)
         The events.
+    problem : Problem
+        Its periodic observables count as angles.
     """
 
-    def __init__(self, events: NDArray[np.float64]) -> None:
+    def __init__(self, events: NDArray[np.float64], problem: Problem) -> None:
         self.events, self.n = torch.as_tensor(events), len(events)
-        self.coordinates = Coordinates(events)
+        self._circles = circles(problem.observables, intervals(problem))
+        periods = {k: float(period) for k, period in enumerate(self._circles[1]) if not np.isnan(period)}
+        self.coordinates = Coordinates(events, periods)
+
+    def inside(self, events: Tensor) -> Tensor:
+        """Events (event, observable) with all periodic observables in their intervals."""
+        return torch.as_tensor(inside(events.numpy(), *self._circles))
 
     def moments(self, function: Function) -> tuple[Tensor, Tensor]:
         """Mean (function,) and covariance (function, function) of a function over the events."""
