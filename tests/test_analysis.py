@@ -459,7 +459,7 @@ def test_coverage_leaves_out_runs_without_chains(several):
 
 def test_methods_are_the_functions():
     def parameters(function):
-        signature = inspect.signature(function)
+        signature = inspect.signature(function, eval_str=True)
         return list(signature.parameters.values())[1:], signature.return_annotation
 
     for name in OF_RUNS:

@@ -19,6 +19,7 @@ from sagips_kit import (
     _circular,
     analysis,
     check_problem,
+    fit,
     fit_likelihood,
     floor_step,
     plot,
@@ -138,7 +139,7 @@ def test_paths_end_where_they_did_and_do_not_jump():
     ("given", "text"),
     [
         ("phi", r"^periodic = 'phi': should be a tuple of names of parameters, such as \('phi',\)"),
-        (("psi",), "^periodic has 'psi', which does not exist. Allowed: phi, length, x, y"),
+        (("psi",), "^periodic has 'psi', which does not exist. Did you mean phi[?] Allowed: phi, length, x, y"),
         (("x",), "^periodic has 'x', an observable, whose period is not known. Give the interval"),
         ({"x": 3.0}, r"^periodic\['x'\] = 3.0: should be its interval, two finite numbers"),
         ({"x": (1.0, 0.0)}, r"^periodic\['x'\] = \(1.0, 0.0\): should be its interval"),
@@ -279,7 +280,8 @@ def test_a_likelihood_fit_knows_no_end_of_the_range(n_starts, recwarn):
     fit = fit_likelihood(Vector(), turned, n_starts=n_starts)
     phi, length, deviation = exact(turned)
     np.testing.assert_allclose(fit.theta, [phi, length], rtol=1e-6)
-    assert fit.deviation[0] == pytest.approx(deviation, rel=1e-4) and not recwarn
+    assert fit.deviation[0] == pytest.approx(deviation, rel=1e-4)
+    assert not [one for one in recwarn if issubclass(one.category, UserWarning)]
     with pytest.warns(UserWarning, match="phi at 3.14"):
         fit_likelihood(Unbounded(), turned)
 
@@ -291,6 +293,33 @@ def test_starts_of_a_fit_are_all_around_the_circle():
         rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
         turned = events @ rotation.T
         assert fit_likelihood(Vector(), turned).theta[0] == pytest.approx(exact(turned)[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("problem", [Vector(), Wheel()], ids=lambda problem: type(problem).__name__)
+def test_a_fit_by_a_learned_score_knows_no_end_of_the_range(problem, rng):
+    events = problem.observed(None, rng)
+    result = fit(problem, events)
+    if isinstance(problem, Wheel):
+        expected, deviation = 350.0, 20.0 / math.sqrt(len(events))
+    else:
+        expected, _, deviation = exact(events)
+    distance = _circular.difference(result.theta, [expected, *problem.truth[1:]], result.period)
+    assert abs(distance[0]) < 3.5 * deviation and result.deviation[0] == pytest.approx(deviation, rel=0.15)
+    assert problem.lower[0] <= result.theta[0] < problem.upper[0]
+    assert result.findings == ()
+
+
+def test_a_fit_finds_an_answer_across_the_end(rng):
+    events = Vector().observed(None, rng)
+    turned = events * [1.0, -1.0]  # the direction is beyond the other end
+    one, other = fit(Vector(), events), fit(Vector(), turned)
+    assert one.theta[0] == pytest.approx(-other.theta[0], abs=0.01) and one.findings == other.findings == ()
+
+
+def test_a_fit_names_another_answer_on_a_circle(rng):
+    events = Axis().observed(None, rng)
+    events[:, 0] %= 180
+    assert "another answer" in " ".join(fit(Axis(), events).findings)
 
 
 def beyond(theta):
@@ -351,7 +380,8 @@ def run():
     fit = {"mle": np.array([-3.1, 1.0]), "deviation": np.array([0.05, 0.1]), "covariance": np.diag([0.0025, 0.01])}
     periodic = {"theta0": (-PI, PI), "energy": (0.0, 10.0)}
     options = {"lower": (-PI, -5.0), "upper": (PI, 5.0), "published": {"theta0": (-3.0, 0.1)}, "truth": (-3.14, 1.0)}
-    return make_run(chains, reference=fit, periodic=periodic, **options)
+    learned = (np.array([-3.12, 1.0]), np.diag([0.0016, 0.01]))
+    return make_run(chains, reference=fit, learned=learned, periodic=periodic, **options)
 
 
 def test_a_store_knows_what_is_periodic(run):
@@ -370,11 +400,14 @@ def test_an_estimate_near_the_end_is_not_in_the_middle(run):
     assert float(values["deviation"]) == pytest.approx(DEVIATION)
     assert float(values["low"]) < MEAN < float(values["high"])
     assert float(values["to_mle"]) == pytest.approx((MEAN - (2 * PI - 3.1)) / 0.05)
+    assert float(values["to_fit"]) == pytest.approx((MEAN - (2 * PI - 3.12)) / 0.04)
+    assert analysis.distance_to_fit(run) < 3
     assert float(values["pull"]) == pytest.approx((MEAN - (2 * PI - 3.14)) / DEVIATION)
     expected = (MEAN - (2 * PI - 3.0)) / math.hypot(DEVIATION, 0.1)
     assert float(values["published_pull"]) == pytest.approx(expected)
     table = analysis.residuals(run).sel(parameter="theta0")
-    np.testing.assert_allclose(table["difference"], [MEAN + 3.14 - 2 * PI, MEAN + 3.1 - 2 * PI, MEAN + 3 - 2 * PI])
+    references = np.array([-3.14, -3.1, -3.12, -3.0])  # truth, likelihood fit, fit by the learned score, published
+    np.testing.assert_allclose(table["difference"], MEAN - references - 2 * PI)
     assert analysis.summary(run).loc["theta0", "estimate"] == pytest.approx(MEAN)
     assert float(analysis.coverage(run)["coverage"].sel(parameter="theta0").min()) == 1.0
     ranks = analysis.calibration.ranks(analysis.calibration.collect([analysis.estimate(run)]))
@@ -425,9 +458,34 @@ def test_pictures_are_centred_on_the_estimate(run):
     lines = [line.get_xdata()[0] for line in axes[0, 0].lines if line.get_linestyle() in ("--", ":")]
     np.testing.assert_allclose(lines, [2 * PI - 3.14, 2 * PI - 3.0])
     assert max(abs(x) for x in plot.estimate(run).lines[1].get_xdata()) < 10
+    for ax in (plot.estimate(run), plot.fit(run)[0]):
+        for line in ax.lines:
+            drawn = np.abs(np.asarray(line.get_xdata(), float))
+            assert not (drawn > 10).any(), line.get_label()
+            assert line.get_marker() not in ("<", ">") or not len(drawn)  # none is far away
     first = plot.evolution(run)[0]
     low, high = first.get_ylim()
     assert high - low < 6 and all(low < line.get_ydata()[0] < high for line in first.lines)
+    plt.close("all")
+
+
+def test_a_run_without_a_likelihood_is_compared_with_its_fit_around_the_circle(run):
+    """The fit by the learned score is at the other end of the range."""
+    plt.switch_backend("Agg")
+    chains = np.stack([run["posterior"][name] for name in ("theta0", "theta1")], axis=-1)
+    options = {"lower": (-PI, -5.0), "upper": (PI, 5.0), "truth": (-3.14, 1.0), "periodic": ("theta0",)}
+    learned = (np.array([-3.12, 1.0]), np.diag([0.0016, 0.01]))
+    one = make_run(chains, reference=None, learned=learned, **options)
+    path = analysis.convergence(one)
+    assert path.attrs["reference"] == "fit" and float(path["distance"][-1]) < 3
+    assert float(path["distance_each"].isel(step=-1).max()) < 6
+    assert float(analysis.summary(one).loc["theta0", "distance"]) == pytest.approx((MEAN - (2 * PI - 3.12)) / 0.04)
+    first = plot.evolution(one)[0]
+    centre = next(line.get_ydata()[0] for line in first.lines if line.get_label() == "fit")
+    assert centre == pytest.approx(2 * PI - 3.12)
+    assert max(np.nanmax(np.abs(np.asarray(line.get_xdata(), float))) for line in plot.estimate(one).lines) < 10
+    low, high = plot.posterior(one)[0, 0].get_xlim()
+    assert high - low < 1.5 and low < MEAN < high
     plt.close("all")
 
 

@@ -220,7 +220,7 @@ class _Unbuffered:
 COMMANDS = ["spec Proxy --store x.zarr", "check spec.json", "run spec.json --store x.zarr", "list ."]
 COMMANDS += ["describe a.zarr", "report a.zarr", "export a.zarr --to csv", "profiles list", "profiles install local"]
 COMMANDS += ["profiles show local", "tune spec.json --trial-s 0.02"]
-COMMANDS += [f"batch --profile slurm --walltime 00:10:00 {NOTEBOOK}"]
+COMMANDS += [f"batch --profile slurm {NOTEBOOK} --walltime 00:10:00"]
 OUTPUTS = [pytest.param("list .", False, id="unbuffered")]
 OUTPUTS += [pytest.param(command, True, id=" ".join(command.split()[:2])) for command in COMMANDS]
 

@@ -281,6 +281,8 @@ def test_no_chunk_has_two_owners(n_ranks, n_replicas, **sizes):
     owner = {"rank": lambda rank: rank, "chain": lambda chain: chain // layout.n_members}
     arrays = schema.empty_arrays(schema.variables("ab", "x"), layout)
     for array in itertools.chain(*(group.values() for name, group in arrays.items() if name != "control")):
+        if array.variable.owner == "rank 0":  # the fit by the learned score, which no other rank writes
+            continue
         size, chunk = array.shape[0], array.chunks[0]
         for first in range(0, size, chunk):
             assert len({owner[array.variable.dims[0]](index) for index in range(first, min(first + chunk, size))}) == 1

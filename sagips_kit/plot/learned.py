@@ -13,6 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import ArrayLike, NDArray
 
 from .. import analysis
+from ..analysis.base import circles_of, difference
 from ..analysis.fits import goodness_words
 from ..store import schema
 from .base import ENSEMBLE, LEARNED, REFERENCE, TRUTH, Style, legend_above, parameter_axes, unit_of
@@ -36,6 +37,8 @@ class Fitted(Protocol):
     def n_freedom(self) -> int: ...
     @property
     def p_value(self) -> float: ...
+    @property
+    def period(self) -> NDArray[np.float64] | None: ...
     @property
     def findings(self) -> tuple[str, ...]: ...
 
@@ -113,6 +116,7 @@ def _of_run(run: xr.DataTree) -> tuple[xr.Dataset, list[str]]:
     known = {"mle": schema.MLE, "mle_deviation": schema.DEVIATION, "truth": schema.TRUTH}
     known |= {"published": schema.PUBLISHED, "published_deviation": schema.PUBLISHED_DEVIATION}
     values = values.assign({name: reference[key].load() for name, key in known.items()})
+    values = values.assign(period=circles_of(run)[1])
     try:
         estimate = analysis.estimate(run)
         values = values.assign(mean=estimate["mean"], mean_deviation=estimate["deviation"])
@@ -131,6 +135,7 @@ def _of_fit(result: Fitted) -> xr.Dataset:
         "goodness": result.goodness,
         "n_freedom": result.n_freedom,
         "p_value": result.p_value,
+        "period": (schema.PARAMETER, np.full(len(deviation), np.nan) if result.period is None else result.period),
     }
     coordinates = {schema.PARAMETER: list(result.parameters)}
     return xr.Dataset(values, coordinates, {"findings": list(result.findings)})
@@ -171,7 +176,7 @@ def _draw_estimates(ax: Axes, values: xr.Dataset, rows: list[str]) -> None:
     for name, (text, offset, style) in styles.items():
         if name not in values or values[name].isnull().all():
             continue
-        x = ((values[name] - values["fit"]) / values["deviation"]).values
+        x = (difference(values[name], values["fit"], values["period"]) / values["deviation"]).values
         error = (values[f"{name}_deviation"] / values["deviation"]).values if f"{name}_deviation" in values else None
         # Generators that have not arrived are far away, and would leave no room for the rest.
         is_near = np.abs(x) <= _FAR

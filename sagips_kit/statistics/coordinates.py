@@ -15,7 +15,7 @@ from torch import Tensor
 
 _N_KNOTS = 65  # of an empirical distribution function, evenly spaced in probability, and as many in its normal score
 _FEW_VALUES = 12  # an observable with at most so many different values is described by the indicator of each
-_ATOM = 0.005  # fraction of the events from which a value that many share has an indicator
+_SPREAD = 0.03  # least distance of the quartiles, as a fraction of the range, for which positions in it are useful
 
 
 class _Part(Protocol):
@@ -38,11 +38,11 @@ class _NormalScore:
         Observed values.
     """
 
-    kinds = ("score", "position")
-
     def __init__(self, values: NDArray[np.float64]) -> None:
         ordered = np.sort(values)
         self._low, self._range = float(ordered[0]), float(ordered[-1] - ordered[0])
+        is_useful = np.subtract(*np.quantile(ordered, [0.75, 0.25])) > _SPREAD * self._range
+        self.kinds = ("score", "position") if is_useful else ("score",)
         n = len(ordered)
         edge = scipy.special.ndtri(0.5 / n)
         even = scipy.special.ndtr(np.linspace(edge, -edge, _N_KNOTS))
@@ -67,32 +67,12 @@ class _NormalScore:
         )
         outside = torch.where(x < knots[0], self._first / (1 + below), self._last / (1 + above))
         slope = torch.where((x < knots[0]) | (x > knots[-1]), outside, slope)
+        if len(self.kinds) == 1:
+            return z[:, None], slope[:, None]
         # The position within the observed range sees where events are rare, which the score passes in one step.
         position = ((x - self._low) / self._range).clamp(0, 1)
         moves = ((position > 0) & (position < 1)) / self._range
         return torch.stack([z, position], -1), torch.stack([slope, moves], -1)
-
-
-class _Atoms:
-    """Indicators of values that many events share, and the normal score of the others.
-
-    Parameters
-    ----------
-    values : ndarray (event,)
-        Observed values.
-    atoms : ndarray (atom,)
-        The shared values.
-    """
-
-    def __init__(self, values: NDArray[np.float64], atoms: NDArray[np.float64]) -> None:
-        self._atoms, self._rest = torch.as_tensor(atoms), _NormalScore(values[~np.isin(values, atoms)])
-        self.kinds = ("indicator",) * len(atoms) + self._rest.kinds
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        is_value = (x[:, None] == self._atoms).to(x.dtype)
-        is_other = 1 - is_value.sum(1, keepdim=True)
-        z, slope = self._rest(x)
-        return torch.cat([is_value, is_other * z], -1), torch.cat([torch.zeros_like(is_value), is_other * slope], -1)
 
 
 class _Indicators:
@@ -217,9 +197,7 @@ class Coordinates:
 
 def _part(values: NDArray[np.float64]) -> _Part:
     """The coordinates that suit the values (event,) of an observable."""
-    different, counts = np.unique(values, return_counts=True)
+    different = np.unique(values)
     if len(different) <= _FEW_VALUES:
         return _Indicators(different)
-    atoms = different[counts > max(_ATOM * len(values), 5)]
-    # A grid of values, such as integers, has many; a few are atoms of a distribution that is continuous elsewhere.
-    return _Atoms(values, atoms) if 0 < len(atoms) <= 4 else _NormalScore(values)
+    return _NormalScore(values)

@@ -16,6 +16,7 @@ from .solve import DETERMINED, Solution
 
 NEAR = 0.3  # deviations that a solution may have moved since its score was learned
 _REPEATED, _OUTSIDE = 1e-3, 1e-3  # fractions of observed events that are reported
+_SHARED = 5e-3  # fraction of the events from which equal ones are no repetitions
 _WRONG_SLOPE, _SIGNIFICANT = 0.3, 6.0  # relative difference of two derivatives that is reported, if so many errors
 _TAIL, _LAST, _EDGE = 16, 64, 2.0  # of a moving edge: fractions 1/16 and 1/64 of the events, and ratio of informations
 _SHARE = 0.01  # of a parameter's information in a ramp from which an edge is looked for
@@ -62,7 +63,9 @@ def _repeated(observed: Observation) -> list[str]:
     events = observed.events.numpy()
     if all(_is_on_grid(values) for values in events.T):
         return []
-    n_repeated = observed.n - len(np.unique(events, axis=0))
+    _, counts = np.unique(events, axis=0, return_counts=True)
+    # A value that many events share, such as 0, is part of the distribution.
+    n_repeated = int((counts - 1)[counts <= max(5, _SHARED * observed.n)].sum())
     if n_repeated <= 5 + _REPEATED * observed.n:
         return []
     return [
@@ -191,7 +194,7 @@ def _at_ends(simulation: Simulation, solution: Solution) -> list[str]:
     t, problem = solution.t, simulation.problem
     deviation, found = solution.covariance.diag().sqrt(), []
     ends = np.where(t < 0.5, np.asarray(problem.lower, float), np.asarray(problem.upper, float))
-    for k in np.flatnonzero(((t < deviation) | (t > 1 - deviation)) & ~simulation.is_periodic):
+    for k in np.flatnonzero(simulation.is_near_an_end(t, deviation)):
         found.append(
             f"{problem.parameters[k]} is less than a deviation from the end {ends[k]:g} of its range. Widen the range; "
             "if the end is a physical limit, the interval is not valid."

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from .._circular import circles, intervals
 from ..events.resampling import check_events
 from ..problems.arguments import require_arguments
 from ..problems.base import Problem
@@ -54,6 +55,8 @@ class ScoreFit:
         Its degrees of freedom; 0 if nothing was tested.
     findings : tuple of str
         Reasons why the estimate should not be used as it is; empty if none was found.
+    period : ndarray (parameter,) or None
+        Period of each parameter, NaN where it is not periodic; None if none is.
 
     See Also
     --------
@@ -75,6 +78,7 @@ class ScoreFit:
     goodness: float
     n_freedom: int
     findings: tuple[str, ...]
+    period: NDArray[np.float64] | None = None
 
     @property
     def deviation(self) -> NDArray[np.float64]:
@@ -115,7 +119,8 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     Returns
     -------
     ScoreFit
-        Estimate, covariance, goodness of fit, and the findings that speak against using them.
+        Estimate, covariance, goodness of fit, and the findings that speak against using them.  Estimates of periodic
+        parameters are inside their ranges, which have no ends.
 
     Raises
     ------
@@ -148,8 +153,13 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         raise ValueError(f"{len(checked)} events are too few: fit needs {_LEAST_EVENTS} or more.")
     observed = Observation(problem, checked)
     simulation = Simulation(problem, problem.statistic(observed.events), seed)
-    coarse = Basis(observed.coordinates, _COARSE)
-    bases = [coarse, Basis(observed.coordinates, _FINE), Basis(observed.coordinates, _COARSE, _FINE)]
+    coarse = Basis(observed.coordinates, _COARSE, _COARSE)
+    bases = [
+        Basis(observed.coordinates, _COARSE),
+        coarse,
+        Basis(observed.coordinates, _FINE),
+        Basis(observed.coordinates, _COARSE, _FINE),
+    ]
     used = observed.some(_N_SOME)
     t, others = search(simulation, used, coarse)
     information, is_rough = None, True
@@ -159,16 +169,13 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         solution = solve(simulation, used, score, t, axes)
         # Next to a moving edge every score can be improved, without end; a solution at an end of the ranges is pushed
         # there, and to learn once more would not help.
-        edges = moving_edges(simulation, used.n, solution)
-        is_last = (
-            bool(edges)
-            or _is_at_end(simulation, solution.t)
-            or (score.is_complete and _is_near(solution, axes, used.n))
-        )
+        edges = moving_edges(simulation, used.n, solution) if solution.move < 1 else []
+        is_stuck = bool(edges) or bool(simulation.is_near_an_end(solution.t, _AT_END).any())
+        is_last = is_stuck or (score.is_complete and _is_near(solution, axes, used.n))
         if is_last and used is not observed:
             used = observed
             solution = solve(simulation, used, score, solution.t, axes)
-            is_last = bool(edges) or _is_at_end(simulation, solution.t) or _is_near(solution, axes, used.n)
+            is_last = is_stuck or _is_near(solution, axes, used.n)
         t, information = solution.t, solution.information
         if is_last:
             break
@@ -184,6 +191,7 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         score.gains,
         *goodness,
         tuple(findings),
+        circles(problem.parameters, intervals(problem))[1] if problem.periodic else None,
     )
 
 
@@ -191,11 +199,6 @@ def _is_near(solution: Solution, axes: Tensor, n: int) -> bool:
     """Whether a score was learned near its solution, along directions that are as long as its deviations."""
     is_long = float(torch.linalg.eigvalsh(axes.T @ solution.information @ axes).max()) < 2 * n
     return solution.move < NEAR and is_long
-
-
-def _is_at_end(simulation: Simulation, t: Tensor) -> bool:
-    """Whether a parameter is at an end of its range."""
-    return bool((((t <= _AT_END) | (t >= 1 - _AT_END)) & ~simulation.is_periodic).any())
 
 
 def _compared(simulation: Simulation, observed: Observation, solution: Solution) -> Sample:

@@ -63,6 +63,10 @@ class Simulation:
         lower = torch.where(self.is_log, self._lower, one)
         return torch.where(self.is_log, lower * torch.where(self.is_log, self._upper / lower, one) ** t, linear)
 
+    def is_near_an_end(self, t: Tensor, distance: Tensor | float) -> Tensor:
+        """Which parameters (parameter,) are within a distance from an end of their ranges."""
+        return ((t <= distance) | (t >= 1 - distance)) & ~self.is_periodic
+
     def scale(self, t: Tensor) -> Tensor:
         """Derivative of each parameter with respect to its t."""
         ratio = torch.where(self.is_log, self._upper / self._lower, 1.0)
@@ -121,6 +125,8 @@ class Observation:
         What was observed.
     events : ndarray (event, observable)
         The events.
+    problem : Problem
+        Its periodic observables count as angles.
     """
 
     def __init__(self, problem: Problem, events: NDArray[np.float64]) -> None:
