@@ -19,6 +19,7 @@ _REPEATED, _OUTSIDE = 1e-3, 1e-3  # fractions of observed events that are report
 _SHARED = 5e-3  # fraction of the events from which equal ones are no repetitions
 _WRONG_SLOPE, _SIGNIFICANT = 0.3, 6.0  # relative difference of two derivatives that is reported, if so many errors
 _TAIL, _LAST, _EDGE = 16, 64, 2.0  # of a moving edge: fractions 1/16 and 1/64 of the events, and ratio of informations
+_MOTION = 0.7  # least motion of an edge by a deviation, in distances between the events next to it
 _SHARE = 0.01  # of a parameter's information in a ramp from which an edge is looked for
 _REJECTED = 1e-3  # p-value of a test below which the model or the data are reported
 
@@ -144,7 +145,7 @@ def moving_edges(simulation: Simulation, n_observed: int, solution: Solution) ->
     """
     t, found = solution.t, []
     events, tangents = simulation.with_tangents(t, simulation.noise(65536, 5))
-    known = solution.information.diag()
+    known, deviation = solution.information.diag(), solution.covariance.diag().sqrt()
     for column, name in enumerate(simulation.problem.observables):
         values = events[:, column].numpy()
         if name in intervals(simulation.problem) or len(np.unique(values)) < len(values) / 2:
@@ -155,7 +156,8 @@ def moving_edges(simulation: Simulation, n_observed: int, solution: Solution) ->
             tail, last = (_of_ramp(x, dx, k) for k in (_TAIL, _LAST))
             # In units of what all events and priors hold; a share that is small is not looked at.
             share = n_observed * last / known
-            for k in np.flatnonzero((last > _EDGE * tail) & (share > _SHARE)):
+            is_moving = _motion(x, dx, n_observed) * deviation > _MOTION
+            for k in np.flatnonzero((last > _EDGE * tail) & (share > _SHARE) & is_moving):
                 found.append(
                     f"The {end} end of the distribution of {name} is an edge that moves with "
                     f"{simulation.problem.parameters[k]}. The events next to it determine that parameter better than "
@@ -163,6 +165,13 @@ def moving_edges(simulation: Simulation, n_observed: int, solution: Solution) ->
                     "largest value, or a likelihood."
                 )
     return found
+
+
+def _motion(x: Tensor, dx: Tensor, n_observed: int) -> Tensor:
+    """Motion (parameter,) of the lowest values (event,) in units of the distance between the lowest observed ones."""
+    order = x.argsort()[:5]
+    gap = (x[order[-1]] - x[order[0]]) / 4 * len(x) / n_observed
+    return dx[:, order].mean(1).abs() / gap.clamp(min=1e-300)
 
 
 def _of_ramp(x: Tensor, dx: Tensor, k: int) -> Tensor:

@@ -97,7 +97,8 @@ def _apart(simulation: Simulation, ends: "list[_End]", difference: float) -> "li
     """The best end, and those that are worse by no more than a difference and far from each other."""
     found: list[_End] = []
     for end in sorted(ends, key=lambda end: end.cost):
-        is_good = not found or end.cost <= found[0].cost + difference
+        # A place from where the descent would continue is on the way to another one.
+        is_good = not found or (end.cost <= found[0].cost + difference and end.left < difference)
         if is_good and all(simulation.distance(end.t, other.t, other.information) > _APART for other in found):
             found.append(end)
     return found
@@ -105,11 +106,12 @@ def _apart(simulation: Simulation, ends: "list[_End]", difference: float) -> "li
 
 @dataclass(frozen=True, eq=False)
 class _End:
-    """Where a descent ended: the distance of the means, the place, and the information there."""
+    """Where a descent ended: the distance of the means, the place, the information there, and what is left to gain."""
 
     cost: float
     t: Tensor
     information: Tensor
+    left: float
 
 
 def _polish(
@@ -149,7 +151,8 @@ def _polish(
         diagonal = matrix.diag() + 1e-9 * matrix.diag().max() + 1e-12
         step = torch.linalg.solve(matrix + damping * torch.diag(diagonal), gradient)
         at = simulation.inside(t + step.clamp(-0.3, 0.3))
-    return _End(best, t, matrix)
+    left = float(gradient @ torch.linalg.pinv(matrix, hermitian=True) @ gradient)
+    return _End(best, t, matrix, left)
 
 
 def along_axes(
