@@ -1,5 +1,6 @@
 """The fit without a likelihood, against likelihood fits of problems with events from independent generators."""
 
+import dataclasses
 import importlib
 import math
 import sys
@@ -38,11 +39,14 @@ def test_the_fit_agrees_with_the_likelihood(kind, rng):
     assert result.findings == () and result.p_value > 0.001
 
 
-def test_priors_count_as_in_the_likelihood(rng):
-    class Known(HeavyTails):
-        priors = {"position": (1.35, 0.005)}
+class Priors(HeavyTails):
+    """A calibration that is half as good as the events."""
 
-    problem = Known()
+    priors = {"position": (1.35, 0.015)}
+
+
+def test_priors_count_as_in_the_likelihood(rng):
+    problem = Priors()
     events = problem.observed(4000, rng)
     result, reference = fit(problem, events), fit_likelihood(problem, events)
     assert joint_distance(result, reference) < 0.15
@@ -233,3 +237,21 @@ def test_a_moving_end_of_the_distribution_is_reported(rng):
     assert "The upper end of the distribution of x is an edge that moves with end" in finding(
         Uniform(), 1.7 * rng.random((3000, 1))
     )
+
+
+# Repetitions
+
+
+@pytest.mark.parametrize("kind", [HeavyTails, Priors], ids=lambda kind: kind.__name__)
+def test_intervals_contain_the_truth_as_often_as_they_should(kind, rng):
+    problem = kind()
+    toys = fit(problem, problem.observed(2000, rng)).toys(600, seed=1)
+    assert toys.coverage() == pytest.approx(0.683, abs=0.075)  # four standard deviations of 600 toys
+    assert toys.coverage(2) == pytest.approx(0.954, abs=0.035)
+    assert toys.bias == pytest.approx(0, abs=0.17)
+
+
+def test_toys_need_the_score(rng):
+    result = fit(HeavyTails(), HeavyTails().observed(500, rng))
+    with pytest.raises(ValueError, match="holds no score .* Type result = fit"):
+        dataclasses.replace(result, frozen=None).toys()

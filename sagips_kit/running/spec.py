@@ -85,7 +85,7 @@ class RunSpec(metaclass=ValueClass):
         Also fit the same events by maximum likelihood, if the problem has a likelihood, as a reference for the results.
     fit : bool
         Also fit the same events by a learned score, as `fit` does without a likelihood, for problems of up to 24
-        parameters.  Rank 0 does this before the ranks train, which takes 5 to 60 s; where it is not possible, the run
+        parameters.  Rank 0 does this before the ranks train, which takes 2 to 40 s; where it is not possible, the run
         continues, and the store says why.
     overwrite : bool
         Replace a run that is already in the store.

@@ -186,7 +186,7 @@ def solve(simulation: Simulation, observed: Observation, score: Function, start:
         residuals, pulls = simulation.residuals(t), simulation.pulls(t)
         information = n * slopes.T @ weighted[:, :-1] + pulls.T @ pulls
         gradient = n * slopes.T @ weighted[:, -1] - pulls.T @ residuals
-        step = _inverse(information) @ gradient
+        step = inverse_of(information) @ gradient
         left = simulation.distance(step, torch.zeros_like(step), information)
         if left < 0.01:
             n_effective = _n_effective(sample, values, covariance)
@@ -197,7 +197,7 @@ def solve(simulation: Simulation, observed: Observation, score: Function, start:
     n_effective = _n_effective(sample, values, covariance)
     weights = weighted[:, :-1]
     noise = n * weights.T @ observed_covariance @ weights + n**2 / n_effective * weights.T @ covariance @ weights
-    inverse = _inverse(information)
+    inverse = inverse_of(information)
     sandwich = inverse @ (noise + pulls.T @ pulls + _missing(information)) @ inverse
     moved = simulation.distance(t, start, information)
     return Solution(t, information, sandwich, moved, left, sample, n_effective, halves)
@@ -216,7 +216,7 @@ def _n_effective(sample: Sample, values: Tensor, covariance: Tensor) -> float:
     return float(1 / (errors / covariance.diag().clamp(min=1e-300)).mean().clamp(min=1e-300))
 
 
-def _inverse(information: Tensor) -> Tensor:
+def inverse_of(information: Tensor) -> Tensor:
     """Inverse (parameter, parameter) of an information; 1/12 of the squared range along directions it hardly has."""
     values, vectors = torch.linalg.eigh(information)
     return (vectors / values.clamp(min=DETERMINED)) @ vectors.T
