@@ -24,7 +24,7 @@ from .findings import NEAR, findings_of, moving_edges
 from .sample import Sample
 from .score import Score
 from .simulated import Observation, Simulation
-from .solve import DETERMINED, Solution, along_axes, errors_of_means, search, solve
+from .solve import DETERMINED, Solution, along_axes, also_solve, errors_of_means, search, solve
 from .toys import Frozen, Toys
 
 _LEAST_EVENTS = 100  # fewer say too little about the distribution of an observable
@@ -216,6 +216,7 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         if is_last:
             break
         is_rough = is_rough and not _is_near(solution, axes, used.n)
+    others = also_solve(simulation, used.some(_N_SOME), score, solution, axes, others)
     compared = _compared(simulation, observed, solution)
     goodness = _goodness(observed, score, coarse, compared, solution)
     findings = findings_of(simulation, observed, coarse, solution, compared, others, goodness, edges)

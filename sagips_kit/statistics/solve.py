@@ -13,13 +13,13 @@ from .score import information_matrix
 from .simulated import Observation, Simulation
 
 _N_SCAN, _N_POLISHED = 48, 12  # points of the scan, and the best of them that are polished
-_N_SEARCH, _N_SET, _N_SETS = 4096, 8192, 8  # simulated events of the search; of the solution, in independent sets
+_N_SEARCH, _N_SET, _N_SETS = 2048, 8192, 8  # simulated events of the search; of the solution, in independent sets
 N_LEARN = 65536  # simulated events that a score is learned from
 _N_COMPARED = 16384  # simulated events by which several answers are compared
 _MOST_IN_SET = 32768  # events of a set, where smaller ones would add to the deviations
 _ENOUGH = 10.0  # simulated events per observed one, in effect, from which larger sets are not needed
 DETERMINED = 12.0  # least information, in units of the range, along a direction that events determine
-_APART = 5.0  # deviations between two places that are different answers
+APART = 5.0  # deviations between two places that are different answers
 _AS_GOOD = 4.0  # difference in the distance of the means up to which two answers are equally good
 
 
@@ -82,14 +82,13 @@ def search(simulation: Simulation, observed: Observation, basis: Basis) -> tuple
             "check_problem(problem) shows where."
         )
     found = _apart(simulation, ends, _AS_GOOD * (1 + observed.n / _N_SEARCH))
-    if len(found) > 1:
-        # Whether they are as good as that is seen with more simulated events.
-        noise = simulation.noise(_N_COMPARED, 0)
-        again: list[_End] = []
-        for end in found:
-            better = _polish(simulation, observed, basis, mean, end.t, again, noise)
-            again += [better] if better is not None else []
-        found = _apart(simulation, again, _AS_GOOD * (1 + observed.n / _N_COMPARED))
+    # More simulated events bring the best nearer to the solution, and show whether the others are as good as that.
+    noise = simulation.noise(_N_COMPARED, 0)
+    again: list[_End] = []
+    for end in found:
+        better = _polish(simulation, observed, basis, mean, end.t, again, noise)
+        again += [better] if better is not None else []
+    found = _apart(simulation, again, _AS_GOOD * (1 + observed.n / _N_COMPARED))
     return found[0].t, [end.t for end in found[1:]]
 
 
@@ -99,7 +98,7 @@ def _apart(simulation: Simulation, ends: "list[_End]", difference: float) -> "li
     for end in sorted(ends, key=lambda end: end.cost):
         # A place from where the descent would continue is on the way to another one.
         is_good = not found or (end.cost <= found[0].cost + difference and end.left < difference)
-        if is_good and all(simulation.distance(end.t, other.t, other.information) > _APART for other in found):
+        if is_good and all(simulation.distance(end.t, other.t, other.information) > APART for other in found):
             found.append(end)
     return found
 
@@ -140,7 +139,7 @@ def _polish(
             gain, best, t, damping = best - value, value, at, damping / 5
             matrix = n * slopes.T @ weighted[:, :-1] + pulls.T @ pulls
             gradient = n * slopes.T @ weighted[:, -1] - pulls.T @ residuals
-            if any(simulation.distance(t, end.t, end.information) < _APART and value < 2 * end.cost for end in known):
+            if any(simulation.distance(t, end.t, end.information) < APART and value < 2 * end.cost for end in known):
                 return None
             if gain < 0.05:
                 break
@@ -201,6 +200,27 @@ def solve(simulation: Simulation, observed: Observation, score: Function, start:
     sandwich = inverse @ (noise + pulls.T @ pulls + _missing(information)) @ inverse
     moved = simulation.distance(t, start, information)
     return Solution(t, information, sandwich, moved, left, sample, n_effective, halves)
+
+
+def also_solve(
+    simulation: Simulation,
+    observed: Observation,
+    score: Function,
+    solution: Solution,
+    axes: Tensor,
+    others: list[Tensor],
+) -> list[Tensor]:
+    """Solutions near other places that are far from the one found.
+
+    Simple functions may not determine all parameters; then their means agree in many places, and the score's do not.
+    """
+    found: list[Tensor] = []
+    for other in others:
+        one = solve(simulation, observed, score, other, axes)
+        known = [solution.t, *found]
+        if one.step < 0.1 and all(simulation.distance(one.t, t, solution.information) > APART for t in known):
+            found.append(one.t)
+    return found
 
 
 def errors_of_means(sample: Sample, values: Tensor) -> Tensor:
