@@ -272,7 +272,7 @@ def test_the_page_holds_everything(folder):
     for words in (
         "Ring()",
         "theta0",
-        "RMS distance to the maximum-likelihood estimate",
+        "RMS distance to the maximum-likelihood fit",
         '"seed": 1',
         "git revision",
         "Observed and generated events",

@@ -88,7 +88,7 @@ def collect(estimates: Iterable[xr.Dataset]) -> xr.Dataset:
     >>> analysis.calibration.collect([values, values]).sizes["run"]
     2
     """
-    names = ["mean", "deviation", "truth", "n_chains", "period"]
+    names = ["mean", "deviation", "truth", "n_chains", "circle"]
     return xr.concat([estimate[[name for name in names if name in estimate]] for estimate in estimates], RUN)
 
 
@@ -223,7 +223,7 @@ def relative_covariance(chains: ArrayLike, covariance: ArrayLike) -> np.ndarray:
 
 def _beyond(estimates: xr.Dataset) -> xr.DataArray:
     """Truth minus mean, along the shorter way around for periodic parameters."""
-    period = estimates.get("period", xr.full_like(estimates["mean"], np.nan))
+    period = estimates.get("circle", xr.full_like(estimates["mean"], np.nan))
     return difference(estimates["truth"], estimates["mean"], period)
 
 

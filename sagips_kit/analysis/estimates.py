@@ -36,7 +36,7 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
         n_chains : number of chains.
         low, high : central interval of 68 %, from Student's distribution since there are few chains.  Of a periodic
         parameter it surrounds the mean, so an end may be outside of the range.
-        period : of periodic parameters, NaN for others.
+        circle : period of periodic parameters, NaN for others.
         mle, floor : maximum-likelihood estimate and its standard deviation.
         fit, fit_deviation : estimate of the fit by the learned score, and its standard deviation.
         truth, published, published_deviation : NaN where unknown.
@@ -76,9 +76,9 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
         truth=reference[schema.TRUTH],
         published=reference[schema.PUBLISHED],
         published_deviation=reference[schema.PUBLISHED_DEVIATION],
-        period=circles_of(run)[1],
+        circle=circles_of(run)[1],
     )
-    to = {name: difference(result["mean"], result[name], result["period"]) for name in _REFERENCES}
+    to = {name: difference(result["mean"], result[name], result["circle"]) for name in _REFERENCES}
     result["to_mle"] = to[schema.MLE] / result["floor"]
     result["to_fit"] = to[schema.FIT] / result["fit_deviation"]
     result["pull"] = to[schema.TRUTH] / result["deviation"]
@@ -265,7 +265,7 @@ def residuals(run: xr.DataTree) -> xr.Dataset:
     deviations[schema.FIT] = values["fit_deviation"]
     deviations[schema.PUBLISHED] = xr.ufuncs.hypot(values["deviation"], values["published_deviation"])
     names = xr.DataArray(list(_REFERENCES), dims="reference", name="reference")
-    found = xr.concat([difference(values["mean"], values[name], values["period"]) for name in _REFERENCES], names)
+    found = xr.concat([difference(values["mean"], values[name], values["circle"]) for name in _REFERENCES], names)
     deviation = xr.concat([deviations[name] for name in _REFERENCES], names)
     result = {"difference": found, "floor_units": found / values["floor"], "pull": found / deviation}
     return xr.Dataset(result).assign_coords(reference=list(_REFERENCES)).drop_attrs()

@@ -106,8 +106,8 @@ def _beside(run: xr.DataTree, centre: xr.DataArray, reference: Reference) -> xr.
     known = run[schema.REFERENCE].to_dataset()[["truth", "published"]].load()
     around = schema.intervals_of(run[schema.POSTERIOR].attrs)
     _, period = _circular.circles(centre[schema.PARAMETER].values.tolist(), around)
-    known = known.assign(mean=centre, period=(schema.PARAMETER, period), centre=reference.centre)
-    return beside_the_estimate(known).drop_vars(["mean", "period"]).assign(width=reference.deviation)
+    known = known.assign(mean=centre, circle=(schema.PARAMETER, period), centre=reference.centre)
+    return beside_the_estimate(known).drop_vars(["mean", "circle"]).assign(width=reference.deviation)
 
 
 def _draw_fit(ax: Axes, reference: Reference, values: xr.Dataset) -> None:

@@ -60,11 +60,11 @@ def beside_the_estimate(values: xr.Dataset) -> xr.Dataset:
     Another fit named "centre" is moved likewise.
     """
     moved = {
-        name: values["mean"] + xr.apply_ufunc(_circular.difference, values[name], values["mean"], values["period"])
+        name: values["mean"] + xr.apply_ufunc(_circular.difference, values[name], values["mean"], values["circle"])
         for name in (schema.TRUTH, schema.MLE, schema.FIT, schema.PUBLISHED, "centre")
         if name in values
     }
-    return values.assign({name: one.where(values["period"].notnull(), values[name]) for name, one in moved.items()})
+    return values.assign({name: one.where(values["circle"].notnull(), values[name]) for name, one in moved.items()})
 
 
 def unit_of(run: xr.DataTree, name: str) -> str:

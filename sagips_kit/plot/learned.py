@@ -1,5 +1,7 @@
 """The fit by the learned score: its estimates beside what they can be compared with, and their correlations."""
 
+from __future__ import annotations
+
 import math
 import textwrap
 from collections.abc import Sequence
@@ -116,7 +118,7 @@ def _of_run(run: xr.DataTree) -> tuple[xr.Dataset, list[str]]:
     known = {"mle": schema.MLE, "mle_deviation": schema.DEVIATION, "truth": schema.TRUTH}
     known |= {"published": schema.PUBLISHED, "published_deviation": schema.PUBLISHED_DEVIATION}
     values = values.assign({name: reference[key].load() for name, key in known.items()})
-    values = values.assign(period=circles_of(run)[1])
+    values = values.assign(circle=circles_of(run)[1])
     try:
         estimate = analysis.estimate(run)
         values = values.assign(mean=estimate["mean"], mean_deviation=estimate["deviation"])
@@ -135,7 +137,7 @@ def _of_fit(result: Fitted) -> xr.Dataset:
         "goodness": result.goodness,
         "n_freedom": result.n_freedom,
         "p_value": result.p_value,
-        "period": (schema.PARAMETER, np.full(len(deviation), np.nan) if result.period is None else result.period),
+        "circle": (schema.PARAMETER, np.full(len(deviation), np.nan) if result.period is None else result.period),
     }
     coordinates = {schema.PARAMETER: list(result.parameters)}
     return xr.Dataset(values, coordinates, {"findings": list(result.findings)})
@@ -176,7 +178,7 @@ def _draw_estimates(ax: Axes, values: xr.Dataset, rows: list[str]) -> None:
     for name, (text, offset, style) in styles.items():
         if name not in values or values[name].isnull().all():
             continue
-        x = (difference(values[name], values["fit"], values["period"]) / values["deviation"]).values
+        x = (difference(values[name], values["fit"], values["circle"]) / values["deviation"]).values
         error = (values[f"{name}_deviation"] / values["deviation"]).values if f"{name}_deviation" in values else None
         # Generators that have not arrived are far away, and would leave no room for the rest.
         is_near = np.abs(x) <= _FAR

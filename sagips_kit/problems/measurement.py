@@ -1,5 +1,7 @@
 """External knowledge of functions of the parameters: measured values with their standard deviations or covariance."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 
