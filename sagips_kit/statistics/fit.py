@@ -218,8 +218,8 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         is_rough = is_rough and not _is_near(solution, axes, used.n)
     others = also_solve(simulation, used.some(_N_SOME), score, solution, axes, others)
     compared = _compared(simulation, observed, solution)
-    goodness = _goodness(observed, score, coarse, compared, solution)
-    findings = findings_of(simulation, observed, coarse, solution, compared, others, goodness, edges)
+    goodness = _goodness(observed, score, plain, compared, solution)
+    findings = findings_of(simulation, observed, plain, solution, compared, others, goodness, edges)
     scale = simulation.scale(t).numpy()
     return ScoreFit(
         tuple(problem.parameters),
