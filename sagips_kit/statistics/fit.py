@@ -30,7 +30,7 @@ from .toys import Frozen, Toys
 _LEAST_EVENTS = 100  # fewer say too little about the distribution of an observable
 _N_COMPARED = 16384  # simulated events of which derivatives are compared with differences
 _N_SOME = 200_000  # observed events that are enough for a search
-_COARSE, _FINE = 8, 32  # waves for the search, and at most for the score
+_FEW, _COARSE, _FINE = 2, 8, 32  # waves for the comparison of derivatives, for the search, and at most for the score
 _AT_END = 1e-6  # distance (in units of the range) from an end of a range that is at the end
 _N_ROUNDS = 8  # learn again, at most so many times, where the solution has moved
 
@@ -189,13 +189,9 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         raise ValueError(f"{len(checked)} events are too few: fit needs {_LEAST_EVENTS} or more.")
     observed = Observation(problem, checked)
     simulation = Simulation(problem, problem.statistic(observed.events), seed)
-    coarse = Basis(observed.coordinates, _COARSE, _COARSE)
-    bases = [
-        Basis(observed.coordinates, _COARSE),
-        coarse,
-        Basis(observed.coordinates, _FINE),
-        Basis(observed.coordinates, _COARSE, _FINE),
-    ]
+    # Positions help a search where events are rare; in a test, they would nearly be functions of the scores.
+    coarse, plain = Basis(observed.coordinates, _COARSE, _COARSE), Basis(observed.coordinates, _COARSE)
+    bases = [plain, coarse, Basis(observed.coordinates, _FINE), Basis(observed.coordinates, _COARSE, _FINE)]
     used = observed.some(_N_SOME)
     t, others = search(simulation, used, coarse)
     information, is_rough = None, True
@@ -219,7 +215,9 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     others = also_solve(simulation, used.some(_N_SOME), score, solution, axes, others)
     compared = _compared(simulation, observed, solution)
     goodness = _goodness(observed, score, plain, compared, solution)
-    findings = findings_of(simulation, observed, plain, solution, compared, others, goodness, edges)
+    findings = findings_of(
+        simulation, observed, Basis(observed.coordinates, _FEW), solution, compared, others, goodness, edges
+    )
     scale = simulation.scale(t).numpy()
     return ScoreFit(
         tuple(problem.parameters),

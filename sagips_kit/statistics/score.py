@@ -185,7 +185,7 @@ class Score:
         train, test = sample.part(0, n), sample.part(n, len(sample.z))
         candidates = [_linear(one, train) for one in bases]
         values = [_information(function, test) for function in candidates]
-        best = int(np.argmax(values))
+        best = int(np.argmax(np.nan_to_num(values, nan=-np.inf)))
         self._function: Function = candidates[best]
         self.gains = {"functions": values[best]}
         network = _Network(train, seed)
@@ -221,7 +221,7 @@ def _learn(network: _Network, train: Sample, test: Sample, given: Function, n_ep
     random = torch.Generator().manual_seed(seed)
     n_batches = len(train.z) // _BATCH
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_epochs * n_batches)
-    values, kept = [], []
+    values, kept = [], [weight.detach().clone() for weight in network.weights]
     for epoch in range(n_epochs + 1):
         if epoch == 0 or epoch > n_epochs / 3:
             with torch.no_grad():
@@ -238,7 +238,8 @@ def _learn(network: _Network, train: Sample, test: Sample, given: Function, n_ep
     with torch.no_grad():
         for weight, good in zip(network.weights, kept, strict=True):
             weight.copy_(good)
-    return 2 * (values[0] - min(values))
+    gain = 2 * (values[0] - min(values))
+    return gain if math.isfinite(gain) else 0.0
 
 
 def _linear(functions: Basis | _Joined, sample: Sample) -> Function:

@@ -192,7 +192,7 @@ def solve(simulation: Simulation, observed: Observation, score: Function, start:
             if n_effective > _ENOUGH * n or size == _MOST_IN_SET:
                 break
             size = _MOST_IN_SET
-        t = simulation.inside(t + min(1.0, 5.0 / left) * step)
+        t = simulation.inside(t + min(1.0, 5.0 / max(left, 1e-9)) * step)
     n_effective = _n_effective(sample, values, covariance)
     weights = weighted[:, :-1]
     noise = n * weights.T @ observed_covariance @ weights + n**2 / n_effective * weights.T @ covariance @ weights
