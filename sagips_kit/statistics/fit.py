@@ -189,9 +189,11 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         raise ValueError(f"{len(checked)} events are too few: fit needs {_LEAST_EVENTS} or more.")
     observed = Observation(problem, checked)
     simulation = Simulation(problem, problem.statistic(observed.events), seed)
-    # Positions help a search where events are rare; in a test, they would nearly be functions of the scores.
-    coarse, plain = Basis(observed.coordinates, _COARSE, _COARSE), Basis(observed.coordinates, _COARSE)
-    bases = [plain, coarse, Basis(observed.coordinates, _FINE), Basis(observed.coordinates, _COARSE, _FINE)]
+    plain, more = Basis(observed.coordinates, _COARSE), Basis(observed.coordinates, _COARSE, _COARSE)
+    bases = [plain, more, Basis(observed.coordinates, _FINE), Basis(observed.coordinates, _COARSE, _FINE)]
+    # Positions see where events are rare, as many parameters need; far from the solution they may mislead a search.
+    n_functions = plain(observed.coordinates(observed.events[:1], category=observed.category[:1])[0]).shape[1]
+    coarse = plain if n_functions > 2 * len(problem.parameters) else more
     used = observed.some(_N_SOME)
     t, others = search(simulation, used, coarse)
     information, is_rough = None, True

@@ -98,7 +98,9 @@ class Sample:
 
 def solve_hermitian(matrix: Tensor, right: Tensor) -> Tensor:
     """Pseudo-inverse of a covariance, (function, function), times `right`; functions may depend on each other."""
-    scale = matrix.diag().clamp(min=1e-300).rsqrt()
+    # What does not vary, apart from rounding, has no weight.
+    variance = matrix.diag()
+    scale = torch.where(variance > 1e-14 * variance.max(), variance.clamp(min=1e-300).rsqrt(), 0.0)
     values, vectors = torch.linalg.eigh(matrix * scale[:, None] * scale)
     inverse = torch.where(values > 1e-9 * values.max(), 1 / values, 0.0)
     return scale[:, None] * (vectors @ (inverse[:, None] * (vectors.T @ (scale[:, None] * right))))
