@@ -22,8 +22,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=4, help="number of MPI engines (default: 4)")
     options = parser.parse_args()
-    # On SIGTERM, exit normally, so that the kernel shuts down and ends its engines.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     runs = HERE / "runs"
     runs.mkdir(exist_ok=True)
     started = time.monotonic()
@@ -78,4 +76,6 @@ def report(runs, notebook, name):
 
 
 if __name__ == "__main__":
+    # On SIGTERM, exit normally, so that the kernel shuts down and ends its engines.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     main()
