@@ -14,6 +14,7 @@ from sagips_kit import Problem, fit, fit_likelihood
 from sagips_kit.statistics.basis import Basis
 from sagips_kit.statistics.coordinates import Coordinates
 from sagips_kit.statistics.sample import Sample
+from sagips_kit.statistics.toys import Toys
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # at the end of the path, because files in both folders may have the same names
@@ -255,3 +256,9 @@ def test_toys_need_the_score(rng):
     result = fit(HeavyTails(), HeavyTails().observed(500, rng))
     with pytest.raises(ValueError, match="holds no score .* Type result = fit"):
         dataclasses.replace(result, frozen=None).toys()
+
+
+def test_toys_of_an_angle_take_the_shorter_way_around():
+    toys = Toys(("phi",), np.array([3.1]), np.array([[-3.1], [3.0]]), np.full((2, 1), 0.2), np.array([2 * math.pi]))
+    assert toys.coverage() == 1 and toys.bias == pytest.approx((2 * math.pi - 6.2 - 0.1) / 0.4)
+    assert dataclasses.replace(toys, period=None).coverage() == 0.5

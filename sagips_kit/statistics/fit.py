@@ -221,6 +221,7 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         simulation, observed, Basis(observed.coordinates, _FEW), solution, compared, others, goodness, edges
     )
     scale = simulation.scale(t).numpy()
+    period = circles(problem.parameters, intervals(problem))[1] if problem.periodic else None
     return ScoreFit(
         tuple(problem.parameters),
         simulation.theta(t).numpy(),
@@ -228,8 +229,8 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         score.gains,
         *goodness,
         tuple(findings),
-        circles(problem.parameters, intervals(problem))[1] if problem.periodic else None,
-        Frozen(simulation, observed, score, solution),
+        period,
+        Frozen(simulation, observed, score, solution, period),
     )
 
 

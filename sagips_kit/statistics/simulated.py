@@ -122,11 +122,9 @@ class Observation:
     Parameters
     ----------
     problem : Problem
-        What was observed.
+        What was observed; its periodic observables count as angles.
     events : ndarray (event, observable)
         The events.
-    problem : Problem
-        Its periodic observables count as angles.
     """
 
     def __init__(self, problem: Problem, events: NDArray[np.float64]) -> None:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._circular import difference
 from .sample import Function
 from .simulated import Observation, Simulation
 from .solve import Solution, inverse_of
@@ -29,6 +30,8 @@ class Toys:
         Parameters that the data sets were simulated with: the estimate of the fit.
     theta, deviation : ndarray (toy, parameter)
         Estimates and standard deviations from each data set.
+    period : ndarray (parameter,) or None
+        Period of each parameter, NaN where it is not periodic; None if none is.
 
     Examples
     --------
@@ -43,11 +46,12 @@ class Toys:
     truth: NDArray[np.float64]
     theta: NDArray[np.float64]
     deviation: NDArray[np.float64]
+    period: NDArray[np.float64] | None = None
 
     @property
     def bias(self) -> NDArray[np.float64]:
         """ndarray (parameter,): Mean difference from the truth, in standard deviations."""
-        return ((self.theta - self.truth) / self.deviation).mean(0)
+        return self._pulls().mean(0)
 
     def coverage(self, n_deviations: float = 1.0) -> NDArray[np.float64]:
         """Return the fraction of the data sets whose interval contains the truth.
@@ -62,7 +66,12 @@ class Toys:
         ndarray (parameter,)
             The fractions; 0.683 is right for one deviation, 0.954 for two.
         """
-        return (abs(self.theta - self.truth) < n_deviations * self.deviation).mean(0)
+        return (abs(self._pulls()) < n_deviations).mean(0)
+
+    def _pulls(self) -> NDArray[np.float64]:
+        """Differences from the truth (toy, parameter) in standard deviations, the shorter way around for angles."""
+        period = np.nan if self.period is None else self.period
+        return difference(self.theta, self.truth, period) / self.deviation
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +82,7 @@ class Frozen:
     observed: Observation
     score: Function
     solution: Solution
+    period: NDArray[np.float64] | None
 
     def toys(self, n_toys: int, seed: int) -> Toys:
         """Fits of data sets that are simulated at the solution, as large as the observed one."""
@@ -91,7 +101,7 @@ class Frozen:
         theta = torch.stack([simulation.theta(one) for one in t]).numpy()
         scale = torch.stack([simulation.scale(one) for one in t]).numpy()
         truth = simulation.theta(solution.t).numpy()
-        return Toys(tuple(simulation.problem.parameters), truth, theta, deviation.numpy() * scale)
+        return Toys(tuple(simulation.problem.parameters), truth, theta, deviation.numpy() * scale, self.period)
 
     def _data(self, random: torch.Generator, expansion: "_Expansion") -> tuple[Tensor, Tensor]:
         """Mean score (component,) of a simulated data set, and its covariance for one event."""
