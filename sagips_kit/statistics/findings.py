@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._circular import intervals
 from .basis import Basis
-from .sample import Sample, solve_hermitian
+from .sample import Neighbours, solve_hermitian
 from .simulated import Observation, Simulation
 from .solve import DETERMINED, Solution
 
@@ -29,7 +29,7 @@ def findings_of(
     observed: Observation,
     basis: Basis,
     solution: Solution,
-    compared: Sample,
+    compared: Neighbours,
     others: list[Tensor],
     goodness: tuple[float, int],
     edges: list[str],
@@ -113,19 +113,18 @@ def _outside(simulation: Simulation, observed: Observation, t: Tensor) -> list[s
 
 
 def _wrong_slopes(
-    simulation: Simulation, observed: Observation, basis: Basis, compared: Sample, t: Tensor
+    simulation: Simulation, observed: Observation, basis: Basis, compared: Neighbours, t: Tensor
 ) -> list[str]:
     """Parameters for which the derivative of the simulation is not that of the means of `basis`."""
-    assert compared.pairs is not None and compared.step is not None
-    noise = simulation.noise(len(compared.z), 3)
+    n = len(compared.sample.z)
+    noise = simulation.noise(n, 3)
     slopes = basis.slopes(observed.sample(simulation, t, noise, torch.eye(len(t), dtype=torch.float64)))
     # What is below is rounding.
-    least = 1e-6 * basis(compared.z).std(0)
+    least = 1e-6 * basis(compared.sample.z).std(0)
     found = []
     for k, name in enumerate(simulation.problem.parameters):
-        before, after = compared.pairs[:, k]
-        change = (basis(after) - basis(before)) / compared.step[k]
-        slope, error = compared.mean(change), change.std(0) / math.sqrt(len(noise))
+        change = (basis(compared.after[k]) - basis(compared.before[k])) / compared.step[k]
+        slope, error = compared.sample.mean(change), change.std(0) / math.sqrt(n)
         size = torch.maximum(slope.abs(), slopes[:, k].abs())
         is_wrong = ((slope - slopes[:, k]).abs() > _WRONG_SLOPE * size) & (size > _SIGNIFICANT * error)
         is_wrong &= ((slope - slopes[:, k]).abs() > _SIGNIFICANT * error) & (size > least)

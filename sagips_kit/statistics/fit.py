@@ -21,7 +21,7 @@ from ..problems.arguments import require_arguments
 from ..problems.base import Problem
 from .basis import Basis
 from .findings import NEAR, findings_of, moving_edges
-from .sample import Sample
+from .sample import Neighbours
 from .score import Score
 from .simulated import Observation, Simulation
 from .solve import DETERMINED, Solution, along_axes, also_solve, errors_of_means, search, solve
@@ -240,7 +240,7 @@ def _is_near(solution: Solution, axes: Tensor, n: int) -> bool:
     return solution.move < NEAR and is_long
 
 
-def _compared(simulation: Simulation, observed: Observation, solution: Solution) -> Sample:
+def _compared(simulation: Simulation, observed: Observation, solution: Solution) -> Neighbours:
     """Simulated events at the solution, and beside it in each parameter, by a third of one event's deviation.
 
     That is wide enough to average over the steps that roundings and cuts make.
@@ -249,22 +249,20 @@ def _compared(simulation: Simulation, observed: Observation, solution: Solution)
     t = solution.t
     room = torch.where(simulation.is_periodic, torch.ones_like(t), torch.minimum(t, 1 - t))
     step = torch.minimum((0.6 * deviation).clamp(max=0.1), room)
-    axes = torch.eye(len(t), dtype=torch.float64)
-    return observed.sample(simulation, t, simulation.noise(_N_COMPARED, 3), axes, step)
+    return observed.neighbours(simulation, t, simulation.noise(_N_COMPARED, 3), step)
 
 
 def _goodness(
-    observed: Observation, score: Score, basis: Basis, compared: Sample, solution: Solution
+    observed: Observation, score: Score, basis: Basis, compared: Neighbours, solution: Solution
 ) -> tuple[float, int]:
     """Chi-squared of what the score does not see of `basis` and of its own products, and its degrees of freedom."""
-    sample, n_directions = solution.sample, solution.sample.n_directions
-    assert compared.pairs is not None and compared.step is not None
+    sample, n_directions, weights = solution.sample, len(solution.sample.dz), compared.sample.weights
     functions = _WithProducts(score, basis, n_directions)
     # Means of products are a product of matrices, which the values of all events would be too large for.
     slopes = torch.stack(
         [
-            functions.mean(after, compared.weights) - functions.mean(before, compared.weights)
-            for before, after in zip(*compared.pairs, strict=True)
+            functions.mean(after, weights) - functions.mean(before, weights)
+            for before, after in zip(compared.before, compared.after, strict=True)
         ],
         -1,
     )

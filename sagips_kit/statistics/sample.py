@@ -32,44 +32,24 @@ class Sample:
     category : Tensor (event,) of int
         Their categories.
     dz : Tensor (direction, event, coordinate)
-        Derivatives of the coordinates; without events if there are `pairs`.
-    pairs : Tensor (2, direction, event, coordinate), or None
-        The same events half a step before and after along each direction, for a simulation without derivatives.
-    step : Tensor (direction,), or None
-        The steps.
+        Derivatives of the coordinates.
     """
 
     z: Tensor
     weights: Tensor
     category: Tensor
     dz: Tensor
-    pairs: Tensor | None = None
-    step: Tensor | None = None
-
-    @property
-    def n_directions(self) -> int:
-        """int: Number of directions."""
-        return len(self.dz) if self.pairs is None else self.pairs.shape[1]
 
     def part(self, first: int, last: int) -> "Sample":
         """The events from `first` to `last`, weighted to the same shares of categories."""
-        pairs = None if self.pairs is None else self.pairs[:, :, first:last]
         category, weights = self.category[first:last], self.weights[first:last].clone()
         for k in category.unique():
             is_k = category == k
             weights[is_k] *= self.weights[self.category == k].sum() / len(self.z) * len(category) / weights[is_k].sum()
-        return replace(
-            self,
-            z=self.z[first:last],
-            weights=weights,
-            category=category,
-            dz=self.dz[:, first:last],
-            pairs=pairs,
-        )
+        return Sample(self.z[first:last], weights, category, self.dz[:, first:last])
 
     def along(self, directions: Tensor) -> "Sample":
         """The same events with derivatives along other directions, (direction, new direction)."""
-        assert self.pairs is None
         return replace(self, dz=torch.einsum("pec,pd->dec", self.dz, directions))
 
     def mean(self, values: Tensor) -> Tensor:
@@ -87,13 +67,25 @@ class Sample:
             centred[is_k] -= (self.weights[is_k] @ values[is_k]) / self.weights[is_k].sum()
         return centred.T @ (self.weights[:, None] * centred) / len(values)
 
-    def slopes(self, function: Function) -> Tensor:
-        """Derivatives (function, direction) of the means of a function."""
-        if self.pairs is None or self.step is None:
-            return function.slopes(self)
-        before, after = self.pairs
-        changes = [self.mean(function(z1) - function(z0)) for z0, z1 in zip(before, after, strict=True)]
-        return torch.stack(changes, -1) / self.step
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """Simulated events at a place and beside it, for differences in place of derivatives.
+
+    Parameters
+    ----------
+    sample : Sample
+        The events at the place, without derivatives.
+    before, after : Tensor (parameter, event, coordinate)
+        Coordinates of the same events, with each parameter half a step lower and higher.
+    step : Tensor (parameter,)
+        The steps.
+    """
+
+    sample: Sample
+    before: Tensor
+    after: Tensor
+    step: Tensor
 
 
 def solve_hermitian(matrix: Tensor, right: Tensor) -> Tensor:

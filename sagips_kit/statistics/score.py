@@ -71,7 +71,7 @@ class _Network:
             self.weights.append(torch.randn(before, after, generator=random) / math.sqrt(before))
             self.weights.append(0.5 * torch.randn(after, generator=random))
         # The last layer starts at zero: the network adds nothing until it has learned something.
-        n = sample.n_directions
+        n = len(sample.dz)
         self.weights += [torch.zeros(_WIDTHS[-1], n), torch.zeros(n)]
         for weight in self.weights:
             weight.requires_grad_()
@@ -119,14 +119,7 @@ class _Data:
         self.weights = sample.weights.float()
         kinds = sample.category.unique()
         self.is_category = (sample.category[:, None] == kinds).float()
-        self.dz = self._cut(sample.dz @ network.whitening) if sample.pairs is None else None
-        self.pairs = None if sample.pairs is None else network.inputs(sample.pairs)
-        self.step = torch.ones(0) if sample.step is None else sample.step.float()
-        self.n_directions = sample.n_directions
-
-    @staticmethod
-    def _cut(dz: Tensor) -> Tensor:
-        return dz.clamp(-_CLAMP, _CLAMP).float()
+        self.dz = (sample.dz @ network.whitening).clamp(-_CLAMP, _CLAMP).float()
 
     def objective(self, network: _Network, chosen: Tensor | slice, random: torch.Generator | None) -> Tensor:
         """The objective for some of the events, apart from the given part's own share; without `random`, exactly."""
@@ -139,21 +132,11 @@ class _Data:
 
     def _divergence(self, network: _Network, chosen: Tensor | slice, random: torch.Generator | None) -> Tensor:
         """Sum over directions of the changes (event,) of the components, or a number that is the same on average."""
-        n, z = self.n_directions, self.z[chosen]
-        if self.pairs is not None:
-            before, after = self.pairs[:, :, chosen]
-            if random is None:
-                changes = [network.outputs(after[j])[:, j] - network.outputs(before[j])[:, j] for j in range(n)]
-                return (torch.stack(changes) / self.step[:, None]).sum(0)
-            # One direction for each event, at random
-            j, k = torch.randint(0, n, (len(z),), generator=random), torch.arange(len(z))
-            return n * (network.outputs(after[j, k])[k, j] - network.outputs(before[j, k])[k, j]) / self.step[j]
-        assert self.dz is not None
-        dz = self.dz[:, chosen]
+        z, dz = self.z[chosen], self.dz[:, chosen]
         if random is None:
-            return torch.stack([network.with_change(z, dz[j])[1][:, j] for j in range(n)]).sum(0)
+            return torch.stack([network.with_change(z, tangent)[1][:, j] for j, tangent in enumerate(dz)]).sum(0)
         # One tangent for each event, with random signs
-        signs = torch.randint(0, 2, (len(z), n), generator=random).float() * 2 - 1
+        signs = torch.randint(0, 2, (len(z), len(dz)), generator=random).float() * 2 - 1
         return (signs * network.with_change(z, torch.einsum("ed,dec->ec", signs, dz))[1]).sum(1)
 
 
@@ -245,17 +228,17 @@ def _learn(network: _Network, train: Sample, test: Sample, given: Function, n_ep
 def _linear(functions: Basis | _Joined, sample: Sample) -> Function:
     """The combination of functions that minimises the objective, centred."""
     values = functions(sample.z)
-    matrix = solve_hermitian(sample.covariance(values), sample.slopes(functions))
+    matrix = solve_hermitian(sample.covariance(values), functions.slopes(sample))
     return _Linear(functions, matrix, sample.mean(values))
 
 
 def _information(function: Function, sample: Sample) -> float:
     """Twice the negative objective, per direction: a lower bound of the information, reached by the score."""
-    slopes = sample.slopes(function)
+    slopes = function.slopes(sample)
     return float(2 * slopes.trace() - sample.covariance(function(sample.z)).trace()) / len(slopes)
 
 
 def information_matrix(function: Function, sample: Sample) -> Tensor:
     """Information (direction, direction) per event of the means of a function."""
-    slopes = sample.slopes(function)
+    slopes = function.slopes(sample)
     return slopes.T @ solve_hermitian(sample.covariance(function(sample.z)), slopes)

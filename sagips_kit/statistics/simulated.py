@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from .._circular import intervals
 from ..problems.base import Problem, events_of, is_periodic
 from .coordinates import Coordinates
-from .sample import Function, Sample
+from .sample import Function, Neighbours, Sample
 
 _EDGE = 1e-7  # distance (in units of the range) that t keeps from the ends
 _CHUNK = 100_000  # observed events whose functions are computed at a time
@@ -202,27 +201,20 @@ class Observation:
         z, _ = self.coordinates(events, category=category)
         return Sample(z, self._weights(category), category, z.new_zeros(0, *z.shape))
 
-    def sample(
-        self, simulation: Simulation, t: Tensor, noise: Tensor, axes: Tensor, step: Tensor | None = None
-    ) -> Sample:
-        """Simulated events with derivatives along axes (parameter, direction); with steps, the events beside them."""
-        if step is None:
-            events, tangents = simulation.with_tangents(t, noise)
-            category = self._categories(events)
-            z, dz = self.coordinates(events, tangents, category)
-            along = torch.einsum("pec,pd->dec", torch.stack(dz), axes)
-            return Sample(z, self._weights(category), category, along)
-        plain = self.simulated(simulation, t, noise)
-        pairs = [
-            torch.stack(
-                [
-                    self.simulated(simulation, t + sign / 2 * h * axis, noise).z
-                    for h, axis in zip(step, axes.T, strict=True)
-                ]
-            )
+    def sample(self, simulation: Simulation, t: Tensor, noise: Tensor, axes: Tensor) -> Sample:
+        """Simulated events with derivatives along axes (parameter, direction)."""
+        events, tangents = simulation.with_tangents(t, noise)
+        category = self._categories(events)
+        z, dz = self.coordinates(events, tangents, category)
+        return Sample(z, self._weights(category), category, torch.stack(dz)).along(axes)
+
+    def neighbours(self, simulation: Simulation, t: Tensor, noise: Tensor, step: Tensor) -> Neighbours:
+        """Simulated events, and the same events with each parameter half a step (parameter,) lower and higher."""
+        before, after = (
+            torch.stack([self.simulated(simulation, t + sign / 2 * one, noise).z for one in torch.diag(step)])
             for sign in (-1, 1)
-        ]
-        return replace(plain, pairs=torch.stack(pairs), step=step)
+        )
+        return Neighbours(self.simulated(simulation, t, noise), before, after, step)
 
     def _weights(self, category: Tensor) -> Tensor:
         """Weights (event,) of simulated events that give each category its observed share."""

@@ -128,7 +128,7 @@ def _polish(
     matrix, gradient = axes, start.new_zeros(n_parameters)
     for _ in range(30):
         sample = observed.sample(simulation, at, noise, axes)
-        values, slopes = basis(sample.z), sample.slopes(basis)
+        values, slopes = basis(sample.z), basis.slopes(sample)
         covariance = sample.covariance(values)
         covariance = covariance + 1e-6 * torch.diag(covariance.diag() + 1e-12)
         distance = mean - sample.mean(values)
@@ -179,7 +179,7 @@ def solve(simulation: Simulation, observed: Observation, score: Function, start:
     inverse_axes = torch.linalg.inv(axes)
     for _ in range(14):
         sample = observed.sample(simulation, t, simulation.noise(size, 2, _N_SETS), axes)
-        values, slopes = score(sample.z), sample.slopes(score) @ inverse_axes
+        values, slopes = score(sample.z), score.slopes(sample) @ inverse_axes
         covariance = sample.covariance(values)
         weighted = solve_hermitian(covariance, torch.cat([slopes, (mean - sample.mean(values))[:, None]], 1))
         residuals, pulls = simulation.residuals(t), simulation.pulls(t)
