@@ -15,6 +15,7 @@ from .simulated import Observation, Simulation
 from .solve import DETERMINED, Solution
 
 NEAR = 0.3  # deviations that a solution may have moved since its score was learned
+_N_SIMULATED = 65536  # events whose range and whose ends are looked at
 _REPEATED, _OUTSIDE = 1e-3, 1e-3  # fractions of observed events that are reported
 _SHARED = 5e-3  # fraction of the events from which equal ones are no repetitions
 _WRONG_SLOPE, _SIGNIFICANT = 0.3, 6.0  # relative difference of two derivatives that is reported, if so many errors
@@ -89,7 +90,7 @@ def _is_on_grid(values: NDArray[np.float64]) -> bool:
 def _outside(simulation: Simulation, observed: Observation, t: Tensor) -> list[str]:
     """Observables of which many observed values are where nothing is simulated, or of another kind."""
     found = []
-    simulated = simulation.events(t, simulation.noise(65536, 4))
+    simulated = simulation.events(t, simulation.noise(_N_SIMULATED, 4))
     columns = zip(simulation.problem.observables, observed.events.T, simulated.T, strict=True)
     for name, seen, made in columns:
         n_outside = int(((seen < made.min()) | (seen > made.max())).sum())
@@ -142,16 +143,16 @@ def moving_edges(simulation: Simulation, n_observed: int, solution: Solution) ->
     The information of a ramp over the last 1/64 of the events is then larger than that of a ramp over the last 1/16,
     and there is no smallest ramp: the information of an event is unbounded.
     """
-    t, found = solution.t, []
-    events, tangents = simulation.with_tangents(t, simulation.noise(65536, 5))
+    found = []
+    events, tangents = simulation.with_tangents(solution.t, simulation.noise(_N_SIMULATED, 5))
     known, deviation = solution.information.diag(), solution.covariance.diag().sqrt()
+    around = intervals(simulation.problem)
     for column, name in enumerate(simulation.problem.observables):
-        values = events[:, column].numpy()
-        if name in intervals(simulation.problem) or len(np.unique(values)) < len(values) / 2:
+        if name in around or len(events[:, column].unique()) < len(events) / 2:
             continue
         for end, sign in (("lower", 1.0), ("upper", -1.0)):
-            x = sign * events[:, column]
-            dx = torch.stack([sign * tangent[:, column] for tangent in tangents])
+            x, order = (sign * events[:, column]).sort()
+            dx = torch.stack([sign * tangent[order, column] for tangent in tangents])
             tail, last = (_of_ramp(x, dx, k) for k in (_TAIL, _LAST))
             # In units of what all events and priors hold; a share that is small is not looked at.
             share = n_observed * last / known
@@ -167,16 +168,14 @@ def moving_edges(simulation: Simulation, n_observed: int, solution: Solution) ->
 
 
 def _motion(x: Tensor, dx: Tensor, n_observed: int) -> Tensor:
-    """Motion (parameter,) of the lowest values (event,) in units of the distance between the lowest observed ones."""
-    order = x.argsort()[:5]
-    gap = (x[order[-1]] - x[order[0]]) / 4 * len(x) / n_observed
-    return dx[:, order].mean(1).abs() / gap.clamp(min=1e-300)
+    """Motion (parameter,) of the lowest of sorted values (event,) in distances between the lowest observed ones."""
+    gap = (x[4] - x[0]) / 4 * len(x) / n_observed
+    return dx[:, :5].mean(1).abs() / gap.clamp(min=1e-300)
 
 
 def _of_ramp(x: Tensor, dx: Tensor, k: int) -> Tensor:
-    """Information (parameter,) per event of the mean of a ramp over the lowest 1/k of the values (event,)."""
-    ordered = x.sort().values
-    low, high = ordered[0], ordered[len(x) // k]
+    """Information (parameter,) per event of the mean of a ramp over the lowest 1/k of sorted values (event,)."""
+    low, high = x[0], x[len(x) // k]
     ramp = ((high - x) / (high - low).clamp(min=1e-300)).clamp(min=0)
     slopes = -(dx * (x < high)).mean(1) / (high - low).clamp(min=1e-300)
     return slopes.square() / ramp.var().clamp(min=1e-300)

@@ -187,13 +187,12 @@ def solve(simulation: Simulation, observed: Observation, score: Function, start:
         gradient = n * slopes.T @ weighted[:, -1] - pulls.T @ residuals
         step = inverse_of(information) @ gradient
         left = simulation.distance(step, torch.zeros_like(step), information)
+        n_effective = _n_effective(sample, values, covariance)
         if left < 0.01:
-            n_effective = _n_effective(sample, values, covariance)
             if n_effective > _ENOUGH * n or size == _MOST_IN_SET:
                 break
             size = _MOST_IN_SET
         t = simulation.inside(t + min(1.0, 5.0 / max(left, 1e-9)) * step)
-    n_effective = _n_effective(sample, values, covariance)
     weights = weighted[:, :-1]
     noise = n * weights.T @ observed_covariance @ weights + n**2 / n_effective * weights.T @ covariance @ weights
     inverse = inverse_of(information)

@@ -27,7 +27,7 @@ from zarr.abc.store import Store
 from zarr.codecs import BloscCodec
 from zarr.storage import LocalStore
 
-from .._circular import Periodic, intervals
+from .._circular import Named, intervals
 from .._text import allowed, listed, spaced
 from . import schema
 from .location import Location, beside, explained, is_empty, is_on_disk, local_path, located, old_prefix
@@ -39,17 +39,9 @@ _EVENTS_PER_CHUNK = 2**17
 _PACKAGES = ("sagips_kit", "numpy", "xarray", "zarr", "torch", "mpi4py", "ipyparallel")
 
 
-class Described(Protocol):
+class Described(Named, Protocol):
     """What a run records of its problem; every `Problem` has it."""
 
-    @property
-    def parameters(self) -> tuple[str, ...]: ...
-    @property
-    def observables(self) -> tuple[str, ...]: ...
-    @property
-    def lower(self) -> Any: ...
-    @property
-    def upper(self) -> Any: ...
     @property
     def truth(self) -> Any: ...
     @property
@@ -58,8 +50,6 @@ class Described(Protocol):
     def units(self) -> Mapping[str, str]: ...
     @property
     def long_names(self) -> Mapping[str, str]: ...
-    @property
-    def periodic(self) -> Periodic: ...
 
 
 def create_run(
