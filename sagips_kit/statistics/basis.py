@@ -54,8 +54,8 @@ class Basis:
         category, values = self._coordinates.category(z), self._values(z)
         result = values.new_empty(len(z), matrix.shape[1])
         for k, block in enumerate(matrix.chunk(n_categories)):
-            part = category == k
-            result[part] = values[part] @ block
+            part = (category == k).nonzero()[:, 0]
+            result.index_copy_(0, part, values.index_select(0, part) @ block)
         return result
 
     def slopes(self, sample: Sample) -> Tensor:

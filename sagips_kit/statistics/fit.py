@@ -32,6 +32,7 @@ _N_COMPARED = 16384  # simulated events of which derivatives are compared with d
 _N_SOME = 200_000  # observed events that are enough for a search
 _FEW, _COARSE, _FINE = 2, 8, 32  # waves for the comparison of derivatives, for the search, and at most for the score
 _AT_END = 1e-6  # distance (in units of the range) from an end of a range that is at the end
+_LEAST_VARIANCE = 1e-4  # relative; what varies less is what was subtracted, which is not known that precisely
 _N_ROUNDS = 8  # learn again, at most so many times, where the solution has moved
 
 
@@ -276,7 +277,7 @@ def _goodness(
     covariance = sample.covariance(rest)
     scale = covariance.diag().clamp(min=1e-300).rsqrt()
     eigenvalues, vectors = torch.linalg.eigh(covariance * scale[:, None] * scale)
-    keep = eigenvalues > 1e-6 * eigenvalues.max()
+    keep = eigenvalues > _LEAST_VARIANCE * eigenvalues.max()
     directions = scale[:, None] * vectors[:, keep]
     along, variance = distance @ directions, eigenvalues[keep] / observed.n
     variance = variance + errors_of_means(sample, rest @ directions)

@@ -61,11 +61,12 @@ class Sample:
 
         The shares of the categories do not depend on the parameters, so differences between them are no error.
         """
-        centred = values.clone()
-        for k in self.category.unique():
-            is_k = self.category == k
-            centred[is_k] -= (self.weights[is_k] @ values[is_k]) / self.weights[is_k].sum()
-        return centred.T @ (self.weights[:, None] * centred) / len(values)
+        root = self.weights.sqrt()[:, None]
+        share = torch.nn.functional.one_hot(self.category).to(values) * root
+        weighted = root * values
+        means = (share.T @ weighted) / share.square().sum(0).clamp(min=1e-300)[:, None]
+        centred = torch.addmm(weighted, share, means, alpha=-1)
+        return centred.T @ centred / len(values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,12 +13,13 @@ from .score import information_matrix
 from .simulated import Observation, Simulation
 
 _N_SCAN, _N_POLISHED = 48, 12  # points of the scan, and the best of them that are polished
-_N_SEARCH, _N_SET, _N_SETS = 2048, 8192, 8  # simulated events of the search; of the solution, in independent sets
+_N_SEARCH, _N_SET, _N_SETS = 1024, 8192, 8  # simulated events of the search; of the solution, in independent sets
 N_LEARN = 65536  # simulated events that a score is learned from
 _N_COMPARED = 16384  # simulated events by which several answers are compared
 _MOST_IN_SET = 32768  # events of a set, where smaller ones would add to the deviations
 _ENOUGH = 10.0  # simulated events per observed one, in effect, from which larger sets are not needed
 DETERMINED = 12.0  # least information, in units of the range, along a direction that events determine
+_STRIDE, _MOST_BENDS = 0.3, 4  # of a descent: longest step, in units of the ranges, and corrections of a step
 APART = 5.0  # deviations between two places that are different answers
 _AS_GOOD = 4.0  # difference in the distance of the means up to which two answers are equally good
 
@@ -123,7 +124,7 @@ def _polish(
     noise: Tensor,
 ) -> _End | None:
     """Levenberg-Marquardt on the means of `basis`; None where it comes to an end that is known."""
-    n, damping, n_parameters = observed.n, 1e-2, len(start)
+    n, damping, expected, n_parameters = observed.n, 1e-2, math.inf, len(start)
     best, t, at, axes = math.inf, start, start, torch.eye(n_parameters, dtype=torch.float64)
     matrix, gradient = axes, start.new_zeros(n_parameters)
     for _ in range(30):
@@ -145,13 +146,30 @@ def _polish(
                 break
         else:
             damping *= 10
-        if damping > 1e6 or not math.isfinite(best):
+        if damping > 1e6 or expected < 0.05 or not math.isfinite(best):
             break
         diagonal = matrix.diag() + 1e-9 * matrix.diag().max() + 1e-12
-        step = torch.linalg.solve(matrix + damping * torch.diag(diagonal), gradient)
-        at = simulation.inside(t + step.clamp(-0.3, 0.3))
+        damped = matrix + damping * torch.diag(diagonal)
+        step = torch.linalg.solve(damped, gradient).clamp(-_STRIDE, _STRIDE)
+        expected = float(gradient @ step)
+        at = _corrected(simulation, t, step, damped)
     left = float(gradient @ torch.linalg.pinv(matrix, hermitian=True) @ gradient)
     return _End(best, t, matrix, left)
+
+
+def _corrected(simulation: Simulation, t: Tensor, straight: Tensor, matrix: Tensor) -> Tensor:
+    """Where a step leads that follows the curvature of the residuals, which may be sharp and cost little to compute."""
+    residuals, pulls = simulation.residuals(t), simulation.pulls(t)
+    at, bend = simulation.inside(t + straight), math.inf
+    step, before = straight, residuals.new_zeros(len(residuals))
+    for _ in range(_MOST_BENDS if len(residuals) else 0):
+        curved = simulation.residuals(at) - residuals - pulls @ step
+        if not float((curved - before).norm()) < bend:
+            break
+        bend, before = 0.5 * float((curved - before).norm()), curved
+        step = (straight - torch.linalg.solve(matrix, pulls.T @ curved)).clamp(-_STRIDE, _STRIDE)
+        at = simulation.inside(t + step)
+    return at
 
 
 def along_axes(
