@@ -254,6 +254,7 @@ def _json_of(fit: "ScoreFit") -> str:
         "p_value": fit.p_value,
         "information": fit.information,
         "findings": fit.findings,
+        "notes": fit.notes,
     }
 
     def finite(item: Any) -> Any:

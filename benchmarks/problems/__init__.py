@@ -4,7 +4,7 @@
 Events come from NumPy and SciPy, never from the simulations.
 """
 
-from . import ambiguous, dependence, one, sabotaged, several, spectra
+from . import ambiguous, dependence, one, sabotaged, several, spectra, steps
 from .common import Known, drawn_truth
 
 
@@ -18,7 +18,7 @@ def _is_of(kind, module):
     return is_known and kind.__module__ == module.__name__
 
 
-REGULAR = _problems_in(one, spectra, several, dependence)
+REGULAR = _problems_in(one, spectra, several, dependence, steps)
 AMBIGUOUS, SABOTAGED = _problems_in(ambiguous), _problems_in(sabotaged)
 KINDS = {"regular": REGULAR, "several": AMBIGUOUS, "sabotaged": SABOTAGED}
 __all__ = ["AMBIGUOUS", "KINDS", "REGULAR", "SABOTAGED", "Known", "drawn_truth"]

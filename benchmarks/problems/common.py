@@ -16,6 +16,7 @@ class Known(Problem):
     """A problem whose truth can be set; `draw` makes its events, from NumPy or SciPy and never from `simulate`."""
 
     science = ""  # where such events come from
+    differentiable = True  # whether the derivative of `simulate` is that of its events
     finding = ""  # a regular expression that a finding must match where the fit cannot be used as it is
 
     def __init__(self, truth=None):

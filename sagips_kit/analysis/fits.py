@@ -29,7 +29,8 @@ def fit(run: xr.DataTree) -> xr.Dataset:
 
         All are NaN if the run has no fit.  The attributes are `state` ("made", "under way", "refused" or "failed", or
         "none" if no fit was asked for), `findings` (list of sentences that say why the estimate should not be used as
-        it is), `information` (of the parts of the score) and `reason` (why there is no fit).
+        it is), `notes` (sentences about the problem that do not concern this fit), `information` (of the parts of the
+        score) and `reason` (why there is no fit).
 
     See Also
     --------
@@ -64,16 +65,16 @@ def fit(run: xr.DataTree) -> xr.Dataset:
 
 def fit_words(run: xr.DataTree) -> dict[str, Any]:
     """State, findings, information and reason of the fit by the learned score."""
-    nothing: dict[str, Any] = {"state": "none", "reason": "", "findings": [], "information": {}}
+    nothing: dict[str, Any] = {"state": "none", "reason": "", "findings": [], "notes": [], "information": {}}
     return nothing | group_of(run, schema.REFERENCE).attrs.get(schema.FIT_KEY, {})
 
 
 def findings_of(run: xr.DataTree) -> list[str]:
-    """What speaks against the fit by the learned score, or why it failed, in sentences."""
+    """What speaks against the fit by the learned score or the run's training, or why the fit failed, in sentences."""
     words = fit_words(run)
     if words["state"] == schema.FAILED:
         return [f"The fit by the learned score failed: {words['reason']}"]
-    return [f"The fit by the learned score is not reliable: {text}" for text in words["findings"]]
+    return [f"The fit by the learned score is not reliable: {text}" for text in words["findings"]] + words["notes"]
 
 
 def goodness_words(values: xr.Dataset) -> str:

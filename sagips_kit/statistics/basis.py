@@ -59,13 +59,14 @@ class Basis:
         return result
 
     def slopes(self, sample: Sample) -> Tensor:
-        """Derivatives (function, direction) of the means over a sample with derivatives of its coordinates."""
-        n_categories = self._coordinates.n_categories
+        """Derivatives (function, direction) of the means over a sample that has tangents."""
+        n_categories, tangents = self._coordinates.n_categories, sample.tangents
+        assert tangents is not None
         if n_categories == 1:
-            return self._slopes(sample.z, sample.dz, sample.weights)
+            return self._slopes(sample.z, tangents, sample.weights)
         category = self._coordinates.category(sample.z)
         parts = [category == k for k in range(n_categories)]
-        slopes = [self._slopes(sample.z[part], sample.dz[:, part], sample.weights[part]) for part in parts]
+        slopes = [self._slopes(sample.z[part], tangents[:, part], sample.weights[part]) for part in parts]
         return torch.cat([part.sum() / len(sample.z) * one for part, one in zip(parts, slopes, strict=True)])
 
     def _values(self, z: Tensor) -> Tensor:

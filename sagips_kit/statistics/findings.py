@@ -9,16 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._circular import intervals
-from .basis import Basis
-from .sample import Neighbours, solve_hermitian
+from .derivatives import edge_slopes
+from .sample import solve_hermitian
 from .simulated import Observation, Simulation
-from .solve import DETERMINED, Solution
+from .solve import DETERMINED, Solution, units_of
 
 NEAR = 0.3  # deviations that a solution may have moved since its score was learned
 _N_SIMULATED = 65536  # events whose range and whose ends are looked at
 _REPEATED, _OUTSIDE = 1e-3, 1e-3  # fractions of observed events that are reported
 _SHARED = 5e-3  # fraction of the events from which equal ones are no repetitions
-_WRONG_SLOPE, _SIGNIFICANT = 0.3, 6.0  # relative difference of two derivatives that is reported, if so many errors
 _TAIL, _LAST, _EDGE = 16, 64, 2.0  # of a moving edge: fractions 1/16 and 1/64 of the events, and ratio of informations
 _MOTION = 0.7  # least motion of an edge by a deviation, in distances between the events next to it
 _SHARE = 0.01  # of a parameter's information in a ramp from which an edge is looked for
@@ -28,16 +27,13 @@ _REJECTED = 1e-3  # p-value of a test below which the model or the data are repo
 def findings_of(
     simulation: Simulation,
     observed: Observation,
-    basis: Basis,
     solution: Solution,
-    compared: Neighbours,
     others: list[Tensor],
     goodness: tuple[float, int],
     edges: list[str],
 ) -> list[str]:
     """What speaks against using the estimate, in sentences; the most basic reason first."""
     found = _repeated(observed) + _outside(simulation, observed, solution.t)
-    found += _wrong_slopes(simulation, observed, basis, compared, solution.t)
     found += edges
     found += _undetermined(simulation, solution) + _at_ends(simulation, solution) + _halves(observed, solution)
     for other in others:
@@ -113,30 +109,6 @@ def _outside(simulation: Simulation, observed: Observation, t: Tensor) -> list[s
     return found
 
 
-def _wrong_slopes(
-    simulation: Simulation, observed: Observation, basis: Basis, compared: Neighbours, t: Tensor
-) -> list[str]:
-    """Parameters for which the derivative of the simulation is not that of the means of `basis`."""
-    n = len(compared.sample.z)
-    noise = simulation.noise(n, 3)
-    slopes = basis.slopes(observed.sample(simulation, t, noise, torch.eye(len(t), dtype=torch.float64)))
-    # What is below is rounding.
-    least = 1e-6 * basis(compared.sample.z).std(0)
-    found = []
-    for k, name in enumerate(simulation.problem.parameters):
-        change = (basis(compared.after[k]) - basis(compared.before[k])) / compared.step[k]
-        slope, error = compared.sample.mean(change), change.std(0) / math.sqrt(n)
-        size = torch.maximum(slope.abs(), slopes[:, k].abs())
-        is_wrong = ((slope - slopes[:, k]).abs() > _WRONG_SLOPE * size) & (size > _SIGNIFICANT * error)
-        is_wrong &= ((slope - slopes[:, k]).abs() > _SIGNIFICANT * error) & (size > least)
-        if bool(is_wrong.any()):
-            found.append(
-                f"The derivative of simulate with respect to {name} is not that of its events: where, round, and cuts "
-                "have no derivative. Make the events move smoothly with the parameter; check_problem shows an example."
-            )
-    return found
-
-
 def moving_edges(simulation: Simulation, n_observed: int, solution: Solution) -> list[str]:
     """Parameters that move an end of the distribution of an observable.
 
@@ -144,7 +116,8 @@ def moving_edges(simulation: Simulation, n_observed: int, solution: Solution) ->
     and there is no smallest ramp: the information of an event is unbounded.
     """
     found = []
-    events, tangents = simulation.with_tangents(solution.t, simulation.noise(_N_SIMULATED, 5))
+    noise, width = simulation.noise(_N_SIMULATED, 5), units_of(solution.information, n_observed)
+    events, tangents = edge_slopes(simulation, solution.t, noise, width)
     known, deviation = solution.information.diag(), solution.covariance.diag().sqrt()
     around = intervals(simulation.problem)
     for column, name in enumerate(simulation.problem.observables):

@@ -20,19 +20,20 @@ from ..events.resampling import check_events
 from ..problems.arguments import require_arguments
 from ..problems.base import Problem
 from .basis import Basis
+from .derivatives import at_neighbours, compare
 from .findings import NEAR, findings_of, moving_edges
-from .sample import Neighbours
+from .sample import Sample
 from .score import Score
 from .simulated import Observation, Simulation
-from .solve import DETERMINED, Solution, along_axes, also_solve, errors_of_means, search, solve
+from .solve import End, Solution, along_axes, also_solve, errors_of_means, search, solve, units_of
 from .toys import Frozen, Toys
 
 _LEAST_EVENTS = 100  # fewer say too little about the distribution of an observable
-_N_COMPARED = 16384  # simulated events of which derivatives are compared with differences
 _N_SOME = 200_000  # observed events that are enough for a search
 _FEW, _COARSE, _FINE = 2, 8, 32  # waves for the comparison of derivatives, for the search, and at most for the score
 _AT_END = 1e-6  # distance (in units of the range) from an end of a range that is at the end
 _LEAST_VARIANCE = 1e-4  # relative; what varies less is what was subtracted, which is not known that precisely
+_USUAL = 4.0  # deviations of a component of the score up to which its products are followed
 _N_ROUNDS = 8  # learn again, at most so many times, where the solution has moved
 
 
@@ -59,6 +60,8 @@ class ScoreFit:
         Reasons why the estimate should not be used as it is; empty if none was found.
     period : ndarray (parameter,) or None
         Period of each parameter, NaN where it is not periodic; None if none is.
+    notes : tuple of str
+        What to know of the problem, such as derivatives of its events that are wrong; the estimate is not affected.
     frozen : Frozen or None
         The score, with which `toys` repeats the fit; None if the fit comes from a store.
 
@@ -83,6 +86,7 @@ class ScoreFit:
     n_freedom: int
     findings: tuple[str, ...]
     period: NDArray[np.float64] | None = None
+    notes: tuple[str, ...] = ()
     frozen: Frozen | None = field(default=None, repr=False)
 
     @property
@@ -129,7 +133,8 @@ class ScoreFit:
         lines = [f"{name:{width}}  {value:.7g} +- {deviation:.2g}" for name, value, deviation in rows]
         tested = f"chi-squared {self.goodness:.1f} / {self.n_freedom}, p = {self.p_value:.2g}"
         lines.append(f"goodness of fit: {tested if self.n_freedom else 'not tested'}")
-        return "\n".join([*lines, *(f"NOT RELIABLE: {text}" for text in self.findings)])
+        lines += [f"NOT RELIABLE: {text}" for text in self.findings]
+        return "\n".join([*lines, *(f"note: {text}" for text in self.notes)])
 
 
 def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
@@ -141,13 +146,14 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     2 to 20 s for a few parameters.
 
     What speaks against the estimate is reported in `findings`: repeated events, values that the simulation does not
-    reach, a derivative that is not that of the events, an edge that moves with a parameter, what the events do not
-    determine, ends of ranges, halves of the events that disagree, several answers, and a model that does not fit.
+    reach, an edge that moves with a parameter, what the events do not determine, ends of ranges, halves of the events
+    that disagree, several answers, and a model that does not fit.
 
     Parameters
     ----------
     problem : Problem
-        Its `simulate` must be differentiable.  Its `features` and `log_likelihood` are not used.
+        Where the derivative of its `simulate` is missing or is not that of the events, differences of events are used
+        instead, and `notes` says so.  Its `features` and `log_likelihood` are not used.
     events : array_like (event, observable)
         Observed events, 100 or more.
     seed : int
@@ -195,11 +201,90 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     # Positions see where events are rare, as many parameters need; far from the solution they may mislead a search.
     n_functions = plain(observed.coordinates(observed.events[:1], category=observed.category[:1])[0]).shape[1]
     coarse = plain if n_functions > 2 * len(problem.parameters) else more
-    used = observed.some(_N_SOME)
-    t, others = search(simulation, used, coarse)
-    information, is_rough = None, True
+    some, few = observed.some(_N_SOME), Basis(observed.coordinates, _FEW)
+    places = _search(simulation, some, coarse)
+    wrong = _derivatives(simulation, some, few, places[0].t, places[0].information)
+    if wrong is not None:
+        places = search(simulation, some, coarse)
+    score, solution, axes, edges = _learn(simulation, observed, some, bases, coarse, places[0], seed)
+    if wrong is None:
+        wrong = _derivatives(simulation, observed, few, solution.t, solution.information)
+        if wrong is not None:
+            places = search(simulation, some, coarse)
+            score, solution, axes, edges = _learn(simulation, observed, some, bases, coarse, places[0], seed)
+    others = also_solve(simulation, some, score, solution, axes, [place.t for place in places[1:]])
+    goodness = _goodness(simulation, observed, score, plain, solution)
+    findings = findings_of(simulation, observed, solution, others, goodness, edges)
+    t = solution.t
+    scale = simulation.scale(t).numpy()
+    period = circles(problem.parameters, intervals(problem))[1] if problem.periodic else None
+    return ScoreFit(
+        tuple(problem.parameters),
+        simulation.theta(t).numpy(),
+        solution.covariance.numpy() * np.outer(scale, scale),
+        score.gains,
+        *goodness,
+        tuple(findings),
+        period,
+        _notes(problem, wrong or []),
+        Frozen(simulation, observed, score, solution, period),
+    )
+
+
+def _search(simulation: Simulation, observed: Observation, basis: Basis) -> list[End]:
+    """Search by derivatives, or by differences if derivatives are not finite."""
+    try:
+        return search(simulation, observed, basis)
+    except ValueError:
+        if not simulation.is_differentiable:
+            raise
+        simulation.is_differentiable = False
+        return search(simulation, observed, basis)
+
+
+def _derivatives(
+    simulation: Simulation, observed: Observation, basis: Basis, t: Tensor, information: Tensor
+) -> list[str] | None:
+    """None if derivatives of the events serve; otherwise differences are taken from then on.
+
+    Returned are the parameters whose derivative is wrong, which may be none: differences also serve better where
+    derivatives are very different from event to event.
+    """
+    if not simulation.is_differentiable:
+        return list(simulation.problem.parameters)
+    neighbours = at_neighbours(simulation, observed, t, units_of(information, observed.n))
+    wrong, is_worse = compare(simulation, observed, basis, t, neighbours)
+    simulation.is_differentiable = not is_worse
+    return wrong if is_worse else None
+
+
+def _notes(problem: Problem, wrong: list[str]) -> tuple[str, ...]:
+    """What to know of parameters whose derivative is wrong."""
+    if not wrong:
+        return ()
+    return (
+        f"The derivative of {type(problem).__name__}.simulate with respect to {', '.join(wrong)} is not that of its "
+        "events: where, round, cuts and counts have none. The fit uses differences of events instead. Training would "
+        "need the derivative: make the events move smoothly with the parameters; check_problem shows an example.",
+    )
+
+
+def _learn(
+    simulation: Simulation,
+    observed: Observation,
+    used: Observation,
+    bases: list[Basis],
+    coarse: Basis,
+    place: End,
+    seed: int,
+) -> tuple[Score, Solution, Tensor, list[str]]:
+    """Learn the score and solve its equation, in turns; also the axes along which it was learned, and moving edges.
+
+    Only the last solution uses all observed events; those before it, some.
+    """
+    t, information, is_learned, is_rough = place.t, place.information, False, True
     for _ in range(_N_ROUNDS):
-        axes, sample = along_axes(simulation, used, coarse, t, information)
+        axes, sample = along_axes(simulation, used, coarse, t, information, is_learned)
         score = Score(sample, bases, seed, is_rough)
         solution = solve(simulation, used, score, t, axes)
         # Next to a moving edge every score can be improved, without end; a solution at an end of the ranges is pushed
@@ -211,28 +296,11 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
             used = observed
             solution = solve(simulation, used, score, solution.t, axes)
             is_last = is_stuck or _is_near(solution, axes, used.n)
-        t, information = solution.t, solution.information
+        t, information, is_learned = solution.t, solution.information, True
         if is_last:
             break
         is_rough = is_rough and not _is_near(solution, axes, used.n)
-    others = also_solve(simulation, used.some(_N_SOME), score, solution, axes, others)
-    compared = _compared(simulation, observed, solution)
-    goodness = _goodness(observed, score, plain, compared, solution)
-    findings = findings_of(
-        simulation, observed, Basis(observed.coordinates, _FEW), solution, compared, others, goodness, edges
-    )
-    scale = simulation.scale(t).numpy()
-    period = circles(problem.parameters, intervals(problem))[1] if problem.periodic else None
-    return ScoreFit(
-        tuple(problem.parameters),
-        simulation.theta(t).numpy(),
-        solution.covariance.numpy() * np.outer(scale, scale),
-        score.gains,
-        *goodness,
-        tuple(findings),
-        period,
-        Frozen(simulation, observed, score, solution, period),
-    )
+    return score, solution, axes, edges
 
 
 def _is_near(solution: Solution, axes: Tensor, n: int) -> bool:
@@ -241,33 +309,24 @@ def _is_near(solution: Solution, axes: Tensor, n: int) -> bool:
     return solution.move < NEAR and is_long
 
 
-def _compared(simulation: Simulation, observed: Observation, solution: Solution) -> Neighbours:
-    """Simulated events at the solution, and beside it in each parameter, by a third of one event's deviation.
-
-    That is wide enough to average over the steps that roundings and cuts make.
-    """
-    deviation = solution.information.diag().clamp(min=DETERMINED).rsqrt() * math.sqrt(observed.n)
-    t = solution.t
-    room = torch.where(simulation.is_periodic, torch.ones_like(t), torch.minimum(t, 1 - t))
-    step = torch.minimum((0.6 * deviation).clamp(max=0.1), room)
-    return observed.neighbours(simulation, t, simulation.noise(_N_COMPARED, 3), step)
-
-
 def _goodness(
-    observed: Observation, score: Score, basis: Basis, compared: Neighbours, solution: Solution
+    simulation: Simulation, observed: Observation, score: Score, basis: Basis, solution: Solution
 ) -> tuple[float, int]:
     """Chi-squared of what the score does not see of `basis` and of its own products, and its degrees of freedom."""
-    sample, n_directions, weights = solution.sample, len(solution.sample.dz), compared.sample.weights
-    functions = _WithProducts(score, basis, n_directions)
+    sample, n_directions = solution.sample, solution.sample.n_directions
+    functions = _WithProducts(score, basis, sample)
+    deviation = units_of(solution.information, observed.n)
+    beside, axes = at_neighbours(simulation, observed, solution.t, deviation)
+    assert beside.differences is not None
     # Means of products are a product of matrices, which the values of all events would be too large for.
     slopes = torch.stack(
         [
-            functions.mean(after, weights) - functions.mean(before, weights)
-            for before, after in zip(compared.before, compared.after, strict=True)
+            functions.mean(after, beside.weights) - functions.mean(before, beside.weights)
+            for before, after, _ in zip(*beside.differences, strict=True)
         ],
         -1,
     )
-    slopes = slopes / compared.step * solution.information.diag().clamp(min=DETERMINED).rsqrt()
+    slopes = slopes / beside.differences.width / axes.diag() * deviation
     values = functions(sample.z)
     s_slopes = slopes[:n_directions]
     projection = slopes[n_directions:] @ torch.linalg.pinv(s_slopes, rtol=1e-6)
@@ -285,18 +344,25 @@ def _goodness(
 
 
 class _WithProducts:
-    """The score, simple functions, and the products of pairs of the score's components."""
+    """The score, simple functions, and the products of pairs of the score's components.
 
-    def __init__(self, score: Score, basis: Basis, n_directions: int) -> None:
+    The components are limited to what is usual, since one far event could make most of the mean of a product.
+    """
+
+    def __init__(self, score: Score, basis: Basis, sample: Sample) -> None:
         self._score, self._basis = score, basis
-        self._first, self._second = torch.triu_indices(n_directions, n_directions)
+        self._first, self._second = torch.triu_indices(sample.n_directions, sample.n_directions)
+        values = score(sample.z)
+        self._limit = _USUAL * sample.mean(values.square()).sqrt()
 
     def __call__(self, z: Tensor) -> Tensor:
         s = self._score(z)
-        return torch.cat([s, self._basis(z), s[:, self._first] * s[:, self._second]], -1)
+        usual = s.clamp(-self._limit, self._limit)
+        return torch.cat([s, self._basis(z), usual[:, self._first] * usual[:, self._second]], -1)
 
     def mean(self, z: Tensor, weights: Tensor) -> Tensor:
         """Weighted means (function,), without the values of all products."""
         s = self._score(z)
-        products = s.T @ (weights[:, None] * s) / len(z)
+        usual = s.clamp(-self._limit, self._limit)
+        products = usual.T @ (weights[:, None] * usual) / len(z)
         return torch.cat([weights @ s / len(z), weights @ self._basis(z) / len(z), products[self._first, self._second]])

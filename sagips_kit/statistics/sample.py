@@ -1,7 +1,8 @@
 """Simulated events as coordinates with their derivatives, and the moments of functions over them."""
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,8 +16,24 @@ class Function(Protocol):
         ...
 
     def slopes(self, sample: "Sample") -> Tensor:
-        """Derivatives (function, direction) of the means over a sample that has derivatives of its coordinates."""
+        """Derivatives (function, direction) of the means over a sample that has tangents."""
         ...
+
+
+class Differences(NamedTuple):
+    """The events of a sample at two places on a line through its own place, for each direction.
+
+    Parameters
+    ----------
+    before, after : Tensor (direction, event, coordinate)
+        Their coordinates there.
+    width : Tensor (direction,)
+        Distance of the two places.
+    """
+
+    before: Tensor
+    after: Tensor
+    width: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +48,36 @@ class Sample:
         Weights of the events, 1 in the mean, which give each category its observed share.
     category : Tensor (event,) of int
         Their categories.
-    dz : Tensor (direction, event, coordinate)
+    tangents : Tensor (direction, event, coordinate) or None
         Derivatives of the coordinates.
+    differences : Differences or None
+        In place of tangents where these are missing, wrong, or very different from event to event.
     """
 
     z: Tensor
     weights: Tensor
     category: Tensor
-    dz: Tensor
+    tangents: Tensor | None = None
+    differences: Differences | None = None
+
+    @property
+    def n_directions(self) -> int:
+        """int: Number of directions."""
+        if self.tangents is not None:
+            return len(self.tangents)
+        return 0 if self.differences is None else len(self.differences.width)
+
+    def slopes(self, function: Function) -> Tensor:
+        """Derivatives (function, direction) of the means of functions."""
+        if self.tangents is not None:
+            return function.slopes(self)
+        assert self.differences is not None
+        changes = [self.mean(function(after) - function(before)) / width for before, after, width in self._pairs()]
+        return torch.stack(changes, -1)
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        assert self.differences is not None
+        return zip(*self.differences, strict=True)
 
     def part(self, first: int, last: int) -> "Sample":
         """The events from `first` to `last`, weighted to the same shares of categories."""
@@ -46,11 +85,13 @@ class Sample:
         for k in category.unique():
             is_k = category == k
             weights[is_k] *= self.weights[self.category == k].sum() / len(self.z) * len(category) / weights[is_k].sum()
-        return Sample(self.z[first:last], weights, category, self.dz[:, first:last])
-
-    def along(self, directions: Tensor) -> "Sample":
-        """The same events with derivatives along other directions, (direction, new direction)."""
-        return replace(self, dz=torch.einsum("pec,pd->dec", self.dz, directions))
+        tangents, differences = self.tangents, self.differences
+        if tangents is not None:
+            tangents = tangents[:, first:last]
+        if differences is not None:
+            before, after, width = differences
+            differences = Differences(before[:, first:last], after[:, first:last], width)
+        return Sample(self.z[first:last], weights, category, tangents, differences)
 
     def mean(self, values: Tensor) -> Tensor:
         """Means (function,) of values (event, function)."""
@@ -67,26 +108,6 @@ class Sample:
         means = (share.T @ weighted) / share.square().sum(0).clamp(min=1e-300)[:, None]
         centred = torch.addmm(weighted, share, means, alpha=-1)
         return centred.T @ centred / len(values)
-
-
-@dataclass(frozen=True, eq=False)
-class Neighbours:
-    """Simulated events at a place and beside it, for differences in place of derivatives.
-
-    Parameters
-    ----------
-    sample : Sample
-        The events at the place, without derivatives.
-    before, after : Tensor (parameter, event, coordinate)
-        Coordinates of the same events, with each parameter half a step lower and higher.
-    step : Tensor (parameter,)
-        The steps.
-    """
-
-    sample: Sample
-    before: Tensor
-    after: Tensor
-    step: Tensor
 
 
 def solve_hermitian(matrix: Tensor, right: Tensor) -> Tensor:

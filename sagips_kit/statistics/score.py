@@ -14,7 +14,6 @@ import itertools
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +25,8 @@ _N_EPOCHS, _BATCH, _RATE = 24, 1024, 1e-2
 _N_PILOT_EPOCHS, _N_PILOT = 6, 16384  # of the short training that shows whether a network adds anything
 _GAIN = 5e-4  # smallest gain of information in all directions together for which a network is trained fully
 _HELD_OUT = 0.25  # fraction of the simulated events that judge what the others have taught
+_RIDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)  # relative; of weights in closed form
+_RARE, _BEYOND = 1e-3, 2.5  # quantiles of a score, and how many times farther from its median it may be
 _CLAMP = 30.0  # standard deviations at which derivatives are cut while a network learns
 
 
@@ -58,6 +59,24 @@ class _Joined:
         return torch.cat([function.slopes(sample) for function in self._functions])
 
 
+class _Limited:
+    """Functions whose values are limited to what is usual at the events they were learned from.
+
+    Where no event has taught them, they may have any value, and one observed event would decide.
+    """
+
+    def __init__(self, function: Function, z: Tensor) -> None:
+        self._function, values = function, function(z)
+        low, middle, high = torch.quantile(values, torch.tensor([_RARE, 0.5, 1 - _RARE]).to(values), dim=0)
+        self._low, self._high = middle - _BEYOND * (middle - low), middle + _BEYOND * (high - middle)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self._function(z).clamp(self._low, self._high)
+
+    def slopes(self, sample: Sample) -> Tensor:
+        return self._function.slopes(sample)  # events at the limits are too few to matter
+
+
 class _Network:
     """A perceptron with smooth activations on whitened coordinates."""
 
@@ -71,7 +90,7 @@ class _Network:
             self.weights.append(torch.randn(before, after, generator=random) / math.sqrt(before))
             self.weights.append(0.5 * torch.randn(after, generator=random))
         # The last layer starts at zero: the network adds nothing until it has learned something.
-        n = len(sample.dz)
+        n = sample.n_directions
         self.weights += [torch.zeros(_WIDTHS[-1], n), torch.zeros(n)]
         for weight in self.weights:
             weight.requires_grad_()
@@ -86,7 +105,8 @@ class _Network:
                 z = torch.tanh(z @ self.weights[k] + self.weights[k + 1])
                 layers.append((self.weights[k], 1 - z.square()))
             means = []
-            for dz in sample.dz:
+            assert sample.tangents is not None
+            for dz in sample.tangents:
                 change = (dz @ self.whitening).float()
                 for weight, slope in layers:
                     change = slope * (change @ weight)
@@ -119,7 +139,13 @@ class _Data:
         self.weights = sample.weights.float()
         kinds = sample.category.unique()
         self.is_category = (sample.category[:, None] == kinds).float()
-        self.dz = (sample.dz @ network.whitening).clamp(-_CLAMP, _CLAMP).float()
+        self._n_directions, self._tangents = sample.n_directions, None
+        if sample.tangents is not None:
+            self._tangents = (sample.tangents @ network.whitening).clamp(-_CLAMP, _CLAMP).float()
+        elif sample.differences is not None:
+            before, after, width = sample.differences
+            self._before, self._after = network.inputs(before), network.inputs(after)
+            self._width = width.float()
 
     def objective(self, network: _Network, chosen: Tensor | slice, random: torch.Generator | None) -> Tensor:
         """The objective for some of the events, apart from the given part's own share; without `random`, exactly."""
@@ -128,16 +154,31 @@ class _Data:
         in_category = self.is_category[chosen] * weights[:, None]
         means = (in_category.T @ both) / in_category.sum(0)[:, None].clamp(min=1e-6)
         size = 0.5 * (weights[:, None] * (both - self.is_category[chosen] @ means).square()).sum(1).mean()
-        return size - (weights * self._divergence(network, chosen, random)).mean()
-
-    def _divergence(self, network: _Network, chosen: Tensor | slice, random: torch.Generator | None) -> Tensor:
-        """Sum over directions of the changes (event,) of the components, or a number that is the same on average."""
-        z, dz = self.z[chosen], self.dz[:, chosen]
         if random is None:
-            return torch.stack([network.with_change(z, tangent)[1][:, j] for j, tangent in enumerate(dz)]).sum(0)
-        # One tangent for each event, with random signs
-        signs = torch.randint(0, 2, (len(z), len(dz)), generator=random).float() * 2 - 1
-        return (signs * network.with_change(z, torch.einsum("ed,dec->ec", signs, dz))[1]).sum(1)
+            divergence = torch.stack([self._change(network, chosen, k) for k in range(self._n_directions)]).sum(0)
+        else:
+            divergence = self._random_change(network, chosen, random)
+        return size - (weights * divergence).mean()
+
+    def _change(self, network: _Network, chosen: Tensor | slice, k: int) -> Tensor:
+        """Change (event,) of the k-th component along the k-th direction."""
+        if self._tangents is not None:
+            return network.with_change(self.z[chosen], self._tangents[k, chosen])[1][:, k]
+        before, after = (network.outputs(z[k, chosen])[:, k] for z in (self._before, self._after))
+        return (after - before) / self._width[k]
+
+    def _random_change(self, network: _Network, chosen: Tensor | slice, random: torch.Generator) -> Tensor:
+        """Numbers (event,) whose mean is the sum of these changes over the directions."""
+        n, n_events = self._n_directions, len(self.z[chosen])
+        if self._tangents is not None:
+            # One tangent for each event, with random signs
+            signs = torch.randint(0, 2, (n_events, n), generator=random).float() * 2 - 1
+            tangents = torch.einsum("ed,dec->ec", signs, self._tangents[:, chosen])
+            return (signs * network.with_change(self.z[chosen], tangents)[1]).sum(1)
+        # One direction for each event
+        k = torch.randint(0, n, (n_events,), generator=random)
+        before, after = (network.outputs(z[k, chosen]).gather(1, k[:, None])[:, 0] for z in (self._before, self._after))
+        return n * (after - before) / self._width[k]
 
 
 class Score:
@@ -166,31 +207,29 @@ class Score:
         # Contiguous parts: every so many-th point of a Sobol sequence lies in one part of the cube.
         n = round((1 - _HELD_OUT) * len(sample.z))
         train, test = sample.part(0, n), sample.part(n, len(sample.z))
-        candidates = [_linear(one, train) for one in bases]
-        values = [_information(function, test) for function in candidates]
-        best = int(np.argmax(np.nan_to_num(values, nan=-np.inf)))
-        self._function: Function = candidates[best]
-        self.gains = {"functions": values[best]}
+        candidates = [_linear(one, train, test) for one in bases]
+        function, value = max(candidates, key=lambda candidate: candidate[1])
+        self._function, self.gains = _Limited(function, sample.z), {"functions": value}
         network = _Network(train, seed)
         pilot, judge = train.part(0, min(n, _N_PILOT)), test.part(0, min(len(test.z), _N_PILOT // 2))
         self.is_complete = _learn(network, pilot, judge, self._function, _N_PILOT_EPOCHS, seed) < _GAIN
-        if self.is_complete:
-            return
-        if not is_rough:
-            _learn(network, train, test, self._function, _N_EPOCHS, seed)
-            self.is_complete = True
-        # The best combination of both parts, in closed form: what adds nothing gets no weight.
-        combined = _linear(_Joined(self._function, network), test)
-        if (value := _information(combined, train)) > values[best]:
-            self._function = combined
-            self.gains["with a network"] = value
+        if not self.is_complete:
+            if not is_rough:
+                _learn(network, train, test, self._function, _N_EPOCHS, seed)
+                self.is_complete = True
+            # The best combination of both parts: what adds nothing gets no weight.
+            middle, end = len(test.z) // 2, len(test.z)
+            combined, value = _linear(_Joined(self._function, network), test.part(0, middle), test.part(middle, end))
+            if value > self.gains["functions"]:
+                self._function = _Limited(combined, sample.z)
+                self.gains["with a network"] = value
 
     def __call__(self, z: Tensor) -> Tensor:
         """(event, coordinate) -> (event, direction)."""
         return self._function(z)
 
     def slopes(self, sample: Sample) -> Tensor:
-        """Derivatives (component, direction) of the means over a sample."""
+        """Derivatives (component, direction) of the means over a sample that has tangents."""
         return self._function.slopes(sample)
 
 
@@ -225,20 +264,26 @@ def _learn(network: _Network, train: Sample, test: Sample, given: Function, n_ep
     return gain if math.isfinite(gain) else 0.0
 
 
-def _linear(functions: Basis | _Joined, sample: Sample) -> Function:
-    """The combination of functions that minimises the objective, centred."""
-    values = functions(sample.z)
-    matrix = solve_hermitian(sample.covariance(values), functions.slopes(sample))
-    return _Linear(functions, matrix, sample.mean(values))
+def _linear(functions: Basis | _Joined, train: Sample, test: Sample) -> tuple[Function, float]:
+    """The combination of functions that minimises the objective, and its information on events that did not teach it.
 
-
-def _information(function: Function, sample: Sample) -> float:
-    """Twice the negative objective, per direction: a lower bound of the information, reached by the score."""
-    slopes = function.slopes(sample)
-    return float(2 * slopes.trace() - sample.covariance(function(sample.z)).trace()) / len(slopes)
+    Weights are shrunk as much as serves the other events: where events are rare, functions would be combined by chance.
+    """
+    values = functions(train.z)
+    covariance, slopes = train.covariance(values), train.slopes(functions)
+    unseen, unseen_slopes = test.covariance(functions(test.z)), test.slopes(functions)
+    variance, n_directions = torch.diag(covariance.diag()), slopes.shape[1]
+    best, most = torch.zeros_like(slopes), -math.inf
+    for ridge in _RIDGES:
+        matrix = solve_hermitian(covariance + ridge * variance, slopes)
+        size = (matrix * (unseen @ matrix)).sum()
+        information = float(2 * (matrix * unseen_slopes).sum() - size) / n_directions
+        if information > most:
+            best, most = matrix, information
+    return _Linear(functions, best, train.mean(values)), most
 
 
 def information_matrix(function: Function, sample: Sample) -> Tensor:
     """Information (direction, direction) per event of the means of a function."""
-    slopes = function.slopes(sample)
+    slopes = sample.slopes(function)
     return slopes.T @ solve_hermitian(sample.covariance(function(sample.z)), slopes)

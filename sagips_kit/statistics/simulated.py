@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,9 +13,10 @@ from torch import Tensor
 from .._circular import intervals
 from ..problems.base import Problem, events_of, is_periodic
 from .coordinates import Coordinates
-from .sample import Function, Neighbours, Sample
+from .sample import Differences, Function, Sample
 
 _EDGE = 1e-7  # distance (in units of the range) that t keeps from the ends
+WIDE, NARROW = 0.2, 0.1  # widths of differences in deviations of one event: to learn from, and for a solution
 _CHUNK = 100_000  # observed events whose functions are computed at a time
 
 
@@ -34,6 +36,8 @@ class Simulation:
     ----------
     is_periodic, is_log : Tensor (parameter,) of bool
         Which parameters are on a circle, and which ones are exponentials of t.
+    is_differentiable : bool
+        Whether derivatives of events are used; if not, differences of the events at two places.
     """
 
     def __init__(self, problem: Problem, statistic: Tensor, seed: int) -> None:
@@ -43,6 +47,15 @@ class Simulation:
         self.is_log = torch.as_tensor((lower > 0) & (upper > 100 * lower)) & ~self.is_periodic
         self._lower, self._upper = torch.as_tensor(lower), torch.as_tensor(upper)
         self._noise: dict[tuple[int, int, int], Tensor] = {}
+        self.is_differentiable = self._has_derivative()
+
+    def _has_derivative(self) -> bool:
+        """Whether simulated events depend on the parameters in a way that is known to autograd."""
+        t = torch.full_like(self._lower, 0.5).requires_grad_()
+        try:
+            return events_of(self.problem, self.theta(t), self.noise(16, 0)).requires_grad
+        except RuntimeError:  # raised where a tensor with a derivative becomes an array
+            return False
 
     def inside(self, t: Tensor) -> Tensor:
         """The same t on a circle for periodic parameters, and within the range for others."""
@@ -105,14 +118,26 @@ class Simulation:
         t = t.clone().requires_grad_()
         events = events_of(self.problem, self.theta(t), noise).double()
         if not events.requires_grad:
-            raise ValueError(
-                f"{type(self.problem).__name__}.simulate returns events that do not depend differentiably on theta, so "
-                "there is nothing to learn a score from. check_problem(problem) shows what to change."
-            )
+            return events, [torch.zeros_like(events) for _ in t]
         cotangent = torch.zeros_like(events, requires_grad=True)
         (pulled,) = torch.autograd.grad(events, t, cotangent, create_graph=True)
+        if not pulled.requires_grad:  # the pipeline has derivatives that do not depend on the events at all
+            return events.detach(), [torch.zeros_like(events) for _ in t]
         tangents = [torch.autograd.grad(one, cotangent, retain_graph=True)[0] for one in pulled]
         return events.detach(), tangents
+
+    def around(self, t: Tensor, axis: Tensor, width: float) -> tuple[Tensor, Tensor, float]:
+        """Two places on a line through t, half a width to both sides if the ranges allow, and their distance.
+
+        Width and distance are in lengths of the axis.
+        """
+        wide = torch.full_like(t, math.inf)
+        up, down = (
+            float(torch.where(self.is_periodic | (way == 0), wide, ((way > 0).double() - t).abs() / way.abs()).min())
+            for way in (axis, -axis)
+        )
+        before, after = -min(width / 2, down), min(width / 2, up)
+        return self.inside(t + before * axis), self.inside(t + after * axis), max(after - before, 1e-9)
 
 
 class Observation:
@@ -199,22 +224,30 @@ class Observation:
         events = simulation.events(t, noise)
         category = self._categories(events)
         z, _ = self.coordinates(events, category=category)
-        return Sample(z, self._weights(category), category, z.new_zeros(0, *z.shape))
+        return Sample(z, self._weights(category), category)
 
-    def sample(self, simulation: Simulation, t: Tensor, noise: Tensor, axes: Tensor) -> Sample:
-        """Simulated events with derivatives along axes (parameter, direction)."""
+    def sample(self, simulation: Simulation, t: Tensor, noise: Tensor, axes: Tensor, width: float = WIDE) -> Sample:
+        """Simulated events and how they change along axes (parameter, direction).
+
+        If differences are taken, their places are `width` apart, in lengths of the axes.
+        """
+        if not simulation.is_differentiable:
+            return self.differences(simulation, t, noise, axes, width)
         events, tangents = simulation.with_tangents(t, noise)
         category = self._categories(events)
         z, dz = self.coordinates(events, tangents, category)
-        return Sample(z, self._weights(category), category, torch.stack(dz)).along(axes)
+        return Sample(z, self._weights(category), category, torch.einsum("pec,pd->dec", torch.stack(dz), axes))
 
-    def neighbours(self, simulation: Simulation, t: Tensor, noise: Tensor, step: Tensor) -> Neighbours:
-        """Simulated events, and the same events with each parameter half a step (parameter,) lower and higher."""
+    def differences(self, simulation: Simulation, t: Tensor, noise: Tensor, axes: Tensor, width: float) -> Sample:
+        """Simulated events, and the same events at two places along each of the axes (parameter, direction)."""
+        places = [simulation.around(t, axis, width) for axis in axes.T]
         before, after = (
-            torch.stack([self.simulated(simulation, t + sign / 2 * one, noise).z for one in torch.diag(step)])
-            for sign in (-1, 1)
+            torch.stack([self.simulated(simulation, place, noise).z for place in ends])
+            for ends in ([before for before, _, _ in places], [after for _, after, _ in places])
         )
-        return Neighbours(self.simulated(simulation, t, noise), before, after, step)
+        widths = torch.tensor([width for _, _, width in places], dtype=torch.float64)
+        here = self.simulated(simulation, t, noise)
+        return replace(here, differences=Differences(before, after, widths))
 
     def _weights(self, category: Tensor) -> Tensor:
         """Weights (event,) of simulated events that give each category its observed share."""

@@ -1,7 +1,7 @@
 """Where the means of functions of simulated and observed events agree: a search in the ranges, and a solution."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from .basis import Basis
 from .sample import Function, Sample, solve_hermitian
 from .score import information_matrix
-from .simulated import Observation, Simulation
+from .simulated import NARROW, Observation, Simulation
 
 _N_SCAN, _N_POLISHED = 48, 12  # points of the scan, and the best of them that are polished
 _N_SEARCH, _N_SET, _N_SETS = 1024, 8192, 8  # simulated events of the search; of the solution, in independent sets
@@ -20,6 +20,8 @@ _MOST_IN_SET = 32768  # events of a set, where smaller ones would add to the dev
 _ENOUGH = 10.0  # simulated events per observed one, in effect, from which larger sets are not needed
 DETERMINED = 12.0  # least information, in units of the range, along a direction that events determine
 _STRIDE, _MOST_BENDS = 0.3, 4  # of a descent: longest step, in units of the ranges, and corrections of a step
+_ARRIVED = 0.05  # gain in the distance of the means from which a descent does not continue
+_FIRST_WIDTH, _MOST_WIDTH = 0.05, 0.1  # in units of the ranges, of differences: at first, and at most
 APART = 5.0  # deviations between two places that are different answers
 _AS_GOOD = 4.0  # difference in the distance of the means up to which two answers are equally good
 
@@ -54,7 +56,7 @@ class Solution:
     halves: list[tuple[Tensor, Tensor]]
 
 
-def search(simulation: Simulation, observed: Observation, basis: Basis) -> tuple[Tensor, list[Tensor]]:
+def search(simulation: Simulation, observed: Observation, basis: Basis) -> "list[End]":
     """The best place by the means of simple functions, and the others that are as good."""
     mean, covariance = observed.moments(basis)
     weight = covariance + 1e-3 * torch.diag(covariance.diag().clamp(min=1e-12))
@@ -72,9 +74,10 @@ def search(simulation: Simulation, observed: Observation, basis: Basis) -> tuple
     points = torch.quasirandom.SobolEngine(n_parameters, scramble=True, seed=1).draw(_N_SCAN, dtype=torch.float64)
     costs = [cost(point) for point in points]
     starts = [points[k] for k in np.argsort(costs)[:_N_POLISHED] if math.isfinite(costs[k])]
-    ends: list[_End] = []
+    ends: list[End] = []
     for start in starts:
-        end = _polish(simulation, observed, basis, mean, start, ends, noise)
+        # Far away, where simulated events hardly vary, their covariance alone would be misleading.
+        end = _polish(simulation, observed, basis, mean, start, ends, noise, weight)
         if end is not None and math.isfinite(end.cost):
             ends.append(end)
     if not ends:
@@ -85,17 +88,17 @@ def search(simulation: Simulation, observed: Observation, basis: Basis) -> tuple
     found = _apart(simulation, ends, _AS_GOOD * (1 + observed.n / _N_SEARCH))
     # More simulated events bring the best nearer to the solution, and show whether the others are as good as that.
     noise = simulation.noise(_N_COMPARED, 0)
-    again: list[_End] = []
+    again: list[End] = []
     for end in found:
         better = _polish(simulation, observed, basis, mean, end.t, again, noise)
         again += [better] if better is not None else []
     found = _apart(simulation, again, _AS_GOOD * (1 + observed.n / _N_COMPARED))
-    return found[0].t, [end.t for end in found[1:]]
+    return found
 
 
-def _apart(simulation: Simulation, ends: "list[_End]", difference: float) -> "list[_End]":
+def _apart(simulation: Simulation, ends: "list[End]", difference: float) -> "list[End]":
     """The best end, and those that are worse by no more than a difference and far from each other."""
-    found: list[_End] = []
+    found: list[End] = []
     for end in sorted(ends, key=lambda end: end.cost):
         # A place from where the descent would continue is on the way to another one.
         is_good = not found or (end.cost <= found[0].cost + difference and end.left < difference)
@@ -105,7 +108,7 @@ def _apart(simulation: Simulation, ends: "list[_End]", difference: float) -> "li
 
 
 @dataclass(frozen=True, eq=False)
-class _End:
+class End:
     """Where a descent ended: the distance of the means, the place, the information there, and what is left to gain."""
 
     cost: float
@@ -120,17 +123,24 @@ def _polish(
     basis: Basis,
     mean: Tensor,
     start: Tensor,
-    known: list[_End],
+    known: list[End],
     noise: Tensor,
-) -> _End | None:
-    """Levenberg-Marquardt on the means of `basis`; None where it comes to an end that is known."""
-    n, damping, expected, n_parameters = observed.n, 1e-2, math.inf, len(start)
-    best, t, at, axes = math.inf, start, start, torch.eye(n_parameters, dtype=torch.float64)
-    matrix, gradient = axes, start.new_zeros(n_parameters)
+    more: Tensor | None = None,
+) -> End | None:
+    """Levenberg-Marquardt on the means of `basis`; None where it comes to an end that is known.
+
+    They are weighted by the covariance of simulated events, or by its mean with a further one.
+    """
+    n, damping, n_parameters = observed.n, 1e-2, len(start)
+    best, t, at = math.inf, start, start
+    matrix, gradient = torch.eye(n_parameters, dtype=torch.float64), torch.zeros_like(start)
+    seen = n / _FIRST_WIDTH**2 * matrix
     for _ in range(30):
-        sample = observed.sample(simulation, at, noise, axes)
-        values, slopes = basis(sample.z), basis.slopes(sample)
+        units = units_of(seen, n)
+        sample = observed.sample(simulation, at, noise, torch.diag(units))
+        values, slopes = basis(sample.z), sample.slopes(basis) / units
         covariance = sample.covariance(values)
+        covariance = covariance if more is None else (covariance + more) / 2
         covariance = covariance + 1e-6 * torch.diag(covariance.diag() + 1e-12)
         distance = mean - sample.mean(values)
         weighted = solve_hermitian(covariance, torch.cat([slopes, distance[:, None]], 1))
@@ -138,23 +148,29 @@ def _polish(
         value = n * float(distance @ weighted[:, -1]) + float(residuals.square().sum())
         if math.isfinite(value) and value < best:
             gain, best, t, damping = best - value, value, at, damping / 5
-            matrix = n * slopes.T @ weighted[:, :-1] + pulls.T @ pulls
+            seen = n * slopes.T @ weighted[:, :-1]
+            matrix = seen + pulls.T @ pulls
             gradient = n * slopes.T @ weighted[:, -1] - pulls.T @ residuals
             if any(simulation.distance(t, end.t, end.information) < APART and value < 2 * end.cost for end in known):
                 return None
-            if gain < 0.05:
+            if gain < _ARRIVED:
                 break
         else:
             damping *= 10
-        if damping > 1e6 or expected < 0.05 or not math.isfinite(best):
+            if _left(matrix, gradient) < _ARRIVED:
+                break
+        if damping > 1e6 or not math.isfinite(best):
             break
         diagonal = matrix.diag() + 1e-9 * matrix.diag().max() + 1e-12
         damped = matrix + damping * torch.diag(diagonal)
         step = torch.linalg.solve(damped, gradient).clamp(-_STRIDE, _STRIDE)
-        expected = float(gradient @ step)
         at = _corrected(simulation, t, step, damped)
-    left = float(gradient @ torch.linalg.pinv(matrix, hermitian=True) @ gradient)
-    return _End(best, t, matrix, left)
+    return End(best, t, matrix, _left(matrix, gradient))
+
+
+def _left(matrix: Tensor, gradient: Tensor) -> float:
+    """What a descent would still gain if its equations were linear."""
+    return float(gradient @ torch.linalg.pinv(matrix, hermitian=True) @ gradient)
 
 
 def _corrected(simulation: Simulation, t: Tensor, straight: Tensor, matrix: Tensor) -> Tensor:
@@ -172,21 +188,31 @@ def _corrected(simulation: Simulation, t: Tensor, straight: Tensor, matrix: Tens
     return at
 
 
+def units_of(information: Tensor, n: int) -> Tensor:
+    """Deviations (parameter,) of one of n events that have this information, at most a tenth of a range."""
+    return (n / information.diag().clamp(min=1e-300)).sqrt().clamp(max=_MOST_WIDTH)
+
+
 def along_axes(
-    simulation: Simulation, observed: Observation, basis: Basis, t: Tensor, information: Tensor | None
+    simulation: Simulation, observed: Observation, basis: Basis, t: Tensor, information: Tensor, is_learned: bool
 ) -> tuple[Tensor, Sample]:
     """Axes along which one event determines t to one deviation, and events to learn from.
 
-    Without an information of all events, they are as far as `basis` sees.
+    The information is that of all events; if it was not learned, the axes are as far as `basis` sees more.
     """
-    sample = observed.sample(simulation, t, simulation.noise(N_LEARN, 1), torch.eye(len(t), dtype=torch.float64))
-    if information is None:
+    noise, units = simulation.noise(N_LEARN, 1), units_of(information, observed.n)
+    sample = observed.sample(simulation, t, noise, torch.diag(units))
+    if not is_learned:
         pulls = simulation.pulls(t)
-        information = observed.n * information_matrix(basis, sample) + pulls.T @ pulls
+        seen = information_matrix(basis, sample) / units / units[:, None]
+        information = observed.n * seen + pulls.T @ pulls
     eigenvalues, vectors = torch.linalg.eigh(information / observed.n)
     # A direction that these functions hardly see is stretched to a range at most.
     axes = vectors * eigenvalues.clamp(min=DETERMINED / observed.n).rsqrt()
-    return axes, sample.along(axes)
+    if sample.tangents is None:
+        return axes, observed.sample(simulation, t, noise, axes)
+    tangents = torch.einsum("pec,pd->dec", sample.tangents, axes / units[:, None])
+    return axes, replace(sample, tangents=tangents)
 
 
 def solve(simulation: Simulation, observed: Observation, score: Function, start: Tensor, axes: Tensor) -> Solution:
@@ -196,8 +222,8 @@ def solve(simulation: Simulation, observed: Observation, score: Function, start:
     mean, observed_covariance = ((first + second) / 2 for first, second in zip(*halves, strict=True))
     inverse_axes = torch.linalg.inv(axes)
     for _ in range(14):
-        sample = observed.sample(simulation, t, simulation.noise(size, 2, _N_SETS), axes)
-        values, slopes = score(sample.z), score.slopes(sample) @ inverse_axes
+        sample = observed.sample(simulation, t, simulation.noise(size, 2, _N_SETS), axes, NARROW)
+        values, slopes = score(sample.z), sample.slopes(score) @ inverse_axes
         covariance = sample.covariance(values)
         weighted = solve_hermitian(covariance, torch.cat([slopes, (mean - sample.mean(values))[:, None]], 1))
         residuals, pulls = simulation.residuals(t), simulation.pulls(t)

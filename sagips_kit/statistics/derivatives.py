@@ -1,0 +1,62 @@
+"""Whether the derivative of simulated events is that of their distribution, and how precisely it gives that."""
+
+import torch
+from torch import Tensor
+
+from .basis import Basis
+from .sample import Function, Sample
+from .simulated import Observation, Simulation
+
+_N, _N_PARTS = 16384, 8  # simulated events of the comparison, and the parts between which derivatives scatter
+_WRONG, _SIGNIFICANT = 0.3, 6.0  # relative difference of two derivatives that counts, if so many errors
+_SCATTERED = 10.0  # ratio of the variances of derivatives and differences from which differences are better
+_WIDTH, _MOST_WIDTH = 0.6, 0.1  # of differences: in deviations of one event, and at most in units of the ranges
+
+
+def at_neighbours(simulation: Simulation, observed: Observation, t: Tensor, deviation: Tensor) -> tuple[Sample, Tensor]:
+    """Simulated events at t and beside it in each parameter, and the axes of these differences.
+
+    Their distances are so many deviations (parameter,) of one event that they average over the steps that roundings and
+    cuts make.
+    """
+    room = torch.where(simulation.is_periodic, torch.ones_like(t), torch.minimum(t, 1 - t))
+    axes = torch.diag(torch.minimum((_WIDTH * deviation).clamp(max=_MOST_WIDTH), room))
+    return observed.differences(simulation, t, simulation.noise(_N, 3), axes, 1.0), axes
+
+
+def compare(
+    simulation: Simulation, observed: Observation, basis: Basis, t: Tensor, neighbours: tuple[Sample, Tensor]
+) -> tuple[list[str], bool]:
+    """Parameters by which the means of `basis` have other derivatives than differences; whether these serve better."""
+    beside, axes = neighbours
+    sample = observed.sample(simulation, t, simulation.noise(_N, 3), axes)
+    slopes, errors = _by_parts(sample, basis)
+    differences, errors_beside = _by_parts(beside, basis)
+    off, size = (slopes - differences).abs(), torch.maximum(slopes.abs(), differences.abs())
+    error = _SIGNIFICANT * torch.maximum(errors.sqrt(), errors_beside.sqrt())
+    # What is below is rounding.
+    least = 1e-6 * basis(sample.z).std(0)[:, None]
+    is_wrong = ((off > _WRONG * size) & (off > error) & (size > torch.maximum(error, least))).any(0)
+    scale = sample.covariance(basis(sample.z)).diag().clamp(min=1e-300)[:, None]
+    ratio = (errors / scale).sum(0) / (errors_beside / scale).sum(0).clamp(min=1e-300)
+    names = [name for name, wrong in zip(simulation.problem.parameters, is_wrong, strict=True) if wrong]
+    return names, bool(names) or not bool((ratio < _SCATTERED).all())
+
+
+def _by_parts(sample: Sample, function: Function) -> tuple[Tensor, Tensor]:
+    """Derivatives (function, direction) of means, and their squared errors, from parts of a sample."""
+    size = len(sample.z) // _N_PARTS
+    slopes = torch.stack([sample.part(k * size, (k + 1) * size).slopes(function) for k in range(_N_PARTS)])
+    return slopes.mean(0), slopes.var(0) / _N_PARTS
+
+
+def edge_slopes(simulation: Simulation, t: Tensor, noise: Tensor, width: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Events (event, observable), and how they change with each parameter: derivatives, or differences."""
+    if simulation.is_differentiable:
+        return simulation.with_tangents(t, noise)
+    events, changes = simulation.events(t, noise), []
+    for axis in torch.diag(width):
+        before, after, distance = simulation.around(t, axis, 1.0)
+        change = (simulation.events(after, noise) - simulation.events(before, noise)) / distance
+        changes.append(change / axis.max().clamp(min=1e-300))
+    return events, changes
