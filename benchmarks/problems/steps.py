@@ -1,4 +1,4 @@
-"""Regular problems whose simulation has no derivative for some parameters, or none at all: the fit takes differences."""
+"""Regular problems whose simulation lacks derivatives, for some parameters or for all: the fit takes differences."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Whether the derivative of simulated events is that of their distribution, and how precisely it gives that."""
+"""Whether the derivative of simulated events is that of their distribution, and differences in place of it."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,6 @@ from .simulated import Observation, Simulation
 
 _N, _N_PARTS = 16384, 8  # simulated events of the comparison, and the parts between which derivatives scatter
 _WRONG, _SIGNIFICANT = 0.3, 6.0  # relative difference of two derivatives that counts, if so many errors
-_SCATTERED = 10.0  # ratio of the variances of derivatives and differences from which differences are better
 _WIDTH, _MOST_WIDTH = 0.6, 0.1  # of differences: in deviations of one event, and at most in units of the ranges
 
 
@@ -24,30 +23,27 @@ def at_neighbours(simulation: Simulation, observed: Observation, t: Tensor, devi
     return observed.differences(simulation, t, simulation.noise(_N, 3), axes, 1.0), axes
 
 
-def compare(
+def wrong_derivatives(
     simulation: Simulation, observed: Observation, basis: Basis, t: Tensor, neighbours: tuple[Sample, Tensor]
-) -> tuple[list[str], bool]:
-    """Parameters by which the means of `basis` have other derivatives than differences; whether these serve better."""
+) -> list[str]:
+    """Parameters by which the means of `basis` have other derivatives than differences."""
     beside, axes = neighbours
     sample = observed.sample(simulation, t, simulation.noise(_N, 3), axes)
     slopes, errors = _by_parts(sample, basis)
     differences, errors_beside = _by_parts(beside, basis)
     off, size = (slopes - differences).abs(), torch.maximum(slopes.abs(), differences.abs())
-    error = _SIGNIFICANT * torch.maximum(errors.sqrt(), errors_beside.sqrt())
+    error = _SIGNIFICANT * torch.maximum(errors, errors_beside)
     # What is below is rounding.
     least = 1e-6 * basis(sample.z).std(0)[:, None]
     is_wrong = ((off > _WRONG * size) & (off > error) & (size > torch.maximum(error, least))).any(0)
-    scale = sample.covariance(basis(sample.z)).diag().clamp(min=1e-300)[:, None]
-    ratio = (errors / scale).sum(0) / (errors_beside / scale).sum(0).clamp(min=1e-300)
-    names = [name for name, wrong in zip(simulation.problem.parameters, is_wrong, strict=True) if wrong]
-    return names, bool(names) or not bool((ratio < _SCATTERED).all())
+    return [name for name, wrong in zip(simulation.problem.parameters, is_wrong, strict=True) if wrong]
 
 
 def _by_parts(sample: Sample, function: Function) -> tuple[Tensor, Tensor]:
-    """Derivatives (function, direction) of means, and their squared errors, from parts of a sample."""
+    """Derivatives (function, direction) of means, and their errors, from parts of a sample."""
     size = len(sample.z) // _N_PARTS
     slopes = torch.stack([sample.part(k * size, (k + 1) * size).slopes(function) for k in range(_N_PARTS)])
-    return slopes.mean(0), slopes.var(0) / _N_PARTS
+    return slopes.mean(0), (slopes.var(0) / _N_PARTS).sqrt()
 
 
 def edge_slopes(simulation: Simulation, t: Tensor, noise: Tensor, width: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -20,7 +20,7 @@ from ..events.resampling import check_events
 from ..problems.arguments import require_arguments
 from ..problems.base import Problem
 from .basis import Basis
-from .derivatives import at_neighbours, compare
+from .derivatives import at_neighbours, wrong_derivatives
 from .findings import NEAR, findings_of, moving_edges
 from .sample import Sample
 from .score import Score
@@ -203,15 +203,13 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     coarse = plain if n_functions > 2 * len(problem.parameters) else more
     some, few = observed.some(_N_SOME), Basis(observed.coordinates, _FEW)
     places = _search(simulation, some, coarse)
-    wrong = _derivatives(simulation, some, few, places[0].t, places[0].information)
-    if wrong is not None:
+    if wrong := _replaced(simulation, some, few, places[0].t, places[0].information):
         places = search(simulation, some, coarse)
     score, solution, axes, edges = _learn(simulation, observed, some, bases, coarse, places[0], seed)
-    if wrong is None:
-        wrong = _derivatives(simulation, observed, few, solution.t, solution.information)
-        if wrong is not None:
-            places = search(simulation, some, coarse)
-            score, solution, axes, edges = _learn(simulation, observed, some, bases, coarse, places[0], seed)
+    # Far from the solution the derivative may be right.
+    if not wrong and (wrong := _replaced(simulation, observed, few, solution.t, solution.information)):
+        places = search(simulation, some, coarse)
+        score, solution, axes, edges = _learn(simulation, observed, some, bases, coarse, places[0], seed)
     others = also_solve(simulation, some, score, solution, axes, [place.t for place in places[1:]])
     goodness = _goodness(simulation, observed, score, plain, solution)
     findings = findings_of(simulation, observed, solution, others, goodness, edges)
@@ -226,7 +224,7 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         *goodness,
         tuple(findings),
         period,
-        _notes(problem, wrong or []),
+        _notes(problem, wrong),
         Frozen(simulation, observed, score, solution, period),
     )
 
@@ -242,20 +240,14 @@ def _search(simulation: Simulation, observed: Observation, basis: Basis) -> list
         return search(simulation, observed, basis)
 
 
-def _derivatives(
-    simulation: Simulation, observed: Observation, basis: Basis, t: Tensor, information: Tensor
-) -> list[str] | None:
-    """None if derivatives of the events serve; otherwise differences are taken from then on.
-
-    Returned are the parameters whose derivative is wrong, which may be none: differences also serve better where
-    derivatives are very different from event to event.
-    """
+def _replaced(simulation: Simulation, observed: Observation, basis: Basis, t: Tensor, information: Tensor) -> list[str]:
+    """Parameters whose derivative is wrong, so that differences are taken from then on."""
     if not simulation.is_differentiable:
         return list(simulation.problem.parameters)
     neighbours = at_neighbours(simulation, observed, t, units_of(information, observed.n))
-    wrong, is_worse = compare(simulation, observed, basis, t, neighbours)
-    simulation.is_differentiable = not is_worse
-    return wrong if is_worse else None
+    wrong = wrong_derivatives(simulation, observed, basis, t, neighbours)
+    simulation.is_differentiable = not wrong
+    return wrong
 
 
 def _notes(problem: Problem, wrong: list[str]) -> tuple[str, ...]:

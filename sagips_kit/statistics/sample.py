@@ -51,7 +51,7 @@ class Sample:
     tangents : Tensor (direction, event, coordinate) or None
         Derivatives of the coordinates.
     differences : Differences or None
-        In place of tangents where these are missing, wrong, or very different from event to event.
+        In place of tangents, where these are missing or wrong.
     """
 
     z: Tensor
