@@ -90,7 +90,8 @@ def install(folder):
     (folder / "jobs").mkdir()
     for command in ("qsub", "qstat", "qdel"):
         file = folder / "bin" / command
-        file.write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} {command} {folder / "jobs"} "$@"\n')
+        line = shlex.join([sys.executable, __file__, command, str(folder / "jobs")])
+        file.write_text(f'#!/bin/sh\nexec {line} "$@"\n')
         file.chmod(0o755)
     return folder / "bin"
 

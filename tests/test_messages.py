@@ -4,6 +4,7 @@ import contextlib
 import doctest
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -220,7 +221,7 @@ class _Unbuffered:
 COMMANDS = ["spec Proxy --store x.zarr", "check spec.json", "run spec.json --store x.zarr", "list ."]
 COMMANDS += ["describe a.zarr", "report a.zarr", "export a.zarr --to csv", "profiles list", "profiles install local"]
 COMMANDS += ["profiles show local", "tune spec.json --trial-s 0.02"]
-COMMANDS += [f"batch --profile slurm {NOTEBOOK} --walltime 00:10:00"]
+COMMANDS += [f"batch --profile slurm {shlex.quote(str(NOTEBOOK))} --walltime 00:10:00"]
 OUTPUTS = [pytest.param("list .", False, id="unbuffered")]
 OUTPUTS += [pytest.param(command, True, id=" ".join(command.split()[:2])) for command in COMMANDS]
 
@@ -232,7 +233,7 @@ def test_a_command_whose_output_is_closed_ends_quietly(command, buffered, runs, 
     shutil.copytree(runs / "a.zarr", "a.zarr")
     Path("spec.json").write_text(RunSpec.from_run(open_run("a.zarr")).to_json())
     with contextlib.closing(closed_output(monkeypatch, buffered)):
-        assert main(command.split()) == 141
+        assert main(shlex.split(command)) == 141
     assert capfd.readouterr().err == ""
 
 

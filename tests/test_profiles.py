@@ -32,7 +32,7 @@ def ipython_dir(tmp_path, monkeypatch):
 def shown(name, n=4, **options):
     """A job script, with the folders of this machine replaced by fixed names."""
     text = profiles.show_profile(name, n, **options)
-    return text.replace(os.environ["IPYTHONDIR"], "/home/me/.ipython").replace(sys.executable, "python")
+    return text.replace(os.environ["IPYTHONDIR"], "/home/me/.ipython").replace(shlex.quote(sys.executable), "python")
 
 
 def given(name):
