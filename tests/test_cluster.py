@@ -226,7 +226,7 @@ def test_mpiexec_that_ends_at_once_is_quoted(mpiexec):
 
 
 def test_mpi_worlds_of_size_one_are_refused(mpiexec):
-    mpiexec("shift 2; {real} -n 1 $* & {real} -n 1 $*; wait")
+    mpiexec('shift 2; {real} -n 1 "$@" & {real} -n 1 "$@"; wait')
     with pytest.raises(RuntimeError, match=r"2 engines, but MPI worlds of size 1: .*pip install mpich"):
         connect.connect("local", 2)
 

@@ -39,7 +39,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     yield tmp_path
-    left = list(processes_of(tmp_path))
+    # `ipcluster stop` kills mpiexec after 3 s on a busy machine; its engines notice that and end.
+    _, left = psutil.wait_procs(list(processes_of(tmp_path)), timeout=20)
     for process in left:
         process.kill()
     assert not left
@@ -49,7 +50,8 @@ def processes_of(folder):
     """Processes of this folder, found by the environment that they inherit, because engines outlive their parents."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get("IPYTHONDIR") == str(folder / "ipython"):
+            ours = process.environ().get("IPYTHONDIR") == str(folder / "ipython")
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
                 yield process
 
 
