@@ -219,8 +219,9 @@ class Score:
                 self.is_complete = True
             # The best combination of both parts: what adds nothing gets no weight.
             middle, end = len(test.z) // 2, len(test.z)
-            combined, value = _linear(_Joined(self._function, network), test.part(0, middle), test.part(middle, end))
-            if value > self.gains["functions"]:
+            unseen = test.part(middle, end)
+            combined, value = _linear(_Joined(self._function, network), test.part(0, middle), unseen)
+            if value > _information(self._function, unseen):
                 self._function = _Limited(combined, sample.z)
                 self.gains["with a network"] = value
 
@@ -281,6 +282,12 @@ def _linear(functions: Basis | _Joined, train: Sample, test: Sample) -> tuple[Fu
         if information > most:
             best, most = matrix, information
     return _Linear(functions, best, train.mean(values)), most
+
+
+def _information(function: Function, sample: Sample) -> float:
+    """Twice the negative objective, per direction: a lower bound of the information, reached by the score."""
+    slopes = sample.slopes(function)
+    return float(2 * slopes.trace() - sample.covariance(function(sample.z)).trace()) / len(slopes)
 
 
 def information_matrix(function: Function, sample: Sample) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .basis import Basis
 from .sample import Function, Sample, solve_hermitian
 from .score import information_matrix
-from .simulated import NARROW, Observation, Simulation
+from .simulated import NARROW, WIDE, Observation, Simulation
 
 _N_SCAN, _N_POLISHED = 48, 12  # points of the scan, and the best of them that are polished
 _N_SEARCH, _N_SET, _N_SETS = 1024, 8192, 8  # simulated events of the search; of the solution, in independent sets
@@ -20,6 +20,8 @@ _MOST_IN_SET = 32768  # events of a set, where smaller ones would add to the dev
 _ENOUGH = 10.0  # simulated events per observed one, in effect, from which larger sets are not needed
 DETERMINED = 12.0  # least information, in units of the range, along a direction that events determine
 _STRIDE, _MOST_BENDS = 0.3, 4  # of a descent: longest step, in units of the ranges, and corrections of a step
+_MOST_OF_FEW = 0.6  # fraction of the squares of derivatives in 1 % of the events, above which differences teach better
+_MOST_DIFFERENCES = 10  # directions; differences cost two simulations for each
 _ARRIVED = 0.05  # gain in the distance of the means from which a descent does not continue
 _FIRST_WIDTH, _MOST_WIDTH = 0.05, 0.1  # in units of the ranges, of differences: at first, and at most
 APART = 5.0  # deviations between two places that are different answers
@@ -210,9 +212,18 @@ def along_axes(
     # A direction that these functions hardly see is stretched to a range at most.
     axes = vectors * eigenvalues.clamp(min=DETERMINED / observed.n).rsqrt()
     if sample.tangents is None:
-        return axes, observed.sample(simulation, t, noise, axes)
+        return axes, observed.differences(simulation, t, noise, axes, WIDE)
     tangents = torch.einsum("pec,pd->dec", sample.tangents, axes / units[:, None])
+    if len(t) <= _MOST_DIFFERENCES and _is_scattered(tangents):
+        return axes, observed.differences(simulation, t, noise, axes, WIDE)
     return axes, replace(sample, tangents=tangents)
+
+
+def _is_scattered(tangents: Tensor) -> bool:
+    """Whether few events make most of the mean square of a derivative, from which a network would learn only these."""
+    squares = tangents.square().sum(-1)
+    few = squares.topk(squares.shape[1] // 100).values
+    return bool((few.sum(1) > _MOST_OF_FEW * squares.sum(1)).any())
 
 
 def solve(simulation: Simulation, observed: Observation, score: Function, start: Tensor, axes: Tensor) -> Solution:
