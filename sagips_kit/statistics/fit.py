@@ -25,7 +25,7 @@ from .findings import NEAR, findings_of, moving_edges
 from .sample import Sample
 from .score import Score
 from .simulated import Observation, Simulation
-from .solve import End, Solution, along_axes, also_solve, errors_of_means, search, solve, units_of
+from .solve import End, Solution, along_axes, also_solve, search, sets_of, solve, units_of
 from .toys import Frozen, Toys
 
 _LEAST_EVENTS = 100  # fewer say too little about the distribution of an observable
@@ -319,19 +319,20 @@ def _goodness(
         -1,
     )
     slopes = slopes / beside.differences.width / axes.diag() * deviation
-    values = functions(sample.z)
-    s_slopes = slopes[:n_directions]
-    projection = slopes[n_directions:] @ torch.linalg.pinv(s_slopes, rtol=1e-6)
-    rest = values[:, n_directions:] - values[:, :n_directions] @ projection.T
-    distance = observed.mean_by(functions.mean) - sample.mean(values)
-    distance = distance[n_directions:] - projection @ distance[:n_directions]
-    covariance = sample.covariance(rest)
+    projection = slopes[n_directions:] @ torch.linalg.pinv(slopes[:n_directions], rtol=1e-6)
+
+    def rest(values: Tensor) -> Tensor:
+        return values[..., n_directions:] - values[..., :n_directions] @ projection.T
+
+    sets = sets_of(sample)
+    covariance = sets[0].covariance(rest(functions(sets[0].z)))
     scale = covariance.diag().clamp(min=1e-300).rsqrt()
     eigenvalues, vectors = torch.linalg.eigh(covariance * scale[:, None] * scale)
     keep = eigenvalues > _LEAST_VARIANCE * eigenvalues.max()
     directions = scale[:, None] * vectors[:, keep]
-    along, variance = distance @ directions, eigenvalues[keep] / observed.n
-    variance = variance + errors_of_means(sample, rest @ directions)
+    simulated = rest(torch.stack([functions.mean(one.z, one.weights) for one in sets])) @ directions
+    along = rest(observed.mean_by(functions.mean)) @ directions - simulated.mean(0)
+    variance = eigenvalues[keep] / observed.n + simulated.var(0) / len(sets)
     return float((along.square() / variance).sum()), int(keep.sum())
 
 

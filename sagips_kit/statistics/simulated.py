@@ -17,7 +17,7 @@ from .sample import Differences, Function, Sample
 
 _EDGE = 1e-7  # distance (in units of the range) that t keeps from the ends
 WIDE, NARROW = 0.2, 0.1  # widths of differences in deviations of one event: to learn from, and for a solution
-_CHUNK = 100_000  # observed events whose functions are computed at a time
+_CHUNK = 16_384  # observed events whose functions are computed at a time
 
 
 class Simulation:

@@ -277,16 +277,16 @@ def also_solve(
     return found
 
 
-def errors_of_means(sample: Sample, values: Tensor) -> Tensor:
-    """Variances (function,) of means over simulated events, from the independent sets that these are made of."""
+def sets_of(sample: Sample) -> list[Sample]:
+    """The independent sets of quasi-random events that the sample of a solution is made of."""
     size = len(sample.z) // _N_SETS
-    sets = [sample.part(k * size, (k + 1) * size).mean(values[k * size : (k + 1) * size]) for k in range(_N_SETS)]
-    return torch.stack(sets).var(0) / _N_SETS
+    return [sample.part(k * size, (k + 1) * size) for k in range(_N_SETS)]
 
 
 def _n_effective(sample: Sample, values: Tensor, covariance: Tensor) -> float:
     """Number of independent events whose means would scatter as those of the simulated ones, which are quasi-random."""
-    errors = errors_of_means(sample, values)
+    means = torch.stack([one.mean(part) for one, part in zip(sets_of(sample), values.chunk(_N_SETS), strict=True)])
+    errors = means.var(0) / _N_SETS
     return float(1 / (errors / covariance.diag().clamp(min=1e-300)).mean().clamp(min=1e-300))
 
 
