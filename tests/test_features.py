@@ -1,12 +1,15 @@
 """Whitened features: categories have equal weight, and the features carry the Fisher information."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from gaussian import Gaussian
 
-from sagips_kit import DayaBay, Problem
+from sagips_kit import DayaBay, Problem, fisher_information
 from sagips_kit.problems.noise import stratified_noise
+from sagips_kit.statistics.features import features_of
 from sagips_kit.training.features import WhiteFeatures
 from sagips_kit.training.networks import to_unit
 
@@ -16,7 +19,8 @@ CPU = torch.device("cpu")
 class OneFeature(Gaussian):
     """The discriminator sees only x, as in a minimal user-defined problem."""
 
-    features = Problem.features
+    def features(self, events):
+        return events
 
 
 def test_features_of_the_observed_events_are_white():
@@ -57,3 +61,51 @@ def test_information_is_that_of_the_likelihood():
     found = WhiteFeatures(problem, events, torch.ones(1), CPU).information(y, noise, problem.statistic(events), 0.0)
     expected = torch.diag(torch.tensor([1.0, 2.0]) / theta[1] ** 2 * slope**2)
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02 * float(expected.max()))
+
+
+class Heavy(Problem):
+    """Times with a heavy tail, an angle and a type of detector; no features are declared."""
+
+    parameters, lower, upper = ("scale", "middle"), (0.5, -1.0), (5.0, 1.0)
+    observables, noise_dim, n_categories = ("time", "angle", "detector"), 3, 2
+    periodic = {"angle": (-180.0, 180.0)}
+    _scale = 1.0
+
+    def simulate(self, theta, noise):
+        time = theta[0] * self._scale * torch.tan(0.5 * math.pi * noise[:, 0])
+        return torch.stack([time, 90 * (theta[1] + noise[:, 1]), (noise[:, 2] < 0.5).to(time)], dim=-1)
+
+    def category(self, events):
+        return events[..., 2].long()
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e12])
+def test_automatic_features_suit_any_events(unit):
+    problem = Heavy()
+    problem._scale = unit
+    noise = torch.rand(4000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    events = problem.simulate(torch.tensor([2.0, 0.1]), noise)
+    features = features_of(problem, events)
+    assert features(events.float().view(4, 1000, 3)).shape == (4, 1000, features(events).shape[1])
+    assert features(events.float().to("meta")).shape == features(events).shape
+    # Nothing far away: each is of order one, and the same for other units.
+    assert features(events).abs().max() < 20
+    other = Heavy()
+    same = other.simulate(torch.tensor([2.0, 0.1]), noise)
+    torch.testing.assert_close(features(events), features_of(other, same)(same), rtol=1e-4, atol=1e-4)
+    slopes = torch.func.jacrev(lambda theta: features(problem.simulate(theta, noise)).mean(0))(torch.tensor([2.0, 0.1]))
+    step = torch.tensor([0.05, 0.0])
+    after, before = (features(problem.simulate(torch.tensor([2.0, 0.1]) + h, noise)).mean(0) for h in (step, -step))
+    torch.testing.assert_close(slopes[:, 0], ((after - before) / 0.1).to(slopes), rtol=0.05, atol=0.01)
+
+
+def test_automatic_features_hold_the_information_of_heavy_tails():
+    class Cauchy(Problem):
+        parameters, lower, upper, observables, noise_dim = ("middle", "width"), (-5, 0.2), (5, 5), ("x",), 1
+
+        def simulate(self, theta, noise):
+            return theta[0] + theta[1] * torch.tan(math.pi * (noise - 0.5))
+
+    events = np.random.default_rng(0).standard_cauchy((20_000, 1))
+    information = fisher_information(Cauchy(), (0.0, 1.0), events)
+    np.testing.assert_allclose(information.deviation, math.sqrt(2 / 20_000), rtol=0.06)

@@ -19,6 +19,7 @@ from torch import Tensor
 from .._circular import circles, intervals
 from ..problems.base import Problem, events_of
 from ..problems.pipeline import Pipeline
+from ..statistics.features import features_of
 from ..statistics.fisher import fisher_information, information_and_score
 from ..statistics.information import Information
 from .case import Case
@@ -198,6 +199,7 @@ class _Richer:
 
     def __init__(self, problem: Problem, events: Tensor):
         self._problem, self._mean, self._spread = problem, events.mean(0), events.std(0).clamp(min=1e-12)
+        self._features = features_of(problem, events)
         period = circles(problem.observables, intervals(problem))[1]
         self._period, self._is_periodic = torch.as_tensor(period).nan_to_num(1.0), torch.as_tensor(~np.isnan(period))
 
@@ -215,4 +217,4 @@ class _Richer:
             waves = torch.where(self._is_periodic[:, None], around, waves)
         waves = waves.flatten(-2)
         products = [(waves * waves.roll(_N_WAVES * k, -1)) for k in range(1, (len(self._mean) + 1) // 2 + 1)]
-        return torch.cat([self._problem.features(events), waves, *products], dim=-1)
+        return torch.cat([self._features(events), waves, *products], dim=-1)

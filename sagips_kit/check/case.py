@@ -1,6 +1,7 @@
 """A problem under test, with the parameters, the noise and the events for the tests."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from .._circular import circles, inside, intervals
 from ..problems.base import Problem, events_of
 from ..problems.noise import stratified_noise
+from ..statistics.features import AutomaticFeatures, features_of
 
 
 class Case:
@@ -94,6 +96,12 @@ class Case:
         low, period = circles(self.problem.observables, intervals(self.problem))
         return torch.as_tensor(inside(events, low, period))
 
-    def features(self, theta: Tensor, noise: Tensor) -> Tensor:
-        """Features of simulated events, (event, feature)."""
-        return self.problem.features(self.simulate(theta, noise))
+    @functools.cached_property
+    def features_at(self) -> Callable[[Tensor], Tensor]:
+        """Features (..., feature) of events (..., observable), as the trainer takes them."""
+        return features_of(self.problem, self.events)
+
+    @functools.cached_property
+    def automatic_features_at(self) -> Callable[[Tensor], Tensor]:
+        """What the features would be if the problem declared none."""
+        return AutomaticFeatures(self.problem, self.events)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..problems.base import Problem
 from .case import Case
 from .report import Remark, fix
 
@@ -107,7 +106,8 @@ def _ends(case: Case) -> Iterator[tuple[str, Tensor]]:
 
 def _infinite(case: Case, theta: Tensor, rows: Tensor) -> str | None:
     """What is not finite at theta, in words; None if all is finite."""
-    features, pull, *_ = torch.func.vjp(lambda theta: case.features(theta, rows), theta)
+    features_at = case.features_at
+    features, pull, *_ = torch.func.vjp(lambda theta: features_at(case.simulate(theta, rows)), theta)
     events = case.simulate(theta, rows)
     for name, array in [("events", events), ("features", features)]:
         bad = ~array.isfinite().all(-1)
@@ -149,8 +149,10 @@ def _wrong_slopes(case: Case, theta: Tensor, rows: Tensor) -> Iterator[str]:
     The derivative is that of the mean over many events: a step function, which has no derivative, shows only there.
     """
 
+    features_at = case.features_at
+
     def features(theta):
-        return case.features(theta, rows)
+        return features_at(case.simulate(theta, rows))
 
     spread = features(theta).std(0)
     spread = torch.where(spread > 0, spread, torch.inf)
@@ -216,9 +218,9 @@ def periodic(case: Case) -> Iterator[Remark]:
 
 
 def _described(case: Case, theta: Tensor, rows: Tensor) -> Tensor:
-    """Features of simulated events, their observables (cosine and sine of periodic ones), and the squares of both."""
+    """Features of simulated events, those that the problem would have without its own, and the squares of both."""
     events = case.simulate(theta, rows)
-    columns = torch.cat([case.problem.features(events), Problem.features(case.problem, events)], dim=-1)
+    columns = torch.cat([case.features_at(events), case.automatic_features_at(events)], dim=-1)
     return torch.cat([columns, columns**2], dim=-1)
 
 

@@ -23,7 +23,7 @@ def speed(case: Case) -> Iterator[Remark]:
     rows = case.noise(settings.n_events, torch.float32).view(settings.n_sets, -1, problem.noise_dim)
 
     def simulation():
-        features = problem.features(torch.vmap(case.simulate)(theta, rows)).flatten(0, 1)
+        features = case.features_at(torch.vmap(case.simulate)(theta, rows)).flatten(0, 1)
         torch.autograd.grad(features.sum(), theta, allow_unused=True)
         return features.detach().float()[None]
 

@@ -201,13 +201,13 @@ class Problem(ABC):
         )
 
     def features(self, events: Tensor) -> Tensor:
-        """Return what the discriminator sees of each event; by default the event itself.
+        """Return what the discriminator sees of each event, in place of the features that suit any events.
 
-        By default a periodic observable is replaced by its cosine and sine.
-
-        The more linearly informative the features, the faster a run learns.  The best features are the derivatives of
-        the log-density of an event with respect to the parameters.  Constants and scales do not matter, because
-        features are whitened.
+        A problem that does not override this method has the normal scores of its observables, their products and waves
+        of their quantiles, all from the observed events; they do not depend on units, scale and offset.  Own features
+        may be better for experts: the more linearly informative, the faster a run learns.  The best are the derivatives
+        of the log-density of an event with respect to the parameters.  Constants and scales do not matter, because
+        features are whitened.  `super().features(events)` are the observables, periodic ones as cosine and sine.
 
         Parameters
         ----------

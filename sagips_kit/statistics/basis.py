@@ -41,10 +41,8 @@ class Basis:
         n_categories = self._coordinates.n_categories
         if n_categories == 1:
             return values
-        category = self._coordinates.category(z)
-        spread = values.new_zeros(len(z), n_categories, values.shape[1])
-        spread[torch.arange(len(z)), category] = values
-        return spread.flatten(1)
+        is_category = torch.nn.functional.one_hot(self._coordinates.category(z), n_categories).to(values)
+        return (is_category[:, :, None] * values[:, None]).flatten(1)
 
     def combined(self, z: Tensor, matrix: Tensor) -> Tensor:
         """(event, coordinate) -> (event, direction): the functions times `matrix` (function, direction)."""
@@ -113,9 +111,9 @@ class Basis:
 
 def _multiples(angle: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines (event, n) of 1 to n times an angle (event,), by the addition theorem."""
-    cos, sin = angle.new_empty(n, len(angle)), angle.new_empty(n, len(angle))
-    cos[0], sin[0] = angle.cos(), angle.sin()
-    for k in range(1, n):
-        cos[k] = cos[k - 1] * cos[0] - sin[k - 1] * sin[0]
-        sin[k] = sin[k - 1] * cos[0] + cos[k - 1] * sin[0]
-    return cos.T, sin.T
+    cos, sin = [angle.cos()], [angle.sin()]
+    for _ in range(1, n):
+        c, s = cos[-1], sin[-1]
+        cos.append(c * cos[0] - s * sin[0])
+        sin.append(s * cos[0] + c * sin[0])
+    return torch.stack(cos).T, torch.stack(sin).T

@@ -58,9 +58,9 @@ class _NormalScore:
         self._last = float((scores[-1] - scores[-1 - k]) / (knots[-1] - knots[-1 - k]))
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        knots, scores = self._knots, self._scores
-        k = torch.searchsorted(knots, x.contiguous()).clamp(1, len(knots) - 1) - 1
-        z, slope = scores[k] + self._slopes[k] * (x - knots[k]), self._slopes[k]
+        knots, scores, slopes = (tensor.to(x) for tensor in (self._knots, self._scores, self._slopes))
+        k = torch.searchsorted(knots, x.detach().contiguous()).clamp(1, len(knots) - 1) - 1
+        z, slope = scores[k] + slopes[k] * (x - knots[k]), slopes[k]
         below, above = self._first * (knots[0] - x).clamp(min=0), self._last * (x - knots[-1]).clamp(min=0)
         z = torch.where(
             x < knots[0], scores[0] - below.log1p(), torch.where(x > knots[-1], scores[-1] + above.log1p(), z)
@@ -89,7 +89,7 @@ class _Indicators:
         self.kinds = ("indicator",) * len(self._values)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        is_value = (x[:, None] == self._values).to(x.dtype)
+        is_value = (x[:, None] == self._values.to(x)).to(x.dtype)
         return is_value, torch.zeros_like(is_value)
 
 
@@ -180,7 +180,7 @@ class Coordinates:
         indicators = events.new_zeros(len(events), n_categories - 1)
         if n_categories > 1:
             assert category is not None
-            indicators = (category[:, None] == torch.arange(1, n_categories)).to(events)
+            indicators = (category[:, None] == torch.arange(1, n_categories, device=events.device)).to(events)
         z, dz = [indicators], [[torch.zeros_like(indicators)] for _ in tangents]
         for column, part in self._parts:
             value, slope = part(events[:, column])

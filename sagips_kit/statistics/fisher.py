@@ -12,6 +12,7 @@ from ..events.resampling import check_events, weights_of_categories
 from ..problems.arguments import require_arguments
 from ..problems.base import Problem, events_of
 from ..problems.noise import stratified_noise
+from .features import features_of
 from .information import Information
 
 # Simulated events whose features are compared, per observed event and at most: even without stratified noise they would
@@ -149,10 +150,11 @@ def information_and_score(
     random = torch.Generator().manual_seed(seed)
     noise = stratified_noise(n_simulated, problem.noise_dim, random).double()
     category_weights, statistic = weights_of_categories(problem, events), problem.statistic(events)
+    features_at = features_of(problem, events)
 
     def seen(theta: Tensor, noise: Tensor):
         simulated = events_of(problem, theta, noise)
-        features, weights = problem.features(simulated), category_weights[problem.category(simulated)]
+        features, weights = features_at(simulated), category_weights[problem.category(simulated)]
         return features, weights, (weights[:, None] * features).mean(0)
 
     def responses(t: Tensor):
@@ -170,5 +172,5 @@ def information_and_score(
     # Features may depend on each other, as the indicators of all categories do.
     inverse = torch.linalg.pinv(covariance, rtol=1e-10, hermitian=True)
     matrix = len(events) * slopes.T @ inverse @ slopes + pulls.T @ pulls
-    score = len(events) * slopes.T @ inverse @ (problem.features(events).mean(0) - mean) - pulls.T @ constraints
+    score = len(events) * slopes.T @ inverse @ (features_at(events).mean(0) - mean) - pulls.T @ constraints
     return Information(tuple(problem.parameters), width, matrix.numpy()), score.numpy()

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from ..problems.base import events_of, is_periodic
+from ..statistics.features import AutomaticFeatures, features_of
 from .networks import to_unit
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
 
 _JITTER = 1e-6  # relative; whitening cannot resolve less than float32 does of a feature's variance
+_SHARED = 0.1  # the same for automatic features, which share much: what is left of each is learned last
 _N_EVENTS = 200_000  # observed events that determine the whitening
 
 
@@ -35,11 +37,12 @@ class WhiteFeatures:
     """
 
     def __init__(self, problem: "Problem", events: Tensor, category_weights: Tensor, device: torch.device):
-        self._problem = problem
+        self._problem, self._features = problem, features_of(problem, events)
         categories = problem.category(events)
         chosen = _equal_shares(categories, problem.n_categories)
-        features = problem.features(events[chosen]).double()
-        mean, whitening = features.mean(0), _whitening(features)
+        features = self._features(events[chosen]).double()
+        jitter = _SHARED if isinstance(self._features, AutomaticFeatures) else _JITTER
+        mean, whitening = features.mean(0), _whitening(features, jitter)
         white = (features - mean) @ whitening
         weights = category_weights.cpu().double()[categories[chosen]]
         self._gram = (white.T @ (white * weights[:, None]) / len(white)).float().to(device)
@@ -50,7 +53,7 @@ class WhiteFeatures:
 
     def __call__(self, events: Tensor) -> Tensor:
         """Whitened features of events: (..., observable) -> (..., feature)."""
-        return (self._problem.features(events) - self._mean) @ self._whitening
+        return (self._features(events) - self._mean) @ self._whitening
 
     def information(self, y: Tensor, noise: Tensor, statistic: Tensor, constraint_weight: float) -> Tensor:
         """Fisher information per event on the unbounded parameters y, as far as these features carry it.
@@ -94,8 +97,8 @@ def _equal_shares(categories, n_categories):
     return torch.cat(chosen)
 
 
-def _whitening(features):
-    """Matrix (feature, feature) that makes features (event, feature) uncorrelated with variance 1."""
+def _whitening(features, jitter):
+    """Matrix (feature, feature) that makes features (event, feature) uncorrelated with variance 1, up to a jitter."""
     covariance = torch.cov(features.T).reshape(features.shape[1], -1)  # for a single feature it is a number
-    covariance = covariance + _JITTER * torch.diag(covariance.diag()) + 1e-12 * torch.eye(len(covariance))
+    covariance = covariance + jitter * torch.diag(covariance.diag()) + 1e-12 * torch.eye(len(covariance))
     return torch.linalg.inv(torch.linalg.cholesky(covariance)).T

@@ -1,0 +1,67 @@
+"""What discriminators and comparisons see of an event: the features of a problem, or functions that suit any events."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .._circular import intervals
+from ..problems.base import Problem
+from .basis import Basis
+from .coordinates import Coordinates
+
+_N_WAVES = 8  # of each observable
+_MOST_EVENTS = 200_000  # observed events that the distribution of an observable is taken from
+
+
+def features_of(problem: Problem, events: Tensor) -> Callable[[Tensor], Tensor]:
+    """The function (..., observable) -> (..., feature) that a problem declares, or one that suits the observed events.
+
+    Parameters
+    ----------
+    problem : Problem
+        The problem; its own `features` are taken if it declares them.
+    events : Tensor (event, observable)
+        Observed events.
+
+    Returns
+    -------
+    callable
+        Differentiable in the events, in their type and on their device.
+    """
+    if type(problem).features is not Problem.features:
+        return problem.features
+    return AutomaticFeatures(problem, events)
+
+
+class AutomaticFeatures:
+    """Normal scores of all observables, their products, and waves of their quantiles; in each category its own.
+
+    They are found from the observed events alone, and do not depend on units, scale and offset.  An observable of few
+    values is described by the indicator of each, a periodic one by its harmonics.
+
+    Parameters
+    ----------
+    problem : Problem
+        Declares categories and periodic observables.
+    events : Tensor (event, observable)
+        Observed events.
+    """
+
+    def __init__(self, problem: Problem, events: Tensor) -> None:
+        some = events[torch.linspace(0, len(events) - 1, min(len(events), _MOST_EVENTS)).long()].detach().cpu()
+        around = intervals(problem)
+        periods = {k: around[name][1] - around[name][0] for k, name in enumerate(problem.observables) if name in around}
+        category = problem.category(some).numpy()
+        self._problem = problem
+        self._coordinates = Coordinates(some.numpy().astype(np.float64), category, problem.n_categories, periods)
+        self._basis = Basis(self._coordinates, _N_WAVES)
+
+    def __call__(self, events: Tensor) -> Tensor:
+        """(..., observable) -> (..., feature)."""
+        flat = events.flatten(0, -2)
+        # Offsets and far events need the precision, where the device has it.
+        precise = flat if flat.device.type == "mps" else flat.double()
+        z, _ = self._coordinates(precise, category=self._problem.category(flat.detach()))
+        return self._basis(z).to(events.dtype).unflatten(0, events.shape[:-1])
