@@ -21,6 +21,7 @@ _SHARED = 5e-3  # fraction of the events from which equal ones are no repetition
 _TAIL, _LAST, _EDGE = 16, 64, 2.0  # of a moving edge: fractions 1/16 and 1/64 of the events, and ratio of informations
 _MOTION = 0.7  # least motion of an edge by a deviation, in distances between the events next to it
 _SHARE = 0.01  # of a parameter's information in a ramp from which an edge is looked for
+_PART = 0.05  # least part of a parameter in a combination that is named
 _REJECTED = 1e-3  # p-value of a test below which the model or the data are reported
 
 
@@ -161,7 +162,9 @@ def _undetermined(simulation: Simulation, solution: Solution) -> list[str]:
     for value, vector in zip(values, vectors.T, strict=True):
         if value < DETERMINED:
             order = vector.abs().argsort(descending=True)[:4].tolist()
-            parts = ", ".join(f"{simulation.problem.parameters[k]} ({float(vector[k]):+.2f})" for k in order)
+            parts = ", ".join(
+                f"{simulation.problem.parameters[k]} ({float(vector[k]):+.2f})" for k in order if abs(vector[k]) > _PART
+            )
             found.append(
                 f"The events do not determine a combination of parameters (in fractions of their ranges): {parts}. "
                 "Give a prior or a measurement, or fix one of them."

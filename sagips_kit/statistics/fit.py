@@ -32,6 +32,7 @@ _LEAST_EVENTS = 100  # fewer say too little about the distribution of an observa
 _N_SOME = 200_000  # observed events that are enough for a search
 _FEW, _COARSE, _FINE = 2, 8, 32  # waves for the comparison of derivatives, for the search, and at most for the score
 _AT_END = 1e-6  # distance (in units of the range) from an end of a range that is at the end
+_N_COVARIANCE = 65536  # simulated events for the covariance of some hundred functions
 _LEAST_VARIANCE = 1e-4  # relative; what varies less is what was subtracted, which is not known that precisely
 _USUAL = 4.0  # deviations of a component of the score up to which its products are followed
 _N_ROUNDS = 8  # learn again, at most so many times, where the solution has moved
@@ -324,8 +325,8 @@ def _goodness(
     def rest(values: Tensor) -> Tensor:
         return values[..., n_directions:] - values[..., :n_directions] @ projection.T
 
-    sets = sets_of(sample)
-    covariance = sets[0].covariance(rest(functions(sets[0].z)))
+    sets, enough = sets_of(sample), sample.part(0, min(len(sample.z), _N_COVARIANCE))
+    covariance = enough.covariance(rest(functions(enough.z)))
     scale = covariance.diag().clamp(min=1e-300).rsqrt()
     eigenvalues, vectors = torch.linalg.eigh(covariance * scale[:, None] * scale)
     keep = eigenvalues > _LEAST_VARIANCE * eigenvalues.max()

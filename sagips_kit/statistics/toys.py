@@ -68,6 +68,13 @@ class Toys:
         """
         return (abs(self._pulls()) < n_deviations).mean(0)
 
+    def __str__(self) -> str:
+        width = max(map(len, self.parameters))
+        lines = [f"{len(self.theta)} simulated data sets; intervals of 1 and 2 deviations with the truth; bias"]
+        rows = zip(self.parameters, self.coverage(), self.coverage(2.0), self.bias, strict=True)
+        lines += [f"{name:{width}}  {one:6.1%}  {two:6.1%}  {bias:+.2f} deviations" for name, one, two, bias in rows]
+        return "\n".join(lines)
+
     def _pulls(self) -> NDArray[np.float64]:
         """Differences from the truth (toy, parameter) in standard deviations, the shorter way around for angles."""
         period = np.nan if self.period is None else self.period
