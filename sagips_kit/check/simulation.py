@@ -157,12 +157,20 @@ def _wrong_slopes(case: Case, theta: Tensor, rows: Tensor) -> Iterator[str]:
     spread = features(theta).std(0)
     spread = torch.where(spread > 0, spread, torch.inf)
     exact = torch.func.jacrev(lambda theta: features(theta).mean(0))(theta) * case.width / spread[:, None]
+
+    def differences(k, size):
+        step = torch.zeros_like(theta).index_fill(0, torch.tensor(k), size) * case.width
+        return (features(theta + step) - features(theta - step)) / (2 * size * spread)
+
     for k, name in enumerate(case.problem.parameters):
-        step = torch.zeros_like(theta).index_fill(0, torch.tensor(k), _STEP) * case.width
-        each = (features(theta + step) - features(theta - step)) / (2 * _STEP * spread)
+        each = differences(k, _STEP)
         error = each.std(0) / len(rows) ** 0.5
         by_steps, own = each.mean(0), exact[:, k]
         off = (own - by_steps).abs() - _N_SIGMA * error - _TOLERANCE * by_steps.abs().max() - 1e-6
+        if off.max() > 0:
+            # If only the step is too long for the waves of a feature, a shorter one agrees better.
+            shorter = differences(k, _STEP / 4).mean(0)
+            off = torch.where((own - shorter).abs() < 0.5 * (own - by_steps).abs(), -torch.inf, off)
         if off.max() > 0:
             worst = int(off.argmax())
             yield (
