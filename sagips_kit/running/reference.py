@@ -16,7 +16,7 @@ from ..store import schema
 from ..store.writer import RunWriter
 from .spec import RunSpec
 
-_MOST_PARAMETERS = 40  # more take longer than ranks should wait
+_MOST_PARAMETERS = 24  # more take longer than ranks should wait
 
 
 def likelihood_fit(spec: RunSpec, events: NDArray) -> dict[str, NDArray] | None:
