@@ -46,8 +46,12 @@ def write_fit(spec: RunSpec, writer: RunWriter, read: Callable[[], NDArray]) -> 
         )
         writer.write_fit({"state": schema.FAILED, "reason": reason})
     else:
-        words = {"state": schema.MADE, "findings": list(result.findings), "information": result.information}
-        words["notes"] = list(result.notes)
+        words = {
+            "state": schema.MADE,
+            "findings": list(result.findings),
+            "notes": list(result.notes),
+            "information": result.information,
+        }
         values = {
             schema.FIT: result.theta,
             schema.FIT_DEVIATION: result.deviation,

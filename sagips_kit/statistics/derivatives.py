@@ -41,8 +41,7 @@ def wrong_derivatives(
 
 def _by_parts(sample: Sample, function: Function) -> tuple[Tensor, Tensor]:
     """Derivatives (function, direction) of means, and their errors, from parts of a sample."""
-    size = len(sample.z) // _N_PARTS
-    slopes = torch.stack([sample.part(k * size, (k + 1) * size).slopes(function) for k in range(_N_PARTS)])
+    slopes = torch.stack([part.slopes(function) for part in sample.parts(_N_PARTS)])
     return slopes.mean(0), (slopes.var(0) / _N_PARTS).sqrt()
 
 

@@ -204,11 +204,12 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     coarse = plain if n_functions > 2 * len(problem.parameters) else more
     some, few = observed.some(_N_SOME), Basis(observed.coordinates, _FEW)
     places = _search(simulation, some, coarse)
-    if wrong := _replaced(simulation, some, few, places[0].t, places[0].information):
+    wrong = [] if simulation.is_differentiable else list(problem.parameters)
+    if not wrong and (wrong := _replaced(simulation, some, few, places[0])):
         places = search(simulation, some, coarse)
     score, solution, axes, edges = _learn(simulation, observed, some, bases, coarse, places[0], seed)
     # Far from the solution the derivative may be right.
-    if not wrong and (wrong := _replaced(simulation, observed, few, solution.t, solution.information)):
+    if not wrong and (wrong := _replaced(simulation, observed, few, solution)):
         places = search(simulation, some, coarse)
         score, solution, axes, edges = _learn(simulation, observed, some, bases, coarse, places[0], seed)
     others = also_solve(simulation, some, score, solution, axes, [place.t for place in places[1:]])
@@ -241,12 +242,10 @@ def _search(simulation: Simulation, observed: Observation, basis: Basis) -> list
         return search(simulation, observed, basis)
 
 
-def _replaced(simulation: Simulation, observed: Observation, basis: Basis, t: Tensor, information: Tensor) -> list[str]:
+def _replaced(simulation: Simulation, observed: Observation, basis: Basis, place: End | Solution) -> list[str]:
     """Parameters whose derivative is wrong, so that differences are taken from then on."""
-    if not simulation.is_differentiable:
-        return list(simulation.problem.parameters)
-    neighbours = at_neighbours(simulation, observed, t, units_of(information, observed.n))
-    wrong = wrong_derivatives(simulation, observed, basis, t, neighbours)
+    neighbours = at_neighbours(simulation, observed, place.t, units_of(place.information, observed.n))
+    wrong = wrong_derivatives(simulation, observed, basis, place.t, neighbours)
     simulation.is_differentiable = not wrong
     return wrong
 

@@ -1,6 +1,5 @@
 """Simulated events as coordinates with their derivatives, and the moments of functions over them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -72,12 +71,15 @@ class Sample:
         if self.tangents is not None:
             return function.slopes(self)
         assert self.differences is not None
-        changes = [self.mean(function(after) - function(before)) / width for before, after, width in self._pairs()]
-        return torch.stack(changes, -1)
+        places = zip(*self.differences, strict=True)
+        return torch.stack(
+            [self.mean(function(after) - function(before)) / width for before, after, width in places], -1
+        )
 
-    def _pairs(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        assert self.differences is not None
-        return zip(*self.differences, strict=True)
+    def parts(self, n: int) -> "list[Sample]":
+        """So many parts of equal size."""
+        size = len(self.z) // n
+        return [self.part(k * size, (k + 1) * size) for k in range(n)]
 
     def part(self, first: int, last: int) -> "Sample":
         """The events from `first` to `last`, weighted to the same shares of categories."""

@@ -121,7 +121,7 @@ class Simulation:
             return events, [torch.zeros_like(events) for _ in t]
         cotangent = torch.zeros_like(events, requires_grad=True)
         (pulled,) = torch.autograd.grad(events, t, cotangent, create_graph=True)
-        if not pulled.requires_grad:  # the pipeline has derivatives that do not depend on the events at all
+        if not pulled.requires_grad:  # such as of round, whose derivative is 0 everywhere
             return events.detach(), [torch.zeros_like(events) for _ in t]
         tangents = [torch.autograd.grad(one, cotangent, retain_graph=True)[0] for one in pulled]
         return events.detach(), tangents

@@ -200,7 +200,7 @@ def along_axes(
 ) -> tuple[Tensor, Sample]:
     """Axes along which one event determines t to one deviation, and events to learn from.
 
-    The information is that of all events; if it was not learned, the axes are as far as `basis` sees more.
+    The information is that of all events; unless it comes from a learned score, the axes follow what `basis` sees.
     """
     noise, units = simulation.noise(N_LEARN, 1), units_of(information, observed.n)
     sample = observed.sample(simulation, t, noise, torch.diag(units))
@@ -279,8 +279,7 @@ def also_solve(
 
 def sets_of(sample: Sample) -> list[Sample]:
     """The independent sets of quasi-random events that the sample of a solution is made of."""
-    size = len(sample.z) // _N_SETS
-    return [sample.part(k * size, (k + 1) * size) for k in range(_N_SETS)]
+    return sample.parts(_N_SETS)
 
 
 def _n_effective(sample: Sample, values: Tensor, covariance: Tensor) -> float:
