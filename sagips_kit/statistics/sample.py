@@ -1,5 +1,6 @@
 """Simulated events as coordinates with their derivatives, and the moments of functions over them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -114,9 +115,17 @@ class Sample:
 
 def solve_hermitian(matrix: Tensor, right: Tensor) -> Tensor:
     """Pseudo-inverse of a covariance, (function, function), times `right`; functions may depend on each other."""
+    return solve_with_ridges(matrix, right, (0.0,))[0]
+
+
+def solve_with_ridges(matrix: Tensor, right: Tensor, ridges: Sequence[float]) -> list[Tensor]:
+    """The same with the diagonal larger by each of the ridges, which are relative."""
     # What does not vary, apart from rounding, has no weight.
     variance = matrix.diag()
     scale = torch.where(variance > 1e-14 * variance.max(), variance.clamp(min=1e-300).rsqrt(), 0.0)
     values, vectors = torch.linalg.eigh(matrix * scale[:, None] * scale)
-    inverse = torch.where(values > 1e-9 * values.max(), 1 / values, 0.0)
-    return scale[:, None] * (vectors @ (inverse[:, None] * (vectors.T @ (scale[:, None] * right))))
+    along, solutions = vectors.T @ (scale[:, None] * right), []
+    for ridge in ridges:
+        inverse = torch.where(values + ridge > 1e-9 * (values.max() + ridge), 1 / (values + ridge), 0.0)
+        solutions.append(scale[:, None] * (vectors @ (inverse[:, None] * along)))
+    return solutions

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .basis import Basis
-from .sample import Function, Sample, solve_hermitian
+from .sample import Function, Sample, solve_hermitian, solve_with_ridges
 
 _WIDTHS = (64, 64)
 _N_EPOCHS, _BATCH, _RATE = 24, 1024, 1e-2
@@ -67,7 +67,8 @@ class _Limited:
 
     def __init__(self, function: Function, z: Tensor) -> None:
         self._function, values = function, function(z)
-        low, middle, high = torch.quantile(values, torch.tensor([_RARE, 0.5, 1 - _RARE]).to(values), dim=0)
+        ordered = values.sort(0).values  # torch.quantile refuses many directions
+        low, middle, high = (ordered[round(level * (len(values) - 1))] for level in (_RARE, 0.5, 1 - _RARE))
         self._low, self._high = middle - _BEYOND * (middle - low), middle + _BEYOND * (high - middle)
 
     def __call__(self, z: Tensor) -> Tensor:
@@ -273,12 +274,10 @@ def _linear(functions: Basis | _Joined, train: Sample, test: Sample) -> tuple[Fu
     values = functions(train.z)
     covariance, slopes = train.covariance(values), train.slopes(functions)
     unseen, unseen_slopes = test.covariance(functions(test.z)), test.slopes(functions)
-    variance, n_directions = torch.diag(covariance.diag()), slopes.shape[1]
     best, most = torch.zeros_like(slopes), -math.inf
-    for ridge in _RIDGES:
-        matrix = solve_hermitian(covariance + ridge * variance, slopes)
+    for matrix in solve_with_ridges(covariance, slopes, _RIDGES):
         size = (matrix * (unseen @ matrix)).sum()
-        information = float(2 * (matrix * unseen_slopes).sum() - size) / n_directions
+        information = float(2 * (matrix * unseen_slopes).sum() - size) / slopes.shape[1]
         if information > most:
             best, most = matrix, information
     return _Linear(functions, best, train.mean(values)), most
