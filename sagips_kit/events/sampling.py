@@ -1,9 +1,10 @@
-"""Which rows of a file are taken: a weighted random sample of all of them, or the rows of one window.
+"""Which rows are taken: of a file a weighted random sample or those of one window, of events evenly spaced ones.
 
 Nothing here knows files or columns.
 """
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from .streams import Stream, numpy_stream
@@ -94,3 +95,9 @@ class WeightedSample:
             kept = kept[np.sort(np.argpartition(keys[kept], self._n)[: self._n])]
             self._highest = np.nextafter(keys[kept].max(), np.inf)
         self._parts, self._keys, self._n_held = [rows[kept]], [keys[kept]], len(kept)
+
+
+def evenly_spaced(n_all: int, n_most: int) -> torch.Tensor:
+    """Positions (position,) of at most `n_most` of `n_all` events, evenly spaced."""
+    # In single precision, the last of some ten million positions could be beyond the end.
+    return torch.linspace(0, n_all - 1, min(n_all, n_most), dtype=torch.float64).long()

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from .._circular import intervals
+from ..events.sampling import evenly_spaced
 from ..problems.base import Problem
 from .basis import Basis
-from .coordinates import Coordinates
+from .simulated import Observation
 
 _N_WAVES = 8  # of each observable
 _MOST_EVENTS = 200_000  # observed events that the distribution of an observable is taken from
@@ -50,12 +48,8 @@ class AutomaticFeatures:
     """
 
     def __init__(self, problem: Problem, events: Tensor) -> None:
-        some = events[torch.linspace(0, len(events) - 1, min(len(events), _MOST_EVENTS)).long()].detach().cpu()
-        around = intervals(problem)
-        periods = {k: around[name][1] - around[name][0] for k, name in enumerate(problem.observables) if name in around}
-        category = problem.category(some).numpy()
-        self._problem = problem
-        self._coordinates = Coordinates(some.numpy().astype(np.float64), category, problem.n_categories, periods)
+        some = events[evenly_spaced(len(events), _MOST_EVENTS)].detach().cpu().double()
+        self._problem, self._coordinates = problem, Observation(problem, some.numpy()).coordinates
         self._basis = Basis(self._coordinates, _N_WAVES)
 
     def __call__(self, events: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._circular import intervals
+from ..events.sampling import evenly_spaced
 from ..problems.base import Problem, events_of, is_periodic
 from .coordinates import Coordinates
 from .sample import Differences, Function, Sample
@@ -169,7 +170,7 @@ class Observation:
         if n >= self.n:
             return self
         some = copy.copy(self)
-        chosen = torch.linspace(0, self.n - 1, n).long()
+        chosen = evenly_spaced(self.n, n)
         some.events, some.category, some.n = self.events[chosen], self.category[chosen], n
         some._shares = torch.bincount(some.category, minlength=len(self._shares)) / n
         return some

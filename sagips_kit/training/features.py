@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..events.sampling import evenly_spaced
 from ..problems.base import events_of, is_periodic
 from ..statistics.features import AutomaticFeatures, features_of
 from .networks import to_unit
@@ -93,7 +94,7 @@ def _equal_shares(categories, n_categories):
     chosen = []
     for category in range(n_categories):
         indices = (categories == category).nonzero()[:, 0]
-        chosen.append(indices[torch.linspace(0, len(indices) - 1, n_each, dtype=torch.float64).long()])
+        chosen.append(indices[evenly_spaced(len(indices), n_each)])
     return torch.cat(chosen)
 
 
