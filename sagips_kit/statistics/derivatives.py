@@ -9,28 +9,25 @@ from .simulated import Observation, Simulation
 
 _N, _N_PARTS = 16384, 8  # simulated events of the comparison, and the parts between which derivatives scatter
 _WRONG, _SIGNIFICANT = 0.3, 6.0  # relative difference of two derivatives that counts, if so many errors
-_WIDTH, _MOST_WIDTH = 0.6, 0.1  # of differences: in deviations of one event, and at most in units of the ranges
+_WIDTH = 0.6  # of differences, in deviations of one event
 
 
-def at_neighbours(simulation: Simulation, observed: Observation, t: Tensor, deviation: Tensor) -> tuple[Sample, Tensor]:
-    """Simulated events at t and beside it in each parameter, and the axes of these differences.
+def at_neighbours(simulation: Simulation, observed: Observation, t: Tensor, deviation: Tensor) -> Sample:
+    """Simulated events at t, and their differences along each parameter in units of its `deviation` (parameter,).
 
-    Their distances are so many deviations (parameter,) of one event that they average over the steps that roundings and
-    cuts make.
+    That is the deviation of one event, so the places are far enough from each other to average over the steps that
+    roundings and cuts make.
     """
-    room = torch.where(simulation.is_periodic, torch.ones_like(t), torch.minimum(t, 1 - t))
-    axes = torch.diag(torch.minimum((_WIDTH * deviation).clamp(max=_MOST_WIDTH), room))
-    return observed.differences(simulation, t, simulation.noise(_N, 3), axes, 1.0), axes
+    return observed.differences(simulation, t, simulation.noise(_N, 3), torch.diag(deviation), _WIDTH)
 
 
 def wrong_derivatives(
-    simulation: Simulation, observed: Observation, basis: Basis, t: Tensor, neighbours: tuple[Sample, Tensor]
+    simulation: Simulation, observed: Observation, basis: Basis, t: Tensor, deviation: Tensor
 ) -> list[str]:
     """Parameters by which the means of `basis` have other derivatives than differences."""
-    beside, axes = neighbours
-    sample = observed.sample(simulation, t, simulation.noise(_N, 3), axes)
+    sample = observed.sample(simulation, t, simulation.noise(_N, 3), torch.diag(deviation))
     slopes, errors = _by_parts(sample, basis)
-    differences, errors_beside = _by_parts(beside, basis)
+    differences, errors_beside = _by_parts(at_neighbours(simulation, observed, t, deviation), basis)
     off, size = (slopes - differences).abs(), torch.maximum(slopes.abs(), differences.abs())
     error = _SIGNIFICANT * torch.maximum(errors, errors_beside)
     # What is below is rounding.

@@ -244,8 +244,8 @@ def _search(simulation: Simulation, observed: Observation, basis: Basis) -> list
 
 def _replaced(simulation: Simulation, observed: Observation, basis: Basis, place: End | Solution) -> list[str]:
     """Parameters whose derivative is wrong, so that differences are taken from then on."""
-    neighbours = at_neighbours(simulation, observed, place.t, units_of(place.information, observed.n))
-    wrong = wrong_derivatives(simulation, observed, basis, place.t, neighbours)
+    deviation = units_of(place.information, observed.n)
+    wrong = wrong_derivatives(simulation, observed, basis, place.t, deviation)
     simulation.is_differentiable = not wrong
     return wrong
 
@@ -307,18 +307,16 @@ def _goodness(
     """Chi-squared of what the score does not see of `basis` and of its own products, and its degrees of freedom."""
     sample, n_directions = solution.sample, solution.sample.n_directions
     functions = _WithProducts(score, basis, sample)
-    deviation = units_of(solution.information, observed.n)
-    beside, axes = at_neighbours(simulation, observed, solution.t, deviation)
+    beside = at_neighbours(simulation, observed, solution.t, units_of(solution.information, observed.n))
     assert beside.differences is not None
     # Means of products are a product of matrices, which the values of all events would be too large for.
     slopes = torch.stack(
         [
-            functions.mean(after, beside.weights) - functions.mean(before, beside.weights)
-            for before, after, _ in zip(*beside.differences, strict=True)
+            (functions.mean(after, beside.weights) - functions.mean(before, beside.weights)) / width
+            for before, after, width in zip(*beside.differences, strict=True)
         ],
         -1,
     )
-    slopes = slopes / beside.differences.width / axes.diag() * deviation
     projection = slopes[n_directions:] @ torch.linalg.pinv(slopes[:n_directions], rtol=1e-6)
 
     def rest(values: Tensor) -> Tensor:
