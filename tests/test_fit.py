@@ -6,6 +6,7 @@ import math
 import sys
 from pathlib import Path
 
+import iminuit
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from sagips_kit import Problem, fit, fit_likelihood
 from sagips_kit.statistics.basis import Basis
 from sagips_kit.statistics.coordinates import Coordinates
+from sagips_kit.statistics.limits import bounded_interval
 from sagips_kit.statistics.sample import Sample
 from sagips_kit.statistics.toys import Toys
 
@@ -91,6 +93,113 @@ def test_a_fit_at_the_end_of_a_range_is_reported(rng):
         upper = (1.25, 5.0)
 
     assert "position is less than a deviation from the end 1.25" in finding(Narrow(), Narrow().observed(4000, rng))
+
+
+def ending_below_the_answer(kind, name, result, n_deviations):
+    """The problem with a range that ends so many deviations below what its events give."""
+    k = result.parameters.index(name)
+    upper = list(kind.upper)
+    upper[k] = result.theta[k] - n_deviations * result.deviation[k]
+    return type(f"Bounded{kind.__name__}", (kind,), {"upper": tuple(upper)})()
+
+
+def test_at_the_end_of_a_range_the_other_parameters_are_the_best_ones(rng):
+    events = Normal().observed(4000, rng)
+    problem = ending_below_the_answer(Normal, "deviation_x", fit(Normal(), events), 2.0)
+    result, at_end = fit(problem, events), {"deviation_x": problem.upper[2]}
+    with pytest.warns(UserWarning, match="deviation_x"):
+        reference = fit_likelihood(problem, events)
+    assert result.theta == pytest.approx(reference.theta, abs=0.15 * result.deviation.min())
+    assert ["end" in text for text in result.findings] == [True]
+    rest = fit(problem, events, fixed=at_end)
+    assert rest.theta == pytest.approx(np.delete(result.theta, 2), abs=0.15 * result.deviation.min())
+
+
+def test_limits_at_a_physical_end_do_not_depend_on_where_the_fit_stopped(rng):
+    events = HeavyTails().observed(4000, rng)
+    free = fit(HeavyTails(), events)
+    problem = ending_below_the_answer(HeavyTails, "position", free, 0.7)
+    limits, upper, deviation = fit(problem, events).limits(0.9), problem.upper[0], free.deviation[0]
+    low, high = bounded_interval(free.theta[0], deviation, -np.inf, upper, 0.9)
+    assert high == upper and limits[0] == pytest.approx([low, high], abs=0.1 * deviation)
+    assert limits[1] == pytest.approx(free.theta[1] + np.array([-1.645, 1.645]) * free.deviation[1], rel=0.02)
+    with pytest.raises(ValueError, match=r"The level is 90: should be between 0 and 1, such as 0\.9"):
+        free.limits(90)
+
+
+@pytest.mark.parametrize(
+    ("measured", "level", "low", "high"),
+    [(-3, 0.9, 0, 0.26), (0, 0.9, 0, 1.64), (1, 0.6827, 0.24, 2.0), (2, 0.9, 0.58, 3.64)],
+)
+def test_intervals_next_to_an_end_are_those_of_the_published_table(measured, level, low, high):
+    # Feldman and Cousins (1998), table X: the mean of a normal distribution that is not negative
+    assert bounded_interval(measured, 1, 0, np.inf, level) == pytest.approx((low, high), abs=0.02)
+
+
+def test_a_start_chooses_one_of_several_answers(rng):
+    problem = problems.AMBIGUOUS["Square"](truth=(math.sqrt(2),))
+    events = problem.observed(2000, rng)
+    for sign in (-1.0, 1.0):
+        result = fit(problem, events, start={"a": sign * 1.2})
+        assert result.theta[0] == pytest.approx(sign * math.sqrt(2), abs=0.05) and result.findings == ()
+        assert result.notes == (
+            "Only the answer near the given start was looked for. Without start, all ranges are searched.",
+        )
+
+
+def test_fixed_parameters_leave_the_problem_of_the_others(rng):
+    class Centred(HeavyTails):
+        parameters, lower, upper, truth = ("scale",), (0.2,), (5.0,), (0.8,)
+
+        def simulate(self, theta, noise):
+            return super().simulate(torch.cat([theta.new_tensor([1.3]), theta]), noise)
+
+    events = HeavyTails().observed(2000, rng)
+    result, other = fit(HeavyTails(), events, fixed={"position": 1.3}), fit(Centred(), events)
+    assert result.parameters == ("scale",) and result.covariance.shape == (1, 1)
+    assert result.theta == pytest.approx(other.theta, abs=0.05 * other.deviation[0])
+    assert result.deviation == pytest.approx(other.deviation, rel=0.02)
+    assert result.notes[0].startswith("Fixed: position = 1.3.")
+    assert result.toys(50).theta.shape == (50, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"fixed": {"place": 1.0}},
+            "fixed has 'place', which is no parameter of HeavyTails. Its parameters are position",
+        ),
+        ({"fixed": {"position": 9}}, "fixed: position = 9 is outside its range, -5 to 5"),
+        ({"fixed": {"position": 1, "scale": 1}}, "fixed names all parameters of HeavyTails"),
+        (
+            {"start": {"position": 1}},
+            "start has the values of position, and needs those of .* fixed: position, scale. Type",
+        ),
+    ],
+)
+def test_what_is_given_for_parameters_is_checked_by_name(given, message, rng):
+    with pytest.raises(ValueError, match=message):
+        fit(HeavyTails(), HeavyTails().observed(500, rng), **given)
+
+
+def test_an_independent_fitter_agrees(rng):
+    problem = problems.REGULAR["Weibull"]()
+    events = problem.observed(4000, rng)
+    result = fit(problem, events)
+
+    def loss(theta):
+        return -float(problem.log_likelihood(torch.tensor(theta, dtype=torch.float64), torch.as_tensor(events)))
+
+    minuit = iminuit.Minuit(loss, result.theta)
+    minuit.errordef = iminuit.Minuit.LIKELIHOOD
+    minuit.limits = list(zip(problem.lower, problem.upper, strict=True))
+    minuit.migrad()
+    minuit.hesse()
+    assert minuit.valid and abs(result.theta - np.array(minuit.values)) == pytest.approx(
+        0, abs=0.15 * np.array(minuit.errors).min()
+    )
+    assert result.deviation == pytest.approx(np.array(minuit.errors), rel=0.06)
 
 
 @pytest.mark.parametrize(("name", "without"), [("Where", "fraction"), ("Atoms", "empty"), ("Counts", "mean, clumping")])
@@ -253,7 +362,7 @@ def test_intervals_contain_the_truth_as_often_as_they_should(kind, rng):
 
 def test_toys_need_the_score(rng):
     result = fit(HeavyTails(), HeavyTails().observed(500, rng))
-    with pytest.raises(ValueError, match="holds no score .* Type result = fit"):
+    with pytest.raises(ValueError, match="holds no score. Type result = fit"):
         dataclasses.replace(result, frozen=None).toys()
 
 

@@ -25,7 +25,7 @@ def wrong_derivatives(
     simulation: Simulation, observed: Observation, basis: Basis, t: Tensor, deviation: Tensor
 ) -> list[str]:
     """Parameters by which the means of `basis` have other derivatives than differences."""
-    sample = observed.sample(simulation, t, simulation.noise(_N, 3), torch.diag(deviation))
+    sample = observed.tangents(simulation, t, simulation.noise(_N, 3), torch.diag(deviation))
     slopes, errors = _by_parts(sample, basis)
     differences, errors_beside = _by_parts(at_neighbours(simulation, observed, t, deviation), basis)
     off, size = (slopes - differences).abs(), torch.maximum(slopes.abs(), differences.abs())
@@ -33,7 +33,7 @@ def wrong_derivatives(
     # What is below is rounding.
     least = 1e-6 * basis(sample.z).std(0)[:, None]
     is_wrong = ((off > _WRONG * size) & (off > error) & (size > torch.maximum(error, least))).any(0)
-    return [name for name, wrong in zip(simulation.problem.parameters, is_wrong, strict=True) if wrong]
+    return [name for name, wrong in zip(simulation.parameters, is_wrong, strict=True) if wrong]
 
 
 def _by_parts(sample: Sample, function: Function) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ def _by_parts(sample: Sample, function: Function) -> tuple[Tensor, Tensor]:
 
 def edge_slopes(simulation: Simulation, t: Tensor, noise: Tensor, width: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Events (event, observable), and how they change with each parameter: derivatives, or differences."""
-    if simulation.is_differentiable:
+    if not simulation.uses_differences:
         return simulation.with_tangents(t, noise)
     events, changes = simulation.events(t, noise), []
     for axis in torch.diag(width):

@@ -40,7 +40,7 @@ def findings_of(
     for other in others:
         where = ", ".join(
             f"{name} = {value:.4g}"
-            for name, value in zip(simulation.problem.parameters, simulation.theta(other).tolist(), strict=True)
+            for name, value in zip(simulation.parameters, simulation.theta(other).tolist(), strict=True)
         )
         found.append(f"There is another answer that agrees about as well: {where}. Restrict the ranges to one of them.")
     if solution.move > NEAR or solution.step > 0.1:
@@ -134,7 +134,7 @@ def moving_edges(simulation: Simulation, n_observed: int, solution: Solution) ->
             for k in np.flatnonzero((last > _EDGE * tail) & (share > _SHARE) & is_moving):
                 found.append(
                     f"The {end} end of the distribution of {name} is an edge that moves with "
-                    f"{simulation.problem.parameters[k]}. The events next to it determine that parameter better than "
+                    f"{simulation.parameters[k]}. The events next to it determine that parameter better than "
                     "this fit does, and its deviation is not that of a normal distribution. Use the smallest or "
                     "largest value, or a likelihood."
                 )
@@ -163,7 +163,7 @@ def _undetermined(simulation: Simulation, solution: Solution) -> list[str]:
         if value < DETERMINED:
             order = vector.abs().argsort(descending=True)[:4].tolist()
             parts = ", ".join(
-                f"{simulation.problem.parameters[k]} ({float(vector[k]):+.2f})" for k in order if abs(vector[k]) > _PART
+                f"{simulation.parameters[k]} ({float(vector[k]):+.2f})" for k in order if abs(vector[k]) > _PART
             )
             found.append(
                 f"The events do not determine a combination of parameters (in fractions of their ranges): {parts}. "
@@ -174,13 +174,13 @@ def _undetermined(simulation: Simulation, solution: Solution) -> list[str]:
 
 def _at_ends(simulation: Simulation, solution: Solution) -> list[str]:
     """Parameters near an end of their range."""
-    t, problem = solution.t, simulation.problem
+    t = solution.t
     deviation, found = solution.covariance.diag().sqrt(), []
-    ends = np.where(t < 0.5, np.asarray(problem.lower, float), np.asarray(problem.upper, float))
+    ends = torch.where(t < 0.5, simulation.lower, simulation.upper)
     for k in np.flatnonzero(simulation.is_near_an_end(t, deviation)):
         found.append(
-            f"{problem.parameters[k]} is less than a deviation from the end {ends[k]:g} of its range. Widen the range; "
-            "if the end is a physical limit, the interval is not valid."
+            f"{simulation.parameters[k]} is less than a deviation from the end {float(ends[k]):g} of its range. Widen "
+            "the range; if its end is a physical limit, fit(problem, events).limits(0.9) gives intervals for that."
         )
     return found
 

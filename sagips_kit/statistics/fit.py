@@ -7,6 +7,7 @@ equation of the means is solved.  How the score is learned is in `score`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .._circular import circles, intervals
 from ..events.resampling import check_events
-from ..problems.arguments import require_arguments
+from ..problems.arguments import require_arguments, require_fixed, require_start
 from ..problems.base import Problem
 from .basis import Basis
 from .derivatives import at_neighbours, wrong_derivatives
@@ -25,13 +26,12 @@ from .findings import NEAR, findings_of, moving_edges
 from .sample import Sample
 from .score import Score
 from .simulated import Observation, Simulation
-from .solve import End, Solution, along_axes, also_solve, search, sets_of, solve, units_of
+from .solve import AT_END, End, Solution, along_axes, also_solve, search, sets_of, solve, units_of
 from .toys import Frozen, Toys
 
 _LEAST_EVENTS = 100  # fewer say too little about the distribution of an observable
 _N_SOME = 200_000  # observed events that are enough for a search
 _FEW, _COARSE, _FINE = 2, 8, 32  # waves for the comparison of derivatives, for the search, and at most for the score
-_AT_END = 1e-6  # distance (in units of the range) from an end of a range that is at the end
 _N_COVARIANCE = 65536  # simulated events for the covariance of some hundred functions
 _LEAST_VARIANCE = 1e-4  # relative; what varies less is what was subtracted, which is not known that precisely
 _USUAL = 4.0  # deviations of a component of the score up to which its products are followed
@@ -64,7 +64,7 @@ class ScoreFit:
     notes : tuple of str
         What to know of the problem, such as derivatives of its events that are wrong; the estimate is not affected.
     frozen : Frozen or None
-        The score, with which `toys` repeats the fit; None if the fit comes from a store.
+        The score, which `toys` and `limits` need; None if the fit comes from a store.
 
     See Also
     --------
@@ -122,11 +122,51 @@ class ScoreFit:
         ValueError
             If the result does not hold the score.
         """
+        return self._score().toys(n_toys, seed)
+
+    def limits(self, level: float = 0.9) -> NDArray[np.float64]:
+        """Confidence intervals that respect the ends of the ranges, as where these are physical limits.
+
+        They are those of Feldman and Cousins for a measurement that is normally distributed, whose estimate may be
+        beyond the end.  The ends of the ranges of other parameters are not taken into account.
+
+        Parameters
+        ----------
+        level : float
+            Confidence level, between 0 and 1.
+
+        Returns
+        -------
+        ndarray (parameter, 2)
+            Lower and upper limits, in the parameters' units; the end of a range where there is no limit before it.
+
+        Raises
+        ------
+        ValueError
+            If the level is not between 0 and 1, or the result does not hold the score.
+
+        References
+        ----------
+        Feldman and Cousins, Phys. Rev. D 57, 3873 (1998), arXiv physics/9711021.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sagips_kit import Linear, fit
+        >>> problem = Linear(n_coefficients=1)
+        >>> result = fit(problem, problem.observed(2000, np.random.default_rng(0)))
+        >>> low, high = result.limits(0.68)[0]
+        >>> round((high - low) / result.deviation[0])
+        2
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"The level is {level}: should be between 0 and 1, such as 0.9.")
+        return self._score().limits(level)
+
+    def _score(self) -> Frozen:
         if self.frozen is None:
-            raise ValueError(
-                "This result holds no score to repeat the fit with. Type result = fit(problem, events) again."
-            )
-        return self.frozen.toys(n_toys, seed)
+            raise ValueError("This result holds no score. Type result = fit(problem, events) again.")
+        return self.frozen
 
     def __str__(self) -> str:
         width = max(map(len, self.parameters))
@@ -138,7 +178,14 @@ class ScoreFit:
         return "\n".join([*lines, *(f"note: {text}" for text in self.notes)])
 
 
-def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
+def fit(
+    problem: Problem,
+    events: ArrayLike,
+    *,
+    start: Mapping[str, float] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    seed: int = 0,
+) -> ScoreFit:
     """Fit the parameters to observed events by a score learned from the simulator; no likelihood is needed.
 
     The score, the derivative of the log-density of an event with respect to the parameters, holds all information that
@@ -157,6 +204,11 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
         instead, and `notes` says so.  Its `features` and `log_likelihood` are not used.
     events : array_like (event, observable)
         Observed events, 100 or more.
+    start : mapping of str to float, optional
+        Values of all parameters that are not fixed, near which an answer is looked for.  By default all ranges are
+        searched, which finds other answers, too.
+    fixed : mapping of str to float, optional
+        Parameters that keep the given values; the result has only the others.
     seed : int
         Seed of the simulated events and of the network.
 
@@ -169,7 +221,8 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     Raises
     ------
     ValueError
-        If the events do not fit the problem, are too few, or no place in the ranges gives finite events.
+        If the events do not fit the problem, are too few, no place in the ranges gives finite events, or `start` or
+        `fixed` name what is no parameter, or values outside its range.
 
     See Also
     --------
@@ -192,73 +245,87 @@ def fit(problem: Problem, events: ArrayLike, *, seed: int = 0) -> ScoreFit:
     (True, ())
     """
     require_arguments("fit(problem, events)", problem, events)
+    fixed = require_fixed(problem, fixed or {})
+    start = start and require_start(problem, start, fixed)
     checked = check_events(problem, events).astype(np.float64)
     if len(checked) < _LEAST_EVENTS:
         raise ValueError(f"{len(checked)} events are too few: fit needs {_LEAST_EVENTS} or more.")
     observed = Observation(problem, checked)
-    simulation = Simulation(problem, problem.statistic(observed.events), seed)
+    simulation = Simulation(problem, problem.statistic(observed.events), seed, fixed)
     plain, more = Basis(observed.coordinates, _COARSE), Basis(observed.coordinates, _COARSE, _COARSE)
     bases = [plain, more, Basis(observed.coordinates, _FINE), Basis(observed.coordinates, _COARSE, _FINE)]
     # Positions see where events are rare, as many parameters need; far from the solution they may mislead a search.
     n_functions = plain(observed.coordinates(observed.events[:1], category=observed.category[:1])[0]).shape[1]
-    coarse = plain if n_functions > 2 * len(problem.parameters) else more
+    coarse = plain if n_functions > 2 * len(simulation.parameters) else more
     some, few = observed.some(_N_SOME), Basis(observed.coordinates, _FEW)
-    places = _search(simulation, some, coarse)
-    wrong = [] if simulation.is_differentiable else list(problem.parameters)
-    if not wrong and (wrong := _replaced(simulation, some, few, places[0])):
-        places = search(simulation, some, coarse)
+    place = None if start is None else simulation.t_of(torch.tensor([start[name] for name in simulation.parameters]))
+    places = _search(simulation, some, coarse, place)
+    wrong = list(simulation.parameters)
+    if not simulation.uses_differences:
+        wrong = _wrong(simulation, some, few, places[0])
+        if wrong:
+            simulation.uses_differences = True
+            places = search(simulation, some, coarse, place)
     score, solution, axes, edges = _learn(simulation, observed, some, bases, coarse, places[0], seed)
     # Far from the solution the derivative may be right.
-    if not wrong and (wrong := _replaced(simulation, observed, few, solution)):
-        places = search(simulation, some, coarse)
+    if not wrong and (wrong := _wrong(simulation, observed, few, solution)):
+        simulation.uses_differences = True
+        places = search(simulation, some, coarse, place)
         score, solution, axes, edges = _learn(simulation, observed, some, bases, coarse, places[0], seed)
     others = also_solve(simulation, some, score, solution, axes, [place.t for place in places[1:]])
     goodness = _goodness(simulation, observed, score, plain, solution)
     findings = findings_of(simulation, observed, solution, others, goodness, edges)
     t = solution.t
     scale = simulation.scale(t).numpy()
-    period = circles(problem.parameters, intervals(problem))[1] if problem.periodic else None
+    period = circles(simulation.parameters, intervals(problem))[1] if problem.periodic else None
     return ScoreFit(
-        tuple(problem.parameters),
+        simulation.parameters,
         simulation.theta(t).numpy(),
         solution.covariance.numpy() * np.outer(scale, scale),
         score.gains,
         *goodness,
         tuple(findings),
         period,
-        _notes(problem, wrong),
+        tuple(_notes(problem, wrong, start, fixed)),
         Frozen(simulation, observed, score, solution, period),
     )
 
 
-def _search(simulation: Simulation, observed: Observation, basis: Basis) -> list[End]:
+def _search(simulation: Simulation, observed: Observation, basis: Basis, start: Tensor | None) -> list[End]:
     """Search by derivatives, or by differences if derivatives are not finite."""
     try:
-        return search(simulation, observed, basis)
+        return search(simulation, observed, basis, start)
     except ValueError:
-        if not simulation.is_differentiable:
+        if simulation.uses_differences:
             raise
-        simulation.is_differentiable = False
-        return search(simulation, observed, basis)
+        simulation.uses_differences = True
+        return search(simulation, observed, basis, start)
 
 
-def _replaced(simulation: Simulation, observed: Observation, basis: Basis, place: End | Solution) -> list[str]:
-    """Parameters whose derivative is wrong, so that differences are taken from then on."""
+def _wrong(simulation: Simulation, observed: Observation, basis: Basis, place: End | Solution) -> list[str]:
+    """Parameters whose derivative is wrong."""
     deviation = units_of(place.information, observed.n)
-    wrong = wrong_derivatives(simulation, observed, basis, place.t, deviation)
-    simulation.is_differentiable = not wrong
-    return wrong
+    return wrong_derivatives(simulation, observed, basis, place.t, deviation)
 
 
-def _notes(problem: Problem, wrong: list[str]) -> tuple[str, ...]:
-    """What to know of parameters whose derivative is wrong."""
-    if not wrong:
-        return ()
-    return (
-        f"The derivative of {type(problem).__name__}.simulate with respect to {', '.join(wrong)} is not that of its "
-        "events: where, round, cuts and counts have none. The fit uses differences of events instead. Training would "
-        "need the derivative: make the events move smoothly with the parameters; check_problem shows an example.",
-    )
+def _notes(
+    problem: Problem, wrong: list[str], start: Mapping[str, float] | None, fixed: Mapping[str, float]
+) -> list[str]:
+    """What to know of what was asked for, and of parameters whose derivative is wrong."""
+    notes = []
+    if fixed:
+        values = ", ".join(f"{name} = {value:.7g}" for name, value in fixed.items())
+        notes.append(f"Fixed: {values}. The deviations of the others do not include what is not known of it.")
+    if start is not None:
+        notes.append("Only the answer near the given start was looked for. Without start, all ranges are searched.")
+    if wrong:
+        notes.append(
+            f"The derivative of {type(problem).__name__}.simulate with respect to {', '.join(wrong)} is not that of "
+            "its events: where, round, cuts and counts have none. The fit uses differences of events instead. Training "
+            "would need the derivative: make the events move smoothly with the parameters; check_problem shows an "
+            "example."
+        )
+    return notes
 
 
 def _learn(
@@ -277,12 +344,13 @@ def _learn(
     t, information, is_learned, is_rough = place.t, place.information, False, True
     for _ in range(_N_ROUNDS):
         axes, sample = along_axes(simulation, used, coarse, t, information, is_learned)
+        simulation.uses_differences = sample.differences is not None
         score = Score(sample, bases, seed, is_rough)
         solution = solve(simulation, used, score, t, axes)
         # Next to a moving edge every score can be improved, without end; a solution at an end of the ranges is pushed
         # there, and to learn once more would not help.
         edges = moving_edges(simulation, used.n, solution) if solution.move < 1 else []
-        is_stuck = bool(edges) or bool(simulation.is_near_an_end(solution.t, _AT_END).any())
+        is_stuck = bool(edges) or bool(simulation.is_near_an_end(solution.t, AT_END).any())
         is_last = is_stuck or (score.is_complete and _is_near(solution, axes, used.n))
         if is_last and used is not observed:
             used = observed

@@ -79,15 +79,22 @@ class _Limited:
 
 
 class _Network:
-    """A perceptron with smooth activations on whitened coordinates."""
+    """A perceptron with smooth activations on whitened coordinates.
 
-    def __init__(self, sample: Sample, seed: int) -> None:
+    Where differences are learned from, which need only values, it also sees the function that it adds to: this knows
+    where a narrow peak is.
+    """
+
+    def __init__(self, sample: Sample, seed: int, given: Function) -> None:
+        self._given = given if sample.tangents is None else None
         self._mean = sample.mean(sample.z)
         values, vectors = torch.linalg.eigh(torch.cov(sample.z.T).reshape(sample.z.shape[1], -1))
         self.whitening = vectors * values.clamp(min=1e-8 * float(values.max())).rsqrt()
         random = torch.Generator().manual_seed(seed)
         self.weights: list[Tensor] = []
-        for before, after in itertools.pairwise((len(self._mean), *_WIDTHS)):
+        if self._given is not None:
+            self._unit = sample.covariance(self._given(sample.z)).diag().sqrt().clamp(min=1e-9)
+        for before, after in itertools.pairwise((self.inputs(sample.z[:1]).shape[1], *_WIDTHS)):
             self.weights.append(torch.randn(before, after, generator=random) / math.sqrt(before))
             self.weights.append(0.5 * torch.randn(after, generator=random))
         # The last layer starts at zero: the network adds nothing until it has learned something.
@@ -115,11 +122,14 @@ class _Network:
         return torch.stack(means, -1)
 
     def inputs(self, z: Tensor) -> Tensor:
-        """Whitened coordinates in single precision."""
-        return ((z - self._mean) @ self.whitening).float()
+        """Inputs (event, input) in single precision."""
+        whitened = (z - self._mean) @ self.whitening
+        if self._given is not None:
+            whitened = torch.cat([whitened, self._given(z) / self._unit], -1)
+        return whitened.float()
 
     def outputs(self, z: Tensor) -> Tensor:
-        """Outputs (event, direction) for whitened coordinates."""
+        """Outputs (event, direction) for inputs."""
         for k in range(0, len(self.weights) - 2, 2):
             z = torch.tanh(z @ self.weights[k] + self.weights[k + 1])
         return z @ self.weights[-2] + self.weights[-1]
@@ -145,7 +155,7 @@ class _Data:
             self._tangents = (sample.tangents @ network.whitening).clamp(-_CLAMP, _CLAMP).float()
         elif sample.differences is not None:
             before, after, width = sample.differences
-            self._before, self._after = network.inputs(before), network.inputs(after)
+            self._before, self._after = (torch.stack([network.inputs(z) for z in place]) for place in (before, after))
             self._width = width.float()
 
     def objective(self, network: _Network, chosen: Tensor | slice, random: torch.Generator | None) -> Tensor:
@@ -211,7 +221,7 @@ class Score:
         candidates = [_linear(one, train, test) for one in bases]
         function, value = max(candidates, key=lambda candidate: candidate[1])
         self._function, self.gains = _Limited(function, sample.z), {"functions": value}
-        network = _Network(train, seed)
+        network = _Network(train, seed, self._function)
         pilot, judge = train.part(0, min(n, _N_PILOT)), test.part(0, min(len(test.z), _N_PILOT // 2))
         self.is_complete = _learn(network, pilot, judge, self._function, _N_PILOT_EPOCHS, seed) < _GAIN
         if not self.is_complete:

@@ -2,8 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -32,29 +33,42 @@ class Simulation:
         The problem's statistic of the observed events, for its constraints.
     seed : int
         Seed of the quasi-random noise.
+    fixed : dict of str to float
+        Parameters that keep these values; t has the others only.
 
     Attributes
     ----------
+    parameters : tuple of str
+        Names of the parameters that are not fixed.
+    lower, upper : Tensor (parameter,)
+        Their ranges.
     is_periodic, is_log : Tensor (parameter,) of bool
         Which parameters are on a circle, and which ones are exponentials of t.
-    is_differentiable : bool
-        Whether derivatives of events are used; if not, differences of the events at two places.
+    uses_differences : bool
+        Whether differences of the events at two places are used in place of derivatives: these are missing or wrong, or
+        few events have one, as of mixtures, where an event jumps from one part to another.
     """
 
-    def __init__(self, problem: Problem, statistic: Tensor, seed: int) -> None:
+    def __init__(
+        self, problem: Problem, statistic: Tensor, seed: int, fixed: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
         self.problem, self._statistic, self._seed = problem, statistic, seed
-        lower, upper = (np.asarray(bound, float) for bound in (problem.lower, problem.upper))
-        self.is_periodic = is_periodic(problem)
+        is_free = [name not in fixed for name in problem.parameters]
+        self.parameters = tuple(name for name in problem.parameters if name not in fixed)
+        self._free = torch.tensor(is_free).nonzero()[:, 0]
+        self._values = torch.tensor([float(fixed.get(name, math.nan)) for name in problem.parameters]).double()
+        lower, upper = (np.asarray(bound, float)[is_free] for bound in (problem.lower, problem.upper))
+        self.is_periodic = is_periodic(problem)[self._free]
         self.is_log = torch.as_tensor((lower > 0) & (upper > 100 * lower)) & ~self.is_periodic
-        self._lower, self._upper = torch.as_tensor(lower), torch.as_tensor(upper)
+        self.lower, self.upper = torch.as_tensor(lower), torch.as_tensor(upper)
         self._noise: dict[tuple[int, int, int], Tensor] = {}
-        self.is_differentiable = self._has_derivative()
+        self.uses_differences = not self._has_derivative()
 
     def _has_derivative(self) -> bool:
         """Whether simulated events depend on the parameters in a way that is known to autograd."""
-        t = torch.full_like(self._lower, 0.5).requires_grad_()
+        t = torch.full_like(self.lower, 0.5).requires_grad_()
         try:
-            return events_of(self.problem, self.theta(t), self.noise(16, 0)).requires_grad
+            return events_of(self.problem, self._all(t), self.noise(16, 0)).requires_grad
         except RuntimeError:  # raised where a tensor with a derivative becomes an array
             return False
 
@@ -69,12 +83,22 @@ class Simulation:
         return math.sqrt(max(0.0, float(difference @ information @ difference)) / len(t))
 
     def theta(self, t: Tensor) -> Tensor:
-        """Parameters (parameter,): a linear function of t, or an exponential one for wide positive ranges."""
+        """Free parameters (parameter,): a linear function of t, or an exponential one for wide positive ranges."""
         t = torch.where(self.is_periodic, t - t.detach().floor(), t)
-        linear = self._lower + (self._upper - self._lower) * t
-        one = torch.ones_like(self._lower)
-        lower = torch.where(self.is_log, self._lower, one)
-        return torch.where(self.is_log, lower * torch.where(self.is_log, self._upper / lower, one) ** t, linear)
+        linear = self.lower + (self.upper - self.lower) * t
+        one = torch.ones_like(self.lower)
+        lower = torch.where(self.is_log, self.lower, one)
+        return torch.where(self.is_log, lower * torch.where(self.is_log, self.upper / lower, one) ** t, linear)
+
+    def t_of(self, theta: Tensor) -> Tensor:
+        """The t at which the parameters that are not fixed are theta (parameter,)."""
+        linear = (theta - self.lower) / (self.upper - self.lower)
+        logarithmic = (theta / self.lower).log() / (self.upper / self.lower).log()
+        return self.inside(torch.where(self.is_log, logarithmic, linear))
+
+    def _all(self, t: Tensor) -> Tensor:
+        """All parameters of the problem."""
+        return self._values.index_copy(0, self._free, self.theta(t))
 
     def is_near_an_end(self, t: Tensor, distance: Tensor | float) -> Tensor:
         """Which parameters (parameter,) are within a distance from an end of their ranges."""
@@ -82,8 +106,8 @@ class Simulation:
 
     def scale(self, t: Tensor) -> Tensor:
         """Derivative of each parameter with respect to its t."""
-        ratio = torch.where(self.is_log, self._upper / self._lower, 1.0)
-        return torch.where(self.is_log, self.theta(t) * ratio.log(), self._upper - self._lower)
+        ratio = torch.where(self.is_log, self.upper / self.lower, 1.0)
+        return torch.where(self.is_log, self.theta(t) * ratio.log(), self.upper - self.lower)
 
     def noise(self, n: int, number: int, n_sets: int = 1) -> Tensor:
         """Scrambled Sobol sequences (set * event, noise_dim), one after the other; others for each number."""
@@ -101,7 +125,7 @@ class Simulation:
 
     def residuals(self, t: Tensor) -> Tensor:
         """Residuals of constraints and priors."""
-        return self.problem.residuals(self.theta(t), self._statistic)
+        return self.problem.residuals(self._all(t), self._statistic)
 
     def pulls(self, t: Tensor) -> Tensor:
         """Their derivatives, (residual, parameter)."""
@@ -112,12 +136,12 @@ class Simulation:
     def events(self, t: Tensor, noise: Tensor) -> Tensor:
         """Simulated events (event, observable)."""
         with torch.no_grad():
-            return events_of(self.problem, self.theta(t), noise).double()
+            return events_of(self.problem, self._all(t), noise).double()
 
     def with_tangents(self, t: Tensor, noise: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Events, and their derivatives with respect to each t, by differentiating backward twice."""
         t = t.clone().requires_grad_()
-        events = events_of(self.problem, self.theta(t), noise).double()
+        events = events_of(self.problem, self._all(t), noise).double()
         if not events.requires_grad:
             return events, [torch.zeros_like(events) for _ in t]
         cotangent = torch.zeros_like(events, requires_grad=True)
@@ -232,8 +256,12 @@ class Observation:
 
         If differences are taken, their places are `width` apart, in lengths of the axes.
         """
-        if not simulation.is_differentiable:
+        if simulation.uses_differences:
             return self.differences(simulation, t, noise, axes, width)
+        return self.tangents(simulation, t, noise, axes)
+
+    def tangents(self, simulation: Simulation, t: Tensor, noise: Tensor, axes: Tensor) -> Sample:
+        """Simulated events and their derivatives along each of the axes (parameter, direction)."""
         events, tangents = simulation.with_tangents(t, noise)
         category = self._categories(events)
         z, dz = self.coordinates(events, tangents, category)

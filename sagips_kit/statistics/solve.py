@@ -24,6 +24,7 @@ _MOST_OF_FEW = 0.6  # fraction of the squares of derivatives in 1 % of the event
 _MOST_DIFFERENCES = 10  # directions; differences cost two simulations for each
 _ARRIVED = 0.05  # gain in the distance of the means from which a descent does not continue
 _FIRST_WIDTH, _MOST_WIDTH = 0.05, 0.1  # in units of the ranges, of differences: at first, and at most
+AT_END = 1e-6  # distance (in units of the range) from an end of a range that is at the end
 APART = 5.0  # deviations between two places that are different answers
 _AS_GOOD = 4.0  # difference in the distance of the means up to which two answers are equally good
 
@@ -40,6 +41,8 @@ class Solution:
         Of the solution, in units of the ranges.
     move, step : float
         Distance from where the search for it began, and length of the step that remains, in deviations.
+    beyond : Tensor (parameter,)
+        What leads from here to where the equations would be solved if the ranges had no ends.
     sample : Sample
         Simulated events there.
     n_effective : float
@@ -53,13 +56,14 @@ class Solution:
     covariance: Tensor
     move: float
     step: float
+    beyond: Tensor
     sample: Sample
     n_effective: float
     halves: list[tuple[Tensor, Tensor]]
 
 
-def search(simulation: Simulation, observed: Observation, basis: Basis) -> "list[End]":
-    """The best place by the means of simple functions, and the others that are as good."""
+def search(simulation: Simulation, observed: Observation, basis: Basis, start: Tensor | None = None) -> "list[End]":
+    """The best place by the means of simple functions, and others that are as good; or only the one near a start."""
     mean, covariance = observed.moments(basis)
     weight = covariance + 1e-3 * torch.diag(covariance.diag().clamp(min=1e-12))
     noise = simulation.noise(_N_SEARCH, 0)
@@ -72,10 +76,13 @@ def search(simulation: Simulation, observed: Observation, basis: Basis) -> "list
         value = observed.n * value + float(simulation.residuals(t).square().sum())
         return value if math.isfinite(value) else math.inf
 
-    n_parameters = len(simulation.problem.parameters)
-    points = torch.quasirandom.SobolEngine(n_parameters, scramble=True, seed=1).draw(_N_SCAN, dtype=torch.float64)
-    costs = [cost(point) for point in points]
-    starts = [points[k] for k in np.argsort(costs)[:_N_POLISHED] if math.isfinite(costs[k])]
+    if start is None:
+        engine = torch.quasirandom.SobolEngine(len(simulation.parameters), scramble=True, seed=1)
+        points = engine.draw(_N_SCAN, dtype=torch.float64)
+        costs = [cost(point) for point in points]
+        starts = [points[k] for k in np.argsort(costs)[:_N_POLISHED] if math.isfinite(costs[k])]
+    else:
+        starts = [start]
     ends: list[End] = []
     for start in starts:
         # Far away, where simulated events hardly vary, their covariance alone would be misleading.
@@ -84,7 +91,8 @@ def search(simulation: Simulation, observed: Observation, basis: Basis) -> "list
             ends.append(end)
     if not ends:
         raise ValueError(
-            f"{type(simulation.problem).__name__}.simulate gives no finite events at {_N_SCAN} places of the ranges. "
+            f"{type(simulation.problem).__name__}.simulate gives no finite events at "
+            f"{'the start' if start is not None else f'{_N_SCAN} places of the ranges'}. "
             "check_problem(problem) shows where."
         )
     found = _apart(simulation, ends, _AS_GOOD * (1 + observed.n / _N_SEARCH))
@@ -240,7 +248,7 @@ def solve(simulation: Simulation, observed: Observation, score: Function, start:
         residuals, pulls = simulation.residuals(t), simulation.pulls(t)
         information = n * slopes.T @ weighted[:, :-1] + pulls.T @ pulls
         gradient = n * slopes.T @ weighted[:, -1] - pulls.T @ residuals
-        step = inverse_of(information) @ gradient
+        step = _within(simulation, t, information, gradient)
         left = simulation.distance(step, torch.zeros_like(step), information)
         n_effective = _n_effective(sample, values, covariance)
         if left < 0.01:
@@ -253,7 +261,19 @@ def solve(simulation: Simulation, observed: Observation, score: Function, start:
     inverse = inverse_of(information)
     sandwich = inverse @ (noise + pulls.T @ pulls + _missing(information)) @ inverse
     moved = simulation.distance(t, start, information)
-    return Solution(t, information, sandwich, moved, left, sample, n_effective, halves)
+    return Solution(t, information, sandwich, moved, left, inverse @ gradient, sample, n_effective, halves)
+
+
+def _within(simulation: Simulation, t: Tensor, information: Tensor, gradient: Tensor) -> Tensor:
+    """A Gauss-Newton step of those parameters that it does not push over an end of their ranges."""
+    step = inverse_of(information) @ gradient
+    at_end = simulation.is_near_an_end(t, AT_END)
+    free = torch.arange(len(t))
+    while bool((is_pushed := at_end & ((step > 0) == (t > 0.5)) & (step != 0)).any()):
+        free = free[~is_pushed[free]]
+        step = torch.zeros_like(t)
+        step[free] = inverse_of(information[free][:, free]) @ gradient[free]
+    return step
 
 
 def also_solve(

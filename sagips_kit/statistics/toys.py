@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._circular import difference
+from .limits import bounded_interval
 from .sample import Function
 from .simulated import Observation, Simulation
 from .solve import Solution, inverse_of
@@ -108,7 +109,19 @@ class Frozen:
         theta = torch.stack([simulation.theta(one) for one in t]).numpy()
         scale = torch.stack([simulation.scale(one) for one in t]).numpy()
         truth = simulation.theta(solution.t).numpy()
-        return Toys(tuple(simulation.problem.parameters), truth, theta, deviation.numpy() * scale, self.period)
+        return Toys(tuple(simulation.parameters), truth, theta, deviation.numpy() * scale, self.period)
+
+    def limits(self, level: float) -> NDArray[np.float64]:
+        """Confidence intervals (parameter, 2) that respect the ends of the ranges."""
+        simulation, solution = self.simulation, self.solution
+        deviation = solution.covariance.diag().sqrt()
+        measured = solution.t + solution.beyond
+        intervals = [(-math.inf, math.inf) if around else (0.0, 1.0) for around in simulation.is_periodic.tolist()]
+        found = [
+            bounded_interval(float(value), float(error), *ends, level)
+            for value, error, ends in zip(measured, deviation, intervals, strict=True)
+        ]
+        return torch.stack([simulation.theta(end) for end in torch.tensor(found).double().T], -1).numpy()
 
     def _data(self, random: torch.Generator, expansion: "_Expansion") -> tuple[Tensor, Tensor]:
         """Mean score (component,) of a simulated data set, and its covariance for one event."""
