@@ -70,6 +70,7 @@ def written_at(store):
 def report(runs, notebook, name):
     run = open_run(runs / f"{name}.zarr")
     print(f"\n{notebook}: {analysis.distance_to_mle(run):.2f} floor units (RMS) from the maximum-likelihood estimate\n")
+    print(f"{analysis.verdict(run).headline}\n")
     print(analysis.summary(run).head(6).to_string(float_format="%.4g"))
     print(f"\n  notebook  {runs / notebook}.ipynb\n  store     {runs / name}.zarr")
     print(f"  figures   {runs / 'figures' / name}_*.png")

@@ -253,7 +253,7 @@ def _json_of(fit: "ScoreFit") -> str:
         "n_freedom": fit.n_freedom,
         "p_value": fit.p_value,
         "information": fit.information,
-        "findings": fit.findings,
+        "findings": [finding.to_dict() for finding in fit.findings],
         "notes": fit.notes,
     }
 
@@ -350,15 +350,15 @@ def _describe(options: Options) -> None:
 
 
 def _print_summary(path: str, known: str = "") -> None:
-    """Print warnings, unless they are in the text `known`, and estimates of a finished run."""
-    from .analysis import summary, warnings_of
+    """Print the verdict, unless it is in the text `known`, and estimates of a finished run."""
+    from .analysis import summary, verdict
     from .store.reader import open_run
     from .store.status import read_status
 
     if read_status(path).is_finished:
         run = open_run(path)
-        warnings = [text for text in warnings_of(run) if text not in known]
-        print(*warnings, summary(run).to_string(float_format="%.4g"), sep="\n")
+        lines = [line for line in str(verdict(run)).splitlines() if line not in known]
+        print(*lines, summary(run).to_string(float_format="%.4g"), sep="\n")
 
 
 def _report(options: Options) -> None:

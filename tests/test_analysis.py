@@ -2,6 +2,7 @@
 
 import html
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from sagips_kit.report.accessor import ChainsAccessor, RunAccessor
 from sagips_kit.report.html import html_report
 from sagips_kit.store import schema
 from sagips_kit.store.create import create_run
+from sagips_kit.store.findings import Finding
 from sagips_kit.store.reader import open_run
 from sagips_kit.store.schema import RunLayout
 from sagips_kit.store.writer import RunWriter
@@ -77,10 +79,17 @@ def make_run(
 
 def write_fit(where, estimate, covariance, findings=()):
     """Write a fit by the learned score, as rank 0 does."""
-    words = {"state": "made", "findings": list(findings), "information": {"functions": 1.0}}
+    findings = [Finding("several answers", text).to_dict() for text in findings]
+    words = {"state": "made", "findings": findings, "information": {"functions": 1.0}}
     numbers = {"fit_covariance": covariance, "fit_goodness": 7.0, "fit_n_freedom": 9}
     with RunWriter(where, 0) as writer:
         writer.write_fit(words, fit=estimate, fit_deviation=np.sqrt(np.diag(covariance)), **numbers)
+
+
+def fit_at(theta):
+    """A likelihood fit that chains (chain, draw, parameter) agree with."""
+    means = theta.mean(1)
+    return {"mle": means.mean(0), "deviation": means.std(0, ddof=1), "covariance": np.diag(means.var(0, ddof=1))}
 
 
 def make_theta(n_chains=8, n_draws=40, mean=TRUTH, deviation=(0.1, 0.2), within=0.1):
@@ -316,7 +325,7 @@ def test_coverage_needs_a_truth():
 
 
 def test_a_run_that_had_not_converged_is_reported(tmp_path):
-    run = make_run(make_theta(), tmp_path / "a.zarr")
+    run = make_run(make_theta(), tmp_path / "a.zarr", reference=fit_at(make_theta()))
     assert analysis.warnings_of(run) == []
     with RunWriter(tmp_path / "a.zarr", 0) as writer:
         writer.write_rows(99, {"theta": run["history"]["theta"][0, :, 99:].values + np.array([0.0, 8.0])})
@@ -548,9 +557,11 @@ def test_a_run_shows_its_fit_beside_the_estimates():
     assert analysis.distance_to_fit(run) == pytest.approx(float(np.sqrt((estimates["to_fit"] ** 2).mean())))
     residuals = analysis.residuals(run)["pull"].sel(reference="fit")
     np.testing.assert_allclose(residuals, estimates["to_fit"])
-    columns = ["estimate", "deviation", "truth", "mle", "floor", "fit", "fit_deviation", "distance"]
-    assert list(analysis.summary(run).columns) == columns
-    np.testing.assert_allclose(analysis.summary(run)["distance"], estimates["to_mle"])
+    table = analysis.summary(run)
+    assert list(table.columns) == ["estimate", "deviation", "chains", "spread", "truth", "mle", "floor", "distance"]
+    np.testing.assert_array_equal(table[["estimate", "chains"]].T, [LEARNED[0], estimates["mean"]])
+    np.testing.assert_allclose(table[["deviation", "spread"]].T, [[0.1, 0.2], estimates["deviation"]])
+    np.testing.assert_allclose(table["distance"], estimates["to_mle"])
     assert (
         "fit       theta0 = 1.05 +- 0.1, theta1 = -2.05 +- 0.2; chi-squared 7.0 / 9, p = 0.64" in run.sagips.describe()
     )
@@ -571,7 +582,9 @@ def test_findings_of_the_fit_come_first():
     run = make_run(make_theta(), learned=LEARNED, findings=["There is <another> answer.", "It has not converged."])
     sentences = [f"The fit by the learned score is not reliable: {text}" for text in analysis.fit(run).findings]
     assert len(sentences) == 2 and analysis.warnings_of(run)[:2] == sentences
-    assert run.sagips.describe().splitlines()[:2] == [f"finding   {sentence}" for sentence in sentences]
+    lines = run.sagips.describe().splitlines()
+    assert lines[0] == f"verdict   NOT RELIABLE (several answers): {sentences[0]}"
+    assert lines[1] == f"          NOT RELIABLE (several answers): {sentences[1]}"
     page = html_report(run)
     assert page.index("There is &lt;another&gt; answer.") < page.index("<h2>Estimates</h2>")
 
@@ -593,7 +606,7 @@ FAILED = "The fit by the learned score failed"
 )
 def test_a_run_says_why_it_has_no_fit(words, line, warnings):
     where = MemoryStore()
-    make_run(make_theta(), where)
+    make_run(make_theta(), where, reference=fit_at(make_theta()))
     with RunWriter(where, 0) as writer:
         # Numbers without their words, which are written last, do not count.
         writer.write_fit(words, fit=LEARNED[0])
@@ -602,4 +615,83 @@ def test_a_run_says_why_it_has_no_fit(words, line, warnings):
     assert analysis.fit(run)["fit"].isnull().all() and analysis.estimate(run)["fit"].isnull().all()
     with pytest.raises(ValueError, match="The run has no fit by the learned score"):
         analysis.distance_to_fit(run)
-    assert "fit" not in analysis.summary(run) and "fit  " not in make_run(make_theta()).sagips.describe()
+    assert "chains" not in analysis.summary(run) and "\nfit  " not in make_run(make_theta()).sagips.describe()
+
+
+# The verdict
+
+
+def verdict_of(theta=None, *, shift=0.0, factor=1.0, n_freedom=9, goodness=7.0, findings=(), **options):
+    """The verdict on chains that are some deviations from a fit, and scatter by a factor more than it expects."""
+    theta = make_theta() if theta is None else theta
+    fit = fit_at(theta)
+    covariance = fit["covariance"] / factor**2
+    learned = (fit["mle"] - shift * np.sqrt(np.diag(covariance)), covariance)
+    where = MemoryStore()
+    run = make_run(theta, where, **{"reference": None, "learned": learned, "findings": findings} | options)
+    with RunWriter(where, 0) as writer:
+        if words := run["reference"].attrs.get("fit"):
+            writer.write_fit(words, fit_goodness=goodness, fit_n_freedom=n_freedom)
+    return analysis.verdict(open_run(where))
+
+
+def test_a_run_in_order_says_what_was_tested():
+    found = verdict_of()
+    assert (found.state, found.findings, found.doubts, found.not_tested) == ("no fault found", (), (), ())
+    tests = "goodness of fit, p-value 0.64, RMS distance of the chains from the fit, deviations .*, spread .* 1"
+    assert re.match(f"NO FAULT FOUND. Tested: {tests}. A misfit that a parameter absorbs is not seen.", found.headline)
+    assert str(found) == found.headline
+    assert json.loads(json.dumps(found.to_dict()))["state"] == "no fault found"
+
+
+@pytest.mark.parametrize(
+    ("options", "state", "kind", "text"),
+    [
+        ({"shift": 0.4}, "no fault found", None, ""),
+        ({"shift": 0.7}, "doubtful", "not arrived", "0.7 deviations from the fit by the learned score"),
+        ({"shift": 3.0}, "not reliable", "not arrived", "3 deviations .* most in theta"),
+        ({"factor": 1.2}, "no fault found", None, ""),
+        ({"factor": 3.0}, "doubtful", "spread", "scatter by 3 times the deviations .* they have not settled"),
+        ({"factor": 0.3}, "doubtful", "spread", "scatter by 0.3 times"),
+        ({"findings": ["b"]}, "not reliable", "several answers", "is not reliable: b"),
+        ({"n_freedom": 0}, "not tested", None, "The goodness of fit was not tested"),
+        ({"learned": None}, "not tested", None, "There is no fit by the learned score.*: it was not asked for"),
+        ({"n_steps": 500}, "not tested", None, "tested when it has ended; it is at step 500 of 1000"),
+    ],
+)
+def test_the_verdict_names_the_most_basic_reason(options, state, kind, text):
+    found = verdict_of(**options)
+    reasons = [*found.findings, *found.doubts]
+    assert found.state == state and [one.kind for one in reasons[:1]] == ([kind] if kind else [])
+    assert re.search(text, found.headline) and found.headline.startswith(state.upper())
+
+
+def test_chains_without_a_spread_or_without_numbers_are_no_confirmation():
+    fit = {"learned": (np.array(TRUTH), np.diag([0.01, 0.04])), "reference": None}
+    alone = analysis.verdict(make_run(make_theta(1), **fit))
+    assert "The spread of the chains, because there is one." in " ".join(alone.not_tested)
+    theta = make_theta()
+    theta[3] = np.nan
+    found = analysis.verdict(make_run(theta, **fit))
+    assert found.findings[0].kind == "failed" and "not finite" in found.findings[0]
+
+
+def test_two_fits_that_disagree_are_reported():
+    theta = make_theta()
+    fit = fit_at(theta)
+    learned = (fit["mle"], fit["covariance"])
+    wrong = fit | {"mle": fit["mle"] + 3 * fit["deviation"]}
+    found = analysis.verdict(make_run(theta, reference=wrong, learned=learned))
+    assert "the likelihood fit of the same events are 3.0 deviations apart" in found.findings[0]
+
+
+def test_the_verdict_stands_above_the_summary_and_in_the_list(tmp_path):
+    run = make_run(make_theta(), tmp_path / "a.zarr", learned=LEARNED)
+    table, found = analysis.summary(run), analysis.verdict(run)
+    assert repr(table).splitlines()[0] == found.headline and html.escape(found.headline) in table._repr_html_()
+    assert type(table.head(1)) is pd.DataFrame
+    with RunWriter(tmp_path / "a.zarr", 0) as writer:
+        writer.write_verdict(found.to_dict())
+    assert list_runs(tmp_path).loc["a.zarr", "verdict"] == found.state
+    both = open_runs([run, run], labels=["a", "b"])
+    assert [one.state for one in analysis.verdict(both).values] == [found.state] * 2

@@ -19,6 +19,7 @@ from sagips_kit._value import value
 from sagips_kit.cli import main
 from sagips_kit.ranks.world import World
 from sagips_kit.statistics.fit import ScoreFit
+from sagips_kit.store.findings import Finding
 from sagips_kit.store.writer import RunWriter
 
 SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, bootstrap=True, rows_per_block=1)
@@ -75,7 +76,7 @@ def test_check_reports_what_to_fix(capsys, path, spec):
     assert status == 1 and out.startswith("Misnamed: 1 to fix\n  FIX     names        units has 'X'")
 
 
-@pytest.mark.parametrize("findings", [(), ("There is another answer.",)])
+@pytest.mark.parametrize("findings", [(), (Finding("several answers", "There is another answer."),)])
 def test_fit_prints_the_estimates_and_what_speaks_against_them(capsys, path, monkeypatch, findings):
     def made(problem, events, *, seed=0):
         covariance = np.diag([0.04, 0.01])
@@ -93,7 +94,7 @@ def test_fit_prints_the_estimates_and_what_speaks_against_them(capsys, path, mon
     assert status == len(findings)
     values = json.loads(out)
     assert values["theta"] == [0.5, 1.25] and values["deviation"] == [0.2, 0.1] and values["goodness"] is None
-    assert values["parameters"] == ["mu", "sigma"] and values["findings"] == list(findings)
+    assert values["parameters"] == ["mu", "sigma"] and values["findings"] == [one.to_dict() for one in findings]
     assert values["covariance"] == [[0.04, 0], [0, 0.01]] and values["information"] == {"functions": 1.0}
 
 
@@ -106,11 +107,12 @@ def test_fit_that_cannot_be_made_ends_with_2(capsys, path, spec):
 def test_describe_prints_each_finding_once(capsys, path, spec):
     prepare(spec, n_ranks=1)
     with RunWriter(spec.store, 0) as writer:
-        writer.write_fit({"state": "made", "findings": ["There is another answer."], "information": {}})
+        finding = {"kind": "several answers", "text": "There is another answer."}
+        writer.write_fit({"state": "made", "findings": [finding], "information": {}})
     run_rank(spec, World.alone("cpu"))
     _, out, _ = sagips(capsys, "describe", spec.store)
     sentence = "The fit by the learned score is not reliable: There is another answer."
-    assert out.startswith(f"finding   {sentence}\n") and out.count(sentence) == 1
+    assert out.startswith(f"verdict   NOT RELIABLE (several answers): {sentence}\n") and out.count(sentence) == 1
 
 
 def test_run_refuses_a_store_in_use_and_takes_another(capsys, path, spec, tmp_path):

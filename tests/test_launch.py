@@ -37,6 +37,7 @@ from sagips_kit.report.progress_line import snapshot
 from sagips_kit.running import reference
 from sagips_kit.statistics.fit import ScoreFit
 from sagips_kit.store import diagnostics
+from sagips_kit.store.findings import Finding
 from sagips_kit.store.status import is_fitting
 from sagips_kit.store.writer import RunWriter
 from sagips_kit.training import predictions
@@ -123,7 +124,7 @@ def test_store_holds_the_reference_and_the_spec(spec):
 
 def fake_fit(problem, events, *, seed=0):
     best, deviation = exact_fit(events)
-    findings = (f"It was made from {len(events)} events with the seed {seed}.",)
+    findings = (Finding("data", f"It was made from {len(events)} events with the seed {seed}."),)
     return ScoreFit(problem.parameters, np.array(best), np.diag(deviation) ** 2, {"functions": 1.0}, 3.0, 2, findings)
 
 
@@ -140,7 +141,7 @@ def test_store_holds_the_fit_of_the_events(spec, monkeypatch):
     np.testing.assert_allclose(stored["reference"]["fit_deviation"], deviation)
     np.testing.assert_allclose(stored["reference"]["fit_covariance"], np.diag(deviation) ** 2)
     assert stored["reference"]["fit_goodness"] == 3 and stored["reference"]["fit_n_freedom"] == 2
-    findings = ["It was made from 200 events with the seed 2."]
+    findings = [{"kind": "data", "text": "It was made from 200 events with the seed 2."}]
     words = {"state": "made", "findings": findings, "notes": [], "information": {"functions": 1.0}}
     assert stored["reference"].attrs["fit"] == words
     # It changes nothing else.

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from .._text import allowed
 from . import calibration
 from .adversaries import discriminator, evolution
+from .answer import Verdict as Verdict
+from .answer import summary, verdict
 from .base import each_run, state, written
 from .base import single_run as single_run
-from .estimates import coverage, distance_to_fit, distance_to_mle, estimate, estimate_of, residuals, summary, summary_of
+from .estimates import coverage, distance_to_fit, distance_to_mle, estimate, estimate_of, residuals, summary_of
 from .events import densities, observed_and_generated, snapshots
 from .facts import describe, environment, fact, spec
 from .fits import fit
@@ -47,6 +49,7 @@ __all__ = [
     "summary",
     "summary_of",
     "timeline",
+    "verdict",
     "warnings_of",
     "written",
 ]

@@ -1,6 +1,7 @@
 """One run or several side by side, and the chains of a run that have been written."""
 
 import functools
+import json
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import PurePath
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -124,6 +125,11 @@ def _joined(results: Sequence[Any], labels: pd.Index) -> Any:
 def group_of(run: xr.DataTree, name: str) -> xr.Dataset:
     """The variables of a group of a run, read when they are used."""
     return run.children[name].to_dataset()
+
+
+def settings_of(run: xr.DataTree) -> dict[str, Any]:
+    """The training settings of a run as JSON values; empty if its spec has none."""
+    return json.loads(run.attrs[schema.SPEC_KEY]).get("settings", {})
 
 
 @for_each_run

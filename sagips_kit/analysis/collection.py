@@ -20,7 +20,7 @@ from .estimates import estimate
 from .facts import fact
 from .fits import reference_of
 
-_COLUMNS = ("problem", "mode", "ranks", "members", "seed", "state", "step", "n_steps", "distance", "created")
+_COLUMNS = ("problem", "mode", "ranks", "members", "seed", "state", "step", "n_steps", "distance", "verdict", "created")
 
 
 def list_runs(folder: str | os.PathLike[str] = ".") -> pd.DataFrame:
@@ -36,8 +36,8 @@ def list_runs(folder: str | os.PathLike[str] = ".") -> pd.DataFrame:
     pandas.DataFrame
         One row for each run, by its path below the folder.  The columns are problem, mode, ranks, members, seed, state,
         step, n_steps, distance (of the estimate to the maximum-likelihood estimate in floor units or, without one, to
-        the fit by the learned score in deviations of that fit) and created.  If a run cannot be opened, its state says
-        why.
+        the fit by the learned score in deviations of that fit), verdict ("no fault found", "doubtful", "not reliable"
+        or "not tested", when it has ended) and created.  If a run cannot be opened, its state says why.
 
     Raises
     ------
@@ -175,6 +175,7 @@ def _row(path: Path) -> dict[str, Any]:
         status = RunStatus.from_run(run)
         row["step"], row["n_steps"] = status.step, status.n_steps
         row["created"] = run.attrs[schema.CREATED_KEY]
+        row["verdict"] = run.attrs.get(schema.VERDICT_KEY, {}).get("state")
     except (ValueError, OSError) as error:
         return {"state": str(error), "created": ""}
     if name := reference_of(run).name:

@@ -315,48 +315,6 @@ def coverage(run: xr.DataTree, levels: Sequence[float] = calibration.LEVELS) -> 
     return calibration.coverage(calibration.collect(counting), levels)
 
 
-@for_each_run
-def summary(run: xr.DataTree) -> pd.DataFrame:
-    """The estimates as a small table for a notebook.
-
-    Parameters
-    ----------
-    run : DataTree
-        One run, or several of `open_runs`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row for each parameter (and run).  The columns are estimate, deviation, truth, published,
-        published_deviation, mle, floor, fit, fit_deviation and distance (to the mle in floor units or, without one, to
-        the fit in deviations of the fit), without those that the run does not know.  `warnings_of` says what speaks
-        against the fit.
-
-    Raises
-    ------
-    ValueError
-        If no chain has been written yet.
-
-    See Also
-    --------
-    estimate : The same and more as a Dataset.
-    summary_of : A table of derived quantities.
-
-    Examples
-    --------
-    >>> from sagips_kit import analysis, open_run
-    >>> table = analysis.summary(open_run("runs/proxy.zarr"))
-    >>> list(table.columns)
-    ['estimate', 'deviation', 'truth', 'mle', 'floor', 'fit', 'fit_deviation', 'distance']
-    """
-    values = estimate(run)
-    values["distance"] = values["to_mle" if values["to_mle"].notnull().any() else "to_fit"]
-    columns = ["mean", "deviation", "truth", "published", "published_deviation", "mle", "floor"]
-    columns += ["fit", "fit_deviation", "distance"]
-    table = pd.DataFrame(values[columns].to_dataframe(), columns=columns)
-    return table.rename(columns={"mean": "estimate"}).dropna(axis="columns", how="all")
-
-
 def summary_of(chains: xr.Dataset) -> pd.DataFrame:
     """The estimates of all variables of some chains as a small table.
 

@@ -10,10 +10,9 @@ import xarray as xr
 from .._text import counted
 from ..store import schema
 from ..store.status import RunStatus
-from .base import each_run, for_each_run, group_of, single_run, state
-from .fits import findings_of, fit, goodness_words
-
-_SETTINGS = "settings"
+from .answer import verdict
+from .base import each_run, for_each_run, group_of, settings_of, single_run, state
+from .fits import fit, goodness_words
 
 
 def spec(run: xr.DataTree) -> dict[str, Any]:
@@ -46,11 +45,6 @@ def spec(run: xr.DataTree) -> dict[str, Any]:
     """
     single_run(run, "spec", "fact(runs, 'seed') for one of its fields")
     return json.loads(run.attrs[schema.SPEC_KEY])
-
-
-def settings_of(run: xr.DataTree) -> dict[str, Any]:
-    """The training settings of a run as JSON values; empty if its spec has none."""
-    return spec(run).get(_SETTINGS, {})
 
 
 @for_each_run
@@ -136,8 +130,8 @@ def describe(run: xr.DataTree) -> str:
     Returns
     -------
     str
-        Each line has a name, padded to ten characters, and a text.  The findings of the fit by the learned score come
-        first.  For several runs a paragraph for each, below its label.
+        Each line has a name, padded to ten characters, and a text; the verdict comes first.  For several runs a
+        paragraph for each, below its label.
 
     See Also
     --------
@@ -181,8 +175,8 @@ def describe(run: xr.DataTree) -> str:
         "ran on": f"{where[schema.HOST]} ({where[schema.DEVICE]})",
         "versions": ", ".join(f"{name} {version}" for name, version in facts[schema.VERSIONS_KEY].items()),
     }
-    findings = [("finding", text) for text in findings_of(run)]
-    return "\n".join(f"{name:<10}{text}" for name, text in [*findings, *rows.items()] if text)
+    first = [("" if k else "verdict", text) for k, text in enumerate(str(verdict(run)).splitlines())]
+    return "\n".join(f"{name:<10}{text}" for name, text in [*first, *rows.items()] if text)
 
 
 def _fit(run: xr.DataTree) -> str:

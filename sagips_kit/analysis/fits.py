@@ -7,6 +7,7 @@ import scipy.stats
 import xarray as xr
 
 from ..store import schema
+from ..store.findings import Finding
 from .base import for_each_run, group_of
 
 
@@ -66,15 +67,8 @@ def fit(run: xr.DataTree) -> xr.Dataset:
 def fit_words(run: xr.DataTree) -> dict[str, Any]:
     """State, findings, information and reason of the fit by the learned score."""
     nothing: dict[str, Any] = {"state": "none", "reason": "", "findings": [], "notes": [], "information": {}}
-    return nothing | group_of(run, schema.REFERENCE).attrs.get(schema.FIT_KEY, {})
-
-
-def findings_of(run: xr.DataTree) -> list[str]:
-    """What speaks against the fit by the learned score or the run's training, or why the fit failed, in sentences."""
-    words = fit_words(run)
-    if words["state"] == schema.FAILED:
-        return [f"The fit by the learned score failed: {words['reason']}"]
-    return [f"The fit by the learned score is not reliable: {text}" for text in words["findings"]] + words["notes"]
+    words = nothing | group_of(run, schema.REFERENCE).attrs.get(schema.FIT_KEY, {})
+    return words | {"findings": [Finding(**one) for one in words["findings"]]}
 
 
 def goodness_words(values: xr.Dataset) -> str:

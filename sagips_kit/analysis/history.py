@@ -3,13 +3,10 @@
 import numpy as np
 import xarray as xr
 
-from ..store import diagnostics, schema
-from .base import circles_of, continuous, difference, for_each_run, gathered, group_of, inside, rms, state
-from .estimates import estimate
-from .facts import settings_of
-from .fits import findings_of, reference_of
-
-_ARRIVED = 1.0  # deviations: parameters of runs that have arrived move by 0.1 to 0.4
+from ..store import schema
+from .answer import verdict
+from .base import circles_of, continuous, difference, for_each_run, gathered, group_of, inside, rms, settings_of
+from .fits import reference_of
 
 
 @for_each_run
@@ -82,10 +79,7 @@ def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
 def warnings_of(run: xr.DataTree) -> list[str]:
     """What is wrong with a run, in sentences.
 
-    The first sentences are the findings of the fit by the learned score, if it has any.  The others report what the
-    last rows of the history agree on; and, for a finished run, parameters that moved by more than a standard deviation
-    in its second half.  They move by a few tenths in a run that has arrived; if a run has not arrived, its standard
-    deviations mean nothing.
+    These are the findings and doubts of the verdict, the most basic ones first.
 
     Parameters
     ----------
@@ -99,7 +93,7 @@ def warnings_of(run: xr.DataTree) -> list[str]:
 
     See Also
     --------
-    convergence : The path to the estimate.
+    verdict : Also what was tested, and what was not.
 
     Examples
     --------
@@ -107,51 +101,8 @@ def warnings_of(run: xr.DataTree) -> list[str]:
     >>> for sentence in analysis.warnings_of(open_run("runs/proxy.zarr")):
     ...     text = f"Look out: {sentence}"
     """
-    return findings_of(run) + _complaints(run) + (_still_moving(run) if state(run) == "finished" else [])
-
-
-def _still_moving(run: xr.DataTree) -> list[str]:
-    history, (names, _) = group_of(run, schema.HISTORY)[schema.THETA], schema.names_of(run.attrs)
-    generators, (low, period) = (schema.RANK, schema.MEMBER), circles_of(run)
-    rows = gathered(history.isel({schema.STEP: [history.sizes[schema.STEP] // 2, -1]}), generators, low, period)
-    half, end = rows.mean(generators).transpose(schema.STEP, ...)
-    moved = np.abs(difference(end, half, period).values)
-    deviation = estimate(run)["deviation"].values  # NaN for a single chain
-    deviation = np.where(np.isfinite(deviation), deviation, reference_of(run).deviation.values)
-    with np.errstate(divide="ignore", invalid="ignore"):  # if all chains are equal
-        moved = moved / deviation
-    if not (moved > _ARRIVED).any():
-        return []
-    found = ", ".join(f"{names[k]} ({moved[k]:.1f})" for k in np.argsort(-moved) if moved[k] > _ARRIVED)
-    return [
-        f"In the second half of the run these parameters moved by more than a standard deviation: {found}. The run may "
-        "not have arrived, and then its standard deviations mean nothing. Train longer (n_steps), or look for "
-        "parameters that the events hardly determine."
-    ]
-
-
-def _complaints(run: xr.DataTree) -> list[str]:
-    """What the last rows of the history agree on."""
-    history, reference = group_of(run, schema.HISTORY), group_of(run, schema.REFERENCE)
-    last = history[schema.STEP] <= history[schema.PROGRESS].min()
-    rows = (
-        history[[schema.THETA, schema.LOSS_DISCRIMINATOR]]
-        .sel({schema.STEP: last})
-        .isel({schema.STEP: slice(-diagnostics.N_ROWS, None)})
-    )
-    if rows.sizes[schema.STEP] < diagnostics.N_ROWS:
-        return []
-    rows = rows.load().stack(generator=(schema.RANK, schema.MEMBER))
-    found = diagnostics.complaints(
-        rows[schema.THETA].transpose(schema.STEP, "generator", schema.PARAMETER).values,
-        rows[schema.LOSS_DISCRIMINATOR].transpose(schema.STEP, "generator").values,
-        reference[schema.LOWER].values,
-        reference[schema.UPPER].values,
-        schema.names_of(run.attrs)[0],
-        settings_of(run).get("loss", "likelihood"),
-        schema.intervals_of(group_of(run, schema.POSTERIOR).attrs),
-    )
-    return list(found.values())
+    found = verdict(run)
+    return [*found.findings, *found.doubts]
 
 
 @for_each_run

@@ -204,7 +204,7 @@ class RunHandle:
         self.wait()
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Wait until all ranks have ended.
+        """Wait until all ranks have ended, and show whether the result may be used.
 
         Parameters
         ----------
@@ -219,6 +219,16 @@ class RunHandle:
         TimeoutError
             If the run has not ended in time; it continues.
         """
+        self._wait(timeout_s)
+        if self.status().is_finished:
+            ProgressLine().end(f"Verdict: {self._verdict()}")
+
+    def _verdict(self) -> str:
+        from ..analysis.answer import verdict
+
+        return verdict(self.open()).headline
+
+    def _wait(self, timeout_s: float | None = None) -> None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._is_over():
             if deadline is not None and time.monotonic() > deadline:
@@ -257,7 +267,7 @@ class RunHandle:
         RankError
             If a rank has failed, or the run was stopped early by a signal or the end of its job's time.
         """
-        self.wait()
+        self._wait()
         return [result.get() for result in self._results]
 
     def _is_ready(self) -> bool:

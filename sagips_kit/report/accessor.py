@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from .. import analysis, plot
+from ..analysis.answer import Verdict
 from ..analysis.calibration import LEVELS
 from ..analysis.collection import open_runs
 from ..store import schema
@@ -177,6 +178,10 @@ class RunAccessor:
     @_documented_as(analysis.timeline)
     def timeline(self, n_bins: int = 200) -> xr.Dataset:
         return analysis.timeline(self._run, n_bins)
+
+    @_documented_as(analysis.verdict)
+    def verdict(self) -> Verdict:
+        return analysis.verdict(self._run)
 
     @_documented_as(analysis.warnings_of)
     def warnings_of(self) -> list[str]:

@@ -94,6 +94,7 @@ class Dashboard:
         top = ipywidgets.HBox([self._bar, self._button])
         self.widget = ipywidgets.VBox([top, self._facts, self._image])
         self._status: RunStatus | None = None  # of the run that is shown
+        self._verdict = ""  # when it has ended
         self._pace: xr.Dataset | None = None
         self._answer = ""  # to a request to stop
         self._is_closed = threading.Event()
@@ -117,6 +118,7 @@ class Dashboard:
             run = open_run(self.path)
             self._draw(run)
             self._pace = analysis.pace(run) if status.steps.any() else None
+            self._verdict = analysis.verdict(run).headline if status.has_ended else ""
         self._status = status
         self._facts.value = self._words(status)
         return is_running
@@ -158,7 +160,8 @@ class Dashboard:
             if rate > 0 and not (has_failed or status.has_ended):
                 words += f"; {rate:.3g} steps/s, about {(status.stop_step - status.step) / rate:.0f} s left"
             words += f"; {float(self._pace['waiting']):.1%} of the time was spent waiting"
-        return f"{words}. {html.escape(self._answer)}"
+        first = f"<b>{html.escape(self._verdict)}</b><br>" if self._verdict else ""
+        return f"{first}{words}. {html.escape(self._answer)}"
 
     def _draw(self, run: xr.DataTree) -> None:
         figure = Figure(figsize=(11, 3.6), layout="constrained")

@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from .. import analysis
+from ..analysis.answer import Verdict
 from ..analysis.fits import reference_of
 from ..plot import pictures
 from ..plot.base import label
@@ -76,7 +77,7 @@ def html_report(run: xr.DataTree) -> str:
     lead = f"{RunStatus.from_run(run)}; created {created} UTC; read from {_source(run)}"
     parts = [
         f"<h1>{_text(title)}</h1><p class=lead>{_text(lead)}</p>",
-        *(f"<p class=finding>{_text(text)}</p>" for text in analysis.warnings_of(run)),
+        *_verdict(analysis.verdict(run)),
         "<h2>Estimates</h2>",
         _estimates(run),
         "<h2>Pictures</h2><div class=figures>",
@@ -93,6 +94,11 @@ def html_report(run: xr.DataTree) -> str:
     return (
         f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
+
+
+def _verdict(verdict: Verdict) -> Iterable[str]:
+    kind = "finding" if verdict.findings or verdict.doubts else "lead"
+    return (f"<p class={kind}>{_text(line)}</p>" for line in str(verdict).splitlines())
 
 
 def _estimates(run: xr.DataTree) -> str:

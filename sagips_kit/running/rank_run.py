@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from ..analysis.answer import verdict
 from ..ranks.world import World
 from ..store.files import sync_rows
 from ..store.reader import open_run
@@ -165,6 +166,7 @@ class RankRun:
         self._writer.set_progress(self._trainer.step)
         if read_status(self._spec.store).is_finished:  # true for the last rank
             self._checkpoints.clear()
+            self._writer.write_verdict(verdict(open_run(self._spec.store)).to_dict())
 
     def result(self) -> RankResult:
         """What `run_rank` returns."""

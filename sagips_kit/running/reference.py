@@ -48,7 +48,7 @@ def write_fit(spec: RunSpec, writer: RunWriter, read: Callable[[], NDArray]) -> 
     else:
         words = {
             "state": schema.MADE,
-            "findings": list(result.findings),
+            "findings": [finding.to_dict() for finding in result.findings],
             "notes": list(result.notes),
             "information": result.information,
         }

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._circular import intervals
+from ..store.findings import ARRIVED, BOUND, DATA, HALVES, MISFIT, SEVERAL, STRUCTURE, Finding
 from .derivatives import edge_slopes
 from .sample import solve_hermitian
 from .simulated import Observation, Simulation
@@ -32,29 +33,50 @@ def findings_of(
     others: list[Tensor],
     goodness: tuple[float, int],
     edges: list[str],
-) -> list[str]:
+) -> list[Finding]:
     """What speaks against using the estimate, in sentences; the most basic reason first."""
-    found = _repeated(observed) + _outside(simulation, observed, solution.t)
-    found += edges
-    found += _undetermined(simulation, solution) + _at_ends(simulation, solution) + _halves(observed, solution)
+    by_kind = {
+        DATA: _repeated(observed) + _outside(simulation, observed, solution.t),
+        STRUCTURE: edges + _undetermined(simulation, solution),
+        BOUND: _at_ends(simulation, solution),
+        HALVES: _halves(observed, solution),
+        SEVERAL: _others(simulation, others),
+        ARRIVED: _not_converged(solution),
+        MISFIT: _misfit(*goodness),
+    }
+    return [Finding(kind, text) for kind, texts in by_kind.items() for text in texts]
+
+
+def _others(simulation: Simulation, others: list[Tensor]) -> list[str]:
+    """Other answers."""
+    found = []
     for other in others:
         where = ", ".join(
             f"{name} = {value:.4g}"
             for name, value in zip(simulation.parameters, simulation.theta(other).tolist(), strict=True)
         )
         found.append(f"There is another answer that agrees about as well: {where}. Restrict the ranges to one of them.")
-    if solution.move > NEAR or solution.step > 0.1:
-        found.append(
-            f"The fit has not converged: it last moved by {max(solution.move, solution.step):.2g} deviations. Narrow "
-            "the ranges, or start a fit with another seed."
-        )
-    chi_squared, n_freedom = goodness
-    if n_freedom and scipy.stats.chi2.sf(chi_squared, n_freedom) < _REJECTED:
-        found.append(
-            f"The model does not fit: chi-squared {chi_squared:.0f} for {n_freedom} degrees of freedom. The "
-            "deviations are valid for the parameters that come closest, which need not be the true ones."
-        )
     return found
+
+
+def _not_converged(solution: Solution) -> list[str]:
+    """Whether the equations are solved where the score was learned."""
+    if solution.move <= NEAR and solution.step <= 0.1:
+        return []
+    return [
+        f"The fit has not converged: it last moved by {max(solution.move, solution.step):.2g} deviations. Narrow the "
+        "ranges, or start a fit with another seed."
+    ]
+
+
+def _misfit(chi_squared: float, n_freedom: int) -> list[str]:
+    """Whether the means of functions that the fit did not use agree."""
+    if not n_freedom or scipy.stats.chi2.sf(chi_squared, n_freedom) >= _REJECTED:
+        return []
+    return [
+        f"The model does not fit: chi-squared {chi_squared:.0f} for {n_freedom} degrees of freedom. The deviations are "
+        "valid for the parameters that come closest, which need not be the true ones."
+    ]
 
 
 def _repeated(observed: Observation) -> list[str]:

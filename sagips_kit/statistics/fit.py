@@ -20,6 +20,7 @@ from .._circular import circles, intervals
 from ..events.resampling import check_events
 from ..problems.arguments import require_arguments, require_fixed, require_start
 from ..problems.base import Problem
+from ..store.findings import Finding
 from .basis import Basis
 from .derivatives import at_neighbours, wrong_derivatives
 from .findings import NEAR, findings_of, moving_edges
@@ -57,8 +58,9 @@ class ScoreFit:
         Chi-squared of the means of functions that the fit did not use.
     n_freedom : int
         Its degrees of freedom; 0 if nothing was tested.
-    findings : tuple of str
-        Reasons why the estimate should not be used as it is; empty if none was found.
+    findings : tuple of Finding
+        Reasons why the estimate should not be used as it is, the most basic one first: texts with a `kind`, such as
+        "data" or "misfit".  Empty if none was found.
     period : ndarray (parameter,) or None
         Period of each parameter, NaN where it is not periodic; None if none is.
     notes : tuple of str
@@ -85,7 +87,7 @@ class ScoreFit:
     information: dict[str, float]
     goodness: float
     n_freedom: int
-    findings: tuple[str, ...]
+    findings: tuple[Finding, ...]
     period: NDArray[np.float64] | None = None
     notes: tuple[str, ...] = ()
     frozen: Frozen | None = field(default=None, repr=False)

@@ -24,6 +24,7 @@ from zarr.storage import LocalStore
 
 from .._text import counted, did_you_mean, listed
 from . import schema
+from .findings import is_stored_finding
 from .location import Location, is_on_disk, is_url, local_path, located, old_prefix, stores_below
 
 _ROOT = ""
@@ -250,7 +251,7 @@ def _check_fit(words: Any) -> None:
     is_right = is_right and isinstance(words.get("reason", ""), str)
     if is_right and words["state"] == schema.MADE:
         findings, information = words.get("findings"), words.get("information")
-        is_right = isinstance(findings, list) and all(isinstance(text, str) for text in findings)
+        is_right = isinstance(findings, list) and all(is_stored_finding(one) for one in findings)
         is_right = is_right and isinstance(information, dict)
     if not is_right:
         raise ValueError(f"attribute {schema.FIT_KEY} = {reprlib.repr(words)}: should be a state of the fit")

@@ -100,6 +100,7 @@ MODE_KEY = "mode"
 CREATED_KEY = "created_at"
 HOSTNAME_KEY = "hostname"
 REVISION_KEY = "git_revision"
+VERDICT_KEY = "verdict"
 
 # Attributes of the control group: what the code and a streamed file of events give, resumptions, and who writes the run
 PROBE_KEY = "probe"

@@ -138,6 +138,11 @@ class RunWriter:
         with self._safely():
             self._root[schema.REFERENCE].attrs[schema.FIT_KEY] = dict(words)
 
+    def write_verdict(self, words: Mapping[str, Any]) -> None:
+        """Write whether the result may be used, as JSON values; for the last rank, when the run is finished."""
+        with self._safely():
+            self._root.attrs[schema.VERDICT_KEY] = dict(words)
+
     def wants_fit(self) -> bool:
         """Whether this rank writes a fit by the learned score: the store has a place for it, but none that is over."""
         reference = group_of(self.path, self._root, schema.REFERENCE)

@@ -1,0 +1,371 @@
+"""The answer of a run, and whether it may be used: what speaks against it, what was tested, and what was not."""
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+import xarray as xr
+
+from ..store import diagnostics, schema
+from ..store.findings import ARRIVED, BOUND, FAILED, SPREAD, Finding, in_order
+from ..store.status import RunStatus
+from .base import circles_of, difference, for_each_run, gathered, group_of, rms, settings_of
+from .estimates import estimate
+from .fits import Reference, fit, fit_words, reference_of
+
+RELIABLE, DOUBTFUL, NOT_RELIABLE, NOT_TESTED = "no fault found", "doubtful", "not reliable", "not tested"
+_DOUBTFUL, _FAR = 0.5, 1.0  # RMS distances of the chains' mean from the fit, in deviations
+_APART = 1.0  # joint distance of two fits of the same events that counts
+_MOVED = 1.0  # standard deviations moved in the second half of the run that count
+_BY_CHANCE = 1e-3  # probability below which a spread of the chains is not that of the fit
+_UNLIKE = 1.3  # ratio of the two, from which it counts if it is not by chance
+_KIND_OF = {"diverged": FAILED, "saturated": ARRIVED, "lower": BOUND, "upper": BOUND}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a result may be used.
+
+    Parameters
+    ----------
+    findings : sequence of Finding
+        What makes the result unreliable, the most basic reason first.  Each is a text with a `kind`.
+    doubts : sequence of Finding
+        What should be looked at before the result is used.
+    not_tested : sequence of str
+        What could not be tested, and why.
+    tests : dict of str to float
+        What was measured, in words, and the number.
+
+    See Also
+    --------
+    verdict : The verdict on a run.
+
+    Examples
+    --------
+    >>> from sagips_kit.analysis.answer import Verdict
+    >>> print(Verdict((), (), (), {"goodness of fit, p-value": 0.43}))
+    NO FAULT FOUND. Tested: goodness of fit, p-value 0.43. A misfit that a parameter absorbs is not seen.
+    """
+
+    findings: Sequence[Finding]
+    doubts: Sequence[Finding]
+    not_tested: Sequence[str]
+    tests: dict[str, float]
+
+    @property
+    def state(self) -> str:
+        """str: "not reliable", "doubtful", "not tested" or "no fault found"."""
+        if self.findings:
+            return NOT_RELIABLE
+        return DOUBTFUL if self.doubts else NOT_TESTED if self.not_tested else RELIABLE
+
+    @property
+    def headline(self) -> str:
+        """str: The state and the most basic reason for it, or what was tested, in one line."""
+        first = [*self.findings, *self.doubts]
+        if first:
+            more = len(first) + len(self.not_tested) - 1
+            return f"{self.state.upper()} ({first[0].kind}): {first[0]}" + (f" ({more} more)" if more else "")
+        if self.not_tested:
+            return f"{self.state.upper()}: {self.not_tested[0]}"
+        tests = ", ".join(f"{name} {value:.2g}" for name, value in self.tests.items())
+        return f"{self.state.upper()}. Tested: {tests}. A misfit that a parameter absorbs is not seen."
+
+    def sentences(self) -> list[str]:
+        """Everything that speaks against the result, the most basic reason first.
+
+        Returns
+        -------
+        list of str
+            Findings, doubts, and what was not tested.
+        """
+        return [*self.findings, *self.doubts, *self.not_tested]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict as JSON values, as it is stored.
+
+        Returns
+        -------
+        dict
+            state, headline, findings and doubts (each a dict of kind and text), not_tested and tests.
+        """
+        return {
+            "state": self.state,
+            "headline": self.headline,
+            "findings": [one.to_dict() for one in self.findings],
+            "doubts": [one.to_dict() for one in self.doubts],
+            "not_tested": list(self.not_tested),
+            "tests": {name: value if math.isfinite(value) else None for name, value in self.tests.items()},
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{NOT_RELIABLE.upper()} ({one.kind}): {one}" for one in self.findings]
+        lines += [f"{DOUBTFUL.upper()} ({one.kind}): {one}" for one in self.doubts]
+        lines += [f"{NOT_TESTED.upper()}: {text}" for text in self.not_tested]
+        return "\n".join(lines or [self.headline])
+
+
+@for_each_run
+def verdict(run: xr.DataTree) -> Verdict:
+    """Whether the result of a run may be used.
+
+    It rests on the tests of the fit by the learned score, and on the chains, which found their way to the answer
+    without it: whether they arrived where the fit is, have the spread that it expects, and no longer move.  A
+    discriminator that cannot tell generated from observed events is no such test: it hardly sees a result that is a
+    whole deviation off.
+
+    Parameters
+    ----------
+    run : DataTree
+        One run, or several of `open_runs`; they may still be running.
+
+    Returns
+    -------
+    Verdict
+        Its `state` is "not reliable", "doubtful", "not tested" or "no fault found"; printed, it shows all reasons.  For
+        several runs a DataArray of these.
+
+    See Also
+    --------
+    fit : The fit by the learned score.
+    estimate : The estimates of the chains beside it.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> found = analysis.verdict(open_run("runs/proxy.zarr"))
+    >>> found.state, sorted({finding.kind for finding in found.findings})
+    ('not reliable', ['not arrived'])
+    """
+    tests: dict[str, float] = {}
+    findings, doubts, not_tested = _of_the_fit(run, tests)
+    complaints = _complaints(run)
+    findings += [Finding(_KIND_OF[kind], text) for kind, text in complaints.items()]
+    status = RunStatus.from_run(run)
+    if status.state != "finished":
+        not_tested.append(f"The chains of the run are tested when it has ended; it is at {status}.")
+    elif "diverged" not in complaints:
+        _of_the_chains(run, findings, doubts, not_tested, tests)
+    return Verdict(tuple(in_order(findings)), tuple(in_order(doubts)), tuple(not_tested), tests)
+
+
+class Summary(pd.DataFrame):
+    """A table of estimates that shows the verdict on their run above itself."""
+
+    _metadata: ClassVar = ["verdict"]
+    verdict: str = ""
+
+    def __repr__(self) -> str:
+        return f"{self.verdict}\n{super().__repr__()}" if self.verdict else super().__repr__()
+
+    def _repr_html_(self) -> str | None:
+        table = super()._repr_html_()  # pyright: ignore[reportCallIssue]
+        return f"<p><b>{html.escape(self.verdict)}</b></p>{table}" if self.verdict and table else table
+
+
+@for_each_run
+def summary(run: xr.DataTree) -> pd.DataFrame:
+    """The answer of a run as a small table for a notebook, with the verdict on it above.
+
+    The estimate is that of the fit by the learned score, from all events together, and the chains show whether they
+    confirm it.  Where there is no such fit, the estimate is the mean of the chains, and their spread is its deviation.
+
+    Parameters
+    ----------
+    run : DataTree
+        One run, or several of `open_runs`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each parameter (and run).  The columns are estimate, deviation, chains and spread (mean and standard
+        deviation of the chains), truth, published, published_deviation, mle, floor (the maximum-likelihood estimate and
+        its standard deviation) and distance, without those that the run does not know.  The distance is that of the
+        chains from the mle in floor units or, without a likelihood, from the fit in its deviations.
+
+    Raises
+    ------
+    ValueError
+        If no chain has been written yet.
+
+    See Also
+    --------
+    verdict : Whether the answer may be used.
+    estimate : The same and more as a Dataset.
+    summary_of : A table of derived quantities.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> table = analysis.summary(open_run("runs/proxy.zarr"))
+    >>> list(table.columns)
+    ['estimate', 'deviation', 'chains', 'spread', 'truth', 'mle', 'floor', 'distance']
+    """
+    values = estimate(run)
+    chains = values.rename(mean="chains", deviation="spread")
+    has_fit = bool(values["fit"].notnull().any())
+    table = chains.assign(
+        estimate=values["fit" if has_fit else "mean"],
+        deviation=values["fit_deviation" if has_fit else "deviation"],
+        distance=values["to_mle" if values["to_mle"].notnull().any() else "to_fit"],
+    )
+    columns = ["estimate", "deviation", *(["chains", "spread"] if has_fit else [])]
+    columns += ["truth", "published", "published_deviation", "mle", "floor", "distance"]
+    result = Summary(table[columns].to_dataframe()[columns].dropna(axis="columns", how="all"))
+    result.verdict = verdict(run).headline
+    return result
+
+
+def _of_the_fit(run: xr.DataTree, tests: dict[str, float]) -> tuple[list[Finding], list[Finding], list[str]]:
+    """Findings, doubts, and what was not tested."""
+    words = fit_words(run)
+    if words["state"] == schema.FAILED:
+        return [Finding(FAILED, f"The fit by the learned score failed: {words['reason']}")], [], []
+    if words["state"] != schema.MADE:
+        reason = {"none": "it was not asked for", schema.UNDER_WAY: "it is under way"}.get(words["state"])
+        text = f"There is no fit by the learned score, whose tests find most faults: {reason or words['reason']}"
+        return [], [], [text if text.endswith(".") else f"{text}."]
+    findings = [Finding(one.kind, f"The fit by the learned score is not reliable: {one}") for one in words["findings"]]
+    doubts, not_tested, values = [Finding(ARRIVED, text) for text in words["notes"]], [], fit(run)
+    if values["n_freedom"].item() > 0:
+        tests["goodness of fit, p-value"] = values["p_value"].item()
+    else:
+        not_tested.append("The goodness of fit was not tested, because no function is left that the fit does not use.")
+    likelihood = group_of(run, schema.REFERENCE)[list(schema.LIKELIHOOD_FIT)].load()
+    if likelihood[schema.MLE].notnull().all():
+        apart = difference(values["fit"], likelihood[schema.MLE], circles_of(run)[1])
+        tests["joint distance of the fit from the likelihood fit"] = distance = _joint(
+            apart.values, likelihood[schema.COVARIANCE].values
+        )
+        if distance > _APART and not findings:
+            findings.append(
+                Finding(
+                    ARRIVED,
+                    f"The fit by the learned score and the likelihood fit of the same events are {distance:.1f} "
+                    "deviations apart (jointly, per parameter): one of them is wrong. check_problem(problem, events) "
+                    "compares log_likelihood with simulate.",
+                )
+            )
+    return findings, doubts, not_tested
+
+
+def _joint(apart: np.ndarray, covariance: np.ndarray) -> float:
+    """Length of a difference per parameter, in units of a covariance."""
+    weighted = np.linalg.pinv(covariance, hermitian=True) @ apart
+    return math.sqrt(max(0.0, apart @ weighted) / len(apart))
+
+
+def _of_the_chains(
+    run: xr.DataTree,
+    findings: list[Finding],
+    doubts: list[Finding],
+    not_tested: list[str],
+    tests: dict[str, float],
+) -> None:
+    """Add what the chains of a finished run say."""
+    values, n_chains = estimate(run), schema.layout_of(run.attrs).n_chains
+    if (n_written := int(values["n_chains"])) < n_chains:
+        findings.append(Finding(FAILED, f"Only {n_written} of {n_chains} chains are finite numbers."))
+        return
+    reference = reference_of(run)
+    moving = _still_moving(run, values, reference)
+    if not reference.name:
+        not_tested.append(
+            "Whether the chains have arrived: there is neither a likelihood fit nor one by the learned score."
+        )
+        findings += [Finding(ARRIVED, text) for text in moving]
+        return
+    name = "likelihood fit" if reference.name == "mle" else "fit by the learned score"
+    to = values["to_mle" if reference.name == "mle" else "to_fit"]
+    tests["RMS distance of the chains from the fit, deviations"] = distance = float(rms(to))
+    worst = int(np.argmax(abs(to.values)))
+    text = (
+        f"The mean of the chains is {distance:.3g} deviations from the {name} (RMS; most in "
+        f"{to[schema.PARAMETER].values[worst]}, {to.values[worst]:+.3g}), so they do not "
+        "confirm it. Train longer (n_steps)."
+    )
+    if distance > _FAR:
+        findings.append(Finding(ARRIVED, text))
+    elif distance > _DOUBTFUL:
+        doubts.append(Finding(ARRIVED, text))
+    doubts += [Finding(ARRIVED, text) for text in moving]
+    if n_chains == 1:
+        not_tested.append("The spread of the chains, because there is one. Use more members (Settings.n_members).")
+        return
+    if (text := _of_the_spread(run, values, reference, name, tests)) and distance <= _FAR:
+        doubts.append(Finding(SPREAD, text))
+
+
+def _of_the_spread(
+    run: xr.DataTree, values: xr.Dataset, reference: Reference, name: str, tests: dict[str, float]
+) -> str:
+    """A sentence if the chains have another spread than their reference expects; empty if not."""
+    if not settings_of(run).get("bootstrap", True):
+        return ""
+    squares = ((values["deviation"] / reference.deviation) ** 2).values
+    tests["spread of the chains over the deviation of the fit"] = ratio = math.sqrt(float(squares.mean()))
+    key = schema.COVARIANCE if reference.name == "mle" else schema.FIT_COVARIANCE
+    covariance = group_of(run, schema.REFERENCE)[key].values
+    deviation = np.sqrt(np.diag(covariance))
+    eigenvalues = np.linalg.eigvalsh(covariance / np.outer(deviation, deviation))
+    # As many degrees of freedom as a sum of correlated squares has
+    n_freedom = (int(values["n_chains"]) - 1) * eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
+    law = scipy.stats.chi2(n_freedom)
+    p_value = 2 * min(law.cdf(ratio**2 * n_freedom), law.sf(ratio**2 * n_freedom))
+    if 1 / _UNLIKE < ratio < _UNLIKE or p_value > _BY_CHANCE:
+        return ""
+    return (
+        f"The chains, which learn from resampled events, scatter by {ratio:.2g} times the deviations of the {name}, "
+        f"with an error of {1 / math.sqrt(2 * n_freedom):.0%}. If by more, they have not settled: train longer "
+        "(n_steps). If by less, they are not independent, or hardly move."
+    )
+
+
+def _still_moving(run: xr.DataTree, values: xr.Dataset, reference: Reference) -> list[str]:
+    """Parameters that moved in the second half of the run."""
+    history, (names, _) = group_of(run, schema.HISTORY)[schema.THETA], schema.names_of(run.attrs)
+    generators, (low, period) = (schema.RANK, schema.MEMBER), circles_of(run)
+    rows = gathered(history.isel({schema.STEP: [history.sizes[schema.STEP] // 2, -1]}), generators, low, period)
+    half, end = rows.mean(generators).transpose(schema.STEP, ...)
+    moved = np.abs(difference(end, half, period).values)
+    deviation = values["deviation"].values  # NaN for a single chain
+    deviation = np.where(np.isfinite(deviation), deviation, reference.deviation.values)
+    with np.errstate(divide="ignore", invalid="ignore"):  # if all chains are equal
+        moved = moved / deviation
+    if not (moved > _MOVED).any():
+        return []
+    found = ", ".join(f"{names[k]} ({moved[k]:.1f})" for k in np.argsort(-moved) if moved[k] > _MOVED)
+    return [
+        f"In the second half of the run these parameters moved by more than a standard deviation: {found}. The run may "
+        "not have arrived, and then its standard deviations mean nothing. Train longer (n_steps), or look for "
+        "parameters that the events hardly determine."
+    ]
+
+
+def _complaints(run: xr.DataTree) -> dict[str, str]:
+    """What the last rows of the history agree on, by the kinds of `diagnostics`."""
+    history, reference = group_of(run, schema.HISTORY), group_of(run, schema.REFERENCE)
+    last = history[schema.STEP] <= history[schema.PROGRESS].min()
+    rows = (
+        history[[schema.THETA, schema.LOSS_DISCRIMINATOR]]
+        .sel({schema.STEP: last})
+        .isel({schema.STEP: slice(-diagnostics.N_ROWS, None)})
+    )
+    if rows.sizes[schema.STEP] < diagnostics.N_ROWS:
+        return {}
+    rows = rows.load().stack(generator=(schema.RANK, schema.MEMBER))
+    return diagnostics.complaints(
+        rows[schema.THETA].transpose(schema.STEP, "generator", schema.PARAMETER).values,
+        rows[schema.LOSS_DISCRIMINATOR].transpose(schema.STEP, "generator").values,
+        reference[schema.LOWER].values,
+        reference[schema.UPPER].values,
+        schema.names_of(run.attrs)[0],
+        settings_of(run).get("loss", "likelihood"),
+        schema.intervals_of(group_of(run, schema.POSTERIOR).attrs),
+    )
