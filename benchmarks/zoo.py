@@ -157,10 +157,20 @@ def _regular(rows):
         "smallest relative deviation": min(ratios),
         "largest relative deviation": max(ratios),
         f"relative deviations outside of {NARROW} to {WIDE}": _names(wrong),
+        "medians of relative deviations": _medians(rows),
         "false reports": _names(row for row in rows if row["findings"]),
         "doubtful likelihood fits": _names(row for row in rows if is_doubtful(row["reference"])),
         "median CPU s": float(np.median([row["cpu_s"] for row in rows] or [math.nan])),
     }
+
+
+def _medians(rows):
+    """Smallest and largest median over the samples of a parameter's relative deviation, for each problem."""
+    by_problem = {}
+    for row in rows:
+        by_problem.setdefault(row["problem"], []).append(row["relative_deviations"])
+    medians = {name: np.median(ratios, axis=0) for name, ratios in by_problem.items()}
+    return {name: [float(each.min()), float(each.max())] for name, each in medians.items()}
 
 
 def _several(rows):

@@ -134,6 +134,11 @@ def _add_training(commands: Any) -> None:
     fit = _add(commands, "fit", _fit, text, epilog=ends)
     fit.add_argument("spec", help=_SPEC)
     fit.add_argument("--json", action="store_true", help="print the fit as JSON, with its covariance")
+    for name, text in (
+        ("--start", "values of all parameters that are not fixed, near which the answer is looked for"),
+        ("--fixed", "parameters that keep their values"),
+    ):
+        fit.add_argument(name, nargs="+", type=_assignment, metavar="NAME=VALUE", help=text)
     run = _add(commands, "run", _run, "train the run of a spec; under mpiexec, on all of its ranks")
     run.add_argument("spec", help=_SPEC)
     run.add_argument("--store", help="write to this folder or URL instead of the one in the spec")
@@ -237,9 +242,19 @@ def _fit(options: Options) -> int:
     events, source = observed_events(spec)
     print(f"{spaced(len(events))} events ({listed(spec.problem.observables)}) from {source}", file=sys.stderr)
     with working(f"fitting {counted(len(spec.problem.parameters), 'parameter')} by the learned score"):
-        result = fit(spec.problem, events, seed=spec.seed)
+        start, fixed = (given and dict(given) for given in (options.start, options.fixed))
+        result = fit(spec.problem, events, start=start, fixed=fixed, seed=spec.seed)
     print(_json_of(result) if options.json else result)
     return 1 if result.findings else 0
+
+
+def _assignment(text: str) -> tuple[str, float]:
+    """Name and value of NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    try:
+        return name, float(value if equals else "")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} should be NAME=VALUE, such as theta0=1.5") from None
 
 
 def _json_of(fit: "ScoreFit") -> str:

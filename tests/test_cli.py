@@ -78,7 +78,7 @@ def test_check_reports_what_to_fix(capsys, path, spec):
 
 @pytest.mark.parametrize("findings", [(), (Finding("several answers", "There is another answer."),)])
 def test_fit_prints_the_estimates_and_what_speaks_against_them(capsys, path, monkeypatch, findings):
-    def made(problem, events, *, seed=0):
+    def made(problem, events, *, start=None, fixed=None, seed=0):
         covariance = np.diag([0.04, 0.01])
         return ScoreFit(problem.parameters, np.array([0.5, 1.25]), covariance, {"functions": 1.0}, np.nan, 0, findings)
 
@@ -96,6 +96,16 @@ def test_fit_prints_the_estimates_and_what_speaks_against_them(capsys, path, mon
     assert values["theta"] == [0.5, 1.25] and values["deviation"] == [0.2, 0.1] and values["goodness"] is None
     assert values["parameters"] == ["mu", "sigma"] and values["findings"] == [one.to_dict() for one in findings]
     assert values["covariance"] == [[0.04, 0], [0, 0.01]] and values["information"] == {"functions": 1.0}
+
+
+def test_fit_keeps_what_is_fixed_and_begins_where_it_is_asked_to(capsys, path):
+    status, out, _ = sagips(capsys, "fit", path, "--fixed", "mu=0.5", "--start", "sigma=1")
+    assert status == 0 and out.startswith("sigma  ") and "note: Fixed: mu = 0.5." in out
+    status, _, err = sagips(capsys, "fit", path, "--fixed", "mean=0.5")
+    assert status == 2 and "fixed has 'mean', which is no parameter of Gaussian" in err
+    with pytest.raises(SystemExit):
+        sagips(capsys, "fit", path, "--fixed", "mu")
+    assert "'mu' should be NAME=VALUE, such as theta0=1.5" in capsys.readouterr().err
 
 
 def test_fit_that_cannot_be_made_ends_with_2(capsys, path, spec):
