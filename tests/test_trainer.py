@@ -109,7 +109,7 @@ def test_ranks_of_a_replica_share_the_generator_and_nothing_else(events, exchang
             np.testing.assert_array_equal(mine, its)
     weights = [trainer.gan.discriminator.network.weights[0].detach().numpy() for trainer in ranks]
     noise = [trainer._noise("noise", 2, 8).numpy() for trainer in ranks]
-    latent = [trainer._latent(0.0).numpy() for trainer in ranks]
+    latent = [trainer._latent().numpy() for trainer in ranks]
     batches = [trainer.data.batches.draw().numpy() for trainer in ranks]
     for drawn in (weights, noise, latent, batches):
         streams = [stream for rank in drawn for stream in rank]

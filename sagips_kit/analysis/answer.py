@@ -14,12 +14,14 @@ import xarray as xr
 from ..store import diagnostics, schema
 from ..store.findings import ARRIVED, BOUND, FAILED, SPREAD, Finding, in_order
 from ..store.status import RunStatus
-from .base import circles_of, difference, for_each_run, gathered, group_of, rms, settings_of
+from .base import circles_of, difference, for_each_run, gathered, group_of, rms, settings_of, written
 from .estimates import estimate
 from .fits import Reference, fit, fit_words, reference_of
 
 RELIABLE, DOUBTFUL, NOT_RELIABLE, NOT_TESTED = "no fault found", "doubtful", "not reliable", "not tested"
 _DOUBTFUL, _FAR = 0.5, 1.0  # RMS distances of the chains' mean from the fit, in deviations
+_BESIDE = 0.01  # deviations from its fit at which a chain that began is a witness
+_LEFT_BEHIND, _HALF_WAY = 0.8, 0.6  # fractions of their first distance at which witnesses have not come back
 _APART = 1.0  # joint distance of two fits of the same events that counts
 _MOVED = 1.0  # standard deviations moved in the second half of the run that count
 _BY_CHANCE = 1e-3  # probability below which a spread of the chains is not that of the fit
@@ -269,10 +271,11 @@ def _of_the_chains(
     tests: dict[str, float],
 ) -> None:
     """Add what the chains of a finished run say."""
-    values, n_chains = estimate(run), schema.layout_of(run.attrs).n_chains
-    if (n_written := int(values["n_chains"])) < n_chains:
+    n_chains, chains = schema.layout_of(run.attrs).n_chains, group_of(run, schema.POSTERIOR).load()
+    if (n_written := chains.dropna(schema.CHAIN, how="all").sizes[schema.CHAIN]) < n_chains:
         findings.append(Finding(FAILED, f"Only {n_written} of {n_chains} chains are finite numbers."))
         return
+    values = estimate(run)
     reference = reference_of(run)
     moving = _still_moving(run, values, reference)
     if not reference.name:
@@ -280,6 +283,10 @@ def _of_the_chains(
             "Whether the chains have arrived: there is neither a likelihood fit nor one by the learned score."
         )
         findings += [Finding(ARRIVED, text) for text in moving]
+        return
+    if group_of(run, schema.REFERENCE)[schema.CHAIN_FIT].notnull().any():
+        _of_the_witnesses(run, findings, doubts, not_tested, tests)
+        doubts += [Finding(ARRIVED, text) for text in moving]
         return
     name = "likelihood fit" if reference.name == "mle" else "fit by the learned score"
     to = values["to_mle" if reference.name == "mle" else "to_fit"]
@@ -300,6 +307,53 @@ def _of_the_chains(
         return
     if (text := _of_the_spread(run, values, reference, name, tests)) and distance <= _FAR:
         doubts.append(Finding(SPREAD, text))
+
+
+def _of_the_witnesses(
+    run: xr.DataTree,
+    findings: list[Finding],
+    doubts: list[Finding],
+    not_tested: list[str],
+    tests: dict[str, float],
+) -> None:
+    """Add what the chains say of a run whose generators began at the fits of their own resamples.
+
+    Only witnesses, which began elsewhere and whose discriminators do not see the score, can confirm these.
+    """
+    reference, deviation = group_of(run, schema.REFERENCE).load(), fit(run)["deviation"]
+    chains = written(run, schema.POSTERIOR)[schema.names_of(run.attrs)[0]]
+    ends = chains.mean(schema.DRAW).to_dataarray(schema.PARAMETER)
+
+    def distance(places: xr.DataArray) -> np.ndarray:
+        return rms(difference(places, reference[schema.CHAIN_FIT], circles_of(run)[1]) / deviation).values
+
+    began, ended = distance(reference[schema.CHAIN_START]), distance(ends)
+    is_witness = began > _BESIDE
+    others = ended[~is_witness]
+    tests["RMS distance of the other chains from their fits, deviations"] = left = math.sqrt((others**2).mean())
+    if left > _DOUBTFUL:
+        text = (
+            f"The chains that began at the fits of their events left them by {left:.2g} deviations (RMS): their "
+            "discriminators see something else than the fit, or learn too fast (discriminator_rate)."
+        )
+        doubts.append(Finding(ARRIVED, text))
+    if not is_witness.any():
+        not_tested.append(
+            "Whether chains that begin elsewhere come back to the fit: there is no witness among them. Use more "
+            "members (Settings.n_members)."
+        )
+        return
+    away, back = (math.sqrt((values[is_witness] ** 2).mean()) for values in (began, ended))
+    tests["RMS distance of the witnesses from their fits, deviations: at first"] = away
+    tests["at last"] = back
+    text = (
+        f"The witnesses, chains that began {away:.2g} deviations from the fits of their events, ended {back:.2g} from "
+        "them (RMS)"
+    )
+    if back > _FAR or back > _LEFT_BEHIND * away:
+        findings.append(Finding(ARRIVED, f"{text}: they do not confirm the fit. Train longer (n_steps)."))
+    elif back > _DOUBTFUL or back > _HALF_WAY * away:
+        doubts.append(Finding(ARRIVED, f"{text}: they confirm the fit only in part. Train longer (n_steps)."))
 
 
 def _of_the_spread(

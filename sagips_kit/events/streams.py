@@ -30,6 +30,7 @@ class Stream(IntEnum):
     PRIOR_SHIFTS = 102
     ROWS = 103  # choice of rows in a file; index: the window
     WINDOWS = 104  # composition of windows; index: how often the whole file has been read
+    WITNESS = 106  # where a witness begins; index: the chain
     # PyTorch stream; indices: the chain, counted through all ranks, and the step
     SNAPSHOTS = 105
 

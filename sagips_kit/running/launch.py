@@ -185,9 +185,8 @@ def run_rank(spec: RunSpec, world: World | None = None, resume: bool = False) ->
             if resume and read_status(spec.store).is_finished:
                 return result_of_finished(spec, world)
             with RankRun(spec, world) as rank_run:
-                if resume:
-                    rank_run.go_back()
                 rank_run.fit()
+                rank_run.begin(resume)
                 rank_run.train()
                 rank_run.finish()
             return rank_run.result()

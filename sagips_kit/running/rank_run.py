@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..analysis.answer import verdict
 from ..ranks.world import World
+from ..statistics.start import Start
 from ..store.files import sync_rows
 from ..store.reader import open_run
 from ..store.schema import ELAPSED, HISTORY, OBSERVED, ROWS, WAITED
@@ -27,7 +28,7 @@ from ..training.trainer import Trainer
 from . import resume
 from .checkpoints import Checkpoints
 from .coordination import Control, Milestones
-from .reference import write_fit
+from .reference import start_of, write_fit
 from .signals import Signals
 from .spec import RunSpec
 
@@ -51,8 +52,8 @@ class RankRun:
     The methods are called once, in this order::
 
         with RankRun(spec, world) as rank_run:
-            rank_run.go_back()  # only if the run is resumed
             rank_run.fit()
+            rank_run.begin(resume)
             rank_run.train()
             rank_run.finish()
         rank_run.result()
@@ -76,40 +77,63 @@ class RankRun:
         replica, self._replicas = spec.exchange.replica(world.rank, world.size), self._checkpoints.replicas
         self._is_leader = self._replicas.index(replica) == world.rank
         # The events in the store, not newly made ones: the analysis reads what the ranks were trained on.
-        events = _events(spec)
-        self._trainer = Trainer(
-            spec.problem,
-            spec.settings,
-            events,
-            n_steps=spec.n_steps,
-            seed=spec.seed,
-            world=world,
-            exchange=spec.exchange,
-            windows=_windows(spec),
-        )
+        self._events, self._start = _events(spec), None
         self._writer = RunWriter(spec.store, world.rank, replica if self._is_leader else None)
         self._control, self._signals = Control(spec.store), Signals()
         self._owner = world.from_rank_0(self._control.take, "rank 0 to take over the run")
         self._resources = contextlib.ExitStack()
+        self._trainer: Trainer
         self._first_step, self._elapsed_s, self._waited_s = 0, 0.0, 0.0
 
     def __enter__(self) -> "RankRun":
-        # A rank that has finished waits for the others while the trainer closes its exchange.  A signal that killed it
-        # there would end all ranks, so the handlers of signals are restored last.
-        for resource in (self._signals, self._trainer, self._writer):
+        # A rank that has finished waits for the others while the trainer, which is entered later, closes its exchange.
+        # A signal that killed it there would end all ranks, so the handlers of signals are restored last.
+        for resource in (self._signals, self._writer):
             self._resources.enter_context(resource)
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self._resources.__exit__(*exception)
 
-    def go_back(self) -> None:
+    def begin(self, resumes: bool) -> None:
+        """Make the networks, at the newest checkpoint that all ranks have if the run is resumed.  Collective."""
+        if resumes:
+            self._go_back()
+        else:
+            self._trainer = self._new_trainer(self._start)
+        if self._is_leader and self._trainer.has_start:
+            self._writer.write_starts(self._trainer.chain_fits, self._trainer.chain_starts)
+
+    def _new_trainer(self, start: dict[str, Any] | None) -> Trainer:
+        spec = self._spec
+        trainer = Trainer(
+            spec.problem,
+            spec.settings,
+            self._events,
+            n_steps=spec.n_steps,
+            seed=spec.seed,
+            world=self._world,
+            exchange=spec.exchange,
+            windows=_windows(spec),
+            start=None if start is None else Start.restored(spec.problem, self._events, start),
+        )
+        return self._resources.enter_context(trainer)
+
+    def _go_back(self) -> None:
         """Restore the newest checkpoint that all ranks have; without one, the run starts again.  Collective."""
-        trainer, writer, checkpoints = self._trainer, self._writer, self._checkpoints
+        writer, checkpoints = self._writer, self._checkpoints
         reached = int(read_status(writer.path).steps.max())
         steps = resume.agreed_steps(checkpoints, self._world)
-        if step := steps[self._world.rank]:
-            trainer.load_state_dict(checkpoints.read(step))
+        if not all(steps) and self._start is None and self._spec.fit and self._spec.start == "fit":
+            # The fit was made before, and some ranks begin there once more.
+            self._start = self._world.from_rank_0(
+                lambda: start_of(self._spec, self._events), "rank 0 to fit the events again"
+            )
+        step = steps[self._world.rank]
+        state = checkpoints.read(step) if step else {}
+        trainer = self._trainer = self._new_trainer(state.get("start") if step else self._start)
+        if step:
+            trainer.load_state_dict(state)
             if trainer.step != step:
                 raise ValueError(
                     f"The checkpoint of step {step} is damaged: it holds the state of step {trainer.step}."
@@ -122,11 +146,14 @@ class RankRun:
 
     def fit(self) -> None:
         """Fit the events by the learned score on rank 0, unless this has been done; the others wait.  Collective."""
-        if not self._spec.fit:
-            return
-        with self._world.rank_0_first("rank 0 to fit the events by the learned score"):
-            if self._writer.wants_fit():
-                write_fit(self._spec, self._writer, lambda: _events(self._spec))
+        if self._spec.fit:
+            self._start = self._world.from_rank_0(self._fit, "rank 0 to fit the events by the learned score")
+
+    def _fit(self) -> dict[str, Any] | None:
+        """Fit the events if that has not been done; returns where generators begin, None for the ranges' middle."""
+        if not self._writer.wants_fit():
+            return None
+        return write_fit(self._spec, self._writer, self._events)
 
     def train(self) -> None:
         """Train to the last step, or to the step at which the run was asked to stop, and store all rows."""

@@ -6,13 +6,14 @@ the run is under way, and no rank waits for rank 0 in the middle of an exchange.
 """
 
 import warnings
-from collections.abc import Callable
+from typing import Any
 
 from numpy.typing import NDArray
 
 from ..statistics.fit import ScoreFit, fit
 from ..statistics.likelihood import fit_likelihood
 from ..store import schema
+from ..store.findings import ARRIVED, BOUND, SEVERAL, STRUCTURE
 from ..store.writer import RunWriter
 from .spec import RunSpec
 
@@ -27,14 +28,14 @@ def likelihood_fit(spec: RunSpec, events: NDArray) -> dict[str, NDArray] | None:
     return {schema.MLE: found.theta, schema.DEVIATION: found.deviation, schema.COVARIANCE: found.covariance}
 
 
-def write_fit(spec: RunSpec, writer: RunWriter, read: Callable[[], NDArray]) -> None:
+def write_fit(spec: RunSpec, writer: RunWriter, events: NDArray) -> dict[str, Any] | None:
     """Make the fit by the learned score and store it, or the reason why there is none, with which the run continues.
 
-    `read` returns the observed events (event, observable).
+    Returns where generators begin, as the state of a `Start`; None if that is in the middle of the ranges.
     """
     writer.write_fit({"state": schema.UNDER_WAY})
     try:
-        result = _fit(spec, read())
+        result = _fit(spec, events)
     except (ValueError, NotImplementedError) as error:  # in words that say which problems and events it takes
         writer.write_fit({"state": schema.REFUSED, "reason": str(error)})
     except Exception as error:
@@ -60,6 +61,24 @@ def write_fit(spec: RunSpec, writer: RunWriter, read: Callable[[], NDArray]) -> 
             schema.FIT_FREEDOM: result.n_freedom,
         }
         writer.write_fit(words, **values)
+        return _start_at(spec, result)
+    return None
+
+
+def start_of(spec: RunSpec, events: NDArray) -> dict[str, Any] | None:
+    """Where generators begin, as the state of a `Start`, from a fit that is made once more."""
+    try:
+        return _start_at(spec, _fit(spec, events))
+    except Exception:  # which the store knows already
+        return None
+
+
+def _start_at(spec: RunSpec, result: ScoreFit) -> dict[str, Any] | None:
+    """The state of a `Start`; None where the place is in doubt, so that generators look for it themselves."""
+    is_in_doubt = any(finding.kind in (STRUCTURE, BOUND, SEVERAL, ARRIVED) for finding in result.findings)
+    if spec.start != "fit" or spec.settings.generator == "convolution" or is_in_doubt or result.notes:
+        return None
+    return result.start().state
 
 
 def _fit(spec: RunSpec, events: NDArray) -> ScoreFit:

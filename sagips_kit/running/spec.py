@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, InstanceOf
 
@@ -87,6 +87,11 @@ class RunSpec(metaclass=ValueClass):
         Also fit the same events by a learned score, as `fit` does without a likelihood, for problems of up to 24
         parameters.  Rank 0 does this before the ranks train, which takes 2 to 40 s; where it is not possible, the run
         continues, and the store says why.
+    start : {"ranges", "fit"}
+        Where generators begin.  "ranges": in the middle of the ranges, which they explore.  "fit": each at the fit of
+        its own resample, and discriminators see the learned score; the last quarter of the chains are witnesses, which
+        begin 2 deviations away and do not see it.  A few hundred steps are then enough.  Where there is no fit, or it
+        is in doubt where the answer is, generators begin in the middle of the ranges.
     overwrite : bool
         Replace a run that is already in the store.
     checkpoint_s : float
@@ -123,6 +128,7 @@ class RunSpec(metaclass=ValueClass):
     n_observed: Count | None = None
     reference: bool = True
     fit: bool = True
+    start: Literal["fit", "ranges"] = "ranges"
     overwrite: bool = False
     checkpoint_s: NonNegative = 300.0
 

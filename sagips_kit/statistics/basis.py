@@ -8,6 +8,8 @@ from torch import Tensor
 from .coordinates import Coordinates
 from .sample import Sample
 
+COARSE, _FINE = 8, 32  # waves for a search, and at most for a score
+
 
 class Basis:
     """Coordinates, their products, and waves; in each category their own.
@@ -117,3 +119,13 @@ def _multiples(angle: Tensor, n: int) -> tuple[Tensor, Tensor]:
         cos.append(c * cos[0] - s * sin[0])
         sin.append(s * cos[0] + c * sin[0])
     return torch.stack(cos).T, torch.stack(sin).T
+
+
+def bases_of(coordinates: Coordinates) -> list[Basis]:
+    """The sets of functions of which a score takes the one that gains most."""
+    return [
+        Basis(coordinates, COARSE),
+        Basis(coordinates, COARSE, COARSE),
+        Basis(coordinates, _FINE),
+        Basis(coordinates, COARSE, _FINE),
+    ]

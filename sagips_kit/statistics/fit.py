@@ -21,18 +21,19 @@ from ..events.resampling import check_events
 from ..problems.arguments import require_arguments, require_fixed, require_start
 from ..problems.base import Problem
 from ..store.findings import Finding
-from .basis import Basis
+from .basis import Basis, bases_of
 from .derivatives import at_neighbours, wrong_derivatives
 from .findings import NEAR, findings_of, moving_edges
 from .sample import Sample
 from .score import Score
 from .simulated import Observation, Simulation
 from .solve import AT_END, End, Solution, along_axes, also_solve, search, sets_of, solve, units_of
+from .start import Start
 from .toys import Frozen, Toys
 
 _LEAST_EVENTS = 100  # fewer say too little about the distribution of an observable
 _N_SOME = 200_000  # observed events that are enough for a search
-_FEW, _COARSE, _FINE = 2, 8, 32  # waves for the comparison of derivatives, for the search, and at most for the score
+_FEW = 2  # waves for the comparison of derivatives
 _N_COVARIANCE = 65536  # simulated events for the covariance of some hundred functions
 _LEAST_VARIANCE = 1e-4  # relative; what varies less is what was subtracted, which is not known that precisely
 _USUAL = 4.0  # deviations of a component of the score up to which its products are followed
@@ -170,6 +171,24 @@ class ScoreFit:
             raise ValueError("This result holds no score. Type result = fit(problem, events) again.")
         return self.frozen
 
+    def start(self) -> Start:
+        """Where generators begin that start at this fit: for `Trainer(..., start=result.start())`.
+
+        Returns
+        -------
+        Start
+            The score, and the fit of each chain's resample.
+
+        Raises
+        ------
+        ValueError
+            If the result does not hold the score, or parameters were fixed.
+        """
+        frozen = self._score()
+        if len(self.parameters) < len(frozen.simulation.problem.parameters):
+            raise ValueError("Generators make all parameters: type result = fit(problem, events) without fixed.")
+        return Start.of(frozen.simulation.problem, frozen.observed, frozen.score, frozen.solution)
+
     def __str__(self) -> str:
         width = max(map(len, self.parameters))
         rows = zip(self.parameters, self.theta, self.deviation, strict=True)
@@ -254,8 +273,8 @@ def fit(
         raise ValueError(f"{len(checked)} events are too few: fit needs {_LEAST_EVENTS} or more.")
     observed = Observation(problem, checked)
     simulation = Simulation(problem, problem.statistic(observed.events), seed, fixed)
-    plain, more = Basis(observed.coordinates, _COARSE), Basis(observed.coordinates, _COARSE, _COARSE)
-    bases = [plain, more, Basis(observed.coordinates, _FINE), Basis(observed.coordinates, _COARSE, _FINE)]
+    plain, more, *finer = bases_of(observed.coordinates)
+    bases = [plain, more, *finer]
     # Positions see where events are rare, as many parameters need; far from the solution they may mislead a search.
     n_functions = plain(observed.coordinates(observed.events[:1], category=observed.category[:1])[0]).shape[1]
     coarse = plain if n_functions > 2 * len(simulation.parameters) else more

@@ -13,6 +13,7 @@ events in place of derivatives this is the local score of arXiv 1805.12244.
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,10 +32,13 @@ _CLAMP = 30.0  # standard deviations at which derivatives are cut while a networ
 
 
 class _Linear:
-    """Combinations of given functions: `matrix` is (function, direction)."""
+    """Combinations of given functions: `matrix` is (function, direction), and `centre` (direction,) is subtracted."""
 
     def __init__(self, functions: "Basis | _Joined", matrix: Tensor, centre: Tensor) -> None:
-        self._functions, self._matrix, self._centre = functions, matrix, centre @ matrix
+        self._functions, self._matrix, self._centre = functions, matrix, centre
+
+    def state(self) -> dict[str, Tensor]:
+        return {"matrix": self._matrix, "centre": self._centre}
 
     def __call__(self, z: Tensor) -> Tensor:
         return self._functions.combined(z, self._matrix) - self._centre
@@ -65,11 +69,23 @@ class _Limited:
     Where no event has taught them, they may have any value, and one observed event would decide.
     """
 
-    def __init__(self, function: Function, z: Tensor) -> None:
-        self._function, values = function, function(z)
+    def __init__(self, function: _Linear, low: Tensor, high: Tensor) -> None:
+        self._function, self._low, self._high = function, low, high
+
+    @classmethod
+    def at(cls, function: _Linear, z: Tensor) -> "_Limited":
+        """Limited to what is usual at these events."""
+        values = function(z)
         ordered = values.sort(0).values  # torch.quantile refuses many directions
         low, middle, high = (ordered[round(level * (len(values) - 1))] for level in (_RARE, 0.5, 1 - _RARE))
-        self._low, self._high = middle - _BEYOND * (middle - low), middle + _BEYOND * (high - middle)
+        return cls(function, middle - _BEYOND * (middle - low), middle + _BEYOND * (high - middle))
+
+    @classmethod
+    def restored(cls, functions: "Basis | _Joined", state: dict[str, Tensor]) -> "_Limited":
+        return cls(_Linear(functions, state["matrix"], state["centre"]), state["low"], state["high"])
+
+    def state(self) -> dict[str, Tensor]:
+        return self._function.state() | {"low": self._low, "high": self._high}
 
     def __call__(self, z: Tensor) -> Tensor:
         return self._function(z).clamp(self._low, self._high)
@@ -85,26 +101,41 @@ class _Network:
     where a narrow peak is.
     """
 
-    def __init__(self, sample: Sample, seed: int, given: Function) -> None:
-        self._given = given if sample.tangents is None else None
-        self._mean = sample.mean(sample.z)
-        values, vectors = torch.linalg.eigh(torch.cov(sample.z.T).reshape(sample.z.shape[1], -1))
-        self.whitening = vectors * values.clamp(min=1e-8 * float(values.max())).rsqrt()
-        random = torch.Generator().manual_seed(seed)
+    def __init__(self, mean: Tensor, whitening: Tensor, given: Function | None, unit: Tensor | None) -> None:
+        self._mean, self.whitening, self._given, self._unit = mean, whitening, given, unit
         self.weights: list[Tensor] = []
-        if self._given is not None:
-            self._unit = sample.covariance(self._given(sample.z)).diag().sqrt().clamp(min=1e-9)
-        for before, after in itertools.pairwise((self.inputs(sample.z[:1]).shape[1], *_WIDTHS)):
-            self.weights.append(torch.randn(before, after, generator=random) / math.sqrt(before))
-            self.weights.append(0.5 * torch.randn(after, generator=random))
+
+    @classmethod
+    def new(cls, sample: Sample, seed: int, given: Function) -> "_Network":
+        """With random weights."""
+        values, vectors = torch.linalg.eigh(torch.cov(sample.z.T).reshape(sample.z.shape[1], -1))
+        whitening, unit = vectors * values.clamp(min=1e-8 * float(values.max())).rsqrt(), None
+        if sample.tangents is None:
+            unit = sample.covariance(given(sample.z)).diag().sqrt().clamp(min=1e-9)
+        network = cls(sample.mean(sample.z), whitening, None if unit is None else given, unit)
+        random = torch.Generator().manual_seed(seed)
+        for before, after in itertools.pairwise((network.inputs(sample.z[:1]).shape[1], *_WIDTHS)):
+            network.weights.append(torch.randn(before, after, generator=random) / math.sqrt(before))
+            network.weights.append(0.5 * torch.randn(after, generator=random))
         # The last layer starts at zero: the network adds nothing until it has learned something.
         n = sample.n_directions
-        self.weights += [torch.zeros(_WIDTHS[-1], n), torch.zeros(n)]
-        for weight in self.weights:
-            weight.requires_grad_()
+        network.weights += [torch.zeros(_WIDTHS[-1], n), torch.zeros(n)]
+        return network
+
+    @classmethod
+    def restored(cls, given: Function, state: dict[str, Any]) -> "_Network":
+        unit = state.get("unit")
+        network = cls(state["mean"], state["whitening"], None if unit is None else given, unit)
+        network.weights = [state["weights"][str(k)] for k in range(len(state["weights"]))]
+        return network
+
+    def state(self) -> dict[str, Any]:
+        weights = {str(k): weight.detach() for k, weight in enumerate(self.weights)}
+        state = {"mean": self._mean, "whitening": self.whitening, "weights": weights}
+        return state if self._unit is None else state | {"unit": self._unit}
 
     def __call__(self, z: Tensor) -> Tensor:
-        return self.outputs(self.inputs(z)).double().detach()
+        return self.outputs(self.inputs(z)).double()
 
     def slopes(self, sample: Sample) -> Tensor:
         with torch.no_grad():
@@ -124,7 +155,7 @@ class _Network:
     def inputs(self, z: Tensor) -> Tensor:
         """Inputs (event, input) in single precision."""
         whitened = (z - self._mean) @ self.whitening
-        if self._given is not None:
+        if self._given is not None and self._unit is not None:
             whitened = torch.cat([whitened, self._given(z) / self._unit], -1)
         return whitened.float()
 
@@ -219,9 +250,11 @@ class Score:
         n = round((1 - _HELD_OUT) * len(sample.z))
         train, test = sample.part(0, n), sample.part(n, len(sample.z))
         candidates = [_linear(one, train, test) for one in bases]
-        function, value = max(candidates, key=lambda candidate: candidate[1])
-        self._function, self.gains = _Limited(function, sample.z), {"functions": value}
-        network = _Network(train, seed, self._function)
+        number = max(range(len(bases)), key=lambda k: candidates[k][1])
+        function, value = candidates[number]
+        self._function, self.gains = _Limited.at(function, sample.z), {"functions": value}
+        self._state: dict[str, Any] = {"basis": torch.tensor(number), "functions": self._function.state()}
+        network = _Network.new(train, seed, self._function)
         pilot, judge = train.part(0, min(n, _N_PILOT)), test.part(0, min(len(test.z), _N_PILOT // 2))
         self.is_complete = _learn(network, pilot, judge, self._function, _N_PILOT_EPOCHS, seed) < _GAIN
         if not self.is_complete:
@@ -233,8 +266,21 @@ class Score:
             unseen = test.part(middle, end)
             combined, value = _linear(_Joined(self._function, network), test.part(0, middle), unseen)
             if value > _information(self._function, unseen):
-                self._function = _Limited(combined, sample.z)
+                self._function = _Limited.at(combined, sample.z)
                 self.gains["with a network"] = value
+                self._state |= {"network": network.state(), "joined": self._function.state()}
+
+    @staticmethod
+    def restored(bases: Sequence[Basis], state: dict[str, Any]) -> Function:
+        """The function of a score that was learned with bases of the same coordinates."""
+        function = _Limited.restored(bases[int(state["basis"])], state["functions"])
+        if "network" not in state:
+            return function
+        return _Limited.restored(_Joined(function, _Network.restored(function, state["network"])), state["joined"])
+
+    def state(self) -> dict[str, Any]:
+        """What `restored` needs, as nested dict of Tensor."""
+        return self._state
 
     def __call__(self, z: Tensor) -> Tensor:
         """(event, coordinate) -> (event, direction)."""
@@ -251,6 +297,8 @@ def _learn(network: _Network, train: Sample, test: Sample, given: Function, n_ep
     The weights become those of the best epoch on held-out events.
     """
     learned, judged = _Data(train, network, given), _Data(test, network, given)
+    for weight in network.weights:
+        weight.requires_grad_()
     optimiser = torch.optim.Adam(network.weights, lr=_RATE)
     random = torch.Generator().manual_seed(seed)
     n_batches = len(train.z) // _BATCH
@@ -271,12 +319,12 @@ def _learn(network: _Network, train: Sample, test: Sample, given: Function, n_ep
             schedule.step()
     with torch.no_grad():
         for weight, good in zip(network.weights, kept, strict=True):
-            weight.copy_(good)
+            weight.requires_grad_(False).copy_(good)
     gain = 2 * (values[0] - min(values))
     return gain if math.isfinite(gain) else 0.0
 
 
-def _linear(functions: Basis | _Joined, train: Sample, test: Sample) -> tuple[Function, float]:
+def _linear(functions: Basis | _Joined, train: Sample, test: Sample) -> tuple[_Linear, float]:
     """The combination of functions that minimises the objective, and its information on events that did not teach it.
 
     Weights are shrunk as much as serves the other events: where events are rare, functions would be combined by chance.
@@ -290,7 +338,7 @@ def _linear(functions: Basis | _Joined, train: Sample, test: Sample) -> tuple[Fu
         information = float(2 * (matrix * unseen_slopes).sum() - size) / slopes.shape[1]
         if information > most:
             best, most = matrix, information
-    return _Linear(functions, best, train.mean(values)), most
+    return _Linear(functions, best, train.mean(values) @ best), most
 
 
 def _information(function: Function, sample: Sample) -> float:

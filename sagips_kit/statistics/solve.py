@@ -43,6 +43,8 @@ class Solution:
         Distance from where the search for it began, and length of the step that remains, in deviations.
     beyond : Tensor (parameter,)
         What leads from here to where the equations would be solved if the ranges had no ends.
+    influence, external : Tensor (parameter, component), (parameter, residual)
+        How the place moves with the mean score and with what residuals are compared with.
     sample : Sample
         Simulated events there.
     n_effective : float
@@ -57,6 +59,8 @@ class Solution:
     move: float
     step: float
     beyond: Tensor
+    influence: Tensor
+    external: Tensor
     sample: Sample
     n_effective: float
     halves: list[tuple[Tensor, Tensor]]
@@ -174,7 +178,7 @@ def _polish(
         diagonal = matrix.diag() + 1e-9 * matrix.diag().max() + 1e-12
         damped = matrix + damping * torch.diag(diagonal)
         step = torch.linalg.solve(damped, gradient).clamp(-_STRIDE, _STRIDE)
-        at = _corrected(simulation, t, step, damped)
+        at = corrected(simulation, t, step, damped)
     return End(best, t, matrix, _left(matrix, gradient))
 
 
@@ -183,7 +187,7 @@ def _left(matrix: Tensor, gradient: Tensor) -> float:
     return float(gradient @ torch.linalg.pinv(matrix, hermitian=True) @ gradient)
 
 
-def _corrected(simulation: Simulation, t: Tensor, straight: Tensor, matrix: Tensor) -> Tensor:
+def corrected(simulation: Simulation, t: Tensor, straight: Tensor, matrix: Tensor) -> Tensor:
     """Where a step leads that follows the curvature of the residuals, which may be sharp and cost little to compute."""
     residuals, pulls = simulation.residuals(t), simulation.pulls(t)
     at, bend = simulation.inside(t + straight), math.inf
@@ -261,7 +265,9 @@ def solve(simulation: Simulation, observed: Observation, score: Function, start:
     inverse = inverse_of(information)
     sandwich = inverse @ (noise + pulls.T @ pulls + _missing(information)) @ inverse
     moved = simulation.distance(t, start, information)
-    return Solution(t, information, sandwich, moved, left, inverse @ gradient, sample, n_effective, halves)
+    influence, external = n * inverse @ weights.T, inverse @ pulls.T
+    beyond = inverse @ gradient
+    return Solution(t, information, sandwich, moved, left, beyond, influence, external, sample, n_effective, halves)
 
 
 def _within(simulation: Simulation, t: Tensor, information: Tensor, gradient: Tensor) -> Tensor:

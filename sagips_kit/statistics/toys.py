@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._circular import difference
 from .limits import bounded_interval
-from .sample import Function
+from .score import Score
 from .simulated import Observation, Simulation
 from .solve import Solution, inverse_of
 
@@ -88,7 +88,7 @@ class Frozen:
 
     simulation: Simulation
     observed: Observation
-    score: Function
+    score: Score
     solution: Solution
     period: NDArray[np.float64] | None
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 # Groups
 POSTERIOR = "posterior"
@@ -63,6 +63,8 @@ FIT_DEVIATION = "fit_deviation"
 FIT_COVARIANCE = "fit_covariance"
 FIT_GOODNESS = "fit_goodness"
 FIT_FREEDOM = "fit_n_freedom"
+CHAIN_FIT = "chain_fit"
+CHAIN_START = "chain_start"
 TRUTH = "truth"
 PUBLISHED = "published"
 PUBLISHED_DEVIATION = "published_deviation"
@@ -215,6 +217,10 @@ _FIXED = (
              "chi-squared of means of functions that the fit did not use", "rank 0", since=4),
     Variable(REFERENCE, FIT_FREEDOM, (), "int64", DIMENSIONLESS, "degrees of freedom of that chi-squared", "rank 0", 0,
              since=4),
+    Variable(REFERENCE, CHAIN_FIT, (CHAIN, PARAMETER), "float64", UNITS_OF_PARAMETERS,
+             "fit of the events that the chain learns from, if generators began at the fit", "replica", since=5),
+    Variable(REFERENCE, CHAIN_START, (CHAIN, PARAMETER), "float64", UNITS_OF_PARAMETERS,
+             "where the chain began, if generators began at the fit; witnesses began elsewhere", "replica", since=5),
     Variable(REFERENCE, TRUTH, (PARAMETER,), "float64", UNITS_OF_PARAMETERS,
              "parameters that the observed events were made with", "creator"),
     Variable(REFERENCE, PUBLISHED, (PARAMETER,), "float64", UNITS_OF_PARAMETERS, "published value", "creator"),

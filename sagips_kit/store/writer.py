@@ -138,6 +138,11 @@ class RunWriter:
         with self._safely():
             self._root[schema.REFERENCE].attrs[schema.FIT_KEY] = dict(words)
 
+    def write_starts(self, fits: ArrayLike, starts: ArrayLike) -> None:
+        """Write the fit of each resample, and where the chains of this rank's replica began, (member, parameter)."""
+        for name, values in ((schema.CHAIN_FIT, fits), (schema.CHAIN_START, starts)):
+            self._write(self._array(schema.REFERENCE, name), (self._chains(),), np.asarray(values))
+
     def write_verdict(self, words: Mapping[str, Any]) -> None:
         """Write whether the result may be used, as JSON values; for the last rank, when the run is finished."""
         with self._safely():

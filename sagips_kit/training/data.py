@@ -100,11 +100,11 @@ class Constraints:
     def __init__(self, problem: "Problem", statistics: Sequence[Tensor], shifts: Tensor, n_events: int):
         self.statistics, self.n_events = statistics, n_events
         self._residuals = torch.vmap(problem.residuals, in_dims=(0, None, None))
-        self._shifts = shifts.to(statistics[0].device)
+        self.shifts = shifts.to(statistics[0].device)
 
     def __call__(self, theta: Tensor) -> Tensor:
         """Half the squared residuals per event, as in the likelihood: (member, set, parameter) -> (member,)."""
-        each = [self._residuals(*one) for one in zip(theta, self.statistics, self._shifts, strict=True)]
+        each = [self._residuals(*one) for one in zip(theta, self.statistics, self.shifts, strict=True)]
         return torch.stack(each).square().sum(-1).mean(-1) / (2 * self.n_events)
 
 

@@ -4,6 +4,7 @@ The discriminator sees whitened features, so that it learns equally fast in all 
 report as much about the parameters as these features contain, and the generator's axes follow that information.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,14 +36,25 @@ class WhiteFeatures:
         Weight of a simulated event of each category.
     device : torch.device
         Where features are computed.
+    score : callable or None
+        Learned score of events, (..., observable) -> (..., component), which becomes the first features.
     """
 
-    def __init__(self, problem: "Problem", events: Tensor, category_weights: Tensor, device: torch.device):
-        self._problem, self._features = problem, features_of(problem, events)
+    def __init__(
+        self,
+        problem: "Problem",
+        events: Tensor,
+        category_weights: Tensor,
+        device: torch.device,
+        score: Callable[[Tensor], Tensor] | None = None,
+    ):
+        self._problem, own = problem, features_of(problem, events)
+        # Whitening leaves the first features as they are, apart from what they share with each other.
+        self._features = own if score is None else lambda events: torch.cat([score(events), own(events)], -1)
         categories = problem.category(events)
         chosen = _equal_shares(categories, problem.n_categories)
         features = self._features(events[chosen]).double()
-        jitter = _SHARED if isinstance(self._features, AutomaticFeatures) else _JITTER
+        jitter = _SHARED if score is not None or isinstance(own, AutomaticFeatures) else _JITTER
         mean, whitening = features.mean(0), _whitening(features, jitter)
         white = (features - mean) @ whitening
         weights = category_weights.cpu().double()[categories[chosen]]

@@ -5,6 +5,8 @@ The training loop, the exchange between ranks and all random numbers belong to t
 
 import functools
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +30,28 @@ _N_STARTS, _N_EVENTS = 16, 512  # places on each circle where a generator may st
 _MOST_WITH_AXES = 1000  # parameters; natural axes are a matrix of all pairs of them
 
 
+@dataclass(frozen=True, eq=False)
+class Begin:
+    """Where generators begin, and what the discriminators then see.
+
+    Parameters
+    ----------
+    t : Tensor (member, parameter)
+        Their first parameters, as fractions of the ranges.
+    score : callable
+        Learned score of events: (..., observable) -> (..., component).
+    n_components : int
+        Number of its components.
+    is_blind : Tensor (member,) of bool
+        Whose discriminator does not see the score.
+    """
+
+    t: Tensor
+    score: Callable[[Tensor], Tensor]
+    n_components: int
+    is_blind: Tensor
+
+
 class GAN:
     """The generators and discriminators of the members of one rank, with their optimisers.
 
@@ -47,6 +71,8 @@ class GAN:
         Length of the run; longer runs have smaller learning rates.
     device : torch.device
         Where the networks are.
+    begin : Begin or None
+        Where the generators begin and what the discriminators then see; None begins in the middle of the ranges.
 
     Attributes
     ----------
@@ -72,17 +98,24 @@ class GAN:
         randoms: dict[str, list[torch.Generator]],
         n_steps: int,
         device: torch.device,
+        begin: "Begin | None" = None,
     ):
         self._problem, self._settings, self._data = problem, settings, data
         self._simulate = torch.vmap(torch.vmap(functools.partial(events_of, problem)))
-        self.features = WhiteFeatures(problem, data.observed, data.category_weights, device)
+        score = None if begin is None else begin.score
+        self.features = WhiteFeatures(problem, data.observed, data.category_weights, device, score)
+        self._begin, self._seen = begin, None
+        if begin is not None and begin.is_blind.any():
+            # A discriminator that does not see the score has zeros in its place.
+            self._seen = torch.ones(settings.n_members, 1, len(self.features), device=device)
+            self._seen[begin.is_blind, :, : begin.n_components] = 0
         n_parameters = len(problem.parameters)
         image = problem.image_of_parameters() if settings.generator == "convolution" else None
         sizes = settings.latent_dim, settings.generator_widths, n_parameters
         self.has_axes = settings.axes_every > 0 and n_parameters <= _MOST_WITH_AXES
         periodic = is_periodic(problem) if problem.periodic else None
         self.generator = Generator(*sizes, randoms["generator"], image, self.has_axes, periodic).to(device)
-        if periodic is not None and self.has_axes:
+        if begin is None and periodic is not None and self.has_axes:
             self.generator.start_at(self._places(randoms["generator"], periodic, device))
         widths = settings.discriminator_widths
         self.discriminator = Discriminator(len(self.features), widths, randoms["discriminator"], settings.precision).to(
@@ -92,7 +125,11 @@ class GAN:
         # With the axes, since weights have a meaning only along them.
         self.weights = FlatWeights([*self.generator.parameters(), *self.generator.buffers()], settings.n_members)
         self.optimisers = {name: _adam(network) for name, network in self.networks().items()}
-        self._rates = dict(zip(self.optimisers, schedules.first_rates(n_steps, settings), strict=True))
+        rates = schedules.first_rates(n_steps, settings)
+        if begin is not None:
+            self.generator.begin_at(begin.t)
+            rates = schedules.first_rates_at_a_fit(n_steps, data.constraints.n_events, settings)
+        self._rates = dict(zip(self.optimisers, rates, strict=True))
         self._trust = ratio_trust(self.discriminator)
         self.set_schedule(0.0)
 
@@ -124,9 +161,26 @@ class GAN:
     def set_schedule(self, done: float):
         """Set learning rates, damping and weight of the constraints to their values at a fraction of the run."""
         self._done = done
-        factors = {"generator": schedules.generator_rate_factor, "discriminator": schedules.rate_factor}
+        of_generator = schedules.generator_rate_factor
+        if self._begin is not None:
+            of_generator = schedules.generator_rate_factor_at_a_fit
+        factors = {"generator": of_generator, "discriminator": schedules.rate_factor}
         for name, optimiser in self.optimisers.items():
             optimiser.param_groups[0]["lr"] = self._rates[name] * factors[name](done, self._settings)
+
+    @property
+    def _explored(self) -> float:
+        """Fraction of the run that is done, for what changes only while generators look for the answer."""
+        return self._done if self._begin is None else 1.0
+
+    def latent_spread(self) -> float:
+        """Standard deviation of the generators' inputs."""
+        return schedules.latent_spread(self._explored, self._settings)
+
+    def _visible(self, events: Tensor) -> Tensor:
+        """Features of events that each member's discriminator sees."""
+        features = self.features(events)
+        return features if self._seen is None else features * self._seen
 
     def generate(self, latent: Tensor) -> Tensor:
         """Parameter vectors from the generators: (member, set, latent_dim) -> (member, set, parameter)."""
@@ -162,14 +216,14 @@ class GAN:
             The generated events' part of the discriminators' loss, and the generators' loss.
         """
         settings, discriminator = self._settings, self.discriminator
-        features = self.features(events)
+        features = self._visible(events)
         weights = self._data.category_weights[self._problem.category(events.detach())]
         self.optimisers["discriminator"].zero_grad()
         self._trust = ratio_trust(discriminator)
         pull, loss_generated, loss_generator = backward_generated(
             discriminator, features.detach(), settings.loss, weights, self._trust
         )
-        weight = schedules.constraint_weight(self._done, settings) * CURVATURE[settings.loss]
+        weight = schedules.constraint_weight(self._explored, settings) * CURVATURE[settings.loss]
         constraints = weight * self._data.constraints(theta)
         parameters = list(self.generator.parameters())
         gradients = torch.autograd.grad(
@@ -192,7 +246,7 @@ class GAN:
         Tensor (member,)
             The observed events' part of the discriminators' loss.
         """
-        return backward_observed(self.discriminator, self.features(batch), self._settings.loss, self._trust)
+        return backward_observed(self.discriminator, self._visible(batch), self._settings.loss, self._trust)
 
     def update_axes(self, noise: Tensor):
         """Set the generators' axes by the Fisher information per event that the features carry.
@@ -203,12 +257,12 @@ class GAN:
             Uniform numbers for the events that estimate the information.
         """
         constraints = self._data.constraints
-        weight = schedules.constraint_weight(self._done, self._settings) / constraints.n_events
+        weight = schedules.constraint_weight(self._explored, self._settings) / constraints.n_events
         information = [
             self.features.information(y, one_noise, statistic, weight)
             for y, one_noise, statistic in zip(self.generator.centre(), noise, constraints.statistics, strict=True)
         ]
-        self.generator.update_axes(torch.stack(information), schedules.damping(self._done, self._settings))
+        self.generator.update_axes(torch.stack(information), schedules.damping(self._explored, self._settings))
 
 
 def _adam(network):

@@ -169,6 +169,21 @@ class Generator(nn.Module):
         self.origin[:, 0, self._is_periodic] = 4 * (t[:, self._is_periodic].to(self.origin) - 0.5)
 
     @torch.no_grad()
+    def begin_at(self, t: Tensor) -> None:
+        """Begin at exactly the values t (member, parameter), fractions of the ranges, whatever the input."""
+        t = t.double()
+        y = 2 * torch.asin((2 * t - 1).clamp(-1, 1))
+        if self._is_periodic is not None:
+            y = torch.where(self._is_periodic, 4 * (t - 0.5), y)
+        network = self.network
+        network.weights[-1].zero_()
+        if self.has_axes:
+            network.biases[-1].zero_()
+            self.origin[:, 0] = y.to(self.origin)
+        else:
+            network.biases[-1].copy_(y[:, None])
+
+    @torch.no_grad()
     def centre(self) -> Tensor:
         """The point y (member, parameter) that the latent origin is mapped to; the same on all ranks of a replica."""
         return torch.baddbmm(self.origin, self._centre_outputs(), self.axes)[:, 0]

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 _SPREAD = 0.3  # standard deviation of the generator's input at the start
+_TRAVEL = 16.0  # deviations that a generator could move in a run at its first rate; at the real ones it is half of them
+_WARM_UP = 0.1  # fraction of the run after which generators that begin at a fit have their full rate
 _RAMP = 0.2  # fraction of the run after which damping and constraints have their final values
 # At full weight from the start, constraints would take the generator to the nearest place where they are met, which
 # may be far from the parameters that the events favour.
@@ -20,6 +22,16 @@ def first_rates(n_steps: int, settings: "Settings") -> tuple[float, float]:
     """Learning rates of generators and discriminators in the first step of a run of `n_steps`."""
     factor = math.sqrt(min(1.0, settings.full_rate_steps / n_steps))
     return factor * settings.generator_rate, factor * settings.discriminator_rate
+
+
+def first_rates_at_a_fit(n_steps: int, n_events: int, settings: "Settings") -> tuple[float, float]:
+    """The same for generators that begin at a fit, whose deviation along an axis is 1/sqrt(n_events)."""
+    return _TRAVEL / (n_steps * math.sqrt(n_events)), first_rates(n_steps, settings)[1]
+
+
+def generator_rate_factor_at_a_fit(done: float, settings: "Settings") -> float:
+    """Generators wait until their discriminators have learned something."""
+    return rate_factor(done, settings) * min(1.0, done / _WARM_UP)
 
 
 def rate_factor(done: float, settings: "Settings") -> float:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -22,10 +23,11 @@ from ..exchange import Independent
 from ..problems.arguments import require_arguments
 from ..problems.noise import stratified_noise
 from ..ranks.world import World
+from ..statistics.start import Start, is_witness
 from ..store.diagnostics import Watch
-from . import schedules, state_dicts
+from . import state_dicts
 from .data import RankData
-from .gan import GAN
+from .gan import GAN, Begin
 from .nonfinite import Guard
 from .records import Draws, Record
 from .seeds import random_streams
@@ -66,11 +68,17 @@ class Trainer:
         For more events than fit into memory: maps a number 0, 1, ... to the events (event, observable) of that window.
         Batches are then drawn from windows, of which each is read by one rank of a replica, and `events` is a random
         sample of all events.
+    start : Start or None
+        Begin at a fit, whose score the discriminators see: `fit(problem, events).start()`.  The last quarter of the
+        chains are witnesses, which begin 2 deviations away and do not see the score.  None begins in the middle of the
+        ranges, and explores them.
 
     Attributes
     ----------
     problem : Problem
         The problem.
+    chain_fits, chain_starts : ndarray (member, parameter)
+        With a start, the fit of each chain's resample, and where the chain began; else NaN.
     settings : Settings
         The settings.
     n_steps : int
@@ -134,6 +142,7 @@ class Trainer:
         world: World | None = None,
         exchange: Exchange | None = None,
         windows: Callable[[int], NDArray] | None = None,
+        start: Start | None = None,
     ):
         require_arguments(_CALL, problem, events)
         if not isinstance(settings, Settings):
@@ -151,7 +160,12 @@ class Trainer:
         share = replicas[: world.rank].count(replica), replicas.count(replica)
         batches = self._random.pop("batches")  # their state belongs to the data
         self.data = RankData(problem, settings, checked, resampling, batches, world.device, windows, share)
-        self.gan = GAN(problem, settings, self.data, self._random, n_steps, world.device)
+        self._start, begin = start, None
+        self.chain_fits = np.full((settings.n_members, len(problem.parameters)), np.nan)
+        self.chain_starts = self.chain_fits
+        if start is not None:
+            begin = self._begin(start, resampling)
+        self.gan = GAN(problem, settings, self.data, self._random, n_steps, world.device, begin)
         self.theta = torch.empty(settings.n_members, 0, len(problem.parameters))
         self._guard = Guard(self.gan.discriminator, self.gan.optimisers["discriminator"], settings.max_rollbacks)
         self._circles = None
@@ -161,6 +175,17 @@ class Trainer:
         self._watch = Watch(problem, settings.loss, settings.exploration * n_steps)
         self._waited_s, self._elapsed_s, self._staleness = 0.0, 0.0, 0
         self._channel: Channel = exchange.open(world, self.gan.gradient.buffer)
+
+    def _begin(self, start: Start, resampling: Resampling) -> Begin:
+        """Where the members begin, and which of them are witnesses."""
+        problem, chains, n_chains = self.problem, resampling.chains, resampling.n_chains
+        observed, constraints = self.data.observed, self.data.constraints
+        fits = start.fits_of(observed, resampling.indices(len(observed)), constraints.shifts.cpu())
+        starts = start.displaced(fits, chains, n_chains, self.seed)
+        self.chain_fits, self.chain_starts = fits.numpy(), starts.numpy()
+        lower, upper = (torch.as_tensor(np.asarray(end, dtype=float)) for end in (problem.lower, problem.upper))
+        is_blind = torch.tensor([is_witness(chain, n_chains) for chain in chains])
+        return Begin((starts - lower) / (upper - lower), start.features, start.n_components, is_blind)
 
     def __enter__(self):
         return self
@@ -173,6 +198,11 @@ class Trainer:
     def close(self) -> None:
         """Release the messages and buffers of the exchange.  Collective; `with Trainer(...)` does it."""
         self._channel.close()
+
+    @property
+    def has_start(self) -> bool:
+        """Whether the chains began at a fit."""
+        return self._start is not None
 
     @property
     def draws(self) -> NDArray:
@@ -283,6 +313,7 @@ class Trainer:
         # The guard comes after the networks and optimisers of which it keeps a copy.
         parts = self.gan.networks() | {"optimisers": self.gan.optimisers, "guard": self._guard, "draws": self._draws}
         parts |= {"watch": self._watch, "channel": self._channel, "random": self._random, "batches": self.data.batches}
+        parts |= {} if self._start is None else {"start": self._start}
         return parts | {"clock": state_dicts.Numbers(self, _CLOCK)}
 
     def _train_step(self):
@@ -292,7 +323,7 @@ class Trainer:
             gan.update_axes(self._information_noise())
         # The step of the paper: events from the generators; their gradients, sent to the other ranks; the
         # discriminators' update while messages travel; the generators' update with the mean gradient.
-        theta = gan.generate(self._latent(done))
+        theta = gan.generate(self._latent())
         loss_generated, loss_generator = self._send_gradient(theta, self._generate(theta))
         loss_observed = self._update_discriminator()
         self._update_generator()
@@ -334,11 +365,11 @@ class Trainer:
         self._waited_s += mixed.waited_s
         self._staleness = mixed.staleness
 
-    def _latent(self, done):
+    def _latent(self):
         """Inputs of the generators, Tensor (member, set, latent_dim)."""
         shape = (self.settings.n_sets, self.settings.latent_dim)
         draws = [torch.randn(shape, generator=random) for random in self._random["noise"]]
-        return schedules.latent_spread(done, self.settings) * torch.stack(draws).to(self.world.device)
+        return self.gan.latent_spread() * torch.stack(draws).to(self.world.device)
 
     def _noise(self, purpose, n_sets, n_events) -> Tensor:
         """Uniform numbers, stratified over all events of a member: (member, set, event, noise_dim)."""

@@ -1,0 +1,185 @@
+"""Where generators begin: at the fit of their own resample, as far as the learned score knows it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..events.resampling import check_events
+from ..events.streams import Stream, numpy_stream
+from ..problems.base import Problem, n_external
+from .basis import bases_of
+from .sample import Function
+from .score import Score
+from .simulated import Observation, Simulation
+from .solve import Solution, corrected
+
+_CHUNK = 16_384  # events whose score is computed at a time
+_DISPLACED = 2.0  # deviations (RMS over the parameters) from which a witness must return
+_N_PROJECTIONS, _AS_BEFORE = 8, 1.0  # of a step onto the constraints, and deviations by which these may differ
+_INSIDE = 1e-4  # distance (in units of the range) from an end at which generators may begin
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What a fit knows of other data sets: its score, and how the answer follows the mean score.
+
+    Chains begin at the fit of their own resample.  A quarter of them are witnesses: they begin 2 deviations away in a
+    random direction, and their discriminators do not see the score, so that nothing but the events leads them back.
+
+    Parameters
+    ----------
+    problem : Problem
+        The problem.
+    observed : Observation
+        The events that were fitted.
+    score : function
+        The learned score: coordinates (event, coordinate) -> (event, component).
+    state : dict
+        The rest, as nested dict of Tensor: the answer, how it depends on the mean score and on external knowledge, its
+        covariance, and what `Score.restored` needs.
+
+    See Also
+    --------
+    ScoreFit.start : The start that a fit gives.
+    """
+
+    problem: Problem
+    observed: Observation
+    score: Function
+    state: dict[str, Any]
+
+    @classmethod
+    def of(cls, problem: Problem, observed: Observation, score: Score, solution: Solution) -> "Start":
+        """The start at a solution."""
+        state = {
+            "t": solution.t,
+            "influence": solution.influence,
+            "external": solution.external,
+            "information": solution.information,
+            "covariance": solution.covariance,
+            "score": score.state(),
+        }
+        return cls(problem, observed, score, state)
+
+    @classmethod
+    def restored(cls, problem: Problem, events: NDArray[Any], state: dict[str, Any]) -> "Start":
+        """The start of a fit of these events (event, observable), from its state."""
+        observed = Observation(problem, check_events(problem, events).astype(np.float64))
+        return cls(problem, observed, Score.restored(bases_of(observed.coordinates), state["score"]), state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state, which a checkpoint holds."""
+        return self.state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Accept the state of the same start only.
+
+        Raises
+        ------
+        ValueError
+            If it is that of another one.
+        """
+        if not torch.equal(state["t"], self.state["t"]):
+            raise ValueError("the run began at another fit")
+
+    @property
+    def n_components(self) -> int:
+        """int: Number of components of the score."""
+        return self.state["influence"].shape[1]
+
+    def features(self, events: Tensor) -> Tensor:
+        """The score of events: (..., observable) -> (..., component), differentiable, in their type."""
+        flat = events.flatten(0, -2)
+        precise = flat if flat.device.type == "mps" else flat.double()
+        z, _ = self.observed.coordinates(precise, category=self.problem.category(flat.detach()))
+        return self.score(z).to(events.dtype).unflatten(0, events.shape[:-1])
+
+    def fits_of(self, events: Tensor, resamples: Sequence[Tensor], shifts: Tensor) -> Tensor:
+        """The fits of resamples of the events.
+
+        Parameters
+        ----------
+        events : Tensor (event, observable)
+            All events.
+        resamples : sequence of Tensor (event,) of int
+            Indices of the events of each resample.
+        shifts : Tensor (resample, external)
+            Shifts of the values of priors and measurements, in standard deviations.
+
+        Returns
+        -------
+        Tensor (resample, parameter)
+            To first order in the difference from all events, in the parameters' units.
+        """
+        simulation, state = self._simulation(), self.state
+        with torch.no_grad():
+            values = torch.cat([self.features(chunk.double()) for chunk in events.split(_CHUNK)])
+        category = self.problem.category(events) if self.problem.n_categories > 1 else torch.zeros(len(events)).long()
+        shares = torch.bincount(category, minlength=self.problem.n_categories) / len(events)
+        mean, residuals, places = _mean(values, category, shares), simulation.residuals(state["t"]), []
+        for chosen, shift in zip(resamples, shifts, strict=True):
+            difference = _mean(values[chosen], category[chosen], shares) - mean
+            # Constraints compare with a statistic of the resample.
+            other = Simulation(self.problem, self.problem.statistic(events[chosen].double()), 0)
+            moved = residuals - other.residuals(state["t"])
+            if n := n_external(self.problem):
+                moved[-n:] += shift.double()
+            step = state["influence"] @ difference + state["external"] @ moved
+            places.append(corrected(simulation, state["t"], step, state["information"]))
+        return torch.stack([simulation.theta(t) for t in places])
+
+    def displaced(self, fits: Tensor, chains: Sequence[int], n_chains: int, seed: int) -> Tensor:
+        """Where chains begin whose resamples have these fits (chain, parameter), in the parameters' units.
+
+        Witnesses begin elsewhere.
+        """
+        simulation = self._simulation()
+        root = torch.linalg.cholesky(self.state["covariance"] + 1e-18 * torch.eye(len(self.state["t"])))
+        deviation, places = self.state["covariance"].diag().sqrt(), []
+        for theta, chain in zip(fits, chains, strict=True):
+            t = simulation.t_of(theta)
+            if is_witness(chain, n_chains):
+                step = root @ torch.as_tensor(numpy_stream(seed, Stream.WITNESS, chain).normal(size=len(t)))
+                t = self._moved(simulation, t, step * _DISPLACED / (step / deviation).square().mean().sqrt())
+            places.append(simulation.theta(torch.where(simulation.is_periodic, t, t.clamp(_INSIDE, 1 - _INSIDE))))
+        return torch.stack(places)
+
+    def _moved(self, simulation: Simulation, t: Tensor, step: Tensor) -> Tensor:
+        """The place after a step, inside the ranges, where constraints and external knowledge say what they did before.
+
+        A constraint that is known precisely is curved over a few deviations.  The step is made the other way where it
+        leads out of the ranges, and shorter where it leads too far for that.
+        """
+        before, covariance = simulation.residuals(t), self.state["covariance"]
+        for one in (step, -step, 0.5 * step, -0.5 * step, 0.25 * step, -0.25 * step):
+            at = t + one
+            for _ in range(_N_PROJECTIONS if len(before) else 0):
+                pulls = simulation.pulls(at)
+                spread = pulls @ covariance @ pulls.T
+                at = at - covariance @ pulls.T @ torch.linalg.pinv(spread, hermitian=True) @ (
+                    simulation.residuals(at) - before
+                )
+            is_outside = ((at < _INSIDE) | (at > 1 - _INSIDE)) & ~simulation.is_periodic
+            if not bool(is_outside.any()) and bool((simulation.residuals(at) - before).abs().lt(_AS_BEFORE).all()):
+                return at
+        return t
+
+    def _simulation(self) -> Simulation:
+        return Simulation(self.problem, self.problem.statistic(self.observed.events), 0)
+
+
+def is_witness(chain: int, n_chains: int) -> bool:
+    """Whether a chain begins away from the fit: the last quarter of all, and none if there is one chain only."""
+    return n_chains > 1 and chain >= n_chains - math.ceil(n_chains / 4)
+
+
+def _mean(values: Tensor, category: Tensor, shares: Tensor) -> Tensor:
+    """Mean (component,) of values (event, component) with the given shares of the categories."""
+    means = [values[category == k].double().mean(0) for k in range(len(shares)) if shares[k]]
+    return shares[shares > 0].double() @ torch.stack(means)
