@@ -86,7 +86,8 @@ def test_the_demo_prints_how_far_its_runs_are_and_nothing_else(tmp_path, monkeyp
     out, err = capfd.readouterr()
     for notebook in demo.NOTEBOOKS:
         training = rf"^{notebook}.ipynb on 4 MPI engines\n(?: +\d s  preparing.*\n)+(?: +\d s .* \d+/1000 \[.*\]\n)+\n?"
-        result = rf"^{notebook}: \d\.\d\d floor units .*\n\n[A-Z ]+.*\n\n +estimate .*(\n.*)+\n  notebook  .*{notebook}.ipynb$"
+        result = rf"^{notebook}: \d\.\d\d floor units .*\n\n[A-Z ]+.*\n\n +estimate .*(\n.*)+\n"
+        result += rf"  notebook  .*{notebook}.ipynb$"
         assert re.search(training, out, re.MULTILINE) and re.search(result, out, re.MULTILINE), out
     assert not err
 

@@ -22,6 +22,7 @@ WRONG = {
     "n_observed": [0, 1.5, "10"],
     "reference": [None, 1, "yes"],
     "fit": [None, 1, "yes"],
+    "start": ["middle", 3, None],
     "overwrite": [None, 1],
     "checkpoint_s": [None, -1.0, "300", float("inf")],
 }
