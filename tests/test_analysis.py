@@ -695,3 +695,33 @@ def test_the_verdict_stands_above_the_summary_and_in_the_list(tmp_path):
     assert list_runs(tmp_path).loc["a.zarr", "verdict"] == found.state
     both = open_runs([run, run], labels=["a", "b"])
     assert [one.state for one in analysis.verdict(both).values] == [found.state] * 2
+
+
+def begun(theta, began, ended, n_events, n_observed=5000):
+    """The verdict on a run whose chains began and ended so many deviations from the fits of their events."""
+    deviation = theta.mean(1).std(0, ddof=1)
+    learned = (theta.mean((0, 1)), np.diag(deviation**2))
+    where, events = MemoryStore(), make_events(np.random.default_rng(0), n_observed)
+    spec = {"settings": {"n_events": n_events}}
+    make_run(theta, where, reference=None, learned=learned, n_replicas=1, spec=spec, events=events)
+    fits = theta.mean(1) - np.asarray(ended)[:, None] * deviation
+    with RunWriter(where, 0, 0) as writer:
+        writer.write_starts(fits, fits + np.asarray(began)[:, None] * deviation)
+    return analysis.verdict(open_run(where))
+
+
+@pytest.mark.parametrize(
+    ("began", "ended", "n_events", "state", "text"),
+    [
+        ([0, 0, 0, 2], [0.1, 0.1, 0.1, 0.2], 512, "no fault found", "at first 2, at last 0.2"),
+        ([0, 0, 0, 2], [0.1, 0.1, 0.1, 0.7], 512, "doubtful", "began 2 .* ended 0.7 .* only in part"),
+        ([0, 0, 0, 2], [0.1, 0.1, 0.1, 1.7], 512, "not reliable", "ended 1.7 .* do not confirm"),
+        ([0, 0, 0, 0.4], [0, 0, 0, 0.4], 512, "not reliable", "began 0.4 .* ended 0.4"),
+        ([0, 0, 0, 2], [0, 0, 0, 1.7], 50, "not tested", r"learned from 10 times .* about 20 times .* n_steps=2000"),
+        ([0, 0, 0, 2], [1, 1, 1, 0.1], 512, "doubtful", "began at the fits of their events left them by 1"),
+        ([0, 0, 0, 0], [0, 0, 0, 0], 512, "not tested", "there is no witness among them"),
+    ],
+)
+def test_only_witnesses_confirm_a_fit_at_which_chains_began(began, ended, n_events, state, text):
+    found = begun(make_theta(n_chains=4), began, ended, n_events)
+    assert found.state == state and re.search(text, found.headline), found.headline

@@ -22,6 +22,7 @@ RELIABLE, DOUBTFUL, NOT_RELIABLE, NOT_TESTED = "no fault found", "doubtful", "no
 _DOUBTFUL, _FAR = 0.5, 1.0  # RMS distances of the chains' mean from the fit, in deviations
 _BESIDE = 0.01  # deviations from its fit at which a chain that began is a witness
 _LEFT_BEHIND, _HALF_WAY = 0.8, 0.6  # fractions of their first distance at which witnesses have not come back
+_SEEN = 20  # times as many events as were observed that a witness needs to come back
 _APART = 1.0  # joint distance of two fits of the same events that counts
 _MOVED = 1.0  # standard deviations moved in the second half of the run that count
 _BY_CHANCE = 1e-3  # probability below which a spread of the chains is not that of the fit
@@ -350,9 +351,19 @@ def _of_the_witnesses(
         f"The witnesses, chains that began {away:.2g} deviations from the fits of their events, ended {back:.2g} from "
         "them (RMS)"
     )
-    if back > _FAR or back > _LEFT_BEHIND * away:
+    layout, n_observed = schema.layout_of(run.attrs), group_of(run, schema.OBSERVED).sizes[schema.EVENT]
+    per_step = settings_of(run).get("n_events", 0) * layout.n_ranks / layout.n_replicas
+    is_back = back <= _DOUBTFUL and back <= _HALF_WAY * away
+    if not is_back and layout.n_steps * per_step < _SEEN * n_observed:
+        wanted = math.ceil(_SEEN * n_observed / max(per_step, 1))
+        not_tested.append(
+            f"Whether chains that begin elsewhere come back to the fit: the witnesses learned from "
+            f"{layout.n_steps * per_step / n_observed:.2g} times as many events as were observed, and need about "
+            f"{_SEEN} times as many: n_steps={wanted}, larger n_events, or more ranks that share a generator."
+        )
+    elif back > _FAR or back > _LEFT_BEHIND * away:
         findings.append(Finding(ARRIVED, f"{text}: they do not confirm the fit. Train longer (n_steps)."))
-    elif back > _DOUBTFUL or back > _HALF_WAY * away:
+    elif not is_back:
         doubts.append(Finding(ARRIVED, f"{text}: they confirm the fit only in part. Train longer (n_steps)."))
 
 

@@ -17,6 +17,7 @@ from ..store.findings import ARRIVED, BOUND, SEVERAL, STRUCTURE
 from ..store.writer import RunWriter
 from .spec import RunSpec
 
+_MOST_TO_START = 60  # parameters of a run that begins at its fit
 _MOST_PARAMETERS = 24  # more take longer than ranks should wait
 
 
@@ -82,10 +83,10 @@ def _start_at(spec: RunSpec, result: ScoreFit) -> dict[str, Any] | None:
 
 
 def _fit(spec: RunSpec, events: NDArray) -> ScoreFit:
-    n_parameters = len(spec.problem.parameters)
-    if n_parameters > _MOST_PARAMETERS:
+    n_parameters, most = len(spec.problem.parameters), _MOST_TO_START if spec.start == "fit" else _MOST_PARAMETERS
+    if n_parameters > most:
         raise ValueError(
-            f"{n_parameters} parameters are too many: a run makes the fit for up to {_MOST_PARAMETERS}. "
-            "fit(problem, events) makes it for any number, but it may take long."
+            f"{n_parameters} parameters are too many: a run makes the fit for up to {most}. fit(problem, events) makes "
+            "it for any number, but it may take long."
         )
     return fit(spec.problem, events, seed=spec.seed)

@@ -368,20 +368,28 @@ def _learn(
         simulation.uses_differences = sample.differences is not None
         score = Score(sample, bases, seed, is_rough)
         solution = solve(simulation, used, score, t, axes)
-        # Next to a moving edge every score can be improved, without end; a solution at an end of the ranges is pushed
-        # there, and to learn once more would not help.
-        edges = moving_edges(simulation, used.n, solution) if solution.move < 1 else []
-        is_stuck = bool(edges) or bool(simulation.is_near_an_end(solution.t, AT_END).any())
-        is_last = is_stuck or (score.is_complete and _is_near(solution, axes, used.n))
+        edges, is_last = _state(simulation, used, score, solution, axes)
         if is_last and used is not observed:
             used = observed
             solution = solve(simulation, used, score, solution.t, axes)
-            is_last = is_stuck or _is_near(solution, axes, used.n)
-        t, information, is_learned = solution.t, solution.information, True
+            edges, is_last = _state(simulation, used, score, solution, axes)
         if is_last:
             break
+        t, information, is_learned = solution.t, solution.information, True
         is_rough = is_rough and not _is_near(solution, axes, used.n)
     return score, solution, axes, edges
+
+
+def _state(
+    simulation: Simulation, used: Observation, score: Score, solution: Solution, axes: Tensor
+) -> tuple[list[str], bool]:
+    """Moving edges at a solution, and whether to learn once more would not help.
+
+    Next to a moving edge every score can be improved, without end; a solution at an end of the ranges is pushed there.
+    """
+    edges = moving_edges(simulation, used.n, solution) if solution.move < 1 else []
+    is_stuck = bool(edges) or bool(simulation.is_near_an_end(solution.t, AT_END).any())
+    return edges, is_stuck or (score.is_complete and _is_near(solution, axes, used.n))
 
 
 def _is_near(solution: Solution, axes: Tensor, n: int) -> bool:

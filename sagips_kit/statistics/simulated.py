@@ -251,6 +251,18 @@ class Observation:
         z, _ = self.coordinates(events, category=category)
         return Sample(z, self._weights(category), category)
 
+    def simulated_mean(self, simulation: Simulation, t: Tensor, noise: Tensor, function: Function) -> Tensor:
+        """Mean (function,) over simulated events with the observed shares of categories, few of them at a time."""
+        n_categories = self._problem.n_categories
+        sums, counts = [], []
+        for part in noise.split(_CHUNK):
+            sample = self.simulated(simulation, t, part)
+            in_category = torch.nn.functional.one_hot(sample.category, n_categories).double()
+            sums.append(in_category.T @ function(sample.z))
+            counts.append(in_category.sum(0))
+        by_category = torch.stack(sums).sum(0) / torch.stack(counts).sum(0).clamp(min=1)[:, None]
+        return self._shares.to(by_category) @ by_category
+
     def sample(self, simulation: Simulation, t: Tensor, noise: Tensor, axes: Tensor, width: float = WIDE) -> Sample:
         """Simulated events and how they change along axes (parameter, direction).
 

@@ -17,6 +17,7 @@ _N_SEARCH, _N_SET, _N_SETS = 1024, 8192, 8  # simulated events of the search; of
 N_LEARN = 65536  # simulated events that a score is learned from
 _N_COMPARED = 16384  # simulated events by which several answers are compared
 _MOST_IN_SET = 32768  # events of a set, where smaller ones would add to the deviations
+_N_MANY = 262144  # simulated events of a set whose derivatives are not needed
 _ENOUGH = 10.0  # simulated events per observed one, in effect, from which larger sets are not needed
 DETERMINED = 12.0  # least information, in units of the range, along a direction that events determine
 _STRIDE, _MOST_BENDS = 0.3, 4  # of a descent: longest step, in units of the ranges, and corrections of a step
@@ -243,25 +244,31 @@ def solve(simulation: Simulation, observed: Observation, score: Function, start:
     n, t, size = observed.n, start, _N_SET
     halves = observed.halves(score)
     mean, observed_covariance = ((first + second) / 2 for first, second in zip(*halves, strict=True))
-    inverse_axes = torch.linalg.inv(axes)
+    inverse_axes, offset, is_refined = torch.linalg.inv(axes), torch.zeros_like(mean), False
     for _ in range(14):
         sample = observed.sample(simulation, t, simulation.noise(size, 2, _N_SETS), axes, NARROW)
         values, slopes = score(sample.z), sample.slopes(score) @ inverse_axes
         covariance = sample.covariance(values)
-        weighted = solve_hermitian(covariance, torch.cat([slopes, (mean - sample.mean(values))[:, None]], 1))
+        weighted = solve_hermitian(covariance, torch.cat([slopes, (mean - sample.mean(values) - offset)[:, None]], 1))
         residuals, pulls = simulation.residuals(t), simulation.pulls(t)
         information = n * slopes.T @ weighted[:, :-1] + pulls.T @ pulls
         gradient = n * slopes.T @ weighted[:, -1] - pulls.T @ residuals
         step = _within(simulation, t, information, gradient)
         left = simulation.distance(step, torch.zeros_like(step), information)
-        n_effective = _n_effective(sample, values, covariance)
+        if not is_refined:
+            errors = _errors([one.mean(part) for one, part in zip(sets_of(sample), values.chunk(_N_SETS), strict=True)])
+        n_effective = float((covariance.diag().clamp(min=1e-300) / errors.clamp(min=1e-300)).min())
         if left < 0.01:
-            if n_effective > _ENOUGH * n or size == _MOST_IN_SET:
+            if n_effective > _ENOUGH * n or is_refined:
                 break
+            if size == _MOST_IN_SET:
+                # Rare events decide some components, and are few among those that slopes can be computed for.
+                means, is_refined = _means_of_many(simulation, observed, score, t), True
+                offset, errors = means.mean(0) - sample.mean(values), _errors(list(means))
             size = _MOST_IN_SET
         t = simulation.inside(t + min(1.0, 5.0 / max(left, 1e-9)) * step)
     weights = weighted[:, :-1]
-    noise = n * weights.T @ observed_covariance @ weights + n**2 / n_effective * weights.T @ covariance @ weights
+    noise = n * weights.T @ observed_covariance @ weights + n**2 * weights.T @ torch.diag(errors) @ weights
     inverse = inverse_of(information)
     sandwich = inverse @ (noise + pulls.T @ pulls + _missing(information)) @ inverse
     moved = simulation.distance(t, start, information)
@@ -308,11 +315,18 @@ def sets_of(sample: Sample) -> list[Sample]:
     return sample.parts(_N_SETS)
 
 
-def _n_effective(sample: Sample, values: Tensor, covariance: Tensor) -> float:
-    """Number of independent events whose means would scatter as those of the simulated ones, which are quasi-random."""
-    means = torch.stack([one.mean(part) for one, part in zip(sets_of(sample), values.chunk(_N_SETS), strict=True)])
-    errors = means.var(0) / _N_SETS
-    return float(1 / (errors / covariance.diag().clamp(min=1e-300)).mean().clamp(min=1e-300))
+def _errors(means: list[Tensor]) -> Tensor:
+    """Squared errors (component,) of the mean of independent means, each of quasi-random events."""
+    return torch.stack(means).var(0) / len(means)
+
+
+def _means_of_many(simulation: Simulation, observed: Observation, score: Function, t: Tensor) -> Tensor:
+    """Means (set, component) of the score over many events, without their derivatives."""
+    means = []
+    for number in range(_N_SETS):
+        noise = simulation.noise(_N_MANY, 10 + number)
+        means.append(observed.simulated_mean(simulation, t, noise, score))
+    return torch.stack(means)
 
 
 def inverse_of(information: Tensor) -> Tensor:
