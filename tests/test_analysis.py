@@ -656,7 +656,7 @@ def test_a_run_in_order_says_what_was_tested():
         ({"findings": ["b"]}, "not reliable", "several answers", "is not reliable: b"),
         ({"n_freedom": 0}, "not tested", None, "The goodness of fit was not tested"),
         ({"learned": None}, "not tested", None, "There is no fit by the learned score.*: it was not asked for"),
-        ({"n_steps": 500}, "not tested", None, "tested when it has ended; it is at step 500 of 1000"),
+        ({"n_steps": 500}, "not tested", None, "tested when it is finished; it is at step 500 of 1000"),
     ],
 )
 def test_the_verdict_names_the_most_basic_reason(options, state, kind, text):
@@ -716,10 +716,12 @@ def begun(theta, began, ended, n_events, n_observed=5000):
         ([0, 0, 0, 2], [0.1, 0.1, 0.1, 0.2], 512, "no fault found", "at first 2, at last 0.2"),
         ([0, 0, 0, 2], [0.1, 0.1, 0.1, 0.7], 512, "doubtful", "began 2 .* ended 0.7 .* only in part"),
         ([0, 0, 0, 2], [0.1, 0.1, 0.1, 1.7], 512, "not reliable", "ended 1.7 .* do not confirm"),
-        ([0, 0, 0, 0.4], [0, 0, 0, 0.4], 512, "not reliable", "began 0.4 .* ended 0.4"),
-        ([0, 0, 0, 2], [0, 0, 0, 1.7], 50, "not tested", r"learned from 10 times .* about 20 times .* n_steps=2000"),
+        ([0, 0, 0, 0.7], [0, 0, 0, 0.69], 512, "not reliable", "began 0.7 .* ended 0.69"),
+        ([0, 0, 0, 0.7], [0, 0, 0, 0.45], 512, "doubtful", "began 0.7 .* ended 0.45 .* only in part"),
+        ([0, 0, 0, 0.3], [0, 0, 0, 0.3], 512, "not tested", "the witnesses began only 0.3 deviations from it"),
+        ([0, 0, 0, 2], [0, 0, 0, 1.7], 50, "not tested", r"learned from 10 times .* about 50 times .* n_steps=5000"),
         ([0, 0, 0, 2], [1, 1, 1, 0.1], 512, "doubtful", "began at the fits of their events left them by 1"),
-        ([0, 0, 0, 0], [0, 0, 0, 0], 512, "not tested", "there is no witness among them"),
+        ([0, 0, 0, 0], [0, 0, 0, 0], 512, "not tested", "the witnesses began only 0 deviations"),
     ],
 )
 def test_only_witnesses_confirm_a_fit_at_which_chains_began(began, ended, n_events, state, text):

@@ -14,9 +14,10 @@ from mpi_launcher import TESTS, mpiexec
 from test_resume import SMALL, assert_same_bits, file_of, files_of, stop_at
 
 from sagips_kit import Ring, RunSpec, Settings, Trainer, analysis, fit, open_run, prepare, run
+from sagips_kit._partition import is_witness
 from sagips_kit.events.resampling import Resampling
 from sagips_kit.ranks.world import World
-from sagips_kit.statistics.start import Start, is_witness
+from sagips_kit.statistics.start import Start
 from sagips_kit.training import schedules
 from sagips_kit.training.state_dicts import flattened, nested
 
@@ -129,7 +130,7 @@ def test_a_run_that_begins_at_its_fit_says_whether_witnesses_confirm_it(mutate, 
         store=str(tmp_path / "a.zarr"),
         settings=SETTINGS,
         n_steps=400,
-        n_observed=5000,
+        n_observed=4000,
         start="fit",
         seed=2,
     )

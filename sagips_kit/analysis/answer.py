@@ -12,17 +12,17 @@ import scipy.stats
 import xarray as xr
 
 from ..store import diagnostics, schema
-from ..store.findings import ARRIVED, BOUND, FAILED, SPREAD, Finding, in_order
+from ..store.findings import ARRIVED, BOUND, FAILED, SPREAD, STRUCTURE, Finding, in_order
 from ..store.status import RunStatus
-from .base import circles_of, difference, for_each_run, gathered, group_of, rms, settings_of, written
+from .base import circles_of, difference, for_each_run, gathered, group_of, rms, settings_of, witnesses_of, written
 from .estimates import estimate
 from .fits import Reference, fit, fit_words, reference_of
 
 RELIABLE, DOUBTFUL, NOT_RELIABLE, NOT_TESTED = "no fault found", "doubtful", "not reliable", "not tested"
 _DOUBTFUL, _FAR = 0.5, 1.0  # RMS distances of the chains' mean from the fit, in deviations
-_BESIDE = 0.01  # deviations from its fit at which a chain that began is a witness
+_BESIDE = 0.5  # deviations from their fits from which witnesses that come back say something
 _LEFT_BEHIND, _HALF_WAY = 0.8, 0.6  # fractions of their first distance at which witnesses have not come back
-_SEEN = 20  # times as many events as were observed that a witness needs to come back
+_SEEN = 50  # times as many events as were observed that a witness needs to come back
 _APART = 1.0  # joint distance of two fits of the same events that counts
 _MOVED = 1.0  # standard deviations moved in the second half of the run that count
 _BY_CHANCE = 1e-3  # probability below which a spread of the chains is not that of the fit
@@ -152,7 +152,7 @@ def verdict(run: xr.DataTree) -> Verdict:
     findings += [Finding(_KIND_OF[kind], text) for kind, text in complaints.items()]
     status = RunStatus.from_run(run)
     if status.state != "finished":
-        not_tested.append(f"The chains of the run are tested when it has ended; it is at {status}.")
+        not_tested.append(f"The chains of the run are tested when it is finished; it is at {status}.")
     elif "diverged" not in complaints:
         _of_the_chains(run, findings, doubts, not_tested, tests)
     return Verdict(tuple(in_order(findings)), tuple(in_order(doubts)), tuple(not_tested), tests)
@@ -235,16 +235,23 @@ def _of_the_fit(run: xr.DataTree, tests: dict[str, float]) -> tuple[list[Finding
         text = f"There is no fit by the learned score, whose tests find most faults: {reason or words['reason']}"
         return [], [], [text if text.endswith(".") else f"{text}."]
     findings = [Finding(one.kind, f"The fit by the learned score is not reliable: {one}") for one in words["findings"]]
-    doubts, not_tested, values = [Finding(ARRIVED, text) for text in words["notes"]], [], fit(run)
+    doubts, not_tested, values = [Finding(STRUCTURE, text) for text in words["notes"]], [], fit(run)
+    if words.get("start"):
+        not_tested.append(words["start"])
     if values["n_freedom"].item() > 0:
         tests["goodness of fit, p-value"] = values["p_value"].item()
     else:
         not_tested.append("The goodness of fit was not tested, because no function is left that the fit does not use.")
     likelihood = group_of(run, schema.REFERENCE)[list(schema.LIKELIHOOD_FIT)].load()
-    if likelihood[schema.MLE].notnull().all():
+    if not likelihood[schema.MLE].notnull().any():
+        return findings, doubts, not_tested
+    if not all(variable.notnull().all() for variable in likelihood.values()):
+        not_tested.append("The fit against the likelihood fit, because this does not determine all parameters.")
+    else:
         apart = difference(values["fit"], likelihood[schema.MLE], circles_of(run)[1])
+        # In units of the larger covariance: a fit that uses less information may be farther away.
         tests["joint distance of the fit from the likelihood fit"] = distance = _joint(
-            apart.values, likelihood[schema.COVARIANCE].values
+            apart.values, values["covariance"].values
         )
         if distance > _APART and not findings:
             findings.append(
@@ -291,6 +298,9 @@ def _of_the_chains(
         return
     name = "likelihood fit" if reference.name == "mle" else "fit by the learned score"
     to = values["to_mle" if reference.name == "mle" else "to_fit"]
+    if not to.notnull().all():
+        not_tested.append(f"Whether the chains have arrived: the {name} does not determine all parameters.")
+        return
     tests["RMS distance of the chains from the fit, deviations"] = distance = float(rms(to))
     worst = int(np.argmax(abs(to.values)))
     text = (
@@ -329,7 +339,13 @@ def _of_the_witnesses(
         return rms(difference(places, reference[schema.CHAIN_FIT], circles_of(run)[1]) / deviation).values
 
     began, ended = distance(reference[schema.CHAIN_START]), distance(ends)
-    is_witness = began > _BESIDE
+    is_witness = witnesses_of(run)
+    if not is_witness.any():
+        not_tested.append(
+            "Whether chains that begin elsewhere come back to the fit: a single chain is no witness. Use more members "
+            "(Settings.n_members)."
+        )
+        return
     others = ended[~is_witness]
     tests["RMS distance of the other chains from their fits, deviations"] = left = math.sqrt((others**2).mean())
     if left > _DOUBTFUL:
@@ -338,13 +354,13 @@ def _of_the_witnesses(
             "discriminators see something else than the fit, or learn too fast (discriminator_rate)."
         )
         doubts.append(Finding(ARRIVED, text))
-    if not is_witness.any():
+    away, back = (math.sqrt((values[is_witness] ** 2).mean()) for values in (began, ended))
+    if away < _BESIDE:
         not_tested.append(
-            "Whether chains that begin elsewhere come back to the fit: there is no witness among them. Use more "
-            "members (Settings.n_members)."
+            f"Whether chains that begin elsewhere come back to the fit: the witnesses began only {away:.1g} deviations "
+            "from it, because the ranges or constraints leave them no room."
         )
         return
-    away, back = (math.sqrt((values[is_witness] ** 2).mean()) for values in (began, ended))
     tests["RMS distance of the witnesses from their fits, deviations: at first"] = away
     tests["at last"] = back
     text = (
@@ -361,7 +377,7 @@ def _of_the_witnesses(
             f"{layout.n_steps * per_step / n_observed:.2g} times as many events as were observed, and need about "
             f"{_SEEN} times as many: n_steps={wanted}, larger n_events, or more ranks that share a generator."
         )
-    elif back > _FAR or back > _LEFT_BEHIND * away:
+    elif back > _FAR or back > max(_DOUBTFUL, _LEFT_BEHIND * away):
         findings.append(Finding(ARRIVED, f"{text}: they do not confirm the fit. Train longer (n_steps)."))
     elif not is_back:
         doubts.append(Finding(ARRIVED, f"{text}: they confirm the fit only in part. Train longer (n_steps)."))
@@ -383,7 +399,7 @@ def _of_the_spread(
     n_freedom = (int(values["n_chains"]) - 1) * eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
     law = scipy.stats.chi2(n_freedom)
     p_value = 2 * min(law.cdf(ratio**2 * n_freedom), law.sf(ratio**2 * n_freedom))
-    if 1 / _UNLIKE < ratio < _UNLIKE or p_value > _BY_CHANCE:
+    if 1 / _UNLIKE < ratio < _UNLIKE or not p_value < _BY_CHANCE:
         return ""
     return (
         f"The chains, which learn from resampled events, scatter by {ratio:.2g} times the deviations of the {name}, "
@@ -397,7 +413,8 @@ def _still_moving(run: xr.DataTree, values: xr.Dataset, reference: Reference) ->
     history, (names, _) = group_of(run, schema.HISTORY)[schema.THETA], schema.names_of(run.attrs)
     generators, (low, period) = (schema.RANK, schema.MEMBER), circles_of(run)
     rows = gathered(history.isel({schema.STEP: [history.sizes[schema.STEP] // 2, -1]}), generators, low, period)
-    half, end = rows.mean(generators).transpose(schema.STEP, ...)
+    rows = rows.stack(chain=generators).isel(chain=~_witness_rows(run, rows))
+    half, end = rows.mean("chain").transpose(schema.STEP, ...)
     moved = np.abs(difference(end, half, period).values)
     deviation = values["deviation"].values  # NaN for a single chain
     deviation = np.where(np.isfinite(deviation), deviation, reference.deviation.values)
@@ -411,6 +428,15 @@ def _still_moving(run: xr.DataTree, values: xr.Dataset, reference: Reference) ->
         "not have arrived, and then its standard deviations mean nothing. Train longer (n_steps), or look for "
         "parameters that the events hardly determine."
     ]
+
+
+def _witness_rows(run: xr.DataTree, rows: xr.DataArray) -> np.ndarray:
+    """Which generators of the history, rank by rank, belong to witnesses."""
+    layout, is_witness = schema.layout_of(run.attrs), witnesses_of(run)
+    if layout.n_replicas in (1, layout.n_ranks):
+        return np.tile(is_witness, layout.n_ranks // layout.n_replicas)
+    # Which ranks have which chains is not stored.
+    return np.zeros(rows.sizes[schema.RANK] * rows.sizes[schema.MEMBER], dtype=bool)
 
 
 def _complaints(run: xr.DataTree) -> dict[str, str]:

@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from .. import _circular
+from .._partition import is_witness
 from ..store import schema
 from ..store.status import RunStatus
 
@@ -211,6 +212,13 @@ def written(run: xr.DataTree, group: str) -> xr.Dataset:
             "convergence(run) until it ends, then open the run again."
         )
     return gathered_chains(chains) if group == schema.POSTERIOR else chains
+
+
+def witnesses_of(run: xr.DataTree) -> np.ndarray:
+    """Which chains (chain,) of a run began away from its fit, to see whether they come back."""
+    n_chains = schema.layout_of(run.attrs).n_chains
+    has_start = group_of(run, schema.REFERENCE)[schema.CHAIN_START].notnull().any()
+    return np.array([bool(has_start) and is_witness(chain, n_chains) for chain in range(n_chains)])
 
 
 def gathered_chains(chains: xr.Dataset) -> xr.Dataset:

@@ -9,7 +9,18 @@ import xarray as xr
 from .. import _circular
 from ..store import schema
 from . import calibration
-from .base import circles_of, difference, each_run, for_each_run, gathered_chains, group_of, inside, rms, written
+from .base import (
+    circles_of,
+    difference,
+    each_run,
+    for_each_run,
+    gathered_chains,
+    group_of,
+    inside,
+    rms,
+    witnesses_of,
+    written,
+)
 from .fits import fit, fit_words
 
 _REFERENCES = (schema.TRUTH, schema.MLE, schema.FIT, schema.PUBLISHED)
@@ -22,7 +33,7 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
 
     The estimate is the mean over the chains, each represented by the mean of its draws.  Chains learned from different
     resamples of the events, so the deviation among them is the uncertainty.  Means and differences of periodic
-    parameters are those on the circle.
+    parameters are those on the circle.  Witnesses, which began away from the fit of the run, do not count.
 
     Parameters
     ----------
@@ -68,7 +79,9 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
     """
     reference = group_of(run, schema.REFERENCE).drop_dims(schema.PARAMETER_2).load()
     learned = fit(run)
-    result = estimate_of(written(run, schema.POSTERIOR)).assign(
+    chains = written(run, schema.POSTERIOR)
+    chains = chains.isel({schema.CHAIN: ~witnesses_of(run)[chains[schema.CHAIN].values]})
+    result = estimate_of(chains).assign(
         mle=reference[schema.MLE],
         floor=reference[schema.DEVIATION],
         fit=learned["fit"],

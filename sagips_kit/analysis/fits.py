@@ -68,7 +68,7 @@ def fit_words(run: xr.DataTree) -> dict[str, Any]:
     """State, findings, information and reason of the fit by the learned score."""
     nothing: dict[str, Any] = {"state": "none", "reason": "", "findings": [], "notes": [], "information": {}}
     words = nothing | group_of(run, schema.REFERENCE).attrs.get(schema.FIT_KEY, {})
-    return words | {"findings": [Finding(**one) for one in words["findings"]]}
+    return words | {"findings": [Finding.from_stored(one) for one in words["findings"]]}
 
 
 def goodness_words(values: xr.Dataset) -> str:

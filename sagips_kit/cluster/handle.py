@@ -226,7 +226,10 @@ class RunHandle:
     def _verdict(self) -> str:
         from ..analysis.answer import verdict
 
-        return verdict(self.open()).headline
+        try:
+            return verdict(self.open()).headline
+        except Exception as error:  # the run has its results all the same
+            return f"not made: {type(error).__name__}: {error}"
 
     def _wait(self, timeout_s: float | None = None) -> None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s

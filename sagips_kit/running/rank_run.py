@@ -193,7 +193,14 @@ class RankRun:
         self._writer.set_progress(self._trainer.step)
         if read_status(self._spec.store).is_finished:  # true for the last rank
             self._checkpoints.clear()
+            self._write_verdict()
+
+    def _write_verdict(self) -> None:
+        """Store whether the result may be used; the run has its results, whatever happens here."""
+        try:
             self._writer.write_verdict(verdict(open_run(self._spec.store)).to_dict())
+        except Exception as error:
+            warnings.warn(f"The verdict on the run was not stored: {type(error).__name__}: {error}", stacklevel=2)
 
     def result(self) -> RankResult:
         """What `run_rank` returns."""

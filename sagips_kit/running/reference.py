@@ -48,8 +48,10 @@ def write_fit(spec: RunSpec, writer: RunWriter, events: NDArray) -> dict[str, An
         )
         writer.write_fit({"state": schema.FAILED, "reason": reason})
     else:
+        start, reason = _start_at(spec, result)
         words = {
             "state": schema.MADE,
+            "start": reason,
             "findings": [finding.to_dict() for finding in result.findings],
             "notes": list(result.notes),
             "information": result.information,
@@ -62,24 +64,29 @@ def write_fit(spec: RunSpec, writer: RunWriter, events: NDArray) -> dict[str, An
             schema.FIT_FREEDOM: result.n_freedom,
         }
         writer.write_fit(words, **values)
-        return _start_at(spec, result)
+        return start
     return None
 
 
 def start_of(spec: RunSpec, events: NDArray) -> dict[str, Any] | None:
     """Where generators begin, as the state of a `Start`, from a fit that is made once more."""
     try:
-        return _start_at(spec, _fit(spec, events))
+        return _start_at(spec, _fit(spec, events))[0]
     except Exception:  # which the store knows already
         return None
 
 
-def _start_at(spec: RunSpec, result: ScoreFit) -> dict[str, Any] | None:
-    """The state of a `Start`; None where the place is in doubt, so that generators look for it themselves."""
-    is_in_doubt = any(finding.kind in (STRUCTURE, BOUND, SEVERAL, ARRIVED) for finding in result.findings)
-    if spec.start != "fit" or spec.settings.generator == "convolution" or is_in_doubt or result.notes:
-        return None
-    return result.start().state
+def _start_at(spec: RunSpec, result: ScoreFit) -> tuple[dict[str, Any] | None, str]:
+    """The state of a `Start`; or None, and why generators look for the answer themselves though they should not."""
+    if spec.start != "fit":
+        return None, ""
+    if any(finding.kind in (STRUCTURE, BOUND, SEVERAL, ARRIVED) for finding in result.findings):
+        why = "it is in doubt where the answer is"
+    elif result.notes:
+        why = "generators cannot follow its differences"
+    else:
+        return result.start().state, ""
+    return None, f"Generators did not begin at the fit, because {why}: they explored the ranges and need more steps."
 
 
 def _fit(spec: RunSpec, events: NDArray) -> ScoreFit:

@@ -133,6 +133,13 @@ class RunSpec(metaclass=ValueClass):
     checkpoint_s: NonNegative = 300.0
 
     def __post_init__(self) -> None:
+        if self.start == "fit" and not self.fit:
+            raise ValueError('start="fit" needs the fit, which fit=False leaves out. Type fit=True, or start="ranges".')
+        if self.start == "fit" and (self.settings.generator == "convolution" or self.streamed):
+            raise ValueError(
+                'start="fit" is not possible for generators of images (generator="convolution") and for events with '
+                'stream=True. Type start="ranges".'
+            )
         if self.settings.generator == "convolution":
             self.problem.image_of_parameters()
         if self.streamed and self.n_observed is None:

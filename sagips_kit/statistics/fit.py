@@ -266,8 +266,8 @@ def fit(
     (True, ())
     """
     require_arguments("fit(problem, events)", problem, events)
-    fixed = require_fixed(problem, fixed or {})
-    start = start and require_start(problem, start, fixed)
+    fixed = require_fixed(problem, {} if fixed is None else fixed)
+    start = None if start is None else require_start(problem, start, fixed)
     checked = check_events(problem, events).astype(np.float64)
     if len(checked) < _LEAST_EVENTS:
         raise ValueError(f"{len(checked)} events are too few: fit needs {_LEAST_EVENTS} or more.")
@@ -279,7 +279,10 @@ def fit(
     n_functions = plain(observed.coordinates(observed.events[:1], category=observed.category[:1])[0]).shape[1]
     coarse = plain if n_functions > 2 * len(simulation.parameters) else more
     some, few = observed.some(_N_SOME), Basis(observed.coordinates, _FEW)
-    place = None if start is None else simulation.t_of(torch.tensor([start[name] for name in simulation.parameters]))
+    place = None
+    if start is not None:
+        given = [start[name] for name in simulation.parameters]
+        place = simulation.t_of(torch.tensor(given, dtype=torch.float64))
     places = _search(simulation, some, coarse, place)
     wrong = list(simulation.parameters)
     if not simulation.uses_differences:

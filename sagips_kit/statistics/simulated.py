@@ -56,7 +56,8 @@ class Simulation:
         is_free = [name not in fixed for name in problem.parameters]
         self.parameters = tuple(name for name in problem.parameters if name not in fixed)
         self._free = torch.tensor(is_free).nonzero()[:, 0]
-        self._values = torch.tensor([float(fixed.get(name, math.nan)) for name in problem.parameters]).double()
+        given = [float(fixed.get(name, math.nan)) for name in problem.parameters]
+        self._values = torch.tensor(given, dtype=torch.float64)
         lower, upper = (np.asarray(bound, float)[is_free] for bound in (problem.lower, problem.upper))
         self.is_periodic = is_periodic(problem)[self._free]
         self.is_log = torch.as_tensor((lower > 0) & (upper > 100 * lower)) & ~self.is_periodic
@@ -109,7 +110,7 @@ class Simulation:
         ratio = torch.where(self.is_log, self.upper / self.lower, 1.0)
         return torch.where(self.is_log, self.theta(t) * ratio.log(), self.upper - self.lower)
 
-    def noise(self, n: int, number: int, n_sets: int = 1) -> Tensor:
+    def noise(self, n: int, number: int, n_sets: int = 1, is_kept: bool = True) -> Tensor:
         """Scrambled Sobol sequences (set * event, noise_dim), one after the other; others for each number."""
         if (n, number, n_sets) not in self._noise:
             engines = [
@@ -120,7 +121,10 @@ class Simulation:
             ]
             drawn = torch.cat([engine.draw(n, dtype=torch.float64) for engine in engines])
             # Zero breaks the logarithms of simulators.
-            self._noise[n, number, n_sets] = drawn.clamp(1e-10, 1 - 1e-10)
+            drawn = drawn.clamp(1e-10, 1 - 1e-10)
+            if not is_kept:
+                return drawn
+            self._noise[n, number, n_sets] = drawn
         return self._noise[n, number, n_sets]
 
     def residuals(self, t: Tensor) -> Tensor:

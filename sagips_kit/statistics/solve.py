@@ -89,9 +89,9 @@ def search(simulation: Simulation, observed: Observation, basis: Basis, start: T
     else:
         starts = [start]
     ends: list[End] = []
-    for start in starts:
+    for point in starts:
         # Far away, where simulated events hardly vary, their covariance alone would be misleading.
-        end = _polish(simulation, observed, basis, mean, start, ends, noise, weight)
+        end = _polish(simulation, observed, basis, mean, point, ends, noise, weight)
         if end is not None and math.isfinite(end.cost):
             ends.append(end)
     if not ends:
@@ -324,7 +324,7 @@ def _means_of_many(simulation: Simulation, observed: Observation, score: Functio
     """Means (set, component) of the score over many events, without their derivatives."""
     means = []
     for number in range(_N_SETS):
-        noise = simulation.noise(_N_MANY, 10 + number)
+        noise = simulation.noise(_N_MANY, 10 + number, is_kept=False)
         means.append(observed.simulated_mean(simulation, t, noise, score))
     return torch.stack(means)
 

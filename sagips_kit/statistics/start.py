@@ -1,8 +1,8 @@
 """Where generators begin: at the fit of their own resample, as far as the learned score knows it."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._partition import is_witness
 from ..events.resampling import check_events
 from ..events.streams import Stream, numpy_stream
 from ..problems.base import Problem, n_external
@@ -21,7 +22,9 @@ from .solve import Solution, corrected
 
 _CHUNK = 16_384  # events whose score is computed at a time
 _DISPLACED = 2.0  # deviations (RMS over the parameters) from which a witness must return
-_N_PROJECTIONS, _AS_BEFORE = 8, 1.0  # of a step onto the constraints, and deviations by which these may differ
+_N_STEPS, _N_PROJECTIONS = 8, 3  # of the way along the constraints, and onto them in each step
+_N_DIRECTIONS, _NEAR_ENOUGH = 4, 0.2  # that are tried, until the distance is right within this fraction
+_AS_BEFORE = 1.0  # deviations by which constraints may differ at its end
 _INSIDE = 1e-4  # distance (in units of the range) from an end at which generators may begin
 
 
@@ -53,6 +56,7 @@ class Start:
     observed: Observation
     score: Function
     state: dict[str, Any]
+    _scores: dict[torch.device, Function] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, problem: Problem, observed: Observation, score: Score, solution: Solution) -> "Start":
@@ -98,7 +102,22 @@ class Start:
         flat = events.flatten(0, -2)
         precise = flat if flat.device.type == "mps" else flat.double()
         z, _ = self.observed.coordinates(precise, category=self.problem.category(flat.detach()))
-        return self.score(z).to(events.dtype).unflatten(0, events.shape[:-1])
+        return self._score_on(precise)(z).to(events.dtype).unflatten(0, events.shape[:-1])
+
+    def _score_on(self, like: Tensor) -> Function:
+        """The score with its numbers on the device of a tensor; in single precision where there is no other."""
+        if like.device.type == "cpu":
+            return self.score
+        if like.device not in self._scores:
+
+            def moved(state: Any) -> Any:
+                if isinstance(state, dict):
+                    return {name: moved(item) for name, item in state.items()}
+                return state.to(like.device, like.dtype if state.dtype == torch.float64 else state.dtype)
+
+            state = moved(self.state["score"])
+            self._scores[like.device] = Score.restored(bases_of(self.observed.coordinates), state)
+        return self._scores[like.device]
 
     def fits_of(self, events: Tensor, resamples: Sequence[Tensor], shifts: Tensor) -> Tensor:
         """The fits of resamples of the events.
@@ -142,44 +161,52 @@ class Start:
         simulation = self._simulation()
         root = torch.linalg.cholesky(self.state["covariance"] + 1e-18 * torch.eye(len(self.state["t"])))
         deviation, places = self.state["covariance"].diag().sqrt(), []
+
+        def rms(step: Tensor) -> float:
+            return float((step / deviation).square().mean().sqrt())
+
         for theta, chain in zip(fits, chains, strict=True):
             t = simulation.t_of(theta)
             if is_witness(chain, n_chains):
-                step = root @ torch.as_tensor(numpy_stream(seed, Stream.WITNESS, chain).normal(size=len(t)))
-                t = self._moved(simulation, t, step * _DISPLACED / (step / deviation).square().mean().sqrt())
+                random = numpy_stream(seed, Stream.WITNESS, chain)
+                steps = [root @ torch.as_tensor(random.normal(size=len(t))) for _ in range(_N_DIRECTIONS)]
+                t = self._moved(simulation, t, [step * _DISPLACED / rms(step) for step in steps], rms)
             places.append(simulation.theta(torch.where(simulation.is_periodic, t, t.clamp(_INSIDE, 1 - _INSIDE))))
         return torch.stack(places)
 
-    def _moved(self, simulation: Simulation, t: Tensor, step: Tensor) -> Tensor:
-        """The place after a step, inside the ranges, where constraints and external knowledge say what they did before.
+    def _moved(self, simulation: Simulation, t: Tensor, steps: list[Tensor], rms: Callable[[Tensor], float]) -> Tensor:
+        """The place after one of these steps inside the ranges whose distance is nearest to what it should be.
 
-        A constraint that is known precisely is curved over a few deviations.  The step is made the other way where it
-        leads out of the ranges, and shorter where it leads too far for that.
+        The constraints say there what they did before; one that is known precisely is curved over a few deviations, and
+        is followed in short steps.
         """
-        before, covariance = simulation.residuals(t), self.state["covariance"]
-        for one in (step, -step, 0.5 * step, -0.5 * step, 0.25 * step, -0.25 * step):
-            at = t + one
-            for _ in range(_N_PROJECTIONS if len(before) else 0):
-                pulls = simulation.pulls(at)
-                spread = pulls @ covariance @ pulls.T
-                at = at - covariance @ pulls.T @ torch.linalg.pinv(spread, hermitian=True) @ (
-                    simulation.residuals(at) - before
-                )
+        n = len(simulation.residuals(t)) - n_external(self.problem)
+        before, covariance = simulation.residuals(t)[:n], self.state["covariance"]
+        best, nearest = t, math.inf
+        for one in (sign * length * step for step in steps for length in (1.0, 1.7, 0.5, 0.25) for sign in (1, -1)):
+            at = t
+            for _ in range(_N_STEPS):
+                at = at + one / _N_STEPS
+                for _ in range(_N_PROJECTIONS if n else 0):
+                    pulls, change = simulation.pulls(at)[:n], simulation.residuals(at)[:n] - before
+                    spread = torch.linalg.pinv(pulls @ covariance @ pulls.T, hermitian=True)
+                    at = at - covariance @ pulls.T @ spread @ change
             is_outside = ((at < _INSIDE) | (at > 1 - _INSIDE)) & ~simulation.is_periodic
-            if not bool(is_outside.any()) and bool((simulation.residuals(at) - before).abs().lt(_AS_BEFORE).all()):
-                return at
-        return t
+            is_as_before = (simulation.residuals(at)[:n] - before).abs().lt(_AS_BEFORE).all()
+            off = abs(math.log(max(rms(at - t), 1e-9) / _DISPLACED))
+            if off < nearest and not bool(is_outside.any()) and bool(is_as_before):
+                best, nearest = at, off
+            if nearest < _NEAR_ENOUGH:
+                break
+        return best
 
     def _simulation(self) -> Simulation:
         return Simulation(self.problem, self.problem.statistic(self.observed.events), 0)
 
 
-def is_witness(chain: int, n_chains: int) -> bool:
-    """Whether a chain begins away from the fit: the last quarter of all, and none if there is one chain only."""
-    return n_chains > 1 and chain >= n_chains - math.ceil(n_chains / 4)
-
-
 def _mean(values: Tensor, category: Tensor, shares: Tensor) -> Tensor:
     """Mean (component,) of values (event, component) with the given shares of the categories."""
-    means = [values[category == k].double().mean(0) for k in range(len(shares)) if shares[k]]
+    # A resample may have lost all events of a rare category.
+    parts = [values[category == k] if bool((category == k).any()) else values for k in range(len(shares)) if shares[k]]
+    means = [part.double().mean(0) for part in parts]
     return shares[shares > 0].double() @ torch.stack(means)

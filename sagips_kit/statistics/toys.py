@@ -121,7 +121,7 @@ class Frozen:
             bounded_interval(float(value), float(error), *ends, level)
             for value, error, ends in zip(measured, deviation, intervals, strict=True)
         ]
-        return torch.stack([simulation.theta(end) for end in torch.tensor(found).double().T], -1).numpy()
+        return torch.stack([simulation.theta(end) for end in torch.tensor(found, dtype=torch.float64).T], -1).numpy()
 
     def _data(self, random: torch.Generator, expansion: "_Expansion") -> tuple[Tensor, Tensor]:
         """Mean score (component,) of a simulated data set, and its covariance for one event."""

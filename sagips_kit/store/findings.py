@@ -30,6 +30,11 @@ class Finding(str):
         found.kind = kind
         return found
 
+    @classmethod
+    def from_stored(cls, value: Any) -> "Finding":
+        """A finding from its JSON value."""
+        return cls(STRUCTURE, value) if isinstance(value, str) else cls(value["kind"], value["text"])
+
     def to_dict(self) -> dict[str, str]:
         """Kind and text as JSON values."""
         return {"kind": self.kind, "text": str(self)}
@@ -39,8 +44,10 @@ class Finding(str):
 
 
 def is_stored_finding(value: object) -> bool:
-    """Whether a JSON value is a finding, as `to_dict` makes it."""
-    return isinstance(value, dict) and value.get("kind") in KINDS and isinstance(value.get("text"), str)
+    """Whether a JSON value is a finding, as `to_dict` makes it, or a text, as stores of schema 4 have it."""
+    if isinstance(value, dict):
+        return value.get("kind") in KINDS and isinstance(value.get("text"), str)
+    return isinstance(value, str)
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:

@@ -49,13 +49,19 @@ class WhiteFeatures:
         score: Callable[[Tensor], Tensor] | None = None,
     ):
         self._problem, own = problem, features_of(problem, events)
-        # Whitening leaves the first features as they are, apart from what they share with each other.
-        self._features = own if score is None else lambda events: torch.cat([score(events), own(events)], -1)
+
+        # On the CPU, where the observed events are.
+        def both(events: Tensor) -> list[Tensor]:
+            return [own(events)] if score is None else [score(events), own(events)]
+
+        self._features = both
         categories = problem.category(events)
         chosen = _equal_shares(categories, problem.n_categories)
-        features = self._features(events[chosen]).double()
-        jitter = _SHARED if score is not None or isinstance(own, AutomaticFeatures) else _JITTER
-        mean, whitening = features.mean(0), _whitening(features, jitter)
+        parts = [part.double() for part in both(events[chosen])]
+        features, jitter = torch.cat(parts, -1), _SHARED if isinstance(own, AutomaticFeatures) else _JITTER
+        # Each part by itself: a discriminator that does not see the score sees the others as they are.
+        mean, whitening = features.mean(0), torch.block_diag(*(_whitening(part, jitter) for part in parts))
+        self._n_of_information = parts[0].shape[1]
         white = (features - mean) @ whitening
         weights = category_weights.cpu().double()[categories[chosen]]
         self._gram = (white.T @ (white * weights[:, None]) / len(white)).float().to(device)
@@ -66,7 +72,7 @@ class WhiteFeatures:
 
     def __call__(self, events: Tensor) -> Tensor:
         """Whitened features of events: (..., observable) -> (..., feature)."""
-        return (self._features(events) - self._mean) @ self._whitening
+        return (torch.cat(self._features(events), -1) - self._mean) @ self._whitening
 
     def information(self, y: Tensor, noise: Tensor, statistic: Tensor, constraint_weight: float) -> Tensor:
         """Fisher information per event on the unbounded parameters y, as far as these features carry it.
@@ -97,7 +103,9 @@ class WhiteFeatures:
 
         # Reverse mode, since more operators of a user's simulator lack a rule for forward mode.
         features, constraints = torch.func.jacrev(responses)(y)
-        return features.T @ self._gram @ features + constraint_weight * constraints.T @ constraints
+        n = self._n_of_information  # a score has all information, and what the others see of it would count twice
+        features = features[:n]
+        return features.T @ self._gram[:n, :n] @ features + constraint_weight * constraints.T @ constraints
 
 
 def _equal_shares(categories, n_categories):

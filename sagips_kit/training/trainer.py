@@ -18,12 +18,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .. import _circular
+from .._partition import is_witness
 from ..events.resampling import Resampling, check_events
 from ..exchange import Independent
 from ..problems.arguments import require_arguments
 from ..problems.noise import stratified_noise
 from ..ranks.world import World
-from ..statistics.start import Start, is_witness
+from ..statistics.start import Start
 from ..store.diagnostics import Watch
 from . import state_dicts
 from .data import RankData
