@@ -150,3 +150,10 @@ def test_the_project_speaks_of_itself_alone():
             text = (ROOT / name).read_text(encoding="utf-8", errors="ignore")
             found += [f"{name}: {match[0]}" for match in foreign.finditer(text)]
     assert not found
+
+
+def test_no_benchmark_has_the_name_of_a_package():
+    """Tests put the folder of the benchmarks on the path, where they would be imported in place of it."""
+    path = [folder for folder in sys.path if Path(folder).resolve() != ROOT / "benchmarks"]
+    names = [file.stem for file in (ROOT / "benchmarks").glob("*.py")]
+    assert not [name for name in names if importlib.machinery.PathFinder.find_spec(name, path)]

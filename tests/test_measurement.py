@@ -60,7 +60,7 @@ def chains_of(problem, events, n_chains):
     n, found = len(events), []
     for k, sample in enumerate(data.constraints.statistics):
         sample = sample.double()
-        shift = data.constraints._shifts[k].double()
+        shift = data.constraints.shifts[k].double()
 
         def loss(theta, sample=sample, shift=shift):
             penalty = problem.residuals(theta, sample, shift).square().sum() / 2
@@ -104,11 +104,11 @@ def test_the_training_sees_the_same_residuals():
     theta = torch.tensor([[[1.0, -0.5], [0.9, -0.6]]] * 2)
     factor = np.linalg.cholesky(COVARIANCE)
     each = []
-    for shift in data.constraints._shifts.numpy():
+    for shift in data.constraints.shifts.numpy():
         off = theta[0].numpy() @ DESIGN.T - np.array([0.4, 1.7]) - factor @ shift
         each.append(np.einsum("sv,vw,sw->s", off, np.linalg.inv(COVARIANCE), off).mean() / (2 * 300))
     np.testing.assert_allclose(data.constraints(theta), each, rtol=1e-4)
-    assert data.constraints._shifts.abs().max() > 0.1
+    assert data.constraints.shifts.abs().max() > 0.1
 
 
 @value

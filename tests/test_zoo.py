@@ -183,7 +183,7 @@ def test_an_interrupted_zoo_continues(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", line)
     zoo.main()
     first = capsys.readouterr().out
-    assert first.count("Weibull") == 2 and '"samples": 2' in first
+    assert first.count("Weibull  ") == 2 and '"samples": 2' in first
     monkeypatch.setattr(zoo, "study", None)  # nothing is left to be done
     zoo.main()
     assert '"samples": 2' in capsys.readouterr().out

@@ -1,8 +1,8 @@
 """How often intervals of `fit` contain the truth, on problems of the zoo.
 
-    python benchmarks/coverage.py                # 1000 toys with the score as it was learned for five problems, and 50
+    python benchmarks/toys.py                    # 1000 toys with the score as it was learned for five problems, and 50
                                                  # data sets for three of them, for each of which it is learned again
-    python benchmarks/coverage.py --events 500 --again 100 --out /tmp/coverage.json
+    python benchmarks/toys.py --events 500 --again 100 --out /tmp/toys.json
 
 Right are 68.3 % for one deviation and 95.4 % for two.  Data sets of the second kind come from independent generators;
 for the first, the truth is the estimate of one of these.  Each result is saved immediately, so an interrupted benchmark
@@ -76,7 +76,7 @@ def main():
     parser.add_argument("--events", type=int, default=2000, help="observed events of a data set (default: 2000)")
     parser.add_argument("--toys", type=int, default=1000, help="with a score as it was learned (default: 1000)")
     parser.add_argument("--again", type=int, default=50, help="data sets for which it is learned again (default: 50)")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "coverage.json", help="file of the results")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "toys.json", help="file of the results")
     options = parser.parse_args()
     torch.set_num_threads(1)
     results = Results(options.out, {"events": options.events, "toys": options.toys, "sources": digest()})
