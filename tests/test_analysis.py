@@ -656,7 +656,7 @@ def test_a_run_in_order_says_what_was_tested():
         ({"findings": ["b"]}, "not reliable", "several answers", "is not reliable: b"),
         ({"n_freedom": 0}, "not tested", None, "The goodness of fit was not tested"),
         ({"learned": None}, "not tested", None, "There is no fit by the learned score.*: it was not asked for"),
-        ({"n_steps": 500}, "not tested", None, "tested when it is finished; it is at step 500 of 1000"),
+        ({"n_steps": 500}, "not tested", None, "tested at the end of the run; it is at step 500 of 1000"),
     ],
 )
 def test_the_verdict_names_the_most_basic_reason(options, state, kind, text):

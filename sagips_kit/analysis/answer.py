@@ -152,7 +152,7 @@ def verdict(run: xr.DataTree) -> Verdict:
     findings += [Finding(_KIND_OF[kind], text) for kind, text in complaints.items()]
     status = RunStatus.from_run(run)
     if status.state != "finished":
-        not_tested.append(f"The chains of the run are tested when it is finished; it is at {status}.")
+        not_tested.append(f"The chains are tested at the end of the run; it is at {status}.")
     elif "diverged" not in complaints:
         _of_the_chains(run, findings, doubts, not_tested, tests)
     return Verdict(tuple(in_order(findings)), tuple(in_order(doubts)), tuple(not_tested), tests)
