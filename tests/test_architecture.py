@@ -156,6 +156,6 @@ def test_the_project_speaks_of_itself_alone():
 def test_no_benchmark_has_the_name_of_a_package():
     """Tests put the folder of the benchmarks on the path, where they would be imported in place of it."""
     ours = (ROOT / "benchmarks", ROOT / "tests")
-    path = [folder for folder in sys.path if Path(folder).resolve() not in ours]
+    path = [folder for folder in sys.path if not any(Path(folder).resolve().is_relative_to(own) for own in ours)]
     names = [file.stem for file in (ROOT / "benchmarks").glob("*.py")]
     assert not [name for name in names if importlib.machinery.PathFinder.find_spec(name, path)]

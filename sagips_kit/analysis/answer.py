@@ -3,7 +3,7 @@
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +14,18 @@ import xarray as xr
 from ..store import diagnostics, schema
 from ..store.findings import ARRIVED, BOUND, FAILED, SPREAD, STRUCTURE, Finding, in_order
 from ..store.status import RunStatus
-from .base import circles_of, difference, for_each_run, gathered, group_of, rms, settings_of, witnesses_of, written
+from .base import (
+    began_at_fit,
+    circles_of,
+    difference,
+    for_each_run,
+    gathered,
+    group_of,
+    rms,
+    settings_of,
+    witnesses_of,
+    written,
+)
 from .estimates import estimate
 from .fits import Reference, fit, fit_words, reference_of
 
@@ -114,12 +125,26 @@ class Verdict:
         return "\n".join(lines or [self.headline])
 
 
+@dataclass(frozen=True)
+class _Collected:
+    """The parts of a verdict while they are collected; as those of `Verdict`."""
+
+    findings: list[Finding] = field(default_factory=list)
+    doubts: list[Finding] = field(default_factory=list)
+    not_tested: list[str] = field(default_factory=list)
+    tests: dict[str, float] = field(default_factory=dict)
+
+    def verdict(self) -> Verdict:
+        return Verdict(tuple(in_order(self.findings)), tuple(in_order(self.doubts)), tuple(self.not_tested), self.tests)
+
+
 @for_each_run
 def verdict(run: xr.DataTree) -> Verdict:
     """Whether the result of a run may be used.
 
     It rests on the tests of the fit by the learned score, and on the chains, which found their way to the answer
-    without it: whether they arrived where the fit is, have the spread that it expects, and no longer move.  A
+    without it: whether they arrived where the fit is, have the spread that it expects, and no longer move.  Of chains
+    that began at the fit only the witnesses can confirm it, which began elsewhere and should have come back.  A
     discriminator that cannot tell generated from observed events is no such test: it hardly sees a result that is a
     whole deviation off.
 
@@ -146,16 +171,14 @@ def verdict(run: xr.DataTree) -> Verdict:
     >>> found.state, sorted({finding.kind for finding in found.findings})
     ('not reliable', ['not arrived'])
     """
-    tests: dict[str, float] = {}
-    findings, doubts, not_tested = _of_the_fit(run, tests)
-    complaints = _complaints(run)
-    findings += [Finding(_KIND_OF[kind], text) for kind, text in complaints.items()]
-    status = RunStatus.from_run(run)
+    found, complaints, status = _Collected(), _complaints(run), RunStatus.from_run(run)
+    _of_the_fit(run, found)
+    found.findings.extend(Finding(_KIND_OF[kind], text) for kind, text in complaints.items())
     if status.state != "finished":
-        not_tested.append(f"The chains are tested at the end of the run; it is at {status}.")
+        found.not_tested.append(f"The chains are tested at the end of the run; it is at {status}.")
     elif "diverged" not in complaints:
-        _of_the_chains(run, findings, doubts, not_tested, tests)
-    return Verdict(tuple(in_order(findings)), tuple(in_order(doubts)), tuple(not_tested), tests)
+        _of_the_chains(run, found)
+    return found.verdict()
 
 
 class Summary(pd.DataFrame):
@@ -225,44 +248,54 @@ def summary(run: xr.DataTree) -> pd.DataFrame:
     return result
 
 
-def _of_the_fit(run: xr.DataTree, tests: dict[str, float]) -> tuple[list[Finding], list[Finding], list[str]]:
-    """Findings, doubts, and what was not tested."""
+def _of_the_fit(run: xr.DataTree, found: _Collected) -> None:
+    """Add what the fit by the learned score says, and whether the likelihood fit agrees."""
     words = fit_words(run)
     if words["state"] == schema.FAILED:
-        return [Finding(FAILED, f"The fit by the learned score failed: {words['reason']}")], [], []
+        found.findings.append(Finding(FAILED, f"The fit by the learned score failed: {words['reason']}"))
+        return
     if words["state"] != schema.MADE:
         reason = {"none": "it was not asked for", schema.UNDER_WAY: "it is under way"}.get(words["state"])
         text = f"There is no fit by the learned score, whose tests find most faults: {reason or words['reason']}"
-        return [], [], [text if text.endswith(".") else f"{text}."]
-    findings = [Finding(one.kind, f"The fit by the learned score is not reliable: {one}") for one in words["findings"]]
-    doubts, not_tested, values = [Finding(STRUCTURE, text) for text in words["notes"]], [], fit(run)
+        found.not_tested.append(text if text.endswith(".") else f"{text}.")
+        return
+    found.findings.extend(
+        Finding(one.kind, f"The fit by the learned score is not reliable: {one}") for one in words["findings"]
+    )
+    found.doubts.extend(Finding(STRUCTURE, text) for text in words["notes"])
     if words.get("start"):
-        not_tested.append(words["start"])
+        found.not_tested.append(words["start"])
+    values = fit(run)
     if values["n_freedom"].item() > 0:
-        tests["goodness of fit, p-value"] = values["p_value"].item()
+        found.tests["goodness of fit, p-value"] = values["p_value"].item()
     else:
-        not_tested.append("The goodness of fit was not tested, because no function is left that the fit does not use.")
+        found.not_tested.append(
+            "The goodness of fit was not tested, because no function is left that the fit does not use."
+        )
+    _of_the_likelihood(run, values, found)
+
+
+def _of_the_likelihood(run: xr.DataTree, values: xr.Dataset, found: _Collected) -> None:
+    """Add whether the fit by the learned score is where the likelihood fit is, if there is one."""
     likelihood = group_of(run, schema.REFERENCE)[list(schema.LIKELIHOOD_FIT)].load()
     if not likelihood[schema.MLE].notnull().any():
-        return findings, doubts, not_tested
+        return
     if not all(variable.notnull().all() for variable in likelihood.values()):
-        not_tested.append("The fit against the likelihood fit, because this does not determine all parameters.")
-    else:
-        apart = difference(values["fit"], likelihood[schema.MLE], circles_of(run)[1])
-        # In units of the larger covariance: a fit that uses less information may be farther away.
-        tests["joint distance of the fit from the likelihood fit"] = distance = _joint(
-            apart.values, values["covariance"].values
-        )
-        if distance > _APART and not findings:
-            findings.append(
-                Finding(
-                    ARRIVED,
-                    f"The fit by the learned score and the likelihood fit of the same events are {distance:.1f} "
-                    "deviations apart (jointly, per parameter): one of them is wrong. check_problem(problem, events) "
-                    "compares log_likelihood with simulate.",
-                )
+        found.not_tested.append("The fit against the likelihood fit, because this does not determine all parameters.")
+        return
+    apart = difference(values["fit"], likelihood[schema.MLE], circles_of(run)[1])
+    # In units of the larger covariance: a fit that uses less information may be farther away.
+    distance = _joint(apart.values, values["covariance"].values)
+    found.tests["joint distance of the fit from the likelihood fit"] = distance
+    if distance > _APART and not found.findings:
+        found.findings.append(
+            Finding(
+                ARRIVED,
+                f"The fit by the learned score and the likelihood fit of the same events are {distance:.1f} deviations "
+                "apart (jointly, per parameter): one of them is wrong. check_problem(problem, events) compares "
+                "log_likelihood with simulate.",
             )
-    return findings, doubts, not_tested
+        )
 
 
 def _joint(apart: np.ndarray, covariance: np.ndarray) -> float:
@@ -271,37 +304,31 @@ def _joint(apart: np.ndarray, covariance: np.ndarray) -> float:
     return math.sqrt(max(0.0, apart @ weighted) / len(apart))
 
 
-def _of_the_chains(
-    run: xr.DataTree,
-    findings: list[Finding],
-    doubts: list[Finding],
-    not_tested: list[str],
-    tests: dict[str, float],
-) -> None:
+def _of_the_chains(run: xr.DataTree, found: _Collected) -> None:
     """Add what the chains of a finished run say."""
     n_chains, chains = schema.layout_of(run.attrs).n_chains, group_of(run, schema.POSTERIOR).load()
     if (n_written := chains.dropna(schema.CHAIN, how="all").sizes[schema.CHAIN]) < n_chains:
-        findings.append(Finding(FAILED, f"Only {n_written} of {n_chains} chains are finite numbers."))
+        found.findings.append(Finding(FAILED, f"Only {n_written} of {n_chains} chains are finite numbers."))
         return
     values = estimate(run)
     reference = reference_of(run)
     moving = _still_moving(run, values, reference)
     if not reference.name:
-        not_tested.append(
+        found.not_tested.append(
             "Whether the chains have arrived: there is neither a likelihood fit nor one by the learned score."
         )
-        findings += [Finding(ARRIVED, text) for text in moving]
+        found.findings.extend(Finding(ARRIVED, text) for text in moving)
         return
-    if group_of(run, schema.REFERENCE)[schema.CHAIN_FIT].notnull().any():
-        _of_the_witnesses(run, findings, doubts, not_tested, tests)
-        doubts += [Finding(ARRIVED, text) for text in moving]
+    if began_at_fit(run):
+        _of_the_witnesses(run, found)
+        found.doubts.extend(Finding(ARRIVED, text) for text in moving)
         return
     name = "likelihood fit" if reference.name == "mle" else "fit by the learned score"
     to = values["to_mle" if reference.name == "mle" else "to_fit"]
     if not to.notnull().all():
-        not_tested.append(f"Whether the chains have arrived: the {name} does not determine all parameters.")
+        found.not_tested.append(f"Whether the chains have arrived: the {name} does not determine all parameters.")
         return
-    tests["RMS distance of the chains from the fit, deviations"] = distance = float(rms(to))
+    found.tests["RMS distance of the chains from the fit, deviations"] = distance = float(rms(to))
     worst = int(np.argmax(abs(to.values)))
     text = (
         f"The mean of the chains is {distance:.3g} deviations from the {name} (RMS; most in "
@@ -309,24 +336,20 @@ def _of_the_chains(
         "confirm it. Train longer (n_steps)."
     )
     if distance > _FAR:
-        findings.append(Finding(ARRIVED, text))
+        found.findings.append(Finding(ARRIVED, text))
     elif distance > _DOUBTFUL:
-        doubts.append(Finding(ARRIVED, text))
-    doubts += [Finding(ARRIVED, text) for text in moving]
+        found.doubts.append(Finding(ARRIVED, text))
+    found.doubts.extend(Finding(ARRIVED, text) for text in moving)
     if n_chains == 1:
-        not_tested.append("The spread of the chains, because there is one. Use more members (Settings.n_members).")
+        found.not_tested.append(
+            "The spread of the chains, because there is one. Use more members (Settings.n_members)."
+        )
         return
-    if (text := _of_the_spread(run, values, reference, name, tests)) and distance <= _FAR:
-        doubts.append(Finding(SPREAD, text))
+    if (text := _of_the_spread(run, values, reference, name, found.tests)) and distance <= _FAR:
+        found.doubts.append(Finding(SPREAD, text))
 
 
-def _of_the_witnesses(
-    run: xr.DataTree,
-    findings: list[Finding],
-    doubts: list[Finding],
-    not_tested: list[str],
-    tests: dict[str, float],
-) -> None:
+def _of_the_witnesses(run: xr.DataTree, found: _Collected) -> None:
     """Add what the chains say of a run whose generators began at the fits of their own resamples.
 
     Only witnesses, which began elsewhere and whose discriminators do not see the score, can confirm these.
@@ -341,28 +364,28 @@ def _of_the_witnesses(
     began, ended = distance(reference[schema.CHAIN_START]), distance(ends)
     is_witness = witnesses_of(run)
     if not is_witness.any():
-        not_tested.append(
+        found.not_tested.append(
             "Whether chains that begin elsewhere come back to the fit: a single chain is no witness. Use more members "
             "(Settings.n_members)."
         )
         return
     others = ended[~is_witness]
-    tests["RMS distance of the other chains from their fits, deviations"] = left = math.sqrt((others**2).mean())
+    found.tests["RMS distance of the other chains from their fits, deviations"] = left = math.sqrt((others**2).mean())
     if left > _DOUBTFUL:
         text = (
             f"The chains that began at the fits of their events left them by {left:.2g} deviations (RMS): their "
             "discriminators see something else than the fit, or learn too fast (discriminator_rate)."
         )
-        doubts.append(Finding(ARRIVED, text))
+        found.doubts.append(Finding(ARRIVED, text))
     away, back = (math.sqrt((values[is_witness] ** 2).mean()) for values in (began, ended))
     if away < _BESIDE:
-        not_tested.append(
+        found.not_tested.append(
             f"Whether chains that begin elsewhere come back to the fit: the witnesses began only {away:.1g} deviations "
             "from it, because the ranges or constraints leave them no room."
         )
         return
-    tests["RMS distance of the witnesses from their fits, deviations: at first"] = away
-    tests["at last"] = back
+    found.tests["RMS distance of the witnesses from their fits, deviations: at first"] = away
+    found.tests["at last"] = back
     text = (
         f"The witnesses, chains that began {away:.2g} deviations from the fits of their events, ended {back:.2g} from "
         "them (RMS)"
@@ -372,15 +395,15 @@ def _of_the_witnesses(
     is_back = back <= _DOUBTFUL and back <= _HALF_WAY * away
     if not is_back and layout.n_steps * per_step < _SEEN * n_observed:
         wanted = math.ceil(_SEEN * n_observed / max(per_step, 1))
-        not_tested.append(
+        found.not_tested.append(
             f"Whether chains that begin elsewhere come back to the fit: the witnesses learned from "
             f"{layout.n_steps * per_step / n_observed:.2g} times as many events as were observed, and need about "
             f"{_SEEN} times as many: n_steps={wanted}, larger n_events, or more ranks that share a generator."
         )
     elif back > _FAR or back > max(_DOUBTFUL, _LEFT_BEHIND * away):
-        findings.append(Finding(ARRIVED, f"{text}: they do not confirm the fit. Train longer (n_steps)."))
+        found.findings.append(Finding(ARRIVED, f"{text}: they do not confirm the fit. Train longer (n_steps)."))
     elif not is_back:
-        doubts.append(Finding(ARRIVED, f"{text}: they confirm the fit only in part. Train longer (n_steps)."))
+        found.doubts.append(Finding(ARRIVED, f"{text}: they confirm the fit only in part. Train longer (n_steps)."))
 
 
 def _of_the_spread(

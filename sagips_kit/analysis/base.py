@@ -214,11 +214,15 @@ def written(run: xr.DataTree, group: str) -> xr.Dataset:
     return gathered_chains(chains) if group == schema.POSTERIOR else chains
 
 
+def began_at_fit(run: xr.DataTree) -> bool:
+    """Whether the generators of a run began at the fits of their own resamples."""
+    return bool(group_of(run, schema.REFERENCE)[schema.CHAIN_FIT].notnull().any())
+
+
 def witnesses_of(run: xr.DataTree) -> np.ndarray:
     """Which chains (chain,) of a run began away from its fit, to see whether they come back."""
-    n_chains = schema.layout_of(run.attrs).n_chains
-    has_start = group_of(run, schema.REFERENCE)[schema.CHAIN_START].notnull().any()
-    return np.array([bool(has_start) and is_witness(chain, n_chains) for chain in range(n_chains)])
+    n_chains, began = schema.layout_of(run.attrs).n_chains, began_at_fit(run)
+    return np.array([began and is_witness(chain, n_chains) for chain in range(n_chains)])
 
 
 def gathered_chains(chains: xr.Dataset) -> xr.Dataset:

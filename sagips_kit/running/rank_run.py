@@ -101,6 +101,7 @@ class RankRun:
             self._go_back()
         else:
             self._trainer = self._new_trainer(self._start)
+        del self._events  # the trainer has what it needs of them
         if self._is_leader and self._trainer.has_start:
             self._writer.write_starts(self._trainer.chain_fits, self._trainer.chain_starts)
 
@@ -150,7 +151,7 @@ class RankRun:
             self._start = self._world.from_rank_0(self._fit, "rank 0 to fit the events by the learned score")
 
     def _fit(self) -> dict[str, Any] | None:
-        """Fit the events if that has not been done; returns where generators begin, None for the ranges' middle."""
+        """Fit the events if that has not been done; returns where generators begin, if not in the middle."""
         if not self._writer.wants_fit():
             return None
         return write_fit(self._spec, self._writer, self._events)

@@ -8,7 +8,7 @@ from torch import Tensor
 from .coordinates import Coordinates
 from .sample import Sample
 
-COARSE, _FINE = 8, 32  # waves for a search, and at most for a score
+_COARSE, _FINE = 8, 32  # waves for a search, and at most for a score
 
 
 class Basis:
@@ -124,8 +124,8 @@ def _multiples(angle: Tensor, n: int) -> tuple[Tensor, Tensor]:
 def bases_of(coordinates: Coordinates) -> list[Basis]:
     """The sets of functions of which a score takes the one that gains most."""
     return [
-        Basis(coordinates, COARSE),
-        Basis(coordinates, COARSE, COARSE),
+        Basis(coordinates, _COARSE),
+        Basis(coordinates, _COARSE, _COARSE),
         Basis(coordinates, _FINE),
-        Basis(coordinates, COARSE, _FINE),
+        Basis(coordinates, _COARSE, _FINE),
     ]

@@ -7,6 +7,8 @@ from torch import Tensor
 from ..events.sampling import evenly_spaced
 from ..problems.base import Problem
 from .basis import Basis
+from .coordinates import Coordinates
+from .sample import Function
 from .simulated import Observation
 
 _N_WAVES = 8  # of each observable
@@ -54,8 +56,13 @@ class AutomaticFeatures:
 
     def __call__(self, events: Tensor) -> Tensor:
         """(..., observable) -> (..., feature)."""
-        flat = events.flatten(0, -2)
-        # Offsets and far events need the precision, where the device has it.
-        precise = flat if flat.device.type == "mps" else flat.double()
-        z, _ = self._coordinates(precise, category=self._problem.category(flat.detach()))
-        return self._basis(z).to(events.dtype).unflatten(0, events.shape[:-1])
+        return of_events(self._problem, self._coordinates, self._basis, events)
+
+
+def of_events(problem: Problem, coordinates: Coordinates, function: Function, events: Tensor) -> Tensor:
+    """A function of coordinates as one of events: (..., observable) -> (..., value), in their type."""
+    flat = events.flatten(0, -2)
+    # Offsets and far events need the precision, where the device has it.
+    precise = flat if flat.device.type == "mps" else flat.double()
+    z, _ = coordinates(precise, category=problem.category(flat.detach()))
+    return function(z).to(events.dtype).unflatten(0, events.shape[:-1])

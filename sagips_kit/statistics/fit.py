@@ -273,8 +273,8 @@ def fit(
         raise ValueError(f"{len(checked)} events are too few: fit needs {_LEAST_EVENTS} or more.")
     observed = Observation(problem, checked)
     simulation = Simulation(problem, problem.statistic(observed.events), seed, fixed)
-    plain, more, *finer = bases_of(observed.coordinates)
-    bases = [plain, more, *finer]
+    bases = bases_of(observed.coordinates)
+    plain, more = bases[:2]
     # Positions see where events are rare, as many parameters need; far from the solution they may mislead a search.
     n_functions = plain(observed.coordinates(observed.events[:1], category=observed.category[:1])[0]).shape[1]
     coarse = plain if n_functions > 2 * len(simulation.parameters) else more

@@ -48,8 +48,6 @@ class Solution:
         How the place moves with the mean score and with what residuals are compared with.
     sample : Sample
         Simulated events there.
-    n_effective : float
-        Number of independent events with the same error of the mean score.
     halves : list of (Tensor, Tensor)
         Mean and covariance of the score over the first and over the second half of the observed events.
     """
@@ -63,7 +61,6 @@ class Solution:
     influence: Tensor
     external: Tensor
     sample: Sample
-    n_effective: float
     halves: list[tuple[Tensor, Tensor]]
 
 
@@ -257,8 +254,9 @@ def solve(simulation: Simulation, observed: Observation, score: Function, start:
         left = simulation.distance(step, torch.zeros_like(step), information)
         if not is_refined:
             errors = _errors([one.mean(part) for one, part in zip(sets_of(sample), values.chunk(_N_SETS), strict=True)])
-        n_effective = float((covariance.diag().clamp(min=1e-300) / errors.clamp(min=1e-300)).min())
         if left < 0.01:
+            # Simulated events per error, of the component that they know least
+            n_effective = float((covariance.diag().clamp(min=1e-300) / errors.clamp(min=1e-300)).min())
             if n_effective > _ENOUGH * n or is_refined:
                 break
             if size == _MOST_IN_SET:
@@ -274,7 +272,7 @@ def solve(simulation: Simulation, observed: Observation, score: Function, start:
     moved = simulation.distance(t, start, information)
     influence, external = n * inverse @ weights.T, inverse @ pulls.T
     beyond = inverse @ gradient
-    return Solution(t, information, sandwich, moved, left, beyond, influence, external, sample, n_effective, halves)
+    return Solution(t, information, sandwich, moved, left, beyond, influence, external, sample, halves)
 
 
 def _within(simulation: Simulation, t: Tensor, information: Tensor, gradient: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Where generators begin: at the fit of their own resample, as far as the learned score knows it."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from ..events.resampling import check_events
 from ..events.streams import Stream, numpy_stream
 from ..problems.base import Problem, n_external
 from .basis import bases_of
+from .features import of_events
 from .sample import Function
 from .score import Score
 from .simulated import Observation, Simulation
@@ -99,25 +101,22 @@ class Start:
 
     def features(self, events: Tensor) -> Tensor:
         """The score of events: (..., observable) -> (..., component), differentiable, in their type."""
-        flat = events.flatten(0, -2)
-        precise = flat if flat.device.type == "mps" else flat.double()
-        z, _ = self.observed.coordinates(precise, category=self.problem.category(flat.detach()))
-        return self._score_on(precise)(z).to(events.dtype).unflatten(0, events.shape[:-1])
+        return of_events(self.problem, self.observed.coordinates, self._score_on(events.device), events)
 
-    def _score_on(self, like: Tensor) -> Function:
-        """The score with its numbers on the device of a tensor; in single precision where there is no other."""
-        if like.device.type == "cpu":
+    def _score_on(self, device: torch.device) -> Function:
+        """The score with its numbers on a device; in single precision where there is no other."""
+        if device.type == "cpu":
             return self.score
-        if like.device not in self._scores:
+        if device not in self._scores:
 
             def moved(state: Any) -> Any:
                 if isinstance(state, dict):
                     return {name: moved(item) for name, item in state.items()}
-                return state.to(like.device, like.dtype if state.dtype == torch.float64 else state.dtype)
+                is_single = device.type == "mps" and state.dtype == torch.float64
+                return state.to(device, torch.float32 if is_single else state.dtype)
 
-            state = moved(self.state["score"])
-            self._scores[like.device] = Score.restored(bases_of(self.observed.coordinates), state)
-        return self._scores[like.device]
+            self._scores[device] = Score.restored(bases_of(self.observed.coordinates), moved(self.state["score"]))
+        return self._scores[device]
 
     def fits_of(self, events: Tensor, resamples: Sequence[Tensor], shifts: Tensor) -> Tensor:
         """The fits of resamples of the events.
@@ -136,7 +135,8 @@ class Start:
         Tensor (resample, parameter)
             To first order in the difference from all events, in the parameters' units.
         """
-        simulation, state = self._simulation(), self.state
+        simulation, state = self._simulation, self.state
+        theta = simulation.theta(state["t"])
         with torch.no_grad():
             values = torch.cat([self.features(chunk.double()) for chunk in events.split(_CHUNK)])
         category = self.problem.category(events) if self.problem.n_categories > 1 else torch.zeros(len(events)).long()
@@ -145,10 +145,8 @@ class Start:
         for chosen, shift in zip(resamples, shifts, strict=True):
             difference = _mean(values[chosen], category[chosen], shares) - mean
             # Constraints compare with a statistic of the resample.
-            other = Simulation(self.problem, self.problem.statistic(events[chosen].double()), 0)
-            moved = residuals - other.residuals(state["t"])
-            if n := n_external(self.problem):
-                moved[-n:] += shift.double()
+            statistic = self.problem.statistic(events[chosen].double())
+            moved = residuals - self.problem.residuals(theta, statistic, shift.double())
             step = state["influence"] @ difference + state["external"] @ moved
             places.append(corrected(simulation, state["t"], step, state["information"]))
         return torch.stack([simulation.theta(t) for t in places])
@@ -158,7 +156,7 @@ class Start:
 
         Witnesses begin elsewhere.
         """
-        simulation = self._simulation()
+        simulation = self._simulation
         root = torch.linalg.cholesky(self.state["covariance"] + 1e-18 * torch.eye(len(self.state["t"])))
         deviation, places = self.state["covariance"].diag().sqrt(), []
 
@@ -200,6 +198,7 @@ class Start:
                 break
         return best
 
+    @functools.cached_property
     def _simulation(self) -> Simulation:
         return Simulation(self.problem, self.problem.statistic(self.observed.events), 0)
 

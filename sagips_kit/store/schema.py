@@ -54,7 +54,8 @@ TAKEN_EVENTS = "events"
 SCORE_GENERATED = "generated"
 SCORE_OBSERVED = "observed"
 
-# Variables of the reference; a likelihood fit provides the first three, a fit by the learned score the next five
+# Variables of the reference; a likelihood fit provides the first three, a fit by the learned score the next five, and
+# the ranks of a run that begins at that fit the two after these
 MLE = "mle"
 DEVIATION = "deviation"
 COVARIANCE = "covariance"

@@ -49,15 +49,10 @@ class WhiteFeatures:
         score: Callable[[Tensor], Tensor] | None = None,
     ):
         self._problem, own = problem, features_of(problem, events)
-
-        # On the CPU, where the observed events are.
-        def both(events: Tensor) -> list[Tensor]:
-            return [own(events)] if score is None else [score(events), own(events)]
-
-        self._features = both
+        self._parts = [own] if score is None else [score, own]
         categories = problem.category(events)
         chosen = _equal_shares(categories, problem.n_categories)
-        parts = [part.double() for part in both(events[chosen])]
+        parts = [part(events[chosen]).double() for part in self._parts]
         features, jitter = torch.cat(parts, -1), _SHARED if isinstance(own, AutomaticFeatures) else _JITTER
         # Each part by itself: a discriminator that does not see the score sees the others as they are.
         mean, whitening = features.mean(0), torch.block_diag(*(_whitening(part, jitter) for part in parts))
@@ -72,7 +67,7 @@ class WhiteFeatures:
 
     def __call__(self, events: Tensor) -> Tensor:
         """Whitened features of events: (..., observable) -> (..., feature)."""
-        return (torch.cat(self._features(events), -1) - self._mean) @ self._whitening
+        return (torch.cat([part(events) for part in self._parts], -1) - self._mean) @ self._whitening
 
     def information(self, y: Tensor, noise: Tensor, statistic: Tensor, constraint_weight: float) -> Tensor:
         """Fisher information per event on the unbounded parameters y, as far as these features carry it.

@@ -166,16 +166,12 @@ class Generator(nn.Module):
     def start_at(self, t: Tensor) -> None:
         """Begin around the values t (member, parameter) of periodic parameters; only with axes."""
         assert self._is_periodic is not None
-        self.origin[:, 0, self._is_periodic] = 4 * (t[:, self._is_periodic].to(self.origin) - 0.5)
+        self.origin[:, 0, self._is_periodic] = from_unit(t.to(self.origin), self._is_periodic)[:, self._is_periodic]
 
     @torch.no_grad()
     def begin_at(self, t: Tensor) -> None:
         """Begin at exactly the values t (member, parameter), fractions of the ranges, whatever the input."""
-        t = t.double()
-        y = 2 * torch.asin((2 * t - 1).clamp(-1, 1))
-        if self._is_periodic is not None:
-            y = torch.where(self._is_periodic, 4 * (t - 0.5), y)
-        network = self.network
+        y, network = from_unit(t.double(), self._is_periodic), self.network
         network.weights[-1].zero_()
         if self.has_axes:
             network.biases[-1].zero_()
@@ -213,6 +209,12 @@ def to_unit(y: Tensor, is_periodic: Tensor | None = None) -> Tensor:
     """Unbounded y -> t in [0, 1], unbounded if periodic; t = 1/2 at y = 0 with slope 1/4, like a logistic function."""
     t = 0.5 + 0.5 * torch.sin(0.5 * y)
     return t if is_periodic is None else torch.where(is_periodic.to(y.device), 0.5 + 0.25 * y, t)
+
+
+def from_unit(t: Tensor, is_periodic: Tensor | None = None) -> Tensor:
+    """The y nearest to 0 that `to_unit` maps to t."""
+    y = 2 * torch.asin((2 * t - 1).clamp(-1, 1))
+    return y if is_periodic is None else torch.where(is_periodic.to(t.device), 4 * (t - 0.5), y)
 
 
 class Discriminator(nn.Module):
