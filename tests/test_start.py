@@ -14,10 +14,10 @@ from mpi_launcher import TESTS, mpiexec
 from test_resume import SMALL, assert_same_bits, file_of, files_of, stop_at
 
 from sagips_kit import Ring, RunSpec, Settings, Trainer, analysis, fit, open_run, prepare, run
-from sagips_kit._partition import is_witness
 from sagips_kit.events.resampling import Resampling
 from sagips_kit.ranks.world import World
 from sagips_kit.statistics.start import Start
+from sagips_kit.store.witnesses import is_witness, stretch
 from sagips_kit.training import schedules
 from sagips_kit.training.state_dicts import flattened, nested
 
@@ -87,12 +87,13 @@ def test_witnesses_begin_elsewhere_and_come_back_while_the_others_stay(rng):
     result = fit(problem, events)
     with make_trainer(problem, events, result.start()) as trainer:
         began = distances(trainer, trainer.chain_starts, result.deviation)
-        assert began == pytest.approx([0, 0, 0, 2], abs=1e-6)
+        # Ten times as many events as were observed are few for a witness, so it comes from farther away.
+        assert began == pytest.approx([0, 0, 0, 2 * stretch(400 * 512, 20_000)], abs=1e-6) and began[3] > 4
         first = next(trainer.iterate(1)).theta
         assert distances(trainer, first, result.deviation) == pytest.approx(began, abs=0.05)
         trainer.run()
         ended = distances(trainer, trainer.draws.mean(1), result.deviation)
-        assert (ended[:3] < 0.35).all() and ended[3] < 0.8
+        assert (ended[:3] < 0.2).all() and ended[3] < 0.5
         seen = trainer.gan._seen[:, 0]
         assert (seen[:3] == 1).all() and (seen[3, :2] == 0).all() and (seen[3, 2:] == 1).all()
 

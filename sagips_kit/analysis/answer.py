@@ -14,6 +14,7 @@ import xarray as xr
 from ..store import diagnostics, schema
 from ..store.findings import ARRIVED, BOUND, FAILED, SPREAD, STRUCTURE, Finding, in_order
 from ..store.status import RunStatus
+from ..store.witnesses import MOST_STRETCH, SEEN, stretch
 from .base import (
     began_at_fit,
     circles_of,
@@ -31,9 +32,8 @@ from .fits import Reference, fit, fit_words, reference_of
 
 RELIABLE, DOUBTFUL, NOT_RELIABLE, NOT_TESTED = "no fault found", "doubtful", "not reliable", "not tested"
 _DOUBTFUL, _FAR = 0.5, 1.0  # RMS distances of the chains' mean from the fit, in deviations
-_BESIDE = 0.5  # deviations from their fits from which witnesses that come back say something
+_BESIDE = 0.5  # deviations (times `stretch`) from their fits from which witnesses that come back say something
 _LEFT_BEHIND, _HALF_WAY = 0.8, 0.6  # fractions of their first distance at which witnesses have not come back
-_SEEN = 50  # times as many events as were observed that a witness needs to come back
 _APART = 1.0  # joint distance of two fits of the same events that counts
 _MOVED = 1.0  # standard deviations moved in the second half of the run that count
 _BY_CHANCE = 1e-3  # probability below which a spread of the chains is not that of the fit
@@ -378,7 +378,11 @@ def _of_the_witnesses(run: xr.DataTree, found: _Collected) -> None:
         )
         found.doubts.append(Finding(ARRIVED, text))
     away, back = (math.sqrt((values[is_witness] ** 2).mean()) for values in (began, ended))
-    if away < _BESIDE:
+    layout, n_observed = schema.layout_of(run.attrs), group_of(run, schema.OBSERVED).sizes[schema.EVENT]
+    per_step = settings_of(run).get("n_events", 0) * layout.n_ranks / layout.n_replicas
+    n_seen = layout.n_steps * per_step
+    farther = stretch(n_seen, n_observed)
+    if away < farther * _BESIDE:
         found.not_tested.append(
             f"Whether chains that begin elsewhere come back to the fit: the witnesses began only {away:.1g} deviations "
             "from it, because the ranges or constraints leave them no room."
@@ -390,17 +394,16 @@ def _of_the_witnesses(run: xr.DataTree, found: _Collected) -> None:
         f"The witnesses, chains that began {away:.2g} deviations from the fits of their events, ended {back:.2g} from "
         "them (RMS)"
     )
-    layout, n_observed = schema.layout_of(run.attrs), group_of(run, schema.OBSERVED).sizes[schema.EVENT]
-    per_step = settings_of(run).get("n_events", 0) * layout.n_ranks / layout.n_replicas
-    is_back = back <= _DOUBTFUL and back <= _HALF_WAY * away
-    if not is_back and layout.n_steps * per_step < _SEEN * n_observed:
-        wanted = math.ceil(_SEEN * n_observed / max(per_step, 1))
+    is_back = back <= farther * _DOUBTFUL and back <= _HALF_WAY * away
+    if not is_back and n_seen * MOST_STRETCH**2 < SEEN * n_observed:
+        wanted = math.ceil(SEEN * n_observed / max(per_step, 1) / MOST_STRETCH**2)
         found.not_tested.append(
             f"Whether chains that begin elsewhere come back to the fit: the witnesses learned from "
-            f"{layout.n_steps * per_step / n_observed:.2g} times as many events as were observed, and need about "
-            f"{_SEEN} times as many: n_steps={wanted}, larger n_events, or more ranks that share a generator."
+            f"{n_seen / n_observed:.2g} times as many events as were observed, and need at least "
+            f"{SEEN / MOST_STRETCH**2:.2g} times as many: n_steps={wanted}, larger n_events, or more ranks that "
+            "share a generator."
         )
-    elif back > _FAR or back > max(_DOUBTFUL, _LEFT_BEHIND * away):
+    elif back > farther * _FAR or back > max(farther * _DOUBTFUL, _LEFT_BEHIND * away):
         found.findings.append(Finding(ARRIVED, f"{text}: they do not confirm the fit. Train longer (n_steps)."))
     elif not is_back:
         found.doubts.append(Finding(ARRIVED, f"{text}: they confirm the fit only in part. Train longer (n_steps)."))

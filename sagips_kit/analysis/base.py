@@ -11,9 +11,9 @@ import pandas as pd
 import xarray as xr
 
 from .. import _circular
-from .._partition import is_witness
 from ..store import schema
 from ..store.status import RunStatus
+from ..store.witnesses import is_witness
 
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 

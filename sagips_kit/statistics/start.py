@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._partition import is_witness
 from ..events.resampling import check_events
 from ..events.streams import Stream, numpy_stream
 from ..problems.base import Problem, n_external
+from ..store.witnesses import DISPLACED, is_witness
 from .basis import bases_of
 from .features import of_events
 from .sample import Function
@@ -23,19 +23,19 @@ from .simulated import Observation, Simulation
 from .solve import Solution, corrected
 
 _CHUNK = 16_384  # events whose score is computed at a time
-_DISPLACED = 2.0  # deviations (RMS over the parameters) from which a witness must return
-_N_STEPS, _N_PROJECTIONS = 8, 3  # of the way along the constraints, and onto them in each step
+_N_STEPS, _N_PROJECTIONS = 8, 3  # of the way of 2 deviations along the constraints, and onto them in each step
 _N_DIRECTIONS, _NEAR_ENOUGH = 4, 0.2  # that are tried, until the distance is right within this fraction
 _AS_BEFORE = 1.0  # deviations by which constraints may differ at its end
-_INSIDE = 1e-4  # distance (in units of the range) from an end at which generators may begin
+_INSIDE, _MARGIN = 1e-4, 0.02  # least distances (in units of the range) of generators and witnesses from its ends
 
 
 @dataclass(frozen=True, eq=False)
 class Start:
     """What a fit knows of other data sets: its score, and how the answer follows the mean score.
 
-    Chains begin at the fit of their own resample.  A quarter of them are witnesses: they begin 2 deviations away in a
-    random direction, and their discriminators do not see the score, so that nothing but the events leads them back.
+    Chains begin at the fit of their own resample.  A quarter of them are witnesses: they begin 2 deviations away, or
+    more in a short run, in a random direction, and their discriminators do not see the score, so that nothing but the
+    events leads them back.
 
     Parameters
     ----------
@@ -151,10 +151,10 @@ class Start:
             places.append(corrected(simulation, state["t"], step, state["information"]))
         return torch.stack([simulation.theta(t) for t in places])
 
-    def displaced(self, fits: Tensor, chains: Sequence[int], n_chains: int, seed: int) -> Tensor:
+    def displaced(self, fits: Tensor, chains: Sequence[int], n_chains: int, seed: int, distance: float) -> Tensor:
         """Where chains begin whose resamples have these fits (chain, parameter), in the parameters' units.
 
-        Witnesses begin elsewhere.
+        Witnesses begin elsewhere, at a distance in deviations.
         """
         simulation = self._simulation
         root = torch.linalg.cholesky(self.state["covariance"] + 1e-18 * torch.eye(len(self.state["t"])))
@@ -168,12 +168,19 @@ class Start:
             if is_witness(chain, n_chains):
                 random = numpy_stream(seed, Stream.WITNESS, chain)
                 steps = [root @ torch.as_tensor(random.normal(size=len(t))) for _ in range(_N_DIRECTIONS)]
-                t = self._moved(simulation, t, [step * _DISPLACED / rms(step) for step in steps], rms)
+                t = self._moved(simulation, t, [step * distance / rms(step) for step in steps], rms, distance)
             places.append(simulation.theta(torch.where(simulation.is_periodic, t, t.clamp(_INSIDE, 1 - _INSIDE))))
         return torch.stack(places)
 
-    def _moved(self, simulation: Simulation, t: Tensor, steps: list[Tensor], rms: Callable[[Tensor], float]) -> Tensor:
-        """The place after one of these steps inside the ranges whose distance is nearest to what it should be.
+    def _moved(
+        self,
+        simulation: Simulation,
+        t: Tensor,
+        steps: list[Tensor],
+        rms: Callable[[Tensor], float],
+        distance: float,
+    ) -> Tensor:
+        """The place after one of these steps inside the ranges that is nearest to this distance.
 
         The constraints say there what they did before; one that is known precisely is curved over a few deviations, and
         is followed in short steps.
@@ -181,18 +188,21 @@ class Start:
         n = len(simulation.residuals(t)) - n_external(self.problem)
         before, covariance = simulation.residuals(t)[:n], self.state["covariance"]
         best, nearest = t, math.inf
+        # At an end of a range a generator hardly moves.
+        margin = torch.where(simulation.is_periodic, -math.inf, torch.minimum(t, 1 - t).clamp(_INSIDE, _MARGIN))
         for one in (sign * length * step for step in steps for length in (1.0, 1.7, 0.5, 0.25) for sign in (1, -1)):
             at = t
-            for _ in range(_N_STEPS):
-                at = at + one / _N_STEPS
+            n_steps = math.ceil(_N_STEPS * distance / DISPLACED)
+            for _ in range(n_steps):
+                at = at + one / n_steps
                 for _ in range(_N_PROJECTIONS if n else 0):
                     pulls, change = simulation.pulls(at)[:n], simulation.residuals(at)[:n] - before
                     spread = torch.linalg.pinv(pulls @ covariance @ pulls.T, hermitian=True)
                     at = at - covariance @ pulls.T @ spread @ change
-            is_outside = ((at < _INSIDE) | (at > 1 - _INSIDE)) & ~simulation.is_periodic
+                at = at.clamp(margin, 1 - margin)
             is_as_before = (simulation.residuals(at)[:n] - before).abs().lt(_AS_BEFORE).all()
-            off = abs(math.log(max(rms(at - t), 1e-9) / _DISPLACED))
-            if off < nearest and not bool(is_outside.any()) and bool(is_as_before):
+            off = abs(math.log(max(rms(at - t), 1e-9) / distance))
+            if off < nearest and bool(is_as_before):
                 best, nearest = at, off
             if nearest < _NEAR_ENOUGH:
                 break

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..problems.base import events_of, is_periodic
 from ..problems.noise import stratified_noise
 from ..ranks.flat import FlatGradient, FlatWeights
+from ..statistics.solve import DETERMINED
 from . import schedules
 from .features import WhiteFeatures
 from .losses import CURVATURE, backward_generated, backward_observed, ratio_trust
@@ -44,12 +45,18 @@ class Begin:
         Number of its components.
     is_blind : Tensor (member,) of bool
         Whose discriminator does not see the score.
+    information : Tensor (parameter, parameter)
+        Fisher information of all events, in units of the ranges, from which the natural axes follow.
+    stride : Tensor (member,)
+        How far each member steps along these, relative to what its schedule says.
     """
 
     t: Tensor
     score: Callable[[Tensor], Tensor]
     n_components: int
     is_blind: Tensor
+    information: Tensor
+    stride: Tensor
 
 
 class GAN:
@@ -112,10 +119,11 @@ class GAN:
         n_parameters = len(problem.parameters)
         image = problem.image_of_parameters() if settings.generator == "convolution" else None
         sizes = settings.latent_dim, settings.generator_widths, n_parameters
-        self.has_axes = settings.axes_every > 0 and n_parameters <= _MOST_WITH_AXES
+        has_axes = settings.axes_every > 0 and n_parameters <= _MOST_WITH_AXES
+        self.updates_axes = has_axes and begin is None
         periodic = is_periodic(problem) if problem.periodic else None
-        self.generator = Generator(*sizes, randoms["generator"], image, self.has_axes, periodic).to(device)
-        if begin is None and periodic is not None and self.has_axes:
+        self.generator = Generator(*sizes, randoms["generator"], image, has_axes, periodic).to(device)
+        if begin is None and periodic is not None and has_axes:
             self.generator.start_at(self._places(randoms["generator"], periodic, device))
         widths = settings.discriminator_widths
         self.discriminator = Discriminator(len(self.features), widths, randoms["discriminator"], settings.precision).to(
@@ -127,8 +135,14 @@ class GAN:
         self.optimisers = {name: _adam(network) for name, network in self.networks().items()}
         rates = schedules.first_rates(n_steps, settings)
         if begin is not None:
+            n_observed = data.constraints.n_events
             self.generator.begin_at(begin.t)
-            rates = schedules.first_rates_at_a_fit(n_steps, data.constraints.n_events, settings)
+            if has_axes:
+                information = begin.information.repeat(settings.n_members, 1, 1) / n_observed
+                slopes = self.generator.slopes(begin.t)
+                information = slopes[:, :, None] * information * slopes[:, None]
+                self.generator.update_axes(information.to(device), DETERMINED / n_observed, begin.stride.to(device))
+            rates = schedules.first_rates_at_a_fit(n_steps, n_observed, settings)
         self._rates = dict(zip(self.optimisers, rates, strict=True))
         self._trust = ratio_trust(self.discriminator)
         self.set_schedule(0.0)
@@ -257,12 +271,12 @@ class GAN:
             Uniform numbers for the events that estimate the information.
         """
         constraints = self._data.constraints
-        weight = schedules.constraint_weight(self._explored, self._settings) / constraints.n_events
+        weight = schedules.constraint_weight(self._done, self._settings) / constraints.n_events
         information = [
             self.features.information(y, one_noise, statistic, weight)
             for y, one_noise, statistic in zip(self.generator.centre(), noise, constraints.statistics, strict=True)
         ]
-        self.generator.update_axes(torch.stack(information), schedules.damping(self._explored, self._settings))
+        self.generator.update_axes(torch.stack(information), schedules.damping(self._done, self._settings))
 
 
 def _adam(network):

@@ -179,19 +179,29 @@ class Generator(nn.Module):
         else:
             network.biases[-1].copy_(y[:, None])
 
+    def slopes(self, t: Tensor) -> Tensor:
+        """Derivatives dt/dy at t, both (member, parameter)."""
+        slopes = 0.5 * (t * (1 - t)).clamp(min=0).sqrt()
+        return slopes if self._is_periodic is None else torch.where(self._is_periodic, 0.25, slopes)
+
     @torch.no_grad()
     def centre(self) -> Tensor:
         """The point y (member, parameter) that the latent origin is mapped to; the same on all ranks of a replica."""
         return torch.baddbmm(self.origin, self._centre_outputs(), self.axes)[:, 0]
 
     @torch.no_grad()
-    def update_axes(self, information: Tensor, damping: float) -> None:
-        """Make the axes those of `information` + damping (member, parameter, parameter), keeping the centre."""
+    def update_axes(self, information: Tensor, damping: float, stride: Tensor | None = None) -> None:
+        """Make the axes those of `information` + damping (member, parameter, parameter), keeping the centre.
+
+        With a stride (member,), they are so many times longer.
+        """
         centre = self.centre()[:, None]
         # Information that is not finite says nothing; the axes of that member stay.
         is_known = information.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
         values, vectors = torch.linalg.eigh(information.double().where(is_known, 0.0))
         root = (vectors * (values.clamp(min=0) + damping).rsqrt()[:, None]) @ vectors.mT
+        if stride is not None:
+            root = stride.to(root)[:, None, None] * root
         self.axes.copy_(root.to(self.axes).where(is_known, self.axes))
         self.origin.copy_(centre - torch.bmm(self._centre_outputs(), self.axes))
 

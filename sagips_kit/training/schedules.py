@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _SPREAD = 0.3  # standard deviation of the generator's input at the start
 _TRAVEL = 16.0  # deviations that a generator could move in a run at its first rate; at the real ones it is half of them
+_STRIDE = 4.0  # of a witness that begins 2 deviations away
 _WARM_UP = 0.1  # fraction of the run after which generators that begin at a fit have their full rate
 _RAMP = 0.2  # fraction of the run after which damping and constraints have their final values
 # At full weight from the start, constraints would take the generator to the nearest place where they are met, which
@@ -27,6 +28,14 @@ def first_rates(n_steps: int, settings: "Settings") -> tuple[float, float]:
 def first_rates_at_a_fit(n_steps: int, n_events: int, settings: "Settings") -> tuple[float, float]:
     """The same for generators that begin at a fit, whose deviation along an axis is 1/sqrt(n_events)."""
     return _TRAVEL / (n_steps * math.sqrt(n_events)), first_rates(n_steps, settings)[1]
+
+
+def witness_stride(farther: float) -> float:
+    """How far a witness steps, relative to a generator that stays; it begins so many times farther away than usual.
+
+    Its discriminator sees little of the way in each batch, so that many of its steps lead nowhere.
+    """
+    return _STRIDE * farther**1.5
 
 
 def generator_rate_factor_at_a_fit(done: float, settings: "Settings") -> float:

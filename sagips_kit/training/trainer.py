@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .. import _circular
-from .._partition import is_witness
 from ..events.resampling import Resampling, check_events
 from ..exchange import Independent
 from ..problems.arguments import require_arguments
@@ -26,7 +25,8 @@ from ..problems.noise import stratified_noise
 from ..ranks.world import World
 from ..statistics.start import Start
 from ..store.diagnostics import Watch
-from . import state_dicts
+from ..store.witnesses import DISPLACED, is_witness, stretch
+from . import schedules, state_dicts
 from .data import RankData
 from .gan import GAN, Begin
 from .nonfinite import Guard
@@ -71,8 +71,8 @@ class Trainer:
         sample of all events.
     start : Start or None
         Begin at a fit, whose score the discriminators see: `fit(problem, events).start()`.  The last quarter of the
-        chains are witnesses, which begin 2 deviations away and do not see the score.  None begins in the middle of the
-        ranges, and explores them.
+        chains are witnesses, which begin 2 deviations away, or more in a short run, and do not see the score.  None
+        begins in the middle of the ranges, and explores them.
 
     Attributes
     ----------
@@ -165,7 +165,7 @@ class Trainer:
         self.chain_fits = np.full((settings.n_members, len(problem.parameters)), np.nan)
         self.chain_starts = self.chain_fits
         if start is not None:
-            begin = self._begin(start, resampling)
+            begin = self._begin(start, resampling, n_seen=n_steps * settings.n_events * share[1])
         self.gan = GAN(problem, settings, self.data, self._random, n_steps, world.device, begin)
         self.theta = torch.empty(settings.n_members, 0, len(problem.parameters))
         self._guard = Guard(self.gan.discriminator, self.gan.optimisers["discriminator"], settings.max_rollbacks)
@@ -177,16 +177,19 @@ class Trainer:
         self._waited_s, self._elapsed_s, self._staleness = 0.0, 0.0, 0
         self._channel: Channel = exchange.open(world, self.gan.gradient.buffer)
 
-    def _begin(self, start: Start, resampling: Resampling) -> Begin:
-        """Where the members begin, and which of them are witnesses."""
+    def _begin(self, start: Start, resampling: Resampling, n_seen: int) -> Begin:
+        """Where the members begin that will see so many events, and which of them are witnesses."""
         problem, chains, n_chains = self.problem, resampling.chains, resampling.n_chains
         observed, constraints = self.data.observed, self.data.constraints
         fits = start.fits_of(observed, resampling.indices(len(observed)), constraints.shifts.cpu())
-        starts = start.displaced(fits, chains, n_chains, self.seed)
+        farther = stretch(n_seen, len(observed))
+        starts = start.displaced(fits, chains, n_chains, self.seed, farther * DISPLACED)
         self.chain_fits, self.chain_starts = fits.numpy(), starts.numpy()
         lower, upper = (torch.as_tensor(np.asarray(end, dtype=float)) for end in (problem.lower, problem.upper))
         is_blind = torch.tensor([is_witness(chain, n_chains) for chain in chains])
-        return Begin((starts - lower) / (upper - lower), start.features, start.n_components, is_blind)
+        stride = torch.where(is_blind, schedules.witness_stride(farther), 1.0)
+        t = (starts - lower) / (upper - lower)
+        return Begin(t, start.features, start.n_components, is_blind, start.state["information"], stride)
 
     def __enter__(self):
         return self
@@ -320,7 +323,7 @@ class Trainer:
     def _train_step(self):
         gan, done = self.gan, self.step / self.n_steps
         gan.set_schedule(done)
-        if gan.has_axes and self.step % self.settings.axes_every == 0 and done < 1 - self.settings.averaging:
+        if gan.updates_axes and self.step % self.settings.axes_every == 0 and done < 1 - self.settings.averaging:
             gan.update_axes(self._information_noise())
         # The step of the paper: events from the generators; their gradients, sent to the other ranks; the
         # discriminators' update while messages travel; the generators' update with the mean gradient.
