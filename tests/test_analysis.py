@@ -703,9 +703,10 @@ def begun(theta, began, ended, n_events, n_observed=5000):
     learned = (theta.mean((0, 1)), np.diag(deviation**2))
     where, events = MemoryStore(), make_events(np.random.default_rng(0), n_observed)
     spec = {"settings": {"n_events": n_events}}
-    make_run(theta, where, reference=None, learned=learned, n_replicas=1, spec=spec, events=events)
     fits = theta.mean(1) - np.asarray(ended)[:, None] * deviation
+    make_run(theta, where, reference=None, learned=learned, n_replicas=1, spec=spec, events=events)
     with RunWriter(where, 0, 0) as writer:
+        writer.write_ends(theta.mean(1))
         writer.write_starts(fits, fits + np.asarray(began)[:, None] * deviation)
     return analysis.verdict(open_run(where))
 
@@ -719,7 +720,15 @@ def begun(theta, began, ended, n_events, n_observed=5000):
         ([0, 0, 0, 0.7], [0, 0, 0, 0.69], 512, "not reliable", "began 0.7 .* ended 0.69"),
         ([0, 0, 0, 0.7], [0, 0, 0, 0.45], 512, "doubtful", "began 0.7 .* ended 0.45 .* only in part"),
         ([0, 0, 0, 0.3], [0, 0, 0, 0.3], 512, "not tested", "the witnesses began only 0.3 deviations from it"),
-        ([0, 0, 0, 2], [0, 0, 0, 1.7], 50, "not tested", r"learned from 10 times .* about 50 times .* n_steps=5000"),
+        ([0, 0, 0, 4.5], [0, 0, 0, 1.1], 50, "no fault found", "at first 4.5, at last 1.1"),
+        ([0, 0, 0, 4.5], [0, 0, 0, 3.4], 50, "not reliable", "began 4.5 .* ended 3.4 .* do not confirm"),
+        (
+            [0, 0, 0, 20],
+            [0, 0, 0, 17],
+            2,
+            "not tested",
+            r"learned from 0.4 times .* at least 0.5 times .* n_steps=1250",
+        ),
         ([0, 0, 0, 2], [1, 1, 1, 0.1], 512, "doubtful", "began at the fits of their events left them by 1"),
         ([0, 0, 0, 0], [0, 0, 0, 0], 512, "not tested", "the witnesses began only 0 deviations"),
     ],

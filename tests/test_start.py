@@ -119,7 +119,7 @@ def shifted(monkeypatch):
     ("mutate", "text"),
     [
         (None, None),
-        (no_training, "The witnesses, chains that began 2 deviations .*, ended 2 from them .*: they do not confirm"),
+        (no_training, "The witnesses, chains that began 2 deviations .*, ended .* from them .*: they do not confirm"),
         (shifted, "The chains that began at the fits of their events left them by"),
     ],
 )
@@ -139,6 +139,12 @@ def test_a_run_that_begins_at_its_fit_says_whether_witnesses_confirm_it(mutate, 
     stored = open_run(spec.store)
     found = analysis.verdict(stored)
     assert stored.attrs["verdict"] == found.to_dict()
+    # The chain of the witness belongs to no posterior, and to no mean over the generators.
+    assert stored["posterior"]["scale"].isnull().all("draw").values.tolist() == [False, False, False, True]
+    assert stored["history"]["witness"].values.tolist() == [[0, 0, 0, 1]]
+    ends, last = stored["reference"]["chain_end"], stored["history"]["theta"].isel(rank=0, step=-1)
+    assert ends.notnull().all() and analysis.convergence(stored)["witness"].sum() == 1
+    np.testing.assert_allclose(analysis.convergence(stored)["theta"][-1], last[:3].mean("member"), rtol=1e-5)
     if text is None:
         assert found.state == "no fault found", str(found)
         assert found.tests["RMS distance of the witnesses from their fits, deviations: at first"] == pytest.approx(2)

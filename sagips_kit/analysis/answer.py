@@ -24,8 +24,8 @@ from .base import (
     group_of,
     rms,
     settings_of,
+    witness_rows,
     witnesses_of,
-    written,
 )
 from .estimates import estimate
 from .fits import Reference, fit, fit_words, reference_of
@@ -307,8 +307,9 @@ def _joint(apart: np.ndarray, covariance: np.ndarray) -> float:
 def _of_the_chains(run: xr.DataTree, found: _Collected) -> None:
     """Add what the chains of a finished run say."""
     n_chains, chains = schema.layout_of(run.attrs).n_chains, group_of(run, schema.POSTERIOR).load()
-    if (n_written := chains.dropna(schema.CHAIN, how="all").sizes[schema.CHAIN]) < n_chains:
-        found.findings.append(Finding(FAILED, f"Only {n_written} of {n_chains} chains are finite numbers."))
+    n_wanted = n_chains - int(witnesses_of(run).sum())
+    if (n_written := chains.dropna(schema.CHAIN, how="all").sizes[schema.CHAIN]) < n_wanted:
+        found.findings.append(Finding(FAILED, f"Only {n_written} of {n_wanted} chains are finite numbers."))
         return
     values = estimate(run)
     reference = reference_of(run)
@@ -355,13 +356,11 @@ def _of_the_witnesses(run: xr.DataTree, found: _Collected) -> None:
     Only witnesses, which began elsewhere and whose discriminators do not see the score, can confirm these.
     """
     reference, deviation = group_of(run, schema.REFERENCE).load(), fit(run)["deviation"]
-    chains = written(run, schema.POSTERIOR)[schema.names_of(run.attrs)[0]]
-    ends = chains.mean(schema.DRAW).to_dataarray(schema.PARAMETER)
 
     def distance(places: xr.DataArray) -> np.ndarray:
         return rms(difference(places, reference[schema.CHAIN_FIT], circles_of(run)[1]) / deviation).values
 
-    began, ended = distance(reference[schema.CHAIN_START]), distance(ends)
+    began, ended = distance(reference[schema.CHAIN_START]), distance(reference[schema.CHAIN_END])
     is_witness = witnesses_of(run)
     if not is_witness.any():
         found.not_tested.append(
@@ -439,7 +438,7 @@ def _still_moving(run: xr.DataTree, values: xr.Dataset, reference: Reference) ->
     history, (names, _) = group_of(run, schema.HISTORY)[schema.THETA], schema.names_of(run.attrs)
     generators, (low, period) = (schema.RANK, schema.MEMBER), circles_of(run)
     rows = gathered(history.isel({schema.STEP: [history.sizes[schema.STEP] // 2, -1]}), generators, low, period)
-    rows = rows.stack(chain=generators).isel(chain=~_witness_rows(run, rows))
+    rows = rows.where(~witness_rows(run)).stack(chain=generators)
     half, end = rows.mean("chain").transpose(schema.STEP, ...)
     moved = np.abs(difference(end, half, period).values)
     deviation = values["deviation"].values  # NaN for a single chain
@@ -454,15 +453,6 @@ def _still_moving(run: xr.DataTree, values: xr.Dataset, reference: Reference) ->
         "not have arrived, and then its standard deviations mean nothing. Train longer (n_steps), or look for "
         "parameters that the events hardly determine."
     ]
-
-
-def _witness_rows(run: xr.DataTree, rows: xr.DataArray) -> np.ndarray:
-    """Which generators of the history, rank by rank, belong to witnesses."""
-    layout, is_witness = schema.layout_of(run.attrs), witnesses_of(run)
-    if layout.n_replicas in (1, layout.n_ranks):
-        return np.tile(is_witness, layout.n_ranks // layout.n_replicas)
-    # Which ranks have which chains is not stored.
-    return np.zeros(rows.sizes[schema.RANK] * rows.sizes[schema.MEMBER], dtype=bool)
 
 
 def _complaints(run: xr.DataTree) -> dict[str, str]:

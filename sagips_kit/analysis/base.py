@@ -219,6 +219,11 @@ def began_at_fit(run: xr.DataTree) -> bool:
     return bool(group_of(run, schema.REFERENCE)[schema.CHAIN_FIT].notnull().any())
 
 
+def witness_rows(run: xr.DataTree) -> xr.DataArray:
+    """Which generators (rank, member) of the history began away from the fit."""
+    return group_of(run, schema.HISTORY)[schema.WITNESS].load() == 1
+
+
 def witnesses_of(run: xr.DataTree) -> np.ndarray:
     """Which chains (chain,) of a run began away from its fit, to see whether they come back."""
     n_chains, began = schema.layout_of(run.attrs).n_chains, began_at_fit(run)

@@ -18,7 +18,6 @@ from .base import (
     group_of,
     inside,
     rms,
-    witnesses_of,
     written,
 )
 from .fits import fit, fit_words
@@ -54,7 +53,9 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
         to_mle : (mean - mle) / floor.
         to_fit : (mean - fit) / fit_deviation.
         pull : (mean - truth) / deviation.
-        published_pull : (mean - published) / standard deviation of the difference.
+        published_pull : (fit - published) / standard deviation of the difference, with the mean of the chains where
+        there is no fit.  The difference is taken to be that of independent results; if both use the same events, its
+        standard deviation is smaller.
 
     Raises
     ------
@@ -80,7 +81,6 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
     reference = group_of(run, schema.REFERENCE).drop_dims(schema.PARAMETER_2).load()
     learned = fit(run)
     chains = written(run, schema.POSTERIOR)
-    chains = chains.isel({schema.CHAIN: ~witnesses_of(run)[chains[schema.CHAIN].values]})
     result = estimate_of(chains).assign(
         mle=reference[schema.MLE],
         floor=reference[schema.DEVIATION],
@@ -95,8 +95,12 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
     result["to_mle"] = to[schema.MLE] / result["floor"]
     result["to_fit"] = to[schema.FIT] / result["fit_deviation"]
     result["pull"] = to[schema.TRUTH] / result["deviation"]
-    both = xr.ufuncs.hypot(result["deviation"], result["published_deviation"])
-    result["published_pull"] = to[schema.PUBLISHED] / both
+    has_fit = result["fit"].notnull()
+    answer, deviation = (
+        result[one].where(has_fit, result[other]) for one, other in (("fit", "mean"), ("fit_deviation", "deviation"))
+    )
+    both = xr.ufuncs.hypot(deviation, result["published_deviation"])
+    result["published_pull"] = difference(answer, result["published"], result["circle"]) / both
     # xarray carries over attributes of the operands, such as the unit of one parameter.
     return result.drop_attrs().assign_attrs(
         {schema.UNCERTAINTY_KEY: group_of(run, schema.POSTERIOR).attrs[schema.UNCERTAINTY_KEY]}

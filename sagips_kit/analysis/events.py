@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from .._text import allowed
 from ..store import schema
-from .base import for_each_run, group_of, inside, quantiles, written
+from .base import for_each_run, group_of, inside, quantiles, witnesses_of, written
 
 _N_CATEGORIES = 50
 
@@ -126,7 +126,7 @@ def densities(run: xr.DataTree, observable: str, bins: int | ArrayLike = 50, by:
 
 @for_each_run
 def snapshots(run: xr.DataTree) -> xr.Dataset:
-    """The snapshots that have been written, in memory.
+    """The snapshots that have been written, without those of witnesses, in memory.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def snapshots(run: xr.DataTree) -> xr.Dataset:
     >>> analysis.snapshots(open_run("runs/proxy.zarr"))["parameters"].dims
     ('chain', 'step', 'set', 'parameter')
     """
-    found = group_of(run, schema.SNAPSHOTS).load()
+    found = group_of(run, schema.SNAPSHOTS).load().isel({schema.CHAIN: ~witnesses_of(run)})
     # Chains write at different times: steps that no chain has written are dropped, and chains that have written none.
     found = found.dropna(schema.STEP, how="all", subset=[schema.TAKEN_PARAMETERS])
     found = found.dropna(schema.CHAIN, how="all", subset=[schema.TAKEN_PARAMETERS])

@@ -11,7 +11,7 @@ from .._text import counted
 from ..store import schema
 from ..store.status import RunStatus
 from .answer import verdict
-from .base import each_run, for_each_run, group_of, settings_of, single_run, state
+from .base import began_at_fit, each_run, for_each_run, group_of, settings_of, single_run, state, witnesses_of
 from .fits import fit, goodness_words
 
 
@@ -147,7 +147,7 @@ def describe(run: xr.DataTree) -> str:
     events    2000 observed: x1, x2...
     ranks     1, 2 members each
     mode      ...
-    chains    2 independent generators
+    chains    2 independent generators, ...
     progress  step 200 of 200, finished
     fit       theta0 = ...; chi-squared ...
     created   ...
@@ -167,7 +167,7 @@ def describe(run: xr.DataTree) -> str:
         "events": f"{events}; from {source}" if source else events,
         "ranks": f"{layout.n_ranks}, {counted(layout.n_members, 'member')} each",
         "mode": facts[schema.MODE_KEY] or "unknown",
-        "chains": counted(layout.n_chains, "independent generator"),
+        "chains": counted(layout.n_chains, "independent generator") + _beginning(run),
         "progress": str(RunStatus.from_run(run)),
         "fit": _fit(run),
         "resumed": _resumed(group_of(run, schema.CONTROL).attrs.get(schema.RESUMED_KEY, [])),
@@ -177,6 +177,13 @@ def describe(run: xr.DataTree) -> str:
     }
     first = [("" if k else "verdict", text) for k, text in enumerate(str(verdict(run)).splitlines())]
     return "\n".join(f"{name:<10}{text}" for name, text in [*first, *rows.items()] if text)
+
+
+def _beginning(run: xr.DataTree) -> str:
+    """Where the generators of a run began; empty before they have."""
+    if began_at_fit(run):
+        return f", which began at the fit; witnesses, which began away from it: {int(witnesses_of(run).sum())}"
+    return ", which began in the middle of the ranges" if RunStatus.from_run(run).step else ""
 
 
 def _fit(run: xr.DataTree) -> str:

@@ -5,7 +5,18 @@ import xarray as xr
 
 from ..store import schema
 from .answer import verdict
-from .base import circles_of, continuous, difference, for_each_run, gathered, group_of, inside, rms, settings_of
+from .base import (
+    circles_of,
+    continuous,
+    difference,
+    for_each_run,
+    gathered,
+    group_of,
+    inside,
+    rms,
+    settings_of,
+    witness_rows,
+)
 from .fits import reference_of
 
 
@@ -25,12 +36,14 @@ def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
     Returns
     -------
     Dataset (step)
-        theta (step, parameter) : mean over ranks and members; NaN at steps that not all ranks have completed.  Of a
-        periodic parameter it is the mean on the circle, as a path that ends inside the range and has no jumps.
+        theta (step, parameter) : mean over ranks and members, without witnesses (which began away from the fit); NaN
+        at steps that not all ranks have completed.  Of a periodic parameter it is the mean on the circle, as a path
+        that ends inside the range and has no jumps.
         deviation (step, parameter) : standard deviation over ranks and members, likewise.
         distance (step,) : distance of `theta` to the fit, root mean square over the parameters in standard deviations
         of the fit (floor units for that of the likelihood); NaN without a fit.
         distance_each (rank, member, step) : the same for each generator, as far as it is.
+        witness (rank, member) : whether it is a witness.
         elapsed (step,) : time since the start, mean over the ranks that have completed the step, s.
 
         The attribute `reference` names the fit: "mle", "fit", or nothing.
@@ -51,9 +64,10 @@ def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
     history = _rows(run, n_rows)
     each = history[schema.THETA].load()
     # Beyond the slowest rank, a mean over the ranks that are there would jump.
-    complete = each.where(each[schema.STEP] <= history[schema.PROGRESS].min())
+    complete, is_witness = each.where(each[schema.STEP] <= history[schema.PROGRESS].min()), witness_rows(run)
     generators, (low, period) = (schema.RANK, schema.MEMBER), circles_of(run)
     complete = gathered(complete, generators, low, period)
+    complete = complete.where(~is_witness)
     theta = continuous(inside(complete.mean(generators), low, period), period)
     reference = reference_of(run)
 
@@ -67,6 +81,7 @@ def convergence(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
             "deviation": xr.ufuncs.sqrt(((complete - theta) ** 2).mean(generators)),
             "distance": distance(theta),
             "distance_each": distance(each),
+            "witness": is_witness,
             "elapsed": history[schema.ELAPSED].mean(schema.RANK),
         }
     ).drop_attrs()

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .. import analysis
 from ..store import schema
-from .base import ENSEMBLE, FAINT, REFERENCE, SEVERAL, TRUTH, draw_floor, is_several, new_axes, run_styles
+from .base import ENSEMBLE, FAINT, LEARNED, REFERENCE, SEVERAL, TRUTH, draw_floor, is_several, new_axes, run_styles
 
 _N_LINES = 64  # generators whose lines can be told apart
 
@@ -77,8 +77,9 @@ def convergence(
         last, lowest = None, [float(path["distance"].min()) for path in paths.values() if path.sizes[schema.STEP]]
     else:
         ((key, path),) = paths.items()
-        lowest = [_draw_generators(ax, x[key], path["distance_each"]), float(path["distance"].min())]
-        ax.plot(x[key], path["distance"], color=ENSEMBLE, lw=2.4, label="mean of all generators")
+        lowest = [_draw_generators(ax, x[key], path), float(path["distance"].min())]
+        label = "mean of the others" if path["witness"].any() else "mean of all generators"
+        ax.plot(x[key], path["distance"], color=ENSEMBLE, lw=2.4, label=label)
         last = x[key].max()
     draw_floor(ax)
     xlabel = "step" if against == "step" else "time since the start [s]"
@@ -115,15 +116,21 @@ def _check_distances(paths: list[xr.Dataset], is_several: bool) -> None:
     )
 
 
-def _draw_generators(ax: Axes, x: np.ndarray, distances: xr.DataArray) -> float:
+def _draw_generators(ax: Axes, x: np.ndarray, path: xr.Dataset) -> float:
     """Draw the distance of each generator, or a band if they are many; returns the smallest of them."""
-    each = distances.stack(generator=(schema.RANK, schema.MEMBER)).transpose("generator", schema.STEP).values
-    if len(each) <= _N_LINES:
-        for k, one in enumerate(each):
-            ax.plot(x, one, color=FAINT, lw=0.8, label=None if k else "each generator")
-    else:
-        low, high = np.nanquantile(each, [0.05, 0.95], axis=0)
-        ax.fill_between(x, low, high, color=FAINT, lw=0, label="90 % of the generators")
+    flat = path[["distance_each", "witness"]].stack(generator=(schema.RANK, schema.MEMBER))
+    each = flat["distance_each"].transpose("generator", schema.STEP).values
+    is_witness = flat["witness"].values
+    kinds = [(each[~is_witness], FAINT, "each generator", "90 % of the generators")]
+    if is_witness.any():
+        kinds.append((each[is_witness], LEARNED, "each witness (began away from the fit)", "90 % of the witnesses"))
+    for some, color, label, label_of_band in kinds:
+        if len(some) <= _N_LINES:
+            for k, one in enumerate(some):
+                ax.plot(x, one, color=color, lw=0.8, label=None if k else label)
+        else:
+            low, high = np.nanquantile(some, [0.05, 0.95], axis=0)
+            ax.fill_between(x, low, high, color=color, lw=0, alpha=0.6, label=label_of_band)
     return float(np.nanmin(each))
 
 

@@ -102,8 +102,10 @@ class RankRun:
         else:
             self._trainer = self._new_trainer(self._start)
         del self._events  # the trainer has what it needs of them
-        if self._is_leader and self._trainer.has_start:
-            self._writer.write_starts(self._trainer.chain_fits, self._trainer.chain_starts)
+        if self._trainer.has_start:
+            self._writer.write_witnesses(self._trainer.is_witness)
+            if self._is_leader:
+                self._writer.write_starts(self._trainer.chain_fits, self._trainer.chain_starts)
 
     def _new_trainer(self, start: dict[str, Any] | None) -> Trainer:
         spec = self._spec
@@ -125,7 +127,7 @@ class RankRun:
         writer, checkpoints = self._writer, self._checkpoints
         reached = int(read_status(writer.path).steps.max())
         steps = resume.agreed_steps(checkpoints, self._world)
-        if not all(steps) and self._start is None and self._spec.fit and self._spec.start == "fit":
+        if not all(steps) and self._start is None and self._spec.begins_at_fit:
             # The fit was made before, and some ranks begin there once more.
             self._start = self._world.from_rank_0(
                 lambda: start_of(self._spec, self._events), "rank 0 to fit the events again"
@@ -249,10 +251,16 @@ class RankRun:
             )
 
     def _write_results(self) -> None:
-        predictive = self._trainer.predict()
+        trainer, draws, predictive = self._trainer, self._trainer.draws, self._trainer.predict()
+        generated, observed = predictions.scores(trainer, predictive)
         if self._is_leader:
-            self._writer.write_chains(self._trainer.draws, predictive)
-        generated, observed = predictions.scores(self._trainer, predictive)
+            if trainer.has_start:
+                self._writer.write_ends(trainer.chain_ends)
+            # Witnesses show whether the answer is right, and are no part of it.
+            is_witness = trainer.is_witness[:, None, None]
+            self._writer.write_chains(
+                np.where(is_witness, np.nan, draws), np.where(is_witness[..., None], np.nan, predictive)
+            )
         self._writer.write_scores(generated=generated, observed=observed)
 
 

@@ -78,7 +78,7 @@ def start_of(spec: RunSpec, events: NDArray) -> dict[str, Any] | None:
 
 def _start_at(spec: RunSpec, result: ScoreFit) -> tuple[dict[str, Any] | None, str]:
     """The state of a `Start`; or None, and why generators look for the answer themselves though they should not."""
-    if spec.start != "fit":
+    if not spec.begins_at_fit:
         return None, ""
     if any(finding.kind in (STRUCTURE, BOUND, SEVERAL, ARRIVED) for finding in result.findings):
         why = "it is in doubt where the answer is"
@@ -90,7 +90,7 @@ def _start_at(spec: RunSpec, result: ScoreFit) -> tuple[dict[str, Any] | None, s
 
 
 def _fit(spec: RunSpec, events: NDArray) -> ScoreFit:
-    n_parameters, most = len(spec.problem.parameters), _MOST_TO_START if spec.start == "fit" else _MOST_PARAMETERS
+    n_parameters, most = len(spec.problem.parameters), _MOST_TO_START if spec.begins_at_fit else _MOST_PARAMETERS
     if n_parameters > most:
         raise ValueError(
             f"{n_parameters} parameters are too many: a run makes the fit for up to {most}. fit(problem, events) makes "

@@ -84,14 +84,15 @@ class RunSpec(metaclass=ValueClass):
     reference : bool
         Also fit the same events by maximum likelihood, if the problem has a likelihood, as a reference for the results.
     fit : bool
-        Also fit the same events by a learned score, as `fit` does without a likelihood, for problems of up to 24
-        parameters.  Rank 0 does this before the ranks train, which takes 2 to 40 s; where it is not possible, the run
-        continues, and the store says why.
-    start : {"ranges", "fit"}
-        Where generators begin.  "ranges": in the middle of the ranges, which they explore.  "fit": each at the fit of
-        its own resample, and discriminators see the learned score; the last quarter of the chains are witnesses, which
-        begin 2 deviations away and do not see it.  A few hundred steps are then enough.  Where there is no fit, or it
-        is in doubt where the answer is, generators begin in the middle of the ranges.
+        Also fit the same events by a learned score, as `fit` does without a likelihood, for problems of up to 60
+        parameters (24 if generators do not begin there).  Rank 0 does this before the ranks train, which takes 2 to
+        60 s; where it is not possible, the run continues, and the store says why.
+    start : {"fit", "ranges"}
+        Where generators begin.  "fit": each at the fit of its own resample, and discriminators see the learned score;
+        the last quarter of the chains are witnesses, which begin 2 deviations away, or more in a short run, and do not
+        see it.  A few hundred steps are then enough.  "ranges": in the middle of the ranges, which they explore.  So
+        they do, too, if there is no fit or it is in doubt where the answer is, and if generators make images or events
+        are streamed; then they need more steps.
     overwrite : bool
         Replace a run that is already in the store.
     checkpoint_s : float
@@ -128,18 +129,11 @@ class RunSpec(metaclass=ValueClass):
     n_observed: Count | None = None
     reference: bool = True
     fit: bool = True
-    start: Literal["fit", "ranges"] = "ranges"
+    start: Literal["fit", "ranges"] = "fit"
     overwrite: bool = False
     checkpoint_s: NonNegative = 300.0
 
     def __post_init__(self) -> None:
-        if self.start == "fit" and not self.fit:
-            raise ValueError('start="fit" needs the fit, which fit=False leaves out. Type fit=True, or start="ranges".')
-        if self.start == "fit" and (self.settings.generator == "convolution" or self.streamed):
-            raise ValueError(
-                'start="fit" is not possible for generators of images (generator="convolution") and for events with '
-                'stream=True. Type start="ranges".'
-            )
         if self.settings.generator == "convolution":
             self.problem.image_of_parameters()
         if self.streamed and self.n_observed is None:
@@ -152,6 +146,11 @@ class RunSpec(metaclass=ValueClass):
     def streamed(self) -> Observed | None:
         """The file of events that the ranks read themselves, window by window; None if they do not."""
         return self.events if isinstance(self.events, Observed) and self.events.stream else None
+
+    @property
+    def begins_at_fit(self) -> bool:
+        """bool: Whether generators begin at the fit, if there is one that leaves no doubt where the answer is."""
+        return self.fit and self.start == "fit" and self.settings.generator != "convolution" and not self.streamed
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as JSON values.

@@ -104,6 +104,8 @@ def _read_when_used(path: Location, group: str, dataset: xr.Dataset, is_valid: x
 
     def lazily(name: Hashable, is_valid: xr.DataArray | None = None) -> tuple:
         array = dataset[name]
+        if is_valid is not None and not set(is_valid.dims) <= set(array.dims):
+            is_valid = None  # no rows
         source = _Read(path, f"{group}/{name}", array.variable, None if is_valid is None else is_valid.variable)
         return array.dims, indexing.LazilyIndexedArray(source), array.attrs
 

@@ -47,6 +47,7 @@ ELAPSED = "elapsed_s"
 STALENESS = "staleness"
 REJECTED = "rejected"
 PROGRESS = "progress"
+WITNESS = "witness"
 
 # Variables of the snapshots and scores
 TAKEN_PARAMETERS = "parameters"
@@ -55,7 +56,7 @@ SCORE_GENERATED = "generated"
 SCORE_OBSERVED = "observed"
 
 # Variables of the reference; a likelihood fit provides the first three, a fit by the learned score the next five, and
-# the ranks of a run that begins at that fit the two after these
+# the ranks of a run that begins at that fit the three after these
 MLE = "mle"
 DEVIATION = "deviation"
 COVARIANCE = "covariance"
@@ -66,6 +67,7 @@ FIT_GOODNESS = "fit_goodness"
 FIT_FREEDOM = "fit_n_freedom"
 CHAIN_FIT = "chain_fit"
 CHAIN_START = "chain_start"
+CHAIN_END = "chain_end"
 TRUTH = "truth"
 PUBLISHED = "published"
 PUBLISHED_DEVIATION = "published_deviation"
@@ -195,6 +197,9 @@ _FIXED = (
     Variable(HISTORY, REJECTED, (RANK, STEP), "float32", DIMENSIONLESS,
              "steps of members whose numbers were not finite, and that were dropped, since the row before", "rank"),
     Variable(HISTORY, PROGRESS, (RANK,), "int64", STEPS, "steps completed; rows beyond are not valid", "rank", 0),
+    Variable(HISTORY, WITNESS, (RANK, MEMBER), "int64", DIMENSIONLESS,
+             "1 for a witness, a generator that began away from the fit; its chain is not in the posterior", "rank", 0,
+             since=5),
     Variable(SNAPSHOTS, TAKEN_PARAMETERS, (CHAIN, STEP, SET, PARAMETER), "float32", UNITS_OF_PARAMETERS,
              "parameter vectors that the generator proposed at this step", "replica"),
     Variable(SNAPSHOTS, TAKEN_EVENTS, (CHAIN, STEP, EVENT, OBSERVABLE), "float32", "units of the observables",
@@ -222,6 +227,8 @@ _FIXED = (
              "fit of the events that the chain learns from, if generators began at the fit", "replica", since=5),
     Variable(REFERENCE, CHAIN_START, (CHAIN, PARAMETER), "float64", UNITS_OF_PARAMETERS,
              "where the chain began, if generators began at the fit; witnesses began elsewhere", "replica", since=5),
+    Variable(REFERENCE, CHAIN_END, (CHAIN, PARAMETER), "float64", UNITS_OF_PARAMETERS,
+             "mean of the chain's draws, also of witnesses, if generators began at the fit", "replica", since=5),
     Variable(REFERENCE, TRUTH, (PARAMETER,), "float64", UNITS_OF_PARAMETERS,
              "parameters that the observed events were made with", "creator"),
     Variable(REFERENCE, PUBLISHED, (PARAMETER,), "float64", UNITS_OF_PARAMETERS, "published value", "creator"),

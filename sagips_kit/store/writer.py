@@ -143,6 +143,14 @@ class RunWriter:
         for name, values in ((schema.CHAIN_FIT, fits), (schema.CHAIN_START, starts)):
             self._write(self._array(schema.REFERENCE, name), (self._chains(),), np.asarray(values))
 
+    def write_ends(self, ends: ArrayLike) -> None:
+        """Write where the chains of this rank's replica ended, (member, parameter), if they began at the fit."""
+        self._write(self._array(schema.REFERENCE, schema.CHAIN_END), (self._chains(),), np.asarray(ends))
+
+    def write_witnesses(self, is_witness: ArrayLike) -> None:
+        """Write which of this rank's generators are witnesses, (member,) of bool."""
+        self._write(self._array(schema.HISTORY, schema.WITNESS), (self.rank,), np.asarray(is_witness, dtype=int))
+
     def write_verdict(self, words: Mapping[str, Any]) -> None:
         """Write whether the result may be used, as JSON values; for the last rank, when the run is finished."""
         with self._safely():

@@ -80,6 +80,8 @@ class Trainer:
         The problem.
     chain_fits, chain_starts : ndarray (member, parameter)
         With a start, the fit of each chain's resample, and where the chain began; else NaN.
+    is_witness : ndarray (member,) of bool
+        Which chains are witnesses; their draws belong to no posterior.
     settings : Settings
         The settings.
     n_steps : int
@@ -163,7 +165,7 @@ class Trainer:
         self.data = RankData(problem, settings, checked, resampling, batches, world.device, windows, share)
         self._start, begin = start, None
         self.chain_fits = np.full((settings.n_members, len(problem.parameters)), np.nan)
-        self.chain_starts = self.chain_fits
+        self.chain_starts, self.is_witness = self.chain_fits, np.zeros(settings.n_members, dtype=bool)
         if start is not None:
             begin = self._begin(start, resampling, n_seen=n_steps * settings.n_events * share[1])
         self.gan = GAN(problem, settings, self.data, self._random, n_steps, world.device, begin)
@@ -186,7 +188,8 @@ class Trainer:
         starts = start.displaced(fits, chains, n_chains, self.seed, farther * DISPLACED)
         self.chain_fits, self.chain_starts = fits.numpy(), starts.numpy()
         lower, upper = (torch.as_tensor(np.asarray(end, dtype=float)) for end in (problem.lower, problem.upper))
-        is_blind = torch.tensor([is_witness(chain, n_chains) for chain in chains])
+        self.is_witness = np.array([is_witness(chain, n_chains) for chain in chains])
+        is_blind = torch.as_tensor(self.is_witness)
         stride = torch.where(is_blind, schedules.witness_stride(farther), 1.0)
         t = (starts - lower) / (upper - lower)
         return Begin(t, start.features, start.n_components, is_blind, start.state["information"], stride)
@@ -212,6 +215,13 @@ class Trainer:
     def draws(self) -> NDArray:
         """Draws of each chain, ndarray (member, draw, parameter); NaN until the last part of the run."""
         return self._draws.values
+
+    @property
+    def chain_ends(self) -> NDArray:
+        """Mean of the draws of each chain, ndarray (member, parameter), after the last step."""
+        if self._circles is None:
+            return self.draws.mean(1)
+        return _circular.mean(self.draws.swapaxes(1, 2), *self._circles)
 
     @property
     def n_weights(self) -> int:
