@@ -65,4 +65,4 @@ def of_events(problem: Problem, coordinates: Coordinates, function: Function, ev
     # Offsets and far events need the precision, where the device has it.
     precise = flat if flat.device.type == "mps" else flat.double()
     z, _ = coordinates(precise, category=problem.category(flat.detach()))
-    return function(z).to(events.dtype).unflatten(0, events.shape[:-1])
+    return function(z.to(events.dtype)).to(events.dtype).unflatten(0, events.shape[:-1])

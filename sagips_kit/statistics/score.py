@@ -135,7 +135,7 @@ class _Network:
         return state if self._unit is None else state | {"unit": self._unit}
 
     def __call__(self, z: Tensor) -> Tensor:
-        return self.outputs(self.inputs(z)).double()
+        return self.outputs(self.inputs(z)).to(z.dtype)
 
     def slopes(self, sample: Sample) -> Tensor:
         with torch.no_grad():

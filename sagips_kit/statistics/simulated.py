@@ -131,10 +131,10 @@ class Simulation:
         """Residuals of constraints and priors."""
         return self.problem.residuals(self._all(t), self._statistic)
 
-    def pulls(self, t: Tensor) -> Tensor:
-        """Their derivatives, (residual, parameter)."""
+    def pulls(self, t: Tensor, n: int | None = None) -> Tensor:
+        """Their derivatives (residual, parameter), or those of the first n."""
         at = t.clone().requires_grad_()
-        rows = [torch.autograd.grad(one, at, retain_graph=True)[0] for one in self.residuals(at)]
+        rows = [torch.autograd.grad(one, at, retain_graph=True)[0] for one in self.residuals(at)[:n]]
         return torch.stack(rows) if rows else t.new_zeros(0, len(t))
 
     def events(self, t: Tensor, noise: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..events.resampling import check_events
 from ..events.streams import Stream, numpy_stream
 from ..problems.base import Problem, n_external
-from ..store.witnesses import DISPLACED, is_witness
+from ..store.witnesses import is_witness
 from .basis import bases_of
 from .features import of_events
 from .sample import Function
@@ -23,8 +23,8 @@ from .simulated import Observation, Simulation
 from .solve import Solution, corrected
 
 _CHUNK = 16_384  # events whose score is computed at a time
-_N_STEPS, _N_PROJECTIONS = 8, 3  # of the way of 2 deviations along the constraints, and onto them in each step
-_N_DIRECTIONS, _NEAR_ENOUGH = 4, 0.2  # that are tried, until the distance is right within this fraction
+_N_STEPS, _N_PROJECTIONS = 16, 3  # of the way along the constraints, and onto them in each step
+_N_DIRECTIONS, _NEAR_ENOUGH = 4, 0.3  # that are tried, until the distance is right within this fraction
 _AS_BEFORE = 1.0  # deviations by which constraints may differ at its end
 _INSIDE, _MARGIN = 1e-4, 0.02  # least distances (in units of the range) of generators and witnesses from its ends
 
@@ -58,7 +58,7 @@ class Start:
     observed: Observation
     score: Function
     state: dict[str, Any]
-    _scores: dict[torch.device, Function] = field(default_factory=dict, repr=False)
+    _scores: dict[tuple[torch.device, torch.dtype], Function] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, problem: Problem, observed: Observation, score: Score, solution: Solution) -> "Start":
@@ -101,22 +101,23 @@ class Start:
 
     def features(self, events: Tensor) -> Tensor:
         """The score of events: (..., observable) -> (..., component), differentiable, in their type."""
-        return of_events(self.problem, self.observed.coordinates, self._score_on(events.device), events)
+        return of_events(self.problem, self.observed.coordinates, self._score_for(events), events)
 
-    def _score_on(self, device: torch.device) -> Function:
-        """The score with its numbers on a device; in single precision where there is no other."""
-        if device.type == "cpu":
+    def _score_for(self, events: Tensor) -> Function:
+        """The score with its numbers on the device of events and in their precision."""
+        device, dtype = events.device, events.dtype
+        if device.type == "cpu" and dtype == torch.float64:
             return self.score
-        if device not in self._scores:
+        if (device, dtype) not in self._scores:
 
             def moved(state: Any) -> Any:
                 if isinstance(state, dict):
                     return {name: moved(item) for name, item in state.items()}
-                is_single = device.type == "mps" and state.dtype == torch.float64
-                return state.to(device, torch.float32 if is_single else state.dtype)
+                return state.to(device, dtype if state.is_floating_point() else state.dtype)
 
-            self._scores[device] = Score.restored(bases_of(self.observed.coordinates), moved(self.state["score"]))
-        return self._scores[device]
+            state = moved(self.state["score"])
+            self._scores[device, dtype] = Score.restored(bases_of(self.observed.coordinates), state)
+        return self._scores[device, dtype]
 
     def fits_of(self, events: Tensor, resamples: Sequence[Tensor], shifts: Tensor) -> Tensor:
         """The fits of resamples of the events.
@@ -137,19 +138,37 @@ class Start:
         """
         simulation, state = self._simulation, self.state
         theta = simulation.theta(state["t"])
-        with torch.no_grad():
-            values = torch.cat([self.features(chunk.double()) for chunk in events.split(_CHUNK)])
-        category = self.problem.category(events) if self.problem.n_categories > 1 else torch.zeros(len(events)).long()
-        shares = torch.bincount(category, minlength=self.problem.n_categories) / len(events)
-        mean, residuals, places = _mean(values, category, shares), simulation.residuals(state["t"]), []
-        for chosen, shift in zip(resamples, shifts, strict=True):
-            difference = _mean(values[chosen], category[chosen], shares) - mean
+        means = self._means(events, resamples)
+        residuals, places = simulation.residuals(state["t"]), []
+        for chosen, shift, difference in zip(resamples, shifts, means[1:] - means[0], strict=True):
             # Constraints compare with a statistic of the resample.
             statistic = self.problem.statistic(events[chosen].double())
             moved = residuals - self.problem.residuals(theta, statistic, shift.double())
             step = state["influence"] @ difference + state["external"] @ moved
             places.append(corrected(simulation, state["t"], step, state["information"]))
         return torch.stack([simulation.theta(t) for t in places])
+
+    def _means(self, events: Tensor, resamples: Sequence[Tensor]) -> Tensor:
+        """Mean score (1 + resample, component) of all events and of each resample, with the same shares of categories.
+
+        Of few events at a time, since a score has many components.
+        """
+        n_categories, n = self.problem.n_categories, len(events)
+        copies = [torch.bincount(chosen, minlength=n).to(torch.int16) for chosen in resamples]
+        copies = torch.stack([torch.ones(n, dtype=torch.int16), *copies])
+        sums = torch.zeros(n_categories, len(copies), self.n_components, dtype=torch.float64)
+        counts = torch.zeros(n_categories, len(copies), dtype=torch.float64)
+        for some, of_some in zip(events.split(_CHUNK), copies.split(_CHUNK, 1), strict=True):
+            with torch.no_grad():
+                values = self.features(some).double()
+            category = self.problem.category(some) if n_categories > 1 else torch.zeros(len(some)).long()
+            for k in category.unique().tolist():
+                weights = of_some[:, category == k].double()
+                sums[k] += weights @ values[category == k]
+                counts[k] += weights.sum(1)
+        # A resample may have lost all events of a rare category.
+        means = torch.where(counts[..., None] > 0, sums / counts[..., None].clamp(min=1), sums.sum(0) / n)
+        return torch.einsum("k,krc->rc", counts[:, 0] / n, means)
 
     def displaced(self, fits: Tensor, chains: Sequence[int], n_chains: int, seed: int, distance: float) -> Tensor:
         """Where chains begin whose resamples have these fits (chain, parameter), in the parameters' units.
@@ -192,13 +211,13 @@ class Start:
         margin = torch.where(simulation.is_periodic, -math.inf, torch.minimum(t, 1 - t).clamp(_INSIDE, _MARGIN))
         for one in (sign * length * step for step in steps for length in (1.0, 1.7, 0.5, 0.25) for sign in (1, -1)):
             at = t
-            n_steps = math.ceil(_N_STEPS * distance / DISPLACED)
-            for _ in range(n_steps):
-                at = at + one / n_steps
-                for _ in range(_N_PROJECTIONS if n else 0):
-                    pulls, change = simulation.pulls(at)[:n], simulation.residuals(at)[:n] - before
-                    spread = torch.linalg.pinv(pulls @ covariance @ pulls.T, hermitian=True)
-                    at = at - covariance @ pulls.T @ spread @ change
+            for _ in range(_N_STEPS):
+                at = at + one / _N_STEPS
+                if n:
+                    pulls = simulation.pulls(at, n)
+                    back = covariance @ pulls.T @ torch.linalg.pinv(pulls @ covariance @ pulls.T, hermitian=True)
+                    for _ in range(_N_PROJECTIONS):
+                        at = at - back @ (simulation.residuals(at)[:n] - before)
                 at = at.clamp(margin, 1 - margin)
             is_as_before = (simulation.residuals(at)[:n] - before).abs().lt(_AS_BEFORE).all()
             off = abs(math.log(max(rms(at - t), 1e-9) / distance))
@@ -211,11 +230,3 @@ class Start:
     @functools.cached_property
     def _simulation(self) -> Simulation:
         return Simulation(self.problem, self.problem.statistic(self.observed.events), 0)
-
-
-def _mean(values: Tensor, category: Tensor, shares: Tensor) -> Tensor:
-    """Mean (component,) of values (event, component) with the given shares of the categories."""
-    # A resample may have lost all events of a rare category.
-    parts = [values[category == k] if bool((category == k).any()) else values for k in range(len(shares)) if shares[k]]
-    means = [part.double().mean(0) for part in parts]
-    return shares[shares > 0].double() @ torch.stack(means)
