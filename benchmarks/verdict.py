@@ -1,0 +1,173 @@
+"""What the verdict on a run says of runs that are right, and of runs in which something is wrong.
+
+    python benchmarks/verdict.py                                     # about 2 hours of one core
+    python benchmarks/verdict.py --kind regular --seeds 3 --out /tmp/verdict.json
+    python benchmarks/verdict.py --kind faults --problems Normal Ring
+
+Runs have the default settings with 4 chains, except for their length.  Those of regular problems should find no fault;
+those of sabotaged problems, whose data or model is wrong, and those with a fault in the method should be "not
+reliable", or at least not "no fault found".  The problems are those of `zoo.py`, with events of independent
+generators.  Each result is saved immediately, so an interrupted benchmark continues from there.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import shutil
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from closures import Results
+from problems import KINDS
+from zoo import digest, joint_distance, likelihood_fit
+
+from sagips_kit import RunSpec, Settings, analysis, open_run, run
+from sagips_kit.ranks.world import World
+from sagips_kit.statistics.fit import ScoreFit
+from sagips_kit.statistics.start import Start
+from sagips_kit.training import schedules
+
+HERE = Path(__file__).parent
+FAULTY = ("Normal", "HeavyTails", "Ring", "Weibull", "Spectrum", "Triple")
+BESIDE = 1.5  # deviations by which a faulty fit is off (RMS)
+
+
+@contextlib.contextmanager
+def no_training():
+    """Generators do not move."""
+    with mock.patch.object(schedules, "first_rates_at_a_fit", lambda n_steps, n_events, settings: (0.0, 1e-3)):
+        yield
+
+
+@contextlib.contextmanager
+def wrong_fit():
+    """The fit, and with it the start of all chains, is off in a random direction; its score is right."""
+    start = ScoreFit.start
+
+    def beside(self):
+        right = start(self)
+        deviation = right.state["covariance"].diag().sqrt()
+        step = torch.as_tensor(np.random.default_rng(5).normal(size=len(deviation)))
+        t = right.state["t"] + BESIDE * deviation * step / step.square().mean().sqrt()
+        return Start(right.problem, right.observed, right.score, right.state | {"t": t.clamp(0.001, 0.999)})
+
+    with mock.patch.object(ScoreFit, "start", beside):
+        yield
+
+
+FAULTS = {
+    "cold start of 400 steps": (contextlib.nullcontext, {"start": "ranges", "n_steps": 400}),
+    "generators that do not move": (no_training, {}),
+    f"a start {BESIDE} deviations beside the answer": (wrong_fit, {}),
+}
+
+
+def study(kind, name, fault, seed, n_events, n_steps):
+    """The verdict on one run."""
+    problem = KINDS[kind][name]()
+    events = problem.observed(n_events, np.random.default_rng(seed))
+    folder = tempfile.mkdtemp(prefix="verdict")
+    given = {"n_steps": n_steps, "seed": seed, "settings": Settings(n_members=4), "reference": False}
+    context, changes = FAULTS.get(fault, (contextlib.nullcontext, {}))
+    begin = time.process_time()
+    try:
+        np.save(f"{folder}/events.npy", events)
+        spec = RunSpec(problem=problem, store=f"{folder}/run.zarr", events=f"{folder}/events.npy", **(given | changes))
+        with context():
+            run(spec, World.alone("cpu"))
+        stored = open_run(spec.store).load()
+    finally:
+        shutil.rmtree(folder)
+    row = {"kind": kind, "problem": name, "fault": fault, "seed": seed, "cpu_s": time.process_time() - begin}
+    verdict = analysis.verdict(stored)
+    row |= {"state": verdict.state, "tests": verdict.tests, "texts": verdict.sentences()}
+    if kind == "regular":
+        values = analysis.estimate(stored)
+        reference, _ = likelihood_fit(problem, events, problem.truth)
+        row["joint_distance"] = joint_distance(values["fit"].values - reference.theta, reference.covariance)
+        row["squared_spreads"] = ((values["deviation"].values / reference.deviation) ** 2).tolist()
+    return row
+
+
+def summary(rows):
+    """What all rows say together."""
+    found = {}
+    regular = [row for row in rows if row["kind"] == "regular" and not row["fault"]]
+    if regular:
+        distances = [row["joint_distance"] for row in regular]
+        tests = [row["tests"] for row in regular]
+        squares = [np.mean(row["squared_spreads"]) for row in regular]  # of each run
+        found["regular"] = {
+            "runs": len(regular),
+            "states": _states(regular),
+            "false alarms": dict(Counter(row["problem"] for row in regular if row["state"] == "not reliable")),
+            "doubtful": dict(Counter(row["problem"] for row in regular if row["state"] == "doubtful")),
+            "median joint distance": float(np.median(distances)),
+            "joint distance above 0.3, with no fault found": dict(
+                Counter(r["problem"] for r in regular if r["joint_distance"] > 0.3 and r["state"] == "no fault found")
+            ),
+            "spread over the deviation of the likelihood, pooled": math.sqrt(np.mean(squares)),
+            "its error": float(np.std(squares) / math.sqrt(len(squares)) / 2),
+            "distance of witnesses, at first": _range(t[k] for t in tests for k in t if k.endswith("at first")),
+            "distance of witnesses, at last": _range(t["at last"] for t in tests if "at last" in t),
+            "median CPU s": float(np.median([row["cpu_s"] for row in regular])),
+        }
+    if sabotaged := [row for row in rows if row["kind"] == "sabotaged"]:
+        missed = Counter(row["problem"] for row in sabotaged if row["state"] == "no fault found")
+        found["sabotaged"] = {"runs": len(sabotaged), "states": _states(sabotaged), "missed": dict(missed)}
+    for fault in FAULTS:
+        if some := [row for row in rows if row["fault"] == fault]:
+            missed = Counter(row["problem"] for row in some if row["state"] == "no fault found")
+            found[fault] = {"runs": len(some), "states": _states(some), "missed": dict(missed)}
+    return found
+
+
+def _states(rows):
+    return dict(Counter(row["state"] for row in rows))
+
+
+def _range(values):
+    """Median, and 10 % and 90 % quantiles."""
+    low, middle, high = np.quantile([*values] or [math.nan], [0.1, 0.5, 0.9])
+    return {"10 %": float(low), "median": float(middle), "90 %": float(high)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kinds = ("regular", "sabotaged", "faults")
+    parser.add_argument("--kind", nargs="+", default=kinds, choices=kinds, help="default: all")
+    parser.add_argument(
+        "--problems", nargs="+", metavar="NAME", help="default: all; for faults six of the regular ones"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="samples of events for each problem (default: 1)")
+    parser.add_argument("--events", type=int, default=20_000, help="observed events (default: 20000)")
+    parser.add_argument("--steps", type=int, default=500, help="steps of a run (default: 500)")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "verdict.json", help="file of the results")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    conditions = {"events": options.events, "steps": options.steps, "sources": digest()}
+    results = Results(options.out, conditions)
+    wanted = [(kind, name, "") for kind in ("regular", "sabotaged") if kind in options.kind for name in KINDS[kind]]
+    if "faults" in options.kind:
+        wanted += [("regular", name, fault) for fault in FAULTS for name in options.problems or FAULTY]
+    for kind, name, fault in wanted:
+        for seed in range(options.seeds) if not options.problems or name in options.problems else ():
+            if not results.has(kind=kind, problem=name, fault=fault, seed=seed):
+                results.add(study(kind, name, fault, seed, options.events, options.steps))
+                row = results.runs[-1]
+                print(
+                    f"{name:21} {fault or kind:30} seed {seed}  {row['state']:15} {row['cpu_s']:.0f} CPU s", flush=True
+                )
+                print(*[f"    {text}" for text in row["texts"]], f"    {row['tests']}", sep="\n", flush=True)
+    results.write(summary(results.runs))
+    print(json.dumps(summary(results.runs), indent=1))
+
+
+if __name__ == "__main__":
+    main()
