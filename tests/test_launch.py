@@ -49,8 +49,9 @@ SMALL = dataclasses.replace(
 
 @pytest.fixture
 def spec(tmp_path):
+    where = str(tmp_path / "a.zarr")
     return RunSpec(
-        problem=Gaussian(n_observed=200), store=str(tmp_path / "a.zarr"), settings=SMALL, n_steps=103, fit=False
+        problem=Gaussian(n_observed=200), store=where, settings=SMALL, n_steps=103, fit=False, start="ranges"
     )
 
 
@@ -150,6 +151,15 @@ def test_store_holds_the_fit_of_the_events(spec, monkeypatch):
 
 def raise_(error):
     raise error
+
+
+def test_a_run_whose_start_fails_explores_the_ranges_and_says_why(spec, monkeypatch):
+    monkeypatch.setattr(reference, "fit", lambda *given, **options: dataclasses.replace(fake_fit(*given), findings=()))
+    run(change(spec, fit=True, start="fit", n_steps=20), World.alone("cpu"))
+    stored = open_run(spec.store)
+    why = "Generators did not begin at the fit, because this failed: ValueError: This result holds no score"
+    assert any(text.startswith(why) for text in analysis.verdict(stored).not_tested)
+    assert "which began in the middle of the ranges" in analysis.describe(stored)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,10 @@ def _start_at(spec: RunSpec, result: ScoreFit) -> tuple[dict[str, Any] | None, s
     elif result.notes:
         why = "generators cannot follow its differences"
     else:
-        return result.start().state, ""
+        try:
+            return result.start().state, ""
+        except Exception as error:
+            why = f"this failed: {type(error).__name__}: {error}"
     return None, f"Generators did not begin at the fit, because {why}: they explored the ranges and need more steps."
 
 

@@ -176,7 +176,8 @@ class Start:
         Witnesses begin elsewhere, at a distance in deviations.
         """
         simulation = self._simulation
-        root = torch.linalg.cholesky(self.state["covariance"] + 1e-18 * torch.eye(len(self.state["t"])))
+        values, vectors = torch.linalg.eigh(self.state["covariance"])
+        root = vectors * values.clamp(min=0).sqrt()
         deviation, places = self.state["covariance"].diag().sqrt(), []
 
         def rms(step: Tensor) -> float:
