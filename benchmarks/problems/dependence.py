@@ -178,7 +178,7 @@ class Trees(Known):
     science = "ecology"
     parameters = ("height", "shape", "log_stem", "spread", "dependence")
     lower, upper, truth = (5.0, 0.8, 1.0, 0.1, 0.5), (40.0, 8.0, 5.0, 1.5, 15.0), (18.0, 2.6, 3.1, 0.45, 5.0)
-    observables, noise_dim = ("height", "stem"), 2
+    observables, noise_dim = ("height_seen", "stem"), 2
 
     def simulate(self, theta, noise):
         height, shape, log_stem, spread, k = theta
@@ -214,7 +214,7 @@ class Storms(Known):
     lower = (1.0, 0.6, 10.0, 2.0, 0.0, 0.5, -0.8, -0.8, -0.8)
     upper = (12.0, 4.0, 60.0, 20.0, 25.0, 5.0, 0.8, 0.8, 0.8)
     truth = (5.0, 1.5, 28.0, 7.0, 14.0, 2.0, 0.6, -0.3, 0.2)
-    observables, noise_dim = ("duration", "depth", "temperature"), 3
+    observables, noise_dim = ("duration", "depth_seen", "temperature_seen"), 3
 
     def simulate(self, theta, noise):
         log_ndtr = torch.special.log_ndtr
@@ -260,7 +260,7 @@ class Charm(Mixture):
     science = "particle physics"
     parameters = ("mass", "width", "lifetime", "slope", "prompt", "fraction")
     lower, upper, truth = (4, 0.05, 0.8, 1, 0.1, 0.05), (6, 0.5, 4, 10, 0.7, 0.7), (5.1, 0.15, 1.5, 4, 0.4, 0.25)
-    observables, noise_dim, _within = ("mass", "time"), 2, ((0.0, 10.0), (0.0, 120.0))
+    observables, noise_dim, _within = ("mass_seen", "time"), 2, ((0.0, 10.0), (0.0, 120.0))
 
     def _parts(self, theta):
         mass, width, lifetime, slope, prompt, fraction = theta
@@ -283,7 +283,7 @@ class Polarised(Mixture):
     science = "particle physics"
     parameters = (*Charm.parameters, "polarisation")
     lower, upper, truth = (*Charm.lower, -0.9), (*Charm.upper, 2.0), (*Charm.truth, 0.6)
-    observables, noise_dim, _within = ("mass", "time", "cosine"), 3, (*Charm._within, (-1.0, 1.0))
+    observables, noise_dim, _within = ("mass_seen", "time", "cosine"), 3, (*Charm._within, (-1.0, 1.0))
 
     def _parts(self, theta):
         a, norm = theta[6], 2 + 2 * theta[6] / 3

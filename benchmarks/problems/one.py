@@ -111,7 +111,7 @@ class Peak(Known):
     """A peak on a falling spectrum with a wave in it."""
 
     science = "particle physics"
-    parameters, observables, noise_dim = ("mass", "width", "fraction", "slope", "wave"), ("mass",), 1
+    parameters, observables, noise_dim = ("mass", "width", "fraction", "slope", "wave"), ("mass_seen",), 1
     lower, upper, truth = (3, 0.05, 0.02, 1, -0.3), (7, 0.6, 0.6, 10, 0.3), (5, 0.2, 0.15, 4, 0.1)
 
     @staticmethod

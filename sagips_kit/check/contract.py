@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +17,11 @@ from ..problems.base import Problem, misspelt
 from ..problems.measurement import Measurement
 from ..store.schema import check_names
 from .case import Case
-from .report import Remark, fix, place
+from .report import Remark, fix, note, place
 
 _N = 5  # events; unlikely to equal a number of observables
 _ROUNDING = 1e-6  # of numbers in single precision, relative to a period
+_COARSE, _COARSE_EVENTS = 1e-5, 1e-3  # distances of neighbouring numbers, relative to a range and to a spread of events
 _WITHOUT = (
     "Training needs this derivative. Write the formulas with torch, without .numpy(), .item(), float() and .detach(). "
     "If your simulator is an external program, fill histograms with it for many parameters, and let a Pipeline draw "
@@ -224,6 +226,31 @@ def derivative(case: Case) -> Iterator[Remark]:
         )
 
 
+def precision(case: Case) -> Iterator[Remark]:
+    """Single precision, in which networks work, is fine enough for the ranges and the events."""
+    problem = case.problem
+    for name, low, high in zip(problem.parameters, problem.lower, problem.upper, strict=True):
+        if (coarse := _spacing(low, high)) > _COARSE * (high - low):
+            yield _too_coarse(name, f"its range, from {low:.12g} to {high:.12g}", coarse, low)
+    for name, values in zip(problem.observables, case.events.double().T, strict=True):
+        low, middle, high = values.quantile(values.new_tensor([0.16, 0.5, 0.84])).tolist()
+        if high > low and (coarse := _spacing(low, high)) > _COARSE_EVENTS * (high - low):
+            yield _too_coarse(name, f"events, of which most are from {low:.12g} to {high:.12g}", coarse, middle)
+
+
+def _spacing(low: float, high: float) -> float:
+    """Distance of neighbouring numbers in single precision, in an interval."""
+    return float(np.spacing(np.float32(max(abs(low), abs(high)))))
+
+
+def _too_coarse(name: str, what: str, coarse: float, offset: float) -> Remark:
+    return fix(
+        f"{name}: training works in single precision, whose numbers are {coarse:.2g} apart there; that is too coarse "
+        f"for {what}. Subtract an offset such as {offset:.6g} from it in the events, in the ranges and in simulate. "
+        "fit(problem, events) needs no offset."
+    )
+
+
 def batches(case: Case) -> Iterator[Remark]:
     """Many parameter vectors at once give the same events as one at a time."""
     theta, noise = case.points.float(), case.noise(_N * len(case.points), torch.float32).view(len(case.points), _N, -1)
@@ -238,9 +265,9 @@ def batches(case: Case) -> Iterator[Remark]:
         )
         return
     if together.dtype != torch.float32:
-        yield fix(
-            f"simulate returns {together.dtype} for parameters of float32: constants should follow their type, as in "
-            "torch.tensor(values).to(theta)."
+        yield note(
+            f"simulate returns {together.dtype} for parameters of float32, which takes longer, and is impossible on "
+            "some accelerators: constants should follow their type, as in torch.tensor(values).to(theta)."
         )
     alone = torch.stack([case.simulate(*one) for one in zip(theta, noise, strict=True)])
     if not torch.allclose(together, alone, rtol=1e-3, atol=1e-5, equal_nan=True):

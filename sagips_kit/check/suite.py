@@ -12,13 +12,17 @@ from ..problems.arguments import require_arguments
 from ..problems.base import Problem
 from .answer import grids, likelihood, observed, parameters
 from .case import Case
-from .contract import batches, derivative, device, names, shapes
+from .contract import batches, derivative, device, names, precision, shapes
 from .report import OK, Check, Finding, Report, findings, skipped
 from .simulation import finite, gradient, noise, periodic, reproducible
 from .speed import speed
 
 # In stages: a problem that fails one would fail all later ones, with less helpful messages.
-_STAGES: tuple[dict[str, Check], ...] = ({"names": names}, {"shapes": shapes}, {"derivative": derivative})
+_STAGES: tuple[dict[str, Check], ...] = (
+    {"names": names},
+    {"shapes": shapes},
+    {"derivative": derivative, "precision": precision},
+)
 _REST: dict[str, Check] = {
     "batches": batches,
     "device": device,

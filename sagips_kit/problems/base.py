@@ -419,7 +419,10 @@ class Problem(ABC):
 
 
 def events_of(problem: Problem, theta: Tensor, noise: Tensor) -> Tensor:
-    """Simulated events (event, observable) of `problem.simulate`; the one place that refuses event weights."""
+    """Simulated events (event, observable) of `problem.simulate`, in the type of theta.
+
+    The one place that refuses event weights.
+    """
     simulated = problem.simulate(theta, noise)
     if isinstance(simulated, tuple):
         raise NotImplementedError(
@@ -428,7 +431,8 @@ def events_of(problem: Problem, theta: Tensor, noise: Tensor) -> Tensor:
             "observable), whose columns torch.stack([x, y], dim=-1) joins. In place of a weight, multiply the density "
             "that a Pipeline samples by it."
         )
-    return simulated
+    # Constants in double precision would make double what they meet.
+    return simulated.to(theta.dtype) if isinstance(simulated, Tensor) and simulated.is_floating_point() else simulated
 
 
 def require_problem(given: Any) -> None:
