@@ -35,6 +35,7 @@ from sagips_kit.training import schedules
 
 HERE = Path(__file__).parent
 FAULTY = ("Normal", "HeavyTails", "Ring", "Weibull", "Spectrum", "Triple")
+REFUSED = "refused"
 BESIDE = 1.5  # deviations by which a faulty fit is off (RMS)
 
 
@@ -70,6 +71,7 @@ FAULTS = {
 
 def study(kind, name, fault, seed, n_events, n_steps):
     """The verdict on one run."""
+    key = {"kind": kind, "problem": name, "fault": fault, "seed": seed}
     problem = KINDS[kind][name]()
     events = problem.observed(n_events, np.random.default_rng(seed))
     folder = tempfile.mkdtemp(prefix="verdict")
@@ -79,13 +81,15 @@ def study(kind, name, fault, seed, n_events, n_steps):
     try:
         np.save(f"{folder}/events.npy", events)
         spec = RunSpec(problem=problem, store=f"{folder}/run.zarr", events=f"{folder}/events.npy", **(given | changes))
-        with context():
-            run(spec, World.alone("cpu"))
+        try:
+            with context():
+                run(spec, World.alone("cpu"))
+        except ValueError as error:  # before anything is trained
+            return key | {"state": REFUSED, "tests": {}, "texts": [str(error)], "cpu_s": time.process_time() - begin}
         stored = open_run(spec.store).load()
     finally:
         shutil.rmtree(folder)
-    row = {"kind": kind, "problem": name, "fault": fault, "seed": seed, "cpu_s": time.process_time() - begin}
-    verdict = analysis.verdict(stored)
+    row, verdict = key | {"cpu_s": time.process_time() - begin}, analysis.verdict(stored)
     row |= {"state": verdict.state, "tests": verdict.tests, "texts": verdict.sentences()}
     if kind == "regular":
         values = analysis.estimate(stored)
@@ -98,14 +102,14 @@ def study(kind, name, fault, seed, n_events, n_steps):
 def summary(rows):
     """What all rows say together."""
     found = {}
-    regular = [row for row in rows if row["kind"] == "regular" and not row["fault"]]
-    if regular:
+    tried = [row for row in rows if row["kind"] == "regular" and not row["fault"]]
+    if regular := [row for row in tried if row["state"] != REFUSED]:
         distances = [row["joint_distance"] for row in regular]
         tests = [row["tests"] for row in regular]
         squares = [np.mean(row["squared_spreads"]) for row in regular]  # of each run
         found["regular"] = {
-            "runs": len(regular),
-            "states": _states(regular),
+            "runs": len(tried),
+            "states": _states(tried),
             "false alarms": dict(Counter(row["problem"] for row in regular if row["state"] == "not reliable")),
             "doubtful": dict(Counter(row["problem"] for row in regular if row["state"] == "doubtful")),
             "median joint distance": float(np.median(distances)),
