@@ -7,7 +7,19 @@ import pytest
 import torch
 from gaussian import Gaussian
 
-from sagips_kit import DayaBay, Observed, Pipeline, Problem, Proxy, RunSpec, Separate, check_problem, prepare
+from sagips_kit import (
+    DayaBay,
+    Observed,
+    Pipeline,
+    Problem,
+    Proxy,
+    RunSpec,
+    Separate,
+    Settings,
+    Trainer,
+    check_problem,
+    prepare,
+)
 from sagips_kit.check.case import Case
 from sagips_kit.check.report import FIX, NOTE, OK, findings
 from sagips_kit.check.speed import speed
@@ -32,6 +44,41 @@ class Decay(Problem):
     def observed(self, n_events, rng):
         noise = torch.as_tensor(rng.random((n_events or 4000, 2)))
         return Decay.simulate(self, torch.tensor(self.truth, dtype=noise.dtype), noise).numpy()
+
+
+class Double(Decay):
+    """Its constants make events of double precision."""
+
+    shift = torch.zeros(2, dtype=torch.float64)
+
+    def simulate(self, theta, noise):
+        return super().simulate(theta, noise) + self.shift
+
+
+class LateEvents(Decay):
+    """Events at unix times."""
+
+    offset = 1.7e9
+
+    def simulate(self, theta, noise):
+        return super().simulate(theta, noise) + torch.tensor([self.offset, 0]).to(theta)
+
+    def observed(self, n_events, rng):
+        return super().observed(n_events, rng) + np.array([self.offset, 0])
+
+
+class LateStart(Decay):
+    """The unix time is a parameter."""
+
+    parameters, units = ("start", "signal"), {"time": "s"}
+    lower, upper, truth = (1.7e9, 0.2), (1.7e9 + 5, 0.9), (1.7e9 + 1, 0.6)
+
+    def simulate(self, theta, noise):
+        return torch.stack([theta[0] - torch.log1p(-noise[:, 0]), theta[1] + noise[:, 1]], dim=-1)
+
+    def observed(self, n_events, rng):
+        noise = torch.as_tensor(rng.random((n_events or 4000, 2)))
+        return self.simulate(torch.tensor(self.truth, dtype=noise.dtype), noise).numpy()
 
 
 class WrongShape(Decay):
@@ -277,11 +324,23 @@ OTHERS = {
     SameHiddenNumbers: ("noise", "events depend on other rows than their own"),
     GlobalStream: ("reproducible", "draws from a global random stream"),
     WrongLikelihood: ("likelihood", r"its maximum is shifted: mu by \+0\.0.*standard deviations"),
+    LateEvents: ("precision", r"time: .* too coarse for events, of which most .* Subtract an offset such as 1.7e\+09"),
     Branching: (
         "batches",
         r"`return .* if theta\[0\] > 0 else noise` raised RuntimeError under torch.vmap.*Avoid `if`",
     ),
 }
+
+
+def test_a_problem_in_double_precision_is_trained_in_single(tmp_path, rng):
+    assert {finding.check: finding.verdict for finding in check_problem(Double()).findings}["batches"] == NOTE
+    events = Double().observed(400, rng)
+    with Trainer(Double(), Settings(n_members=2, n_events=64), events, n_steps=4) as trainer:
+        assert np.isfinite(trainer.run().theta).all()
+    with pytest.raises(
+        ValueError, match=r"LateStart cannot be trained: start: .* 1.3e\+02 apart there; .* for its range"
+    ):
+        prepare(RunSpec(problem=LateStart(), store=str(tmp_path / "a.zarr")), n_ranks=1)
 
 
 @pytest.mark.parametrize("kind", OTHERS, ids=lambda kind: kind.__name__)
