@@ -98,6 +98,21 @@ def test_witnesses_begin_elsewhere_and_come_back_while_the_others_stay(rng):
         assert (seen[:3] == 1).all() and (seen[3, :2] == 0).all() and (seen[3, 2:] == 1).all()
 
 
+class Undefined(HeavyTails):
+    """With a constraint that does not exist far from the answer."""
+
+    def constraints(self, theta, statistic):
+        return (theta[:1] - 1.3) / 0.1 + 0 * (1.36 - theta[:1]).sqrt()
+
+
+def test_a_witness_begins_where_constraints_are_defined(rng):
+    problem = Undefined()
+    events = problem.observed(20_000, rng)
+    with make_trainer(problem, events, fit(problem, events).start(), n_steps=20) as trainer:
+        assert (trainer.chain_starts[-1] != trainer.chain_fits[-1]).any()
+        assert np.isfinite(trainer.chain_starts).all() and trainer.chain_starts[-1, 0] < 1.36
+
+
 # Mutants of the method that a run must report
 
 

@@ -264,9 +264,10 @@ def batches(case: Case) -> Iterator[Remark]:
             ".numpy() and writing into tensors; use torch.where."
         )
         return
-    if (dtype := case.problem.simulate(theta[0], noise[0]).dtype) != torch.float32:
+    made = case.problem.simulate(theta[0], noise[0])
+    if isinstance(made, Tensor) and made.dtype != torch.float32:
         yield note(
-            f"simulate returns {dtype} for parameters of float32, which takes longer, and is impossible on "
+            f"simulate returns {made.dtype} for parameters of float32, which takes longer, and is impossible on "
             "some accelerators: constants should follow their type, as in torch.tensor(values).to(theta)."
         )
     alone = torch.stack([case.simulate(*one) for one in zip(theta, noise, strict=True)])

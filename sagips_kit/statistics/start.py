@@ -210,16 +210,21 @@ class Start:
         best, nearest = t, math.inf
         # At an end of a range a generator hardly moves.
         margin = torch.where(simulation.is_periodic, -math.inf, torch.minimum(t, 1 - t).clamp(_INSIDE, _MARGIN))
+
+        def projected(at: Tensor) -> Tensor:
+            pulls = simulation.pulls(at, n)
+            if not pulls.isfinite().all():
+                return torch.full_like(at, math.nan)  # constraints need not be defined everywhere
+            back = covariance @ pulls.T @ torch.linalg.pinv(pulls @ covariance @ pulls.T, hermitian=True)
+            for _ in range(_N_PROJECTIONS):
+                at = at - back @ (simulation.residuals(at)[:n] - before)
+            return at
+
         for one in (sign * length * step for step in steps for length in (1.0, 1.7, 0.5, 0.25) for sign in (1, -1)):
             at = t
             for _ in range(_N_STEPS):
                 at = at + one / _N_STEPS
-                if n:
-                    pulls = simulation.pulls(at, n)
-                    back = covariance @ pulls.T @ torch.linalg.pinv(pulls @ covariance @ pulls.T, hermitian=True)
-                    for _ in range(_N_PROJECTIONS):
-                        at = at - back @ (simulation.residuals(at)[:n] - before)
-                at = at.clamp(margin, 1 - margin)
+                at = (projected(at) if n else at).clamp(margin, 1 - margin)
             is_as_before = (simulation.residuals(at)[:n] - before).abs().lt(_AS_BEFORE).all()
             off = abs(math.log(max(rms(at - t), 1e-9) / distance))
             if off < nearest and bool(is_as_before):
