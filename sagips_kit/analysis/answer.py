@@ -33,6 +33,7 @@ from .fits import Reference, fit, fit_words, reference_of
 RELIABLE, DOUBTFUL, NOT_RELIABLE, NOT_TESTED = "no fault found", "doubtful", "not reliable", "not tested"
 _DOUBTFUL, _FAR = 0.5, 1.0  # RMS distances of the chains' mean from the fit, in deviations
 _BESIDE = 0.5  # deviations (times `stretch`) from their fits from which witnesses that come back say something
+_HARDLY = 0.1  # fraction of the way back that witnesses should move at least
 _LEFT_BEHIND, _HALF_WAY = 0.8, 0.6  # fractions of their first distance at which witnesses have not come back
 _APART = 1.0  # joint distance of two fits of the same events that counts
 _MOVED = 1.0  # standard deviations moved in the second half of the run that count
@@ -173,6 +174,8 @@ def verdict(run: xr.DataTree) -> Verdict:
     """
     found, complaints, status = _Collected(), _complaints(run), RunStatus.from_run(run)
     _of_the_fit(run, found)
+    if began_at_fit(run):  # which has looked at the ends of the ranges, in deviations
+        complaints = {kind: text for kind, text in complaints.items() if kind not in ("lower", "upper")}
     found.findings.extend(Finding(_KIND_OF[kind], text) for kind, text in complaints.items())
     if status.state != "finished":
         found.not_tested.append(f"The chains are tested at the end of the run; it is at {status}.")
@@ -377,10 +380,10 @@ def _of_the_witnesses(run: xr.DataTree, found: _Collected) -> None:
         )
         found.doubts.append(Finding(ARRIVED, text))
     away, back = (math.sqrt((values[is_witness] ** 2).mean()) for values in (began, ended))
-    layout, n_observed = schema.layout_of(run.attrs), group_of(run, schema.OBSERVED).sizes[schema.EVENT]
-    per_step = settings_of(run).get("n_events", 0) * layout.n_ranks / layout.n_replicas
-    n_seen = layout.n_steps * per_step
-    farther = stretch(n_seen, n_observed)
+    change = difference(reference[schema.CHAIN_END], reference[schema.CHAIN_START], circles_of(run)[1])
+    moved = math.sqrt((rms(change / deviation).values[is_witness] ** 2).mean())
+    n_seen, wanted = _events_of_a_generator(run)
+    farther = stretch(n_seen, 1)
     if away < farther * _BESIDE:
         found.not_tested.append(
             f"Whether chains that begin elsewhere come back to the fit: the witnesses began only {away:.1g} deviations "
@@ -393,19 +396,30 @@ def _of_the_witnesses(run: xr.DataTree, found: _Collected) -> None:
         f"The witnesses, chains that began {away:.2g} deviations from the fits of their events, ended {back:.2g} from "
         "them (RMS)"
     )
-    is_back = back <= farther * _DOUBTFUL and back <= _HALF_WAY * away
-    if not is_back and n_seen * MOST_STRETCH**2 < SEEN * n_observed:
-        wanted = math.ceil(SEEN * n_observed / max(per_step, 1) / MOST_STRETCH**2)
+    if back <= farther * _DOUBTFUL and back <= _HALF_WAY * away:
+        return
+    if n_seen * MOST_STRETCH**2 < SEEN:
         found.not_tested.append(
-            f"Whether chains that begin elsewhere come back to the fit: the witnesses learned from "
-            f"{n_seen / n_observed:.2g} times as many events as were observed, and need at least "
-            f"{SEEN / MOST_STRETCH**2:.2g} times as many: n_steps={wanted}, larger n_events, or more ranks that "
-            "share a generator."
+            f"Whether chains that begin elsewhere come back to the fit: the witnesses learned from {n_seen:.2g} times "
+            f"as many events as were observed, and need at least {SEEN / MOST_STRETCH**2:.2g} times as many: "
+            f"n_steps={wanted}, larger n_events, or more ranks that share a generator."
         )
+    elif moved < _HARDLY * away:
+        found.findings.append(Finding(ARRIVED, f"{text}: generators hardly moved. Train longer (n_steps)."))
+    elif left > _DOUBTFUL:
+        found.findings.append(Finding(ARRIVED, f"{text}, and the others left theirs: the fit may be wrong."))
     elif back > farther * _FAR or back > max(farther * _DOUBTFUL, _LEFT_BEHIND * away):
-        found.findings.append(Finding(ARRIVED, f"{text}: they do not confirm the fit. Train longer (n_steps)."))
-    elif not is_back:
+        text += ": they do not confirm the fit. Train longer (n_steps); if that does not help, only the learned score "
+        found.doubts.append(Finding(ARRIVED, f"{text}sees these parameters."))
+    else:
         found.doubts.append(Finding(ARRIVED, f"{text}: they confirm the fit only in part. Train longer (n_steps)."))
+
+
+def _events_of_a_generator(run: xr.DataTree) -> tuple[float, int]:
+    """Events that a generator sees, relative to the observed ones, and the steps in which it sees enough for a test."""
+    layout, n_observed = schema.layout_of(run.attrs), group_of(run, schema.OBSERVED).sizes[schema.EVENT]
+    per_step = settings_of(run).get("n_events", 0) * layout.n_ranks / layout.n_replicas / n_observed
+    return layout.n_steps * per_step, math.ceil(SEEN / MOST_STRETCH**2 / max(per_step, 1e-9))
 
 
 def _of_the_spread(

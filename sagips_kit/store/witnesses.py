@@ -12,9 +12,9 @@ def is_witness(chain: int, n_chains: int) -> bool:
     return n_chains > 1 and chain >= n_chains - math.ceil(n_chains / 4)
 
 
-def stretch(n_seen: float, n_observed: int) -> float:
+def stretch(n_seen: float, n_observed: float) -> float:
     """How many times farther away witnesses begin that see few events.
 
     These do not know their place to a fraction of a deviation, and must come from farther away to show anything.
     """
-    return min(MOST_STRETCH, math.sqrt(max(1.0, SEEN * n_observed / max(n_seen, 1.0))))
+    return min(MOST_STRETCH, math.sqrt(max(1.0, SEEN * n_observed / max(n_seen, 1e-9))))
