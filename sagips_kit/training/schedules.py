@@ -35,7 +35,7 @@ def witness_stride(farther: float) -> float:
 
     Its discriminator sees little of the way in each batch, so that many of its steps lead nowhere.
     """
-    return _STRIDE * farther**1.5
+    return _STRIDE * farther**1.2
 
 
 def generator_rate_factor_at_a_fit(done: float, settings: "Settings") -> float:
