@@ -1,6 +1,6 @@
 """What the verdict on a run says of runs that are right, and of runs in which something is wrong.
 
-    python benchmarks/verdict.py                                     # about 2 hours of one core
+    python benchmarks/verdict.py                                     # about an hour of one core
     python benchmarks/verdict.py --kind regular --seeds 3 --out /tmp/verdict.json
     python benchmarks/verdict.py --kind faults --problems Normal Ring
 
@@ -34,6 +34,7 @@ from sagips_kit.statistics.start import Start
 from sagips_kit.training import schedules
 
 HERE = Path(__file__).parent
+PACKAGE = HERE.parent / "sagips_kit"
 FAULTY = ("Normal", "HeavyTails", "Ring", "Weibull", "Spectrum", "Triple")
 REFUSED = "refused"
 BESIDE = 1.5  # deviations by which a faulty fit is off (RMS)
@@ -155,7 +156,8 @@ def main():
     parser.add_argument("--out", type=Path, default=HERE / "results" / "verdict.json", help="file of the results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    conditions = {"events": options.events, "steps": options.steps, "sources": digest()}
+    sources = digest(*(PACKAGE / name for name in ("training", "analysis", "running", "store")))
+    conditions = {"events": options.events, "steps": options.steps, "sources": sources}
     results = Results(options.out, conditions)
     wanted = [(kind, name, "") for kind in ("regular", "sabotaged") if kind in options.kind for name in KINDS[kind]]
     if "faults" in options.kind:

@@ -216,9 +216,9 @@ def line(row):
     return "  ".join([*words, *row.get("findings", ()), row.get("error", "")])
 
 
-def digest():
-    """What the results depend on: the sources of the fit and of the problems."""
-    files = sorted(file for folder in SOURCES for file in folder.glob("*.py"))
+def digest(*more):
+    """What the results depend on: the sources of the fit and of the problems, and those in more folders."""
+    files = sorted(file for folder in (*SOURCES, *more) for file in folder.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 

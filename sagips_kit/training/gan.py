@@ -138,9 +138,8 @@ class GAN:
             n_observed = data.constraints.n_events
             self.generator.begin_at(begin.t)
             if has_axes:
-                information = begin.information.repeat(settings.n_members, 1, 1) / n_observed
                 slopes = self.generator.slopes(begin.t)
-                information = slopes[:, :, None] * information * slopes[:, None]
+                information = slopes[:, :, None] * (begin.information / n_observed) * slopes[:, None]
                 self.generator.update_axes(information.to(device), DETERMINED / n_observed, begin.stride.to(device))
             rates = schedules.first_rates_at_a_fit(n_steps, n_observed, settings)
         self._rates = dict(zip(self.optimisers, rates, strict=True))
