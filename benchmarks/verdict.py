@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from closures import Results
 from problems import KINDS
-from zoo import digest, joint_distance, likelihood_fit
+from zoo import counts, digest, joint_distance, likelihood_fit
 
 from sagips_kit import RunSpec, Settings, analysis, open_run, run
 from sagips_kit.ranks.world import World
@@ -85,7 +85,9 @@ def study(kind, name, fault, seed, n_events, n_steps):
         try:
             with context():
                 run(spec, World.alone("cpu"))
-        except ValueError as error:  # before anything is trained
+        except ValueError as error:
+            if "cannot be trained" not in str(error):
+                raise
             return key | {"state": REFUSED, "tests": {}, "texts": [str(error)], "cpu_s": time.process_time() - begin}
         stored = open_run(spec.store).load()
     finally:
@@ -111,11 +113,11 @@ def summary(rows):
         found["regular"] = {
             "runs": len(tried),
             "states": _states(tried),
-            "false alarms": dict(Counter(row["problem"] for row in regular if row["state"] == "not reliable")),
-            "doubtful": dict(Counter(row["problem"] for row in regular if row["state"] == "doubtful")),
+            "false alarms": counts(row for row in regular if row["state"] == "not reliable"),
+            "doubtful": counts(row for row in regular if row["state"] == "doubtful"),
             "median joint distance": float(np.median(distances)),
-            "joint distance above 0.3, with no fault found": dict(
-                Counter(r["problem"] for r in regular if r["joint_distance"] > 0.3 and r["state"] == "no fault found")
+            "joint distance above 0.3, with no fault found": counts(
+                row for row in _missed(regular) if row["joint_distance"] > 0.3
             ),
             "spread over the deviation of the likelihood, pooled": math.sqrt(np.mean(squares)),
             "its error": float(np.std(squares) / math.sqrt(len(squares)) / 2),
@@ -124,13 +126,19 @@ def summary(rows):
             "median CPU s": float(np.median([row["cpu_s"] for row in regular])),
         }
     if sabotaged := [row for row in rows if row["kind"] == "sabotaged"]:
-        missed = Counter(row["problem"] for row in sabotaged if row["state"] == "no fault found")
-        found["sabotaged"] = {"runs": len(sabotaged), "states": _states(sabotaged), "missed": dict(missed)}
+        found["sabotaged"] = _of_faults(sabotaged)
     for fault in FAULTS:
         if some := [row for row in rows if row["fault"] == fault]:
-            missed = Counter(row["problem"] for row in some if row["state"] == "no fault found")
-            found[fault] = {"runs": len(some), "states": _states(some), "missed": dict(missed)}
+            found[fault] = _of_faults(some)
     return found
+
+
+def _of_faults(rows):
+    return {"runs": len(rows), "states": _states(rows), "missed": counts(_missed(rows))}
+
+
+def _missed(rows):
+    return [row for row in rows if row["state"] == "no fault found"]
 
 
 def _states(rows):

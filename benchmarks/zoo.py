@@ -141,7 +141,7 @@ def summary(rows):
     for kind, summarise in {"regular": _regular, "several": _several, "sabotaged": _sabotaged}.items():
         if chosen := [row for row in rows if row["kind"] == kind]:
             crashes = [row for row in chosen if "error" in row]
-            found[kind] = {"samples": len(chosen), "crashes": _names(crashes)} | summarise(chosen)
+            found[kind] = {"samples": len(chosen), "crashes": counts(crashes)} | summarise(chosen)
     return found
 
 
@@ -153,13 +153,13 @@ def _regular(rows):
     return {
         "median joint distance": float(np.median(distances)),
         "largest joint distance": max(distances),
-        f"joint distance above {FAR}": _names(row for row in rows if row["joint_distance"] > FAR),
+        f"joint distance above {FAR}": counts(row for row in rows if row["joint_distance"] > FAR),
         "smallest relative deviation": min(ratios),
         "largest relative deviation": max(ratios),
-        f"relative deviations outside of {NARROW} to {WIDE}": _names(wrong),
+        f"relative deviations outside of {NARROW} to {WIDE}": counts(wrong),
         "medians of relative deviations": _medians(rows),
-        "false reports": _names(row for row in rows if row["findings"]),
-        "doubtful likelihood fits": _names(row for row in rows if is_doubtful(row["reference"])),
+        "false reports": counts(row for row in rows if row["findings"]),
+        "doubtful likelihood fits": counts(row for row in rows if is_doubtful(row["reference"])),
         "median CPU s": float(np.median([row["cpu_s"] for row in rows] or [math.nan])),
     }
 
@@ -179,17 +179,17 @@ def _several(rows):
 
 def _sabotaged(rows):
     is_off = [row for row in rows if max(map(abs, row.get("valid_distances", ())), default=0) > CERTAIN]
-    return {"reported": _share_of(rows, is_reported), "valid quantities not found": _names(is_off)}
+    return {"reported": _share_of(rows, is_reported), "valid quantities not found": counts(is_off)}
 
 
-def _names(rows):
+def counts(rows):
     """How many rows each problem has."""
     return dict(Counter(row["problem"] for row in rows))
 
 
 def _share_of(rows, is_right):
     """The fraction of the rows of each problem that are right."""
-    right, n = _names(row for row in rows if is_right(row)), _names(rows)
+    right, n = counts(row for row in rows if is_right(row)), counts(rows)
     return {name: right.get(name, 0) / n[name] for name in n}
 
 

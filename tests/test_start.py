@@ -88,7 +88,7 @@ def test_witnesses_begin_elsewhere_and_come_back_while_the_others_stay(rng):
     with make_trainer(problem, events, result.start()) as trainer:
         began = distances(trainer, trainer.chain_starts, result.deviation)
         # Ten times as many events as were observed are few for a witness, so it comes from farther away.
-        assert began == pytest.approx([0, 0, 0, 2 * stretch(400 * 512, 20_000)], abs=1e-6) and began[3] > 4
+        assert began == pytest.approx([0, 0, 0, 2 * stretch(400 * 512 / 20_000)], abs=1e-6) and began[3] > 4
         first = next(trainer.iterate(1)).theta
         assert distances(trainer, first, result.deviation) == pytest.approx(began, abs=0.05)
         trainer.run()

@@ -383,7 +383,7 @@ def _of_the_witnesses(run: xr.DataTree, found: _Collected) -> None:
     change = difference(reference[schema.CHAIN_END], reference[schema.CHAIN_START], circles_of(run)[1])
     moved = math.sqrt((rms(change / deviation).values[is_witness] ** 2).mean())
     n_seen, wanted = _events_of_a_generator(run)
-    farther = stretch(n_seen, 1)
+    farther = stretch(n_seen)
     if away < farther * _BESIDE:
         found.not_tested.append(
             f"Whether chains that begin elsewhere come back to the fit: the witnesses began only {away:.1g} deviations "

@@ -12,9 +12,10 @@ def is_witness(chain: int, n_chains: int) -> bool:
     return n_chains > 1 and chain >= n_chains - math.ceil(n_chains / 4)
 
 
-def stretch(n_seen: float, n_observed: float) -> float:
-    """How many times farther away witnesses begin that see few events.
+def stretch(n_times: float) -> float:
+    """How many times farther away witnesses begin that see only so many times as many events as were observed.
 
-    These do not know their place to a fraction of a deviation, and must come from farther away to show anything.
+    If these are few, they do not know their place to a fraction of a deviation, and must come from farther away to
+    show anything.
     """
-    return min(MOST_STRETCH, math.sqrt(max(1.0, SEEN * n_observed / max(n_seen, 1e-9))))
+    return min(MOST_STRETCH, math.sqrt(max(1.0, SEEN / max(n_times, 1e-9))))

@@ -184,7 +184,7 @@ class Trainer:
         problem, chains, n_chains = self.problem, resampling.chains, resampling.n_chains
         observed, constraints = self.data.observed, self.data.constraints
         fits = start.fits_of(observed, resampling.indices(len(observed)), constraints.shifts.cpu())
-        farther = stretch(n_seen, len(observed))
+        farther = stretch(n_seen / len(observed))
         starts = start.displaced(fits, chains, n_chains, self.seed, farther * DISPLACED)
         self.chain_fits, self.chain_starts = fits.numpy(), starts.numpy()
         lower, upper = (torch.as_tensor(np.asarray(end, dtype=float)) for end in (problem.lower, problem.upper))
