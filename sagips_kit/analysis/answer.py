@@ -367,8 +367,8 @@ def _of_the_witnesses(run: xr.DataTree, found: _Collected) -> None:
     is_witness = witnesses_of(run)
     if not is_witness.any():
         found.not_tested.append(
-            "Whether chains that begin elsewhere come back to the fit: a single chain is no witness. Use more members "
-            "(Settings.n_members)."
+            "Whether chains that begin elsewhere come back to the fit: a run of fewer than 3 chains has no witness. "
+            "Use more members (Settings.n_members)."
         )
         return
     others = ended[~is_witness]

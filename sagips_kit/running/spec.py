@@ -89,10 +89,10 @@ class RunSpec(metaclass=ValueClass):
         60 s; where it is not possible, the run continues, and the store says why.
     start : {"fit", "ranges"}
         Where generators begin.  "fit": each at the fit of its own resample, and discriminators see the learned score;
-        the last quarter of the chains are witnesses, which begin 2 deviations away, or more in a short run, and do not
-        see it.  A few hundred steps are then enough.  "ranges": in the middle of the ranges, which they explore.  So
-        they do, too, if there is no fit or it is in doubt where the answer is, and if generators make images or events
-        are streamed; then they need more steps.
+        the last quarter of the chains (of three or more) are witnesses, which begin 2 deviations away, or more in a
+        short run, and do not see it.  A few hundred steps are then enough.  "ranges": in the middle of the ranges,
+        which they explore.  So they do, too, if there is no fit or it is in doubt where the answer is, and if
+        generators make images or events are streamed; then they need more steps.
     overwrite : bool
         Replace a run that is already in the store.
     checkpoint_s : float

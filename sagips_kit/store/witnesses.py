@@ -8,8 +8,11 @@ MOST_STRETCH = 10.0  # times as far away, if it sees fewer
 
 
 def is_witness(chain: int, n_chains: int) -> bool:
-    """Whether a chain begins away from the fit: the last quarter of all, and none if there is one chain only."""
-    return n_chains > 1 and chain >= n_chains - math.ceil(n_chains / 4)
+    """Whether a chain begins away from the fit: the last quarter of all.
+
+    At least two others must remain, from which the deviations are found, so a run of one or two chains has none.
+    """
+    return n_chains > 2 and chain >= n_chains - math.ceil(n_chains / 4)
 
 
 def stretch(n_times: float) -> float:
