@@ -25,6 +25,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 problems = importlib.import_module("problems")
 HeavyTails, Normal, Ambiguous = problems.REGULAR["HeavyTails"], problems.REGULAR["Normal"], problems.AMBIGUOUS["Square"]
+Incomes, Aftershocks = problems.REGULAR["Incomes"], problems.REGULAR["Aftershocks"]
 SETTINGS = Settings(n_members=4, n_events=512, generator_widths=(32, 32), discriminator_widths=(64, 64))
 
 
@@ -99,6 +100,21 @@ def test_witnesses_begin_elsewhere_and_come_back_while_the_others_stay(rng):
         assert (ended[:3] < 0.2).all() and ended[3] < 0.5
         seen = trainer.gan._seen[:, 0]
         assert (seen[:3] == 1).all() and (seen[3, :2] == 0).all() and (seen[3, 2:] == 1).all()
+
+
+@pytest.mark.parametrize("kind", [HeavyTails, Incomes, Aftershocks])
+def test_generators_begin_with_steps_as_long_as_the_deviations(kind, rng):
+    # Also where the fit takes a parameter by its logarithm (scale, delay), and near an end of its range (delay).
+    problem = kind()
+    events = problem.observed(20_000, rng)
+    result = fit(problem, events)
+    width = torch.tensor([upper - lower for lower, upper in zip(problem.lower, problem.upper, strict=True)])
+    with make_trainer(problem, events, result.start(), n_steps=2000) as trainer:
+        generator, deviation = trainer.gan.generator, torch.as_tensor(result.deviation) / width
+        began = torch.as_tensor(trainer.chain_fits) / width - torch.tensor(problem.lower) / width
+        slopes = generator.slopes(began.clamp(2 * deviation, 1 - 2 * deviation))
+        steps = (generator.axes.double() * slopes[:, None]).norm(dim=1) / len(events) ** 0.5
+        assert (steps / deviation)[:3].numpy() == pytest.approx(1, abs=0.15)
 
 
 class Undefined(HeavyTails):

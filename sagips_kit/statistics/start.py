@@ -233,6 +233,15 @@ class Start:
                 break
         return best
 
+    def in_ranges(self) -> tuple[Tensor, Tensor]:
+        """The Fisher information of all events (parameter, parameter) and deviations (parameter,), in units of ranges.
+
+        Also of parameters whose logarithm was fitted.
+        """
+        simulation, state = self._simulation, self.state
+        slopes = simulation.scale(state["t"]) / (simulation.upper - simulation.lower)
+        return state["information"] / slopes / slopes[:, None], state["covariance"].diag().sqrt() * slopes
+
     @functools.cached_property
     def _simulation(self) -> Simulation:
         return Simulation(self.problem, self.problem.statistic(self.observed.events), 0)

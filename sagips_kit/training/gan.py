@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _BETAS = (0.9, 0.999)
 _N_STARTS, _N_EVENTS = 16, 512  # places on each circle where a generator may start, and events to compare them by
+_FROM_ENDS = 2.0  # deviations from an end of a range, within which axes are as long as there
 _MOST_WITH_AXES = 1000  # parameters; natural axes are a matrix of all pairs of them
 
 
@@ -49,6 +50,8 @@ class Begin:
         Fisher information of all events, in units of the ranges, from which the natural axes follow.
     stride : Tensor (member,)
         How far each member steps along these, relative to what its schedule says.
+    deviation : Tensor (parameter,)
+        Standard deviations of the fit, in units of the ranges.
     """
 
     t: Tensor
@@ -57,6 +60,7 @@ class Begin:
     is_blind: Tensor
     information: Tensor
     stride: Tensor
+    deviation: Tensor
 
 
 class GAN:
@@ -138,7 +142,9 @@ class GAN:
             n_observed = data.constraints.n_events
             self.generator.begin_at(begin.t)
             if has_axes:
-                slopes = self.generator.slopes(begin.t)
+                # At an end of a range the slope is zero, but not a few deviations away, where steps may lead.
+                margin = (_FROM_ENDS * begin.deviation).clamp(max=0.5)
+                slopes = self.generator.slopes(begin.t.clamp(margin, 1 - margin))
                 information = slopes[:, :, None] * (begin.information / n_observed) * slopes[:, None]
                 self.generator.update_axes(information.to(device), DETERMINED / n_observed, begin.stride.to(device))
             rates = schedules.first_rates_at_a_fit(n_steps, n_observed, settings)

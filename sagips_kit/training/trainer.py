@@ -192,7 +192,8 @@ class Trainer:
         is_blind = torch.as_tensor(self.is_witness)
         stride = torch.where(is_blind, schedules.witness_stride(farther), 1.0)
         t = (starts - lower) / (upper - lower)
-        return Begin(t, start.features, start.n_components, is_blind, start.state["information"], stride)
+        information, deviation = start.in_ranges()
+        return Begin(t, start.features, start.n_components, is_blind, information, stride, deviation)
 
     def __enter__(self):
         return self
