@@ -1,6 +1,7 @@
 """How numbers, lists and misspelt names are written in messages."""
 
 import difflib
+import math
 from collections.abc import Iterable
 
 _ALIKE, _SIMILAR = 0.74, 0.6  # similarity of two names, 1 if they are equal: of a misspelling, and the least to mention
@@ -58,6 +59,25 @@ def tail(output: str, n_lines: int = 15) -> str:
 def spaced(number: int) -> str:
     """A number with spaces between thousands: "20 000"."""
     return f"{number:,}".replace(",", " ")
+
+
+def with_error(value: float, deviation: float, sign: str = "+-") -> str:
+    """A value and its standard deviation, rounded to two digits of the latter.
+
+    Examples
+    --------
+    >>> with_error(0.0857112, 0.00214), with_error(12034.4, 310.0), with_error(2.44312e-3, 4.96e-5)
+    ('0.0857 +- 0.0021', '12030 +- 310', '(2.443 +- 0.050)e-03')
+    """
+    if not (math.isfinite(value) and math.isfinite(deviation) and deviation > 0):
+        return f"{value:.5g} {sign} {deviation:.2g}"
+    is_usual = 1e-4 <= deviation < 1e5
+    power = 0 if is_usual else math.floor(math.log10(max(abs(value), deviation)))
+    value, deviation = value / 10.0**power, deviation / 10.0**power
+    n_digits = 1 - int(f"{deviation:.1e}".partition("e")[2])
+    numbers = [f"{round(one, n_digits) + 0.0:.{max(0, n_digits)}f}" for one in (value, deviation)]
+    text = f" {sign} ".join(numbers)
+    return f"({text})e{power:+03d}" if power else text
 
 
 def counted(number: int, name: str) -> str:

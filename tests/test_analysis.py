@@ -563,7 +563,8 @@ def test_a_run_shows_its_fit_beside_the_estimates():
     np.testing.assert_allclose(table[["deviation", "spread"]].T, [[0.1, 0.2], estimates["deviation"]])
     np.testing.assert_allclose(table["distance"], estimates["to_mle"])
     assert (
-        "fit       theta0 = 1.05 +- 0.1, theta1 = -2.05 +- 0.2; chi-squared 7.0 / 9, p = 0.64" in run.sagips.describe()
+        "fit       theta0 = 1.05 +- 0.10, theta1 = -2.05 +- 0.20; chi-squared 7.0 / 9, p = 0.64"
+        in run.sagips.describe()
     )
 
 

@@ -84,7 +84,7 @@ def test_fit_prints_the_estimates_and_what_speaks_against_them(capsys, path, mon
 
     monkeypatch.setattr("sagips_kit.statistics.fit.fit", made)
     status, out, err = sagips(capsys, "fit", path)
-    assert status == len(findings) and out.startswith("mu     0.5 +- 0.2\nsigma  1.25 +- 0.1\n")
+    assert status == len(findings) and out.startswith("mu     0.50 +- 0.20\nsigma  1.25 +- 0.10\n")
     assert ("NOT RELIABLE: There is another answer." in out) == bool(findings)
     first, last = err.splitlines()
     assert (

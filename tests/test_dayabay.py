@@ -28,11 +28,18 @@ def theta(problem):
 def at_published_total(problem, theta):
     """The same vector without nuisances, and with the norm for which the expected and observed totals agree."""
     theta, norm = theta.clone(), problem.parameters.index("norm")
-    theta[-len(problem.priors) :], theta[norm] = 0.0, 0.0
+    theta[norm:] = 0.0
     background, n_observed = problem.spectra(theta).sum(), len(problem.observed(None, np.random.default_rng(0)))
     theta[norm] = 1.0
     theta[norm] = (n_observed - background) / (problem.spectra(theta).sum() - background)
     return theta
+
+
+def nuisance_errors(problem):
+    """Deviations of the nuisance parameters by their names."""
+    rates = np.sqrt(problem.measurements["rate"].covariance.diagonal())
+    errors = {name: deviation for name, (_, deviation) in problem.priors.items()}
+    return errors | {f"rate_EH{k + 1}": rate for k, rate in enumerate(rates)}
 
 
 def test_batched_events_stay_in_the_window_and_halls(problem):
@@ -140,24 +147,25 @@ def test_nuisances_widen_the_errors_and_are_known_no_worse_than_published(proble
     fit, statistical = (fit_likelihood(one, events, n_starts=1) for one in (problem, DayaBay(nuisances=False)))
     wider = fit.deviation[:17] / statistical.deviation
     assert 1.05 < wider[0] < 1.5 and 1.05 < wider[1] < 1.5 and wider.min() > 0.999
-    deviations = np.array(list(problem.priors.values()))[:, 1]
+    deviations = np.array([nuisance_errors(problem)[name] for name in problem.parameters[17:]])
     assert (fit.deviation[17:] < deviations).all() and (np.abs(fit.theta[17:]) < 3 * deviations).all()
     information = fisher_information(problem, fit.theta, events)
     np.testing.assert_allclose(information.deviation, fit.deviation, rtol=0.05)
 
 
 def test_each_nuisance_has_the_effect_that_it_is_named_after(problem):
-    """Energy scale, efficiency and lithium of one hall, shifted by two deviations, agree with the published inputs."""
+    """Energy scale, rate and lithium of one hall, shifted by two deviations, agree with the published inputs."""
     theta = problem.scale(torch.full((len(problem.parameters),), 0.5, dtype=torch.float64))
     nominal = problem.spectra(theta)
 
     def moved(name):
         other = theta.clone()
-        other[problem.parameters.index(name)] = 2 * problem.priors[name][1]
-        return problem.spectra(other) - nominal, 2 * problem.priors[name][1]
+        size = 2 * nuisance_errors(problem)[name]
+        other[problem.parameters.index(name)] = size
+        return problem.spectra(other) - nominal, size
 
     background = sum(inputs.backgrounds("8AD").values())
-    change, size = moved("efficiency_EH3")
+    change, size = moved("rate_EH3")
     torch.testing.assert_close(change[2], size * (nominal - torch.as_tensor(background))[2])
     assert (change[:2] == 0).all()
     change, size = moved("lithium_EH1")
@@ -170,6 +178,18 @@ def test_each_nuisance_has_the_effect_that_it_is_named_after(problem):
     assert (mean[1] / mean[0] - 1).item() == pytest.approx(size, rel=0.1)
     # Efficiency and energy scale of a detector grow together, with their published correlation.
     assert (change.sum() / signal.sum()).item() == pytest.approx(0.545 * 0.1063 / 0.2 * size, rel=0.1)
+
+
+def test_errors_of_reactors_move_halls_against_each_other(problem):
+    """Each reactor varies by 0.85 %, which mostly cancels between halls."""
+    assert inputs._variance_of_a_reactor() ** 0.5 == pytest.approx(0.0085, abs=0.0005)
+    covariance = inputs.reactor_errors(("8AD",))
+    events = problem.spectra(problem.scale(torch.full((26,), 0.5, dtype=torch.float64))).sum(-1).numpy()
+    deviation = covariance.diagonal() ** 0.5
+    # The relative rate of all events is that of the norm, which is free.
+    assert np.sqrt(events @ covariance @ events) < 0.03 * (deviation @ events)
+    assert (deviation > 0.001).all() and (deviation < 0.003).all()
+    assert covariance[0, 1] < 0 < covariance[1, 2], "other reactors are near the first hall"
 
 
 def test_chi_squared_detects_a_wrong_spectrum(problem, theta, rng):

@@ -62,7 +62,7 @@ def test_estimates(run):
     ax = plot.estimate(run)
     assert [label.get_text() for label in ax.get_yticklabels()] == run["reference"]["parameter"].values.tolist()
     assert ax.get_xlabel() == "distance to the MLE [floor units]"
-    assert texts(ax.get_legend()) == ["estimate", "truth", "published"]
+    assert texts(ax.get_legend()) == ["chains: mean and spread", "truth", "published"]
 
 
 @pytest.mark.parametrize("parameters", [None, ["theta5"], ["theta3", "theta0"]])
@@ -166,7 +166,8 @@ def test_residuals(run):
 
 def test_losses_timeline_and_staleness():
     run = make_timed([[0, 4, 0, 0], [1, 1, 1, 1]], [[1, 5, 9, 10], [2, 4, 6, 8]])
-    assert plot.losses(run).get_ylabel() == "loss"
+    ax = plot.losses(run)
+    assert (ax.get_ylabel(), ax.get_yscale()) == ("loss - loss by guessing", "symlog")
     assert plot.staleness(run).get_ylabel() == "staleness [steps]"
     ax = plot.timeline(run)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("time since the start [s]", "rank")

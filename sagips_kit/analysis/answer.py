@@ -191,7 +191,8 @@ class Summary(pd.DataFrame):
     verdict: str = ""
 
     def __repr__(self) -> str:
-        return f"{self.verdict}\n{super().__repr__()}" if self.verdict else super().__repr__()
+        table = self.to_string(max_rows=pd.get_option("display.max_rows"))  # without columns that pandas would hide
+        return f"{self.verdict}\n{table}" if self.verdict else table
 
     def _repr_html_(self) -> str | None:
         table = super()._repr_html_()  # pyright: ignore[reportCallIssue]

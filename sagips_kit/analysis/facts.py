@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from .._text import counted
+from .._text import counted, with_error
 from ..store import schema
 from ..store.status import RunStatus
 from .answer import verdict
@@ -195,7 +195,7 @@ def _fit(run: xr.DataTree) -> str:
     if state != schema.MADE:
         return f"{state}: {values.attrs['reason']}" if state in schema.FIT_STATES else ""
     rows = zip(values[schema.PARAMETER].values, values["fit"].values, values["deviation"].values, strict=True)
-    numbers = ", ".join(f"{name} = {value:.4g} +- {deviation:.2g}" for name, value, deviation in rows)
+    numbers = ", ".join(f"{name} = {with_error(value, deviation)}" for name, value, deviation in rows)
     return f"{numbers}; {goodness_words(values)}"
 
 

@@ -21,12 +21,12 @@ from .base import (
     run_styles,
 )
 
-_LABELS = {"mean": "estimate", "mle": "MLE [floor units]", "fit": "fit [its deviations]"}
+_LABELS = {"mean": "chains: mean and spread", "mle": "MLE [floor units]", "fit": "fit [its deviations]"}
 _FIT: Style = {"marker": "s", "ms": 5, "mfc": "white", "color": LEARNED}
 
 
 def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
-    """Draw the estimates and their standard deviations relative to the maximum-likelihood estimate.
+    """Draw mean and spread of the chains and the fit by the learned score, relative to the maximum-likelihood estimate.
 
     Each parameter has a row.  Distances are in floor units: standard deviations of the maximum-likelihood estimate
     (MLE) from the same events.  The bands show 1 and 2 of them.  If a run has no likelihood fit, its distances are

@@ -21,6 +21,7 @@ TRUTH = "#d1495b"
 REFERENCE = "0.15"
 FAINT = "0.75"
 LEARNED = "#2a7f4f"  # the fit by the learned score
+PM = "$\\pm$"
 SEVERAL = "plot.convergence(runs)"  # what to type instead where a picture takes one run only
 
 # Keyword arguments of matplotlib, which no type describes.

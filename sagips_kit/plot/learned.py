@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from typing import Protocol
@@ -15,10 +14,11 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import ArrayLike, NDArray
 
 from .. import analysis
+from .._text import with_error
 from ..analysis.base import circles_of, difference
 from ..analysis.fits import goodness_words
 from ..store import schema
-from .base import ENSEMBLE, LEARNED, REFERENCE, TRUTH, Style, legend_above, parameter_axes, unit_of
+from .base import ENSEMBLE, LEARNED, PM, REFERENCE, TRUTH, Style, legend_above, parameter_axes, unit_of
 
 _N_WRITTEN = 8  # parameters up to which correlations are written as numbers
 _FAR = 6.0  # deviations beyond which an arrow is drawn
@@ -152,16 +152,8 @@ def _checked(truth: ArrayLike, n_parameters: int) -> NDArray[np.float64]:
 
 def _rows(values: xr.Dataset, names: Sequence[str], units: list[str] | None) -> list[str]:
     """Labels of the rows: name, estimate and deviation, with as many digits as the deviation has meaning."""
-    rows = []
     numbers = zip(names, values["fit"].values, values["deviation"].values, units or [""] * len(names), strict=True)
-    for name, value, deviation, unit in numbers:
-        has_digits = deviation > 0 and math.isfinite(deviation)
-        n_digits = max(0, 1 - math.floor(math.log10(deviation))) if has_digits else 3
-        text = f"{value:.{n_digits}f} $\\pm$ {deviation:.{n_digits}f}"
-        if n_digits > 5 or abs(value) >= 1e6:
-            text = f"{value:.5g} $\\pm$ {deviation:.2g}"
-        rows.append(f"{name} = {text} {unit}".rstrip())
-    return rows
+    return [f"{name} = {with_error(value, deviation, PM)} {unit}".rstrip() for name, value, deviation, unit in numbers]
 
 
 def _draw_estimates(ax: Axes, values: xr.Dataset, rows: list[str]) -> None:

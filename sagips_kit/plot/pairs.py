@@ -15,12 +15,15 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from .. import analysis
+from .._text import with_error
 from ..analysis.fits import Reference, reference_of
 from ..store import schema
-from .base import ENSEMBLE, LEARNED, REFERENCE, SEVERAL, TRUTH, Style, beside_the_estimate, chosen, label
+from .base import ENSEMBLE, LEARNED, PM, REFERENCE, SEVERAL, TRUTH, Style, beside_the_estimate, chosen, label
 
 _N_SHOWN = 6  # parameters in a pair plot that stays legible
 _N_POINTS = 5000  # draws in one panel, at most
+_WIDE = 0.3  # deviation of draws within a chain, relative to that between chains, for which a histogram is drawn
+_CHAIN: Style = {"ls": "", "marker": "o", "ms": 4, "mfc": ENSEMBLE, "mec": "white", "mew": 0.5}
 _FIT: Style = {"fmt": "s", "ms": 4, "mfc": "white", "color": LEARNED, "lw": 1.2, "capsize": 0}
 
 
@@ -28,6 +31,10 @@ def posterior(
     run: xr.DataTree, parameters: str | Iterable[str] | None = None, figure: Figure | SubFigure | None = None
 ) -> NDArray[np.object_]:
     """Draw pairs of parameters: draws and mean of each chain, the likelihood's ellipses, truth and published values.
+
+    On the diagonal is the answer, that of the fit by the learned score or, without it, of the chains.  Below it are the
+    densities of the reference and of the chains: a histogram of the draws or, where chains have settled and their draws
+    hardly vary, the normal distribution of their means.
 
     The projections of the ellipses onto the axes are the intervals of 1 and 2 standard deviations of the
     maximum-likelihood estimate (MLE) or, without a likelihood, of the fit by the learned score.  That fit is also drawn
@@ -118,27 +125,42 @@ def _limits(values: xr.Dataset, chains: xr.DataArray) -> tuple[float, float]:
 
 
 def _draw_marginal(ax: Axes, chains: xr.DataArray, values: xr.Dataset) -> None:
+    """Densities of the reference and of the chains, with the mean of each chain; in the title the answer."""
     low, high = ax.get_xlim()
-    ax.hist(chains.values.ravel(), bins=30, range=(low, high), density=True, color=ENSEMBLE, alpha=0.35)
-    centre, width = values["centre"].item(), values["width"].item()
-    if np.isfinite(width):
-        x = np.linspace(low, high, 200)
-        height = np.exp(-0.5 * ((x - centre) / width) ** 2)
-        ax.plot(x, height / (width * np.sqrt(2 * np.pi)), color=REFERENCE, lw=1.2)
+    means, within = chains.mean(schema.DRAW).values, float(chains.std(schema.DRAW).mean())
+    if within > _WIDE * float(np.std(means)):
+        ax.hist(chains.values.ravel(), bins=30, range=(low, high), density=True, color=ENSEMBLE, alpha=0.35)
+    elif values["deviation"] > 0:
+        # Draws of a chain that has settled are nearly equal: their histogram would be a comb.
+        _draw_normal(ax, values["mean"].item(), values["deviation"].item(), color=ENSEMBLE)
+    if np.isfinite(values["width"]):
+        _draw_normal(ax, values["centre"].item(), values["width"].item(), color=REFERENCE)
+    top = ax.get_ylim()[1]
     if values["fit"].notnull():
-        top = 1.06 * ax.get_ylim()[1]
+        top *= 1.06
         ax.errorbar(values["fit"], 0.94 * top, xerr=values["fit_deviation"], **_FIT)
-        ax.set_ylim(0, top)
+    ax.plot(means, np.full(len(means), 0.04 * top), clip_on=False, **_CHAIN)
+    ax.set_ylim(0, top)
     for name, style in [("truth", "--"), ("published", ":")]:
         if values[name].notnull():
             ax.axvline(values[name].item(), color=TRUTH, ls=style, lw=1.4)
+    name, deviation = ("fit", "fit_deviation") if values["fit"].notnull() else ("mean", "deviation")
+    ax.set_title(with_error(values[name].item(), values[deviation].item(), PM), fontsize="small", pad=3)
+
+
+def _draw_normal(ax: Axes, mean: float, deviation: float, color: str) -> None:
+    x = np.linspace(*ax.get_xlim(), 200)
+    height = np.exp(-0.5 * ((x - mean) / deviation) ** 2) / (deviation * np.sqrt(2 * np.pi))
+    ax.plot(x, height, color=color, lw=1.2)
+    if color == ENSEMBLE:
+        ax.fill_between(x, height, color=color, alpha=0.2, lw=0)
 
 
 def _draw_pair(ax: Axes, x: xr.DataArray, y: xr.DataArray, values: xr.Dataset, covariance: np.ndarray) -> None:
     some = slice(None, None, -(-x.size // _N_POINTS))
     points = x.values.ravel()[some], y.values.ravel()[some]
     ax.plot(*points, ".", ms=1.5, color=ENSEMBLE, alpha=0.25, mew=0, rasterized=True)
-    ax.plot(x.mean(schema.DRAW), y.mean(schema.DRAW), "o", ms=4, mfc=ENSEMBLE, mec="white", mew=0.5)
+    ax.plot(x.mean(schema.DRAW), y.mean(schema.DRAW), **_CHAIN)
     ax.plot(*values["mle"], "+", ms=9, color=REFERENCE)
     if np.isfinite(covariance).all():
         _draw_ellipses(ax, values["centre"].values, covariance)

@@ -5,12 +5,26 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, SymmetricalLogLocator
 
 from .. import analysis
 from ..store import schema
-from .base import ENSEMBLE, FAINT, LEARNED, REFERENCE, SEVERAL, TRUTH, draw_floor, is_several, new_axes, run_styles
+from ..store.diagnostics import GUESSED, GUESSING
+from .base import (
+    ENSEMBLE,
+    FAINT,
+    LEARNED,
+    REFERENCE,
+    SEVERAL,
+    TRUTH,
+    draw_floor,
+    is_several,
+    legend_above,
+    new_axes,
+    run_styles,
+)
 
+_LEAST_LOSS = 1e-3  # distances from guessing below which the axis of losses is linear
 _N_LINES = 64  # generators whose lines can be told apart
 
 
@@ -135,10 +149,11 @@ def _draw_generators(ax: Axes, x: np.ndarray, path: xr.Dataset) -> float:
 
 
 def losses(run: xr.DataTree, n_rows: int | None = 1000, ax: Axes | None = None) -> Axes:
-    """Draw the losses of discriminators and generators during training.
+    """Draw how far the losses of discriminators and generators are from those of a discriminator that guesses.
 
-    Lines are means over all ranks and members, bands their range.  For losses that are cross entropies, the dotted line
-    at 2 log 2 is the loss of a discriminator that cannot separate generated from observed events.
+    Lines are means over all ranks and members, bands their range.  The vertical axis is logarithmic, but linear near
+    the dotted line at zero, where discriminators cannot separate generated from observed events: either these are
+    alike, or the discriminators have not learned to see the difference.
 
     Parameters
     ----------
@@ -169,20 +184,25 @@ def losses(run: xr.DataTree, n_rows: int | None = 1000, ax: Axes | None = None) 
     >>> from sagips_kit import open_run, plot
     >>> run = open_run("runs/proxy.zarr")
     >>> ax = plot.losses(run)
+    >>> ax.get_ylabel()
+    'loss - loss by guessing'
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
-    ['discriminator', 'generator', 'blind discriminator: 2 log 2']
+    ['discriminator', 'generator', 'a discriminator that guesses']
     """
     analysis.single_run(run, "plot.losses", SEVERAL)
     values = analysis.losses(run, n_rows)
     ax = ax or new_axes(6.4, 3.2)
+    loss = analysis.fact(run, "loss") or "likelihood"
+    guessing = {"discriminator": GUESSING[loss], "generator": GUESSED[loss]}
     for name, colour, line in [("discriminator", REFERENCE, "-"), ("generator", ENSEMBLE, "--")]:
-        one = values.sel(network=name)
+        one = values.sel(network=name) - guessing[name]
         ax.fill_between(one[schema.STEP], one["low"], one["high"], color=colour, alpha=0.2, lw=0)
         ax.plot(one[schema.STEP], one["mean"], color=colour, ls=line, lw=1.6, label=name)
-    if analysis.fact(run, "loss") != "least squares":
-        ax.axhline(2 * np.log(2), color=TRUTH, ls=":", lw=1.4, label="blind discriminator: 2 log 2")
-    ax.set(xlabel="step", ylabel="loss")
-    ax.legend(frameon=False)
+    ax.axhline(0, color=TRUTH, ls=":", lw=1.4, label="a discriminator that guesses")
+    ax.set_yscale("symlog", linthresh=_LEAST_LOSS)
+    ax.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=_LEAST_LOSS))
+    ax.set(xlabel="step", ylabel="loss - loss by guessing")
+    legend_above(ax)
     return ax
 
 

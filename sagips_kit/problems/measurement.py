@@ -83,8 +83,8 @@ class Measurement:
                 f"Measurement: value of shape {self.value.shape}: should be a number, or several in a row."
             )
         self.covariance = _covariance(len(self.value), deviation, covariance)
-        self._value = torch.as_tensor(self.value)
-        self._whitening = torch.as_tensor(np.linalg.inv(np.linalg.cholesky(self.covariance)))
+        # An array, because tensors made inside a transform (vmap, grad) must not outlive it.
+        self._whitening = np.linalg.inv(np.linalg.cholesky(self.covariance))
 
     def __len__(self) -> int:
         return len(self.value)
@@ -136,7 +136,8 @@ class Measurement:
         Tensor (value,)
             Independent numbers with standard deviation 1, if theta is the truth.
         """
-        return self._whitening.to(theta) @ (self.predicted(theta) - self._value.to(theta))
+        whitening, value = (torch.as_tensor(array).to(theta) for array in (self._whitening, self.value))
+        return whitening @ (self.predicted(theta) - value)
 
 
 def _numbers(name: str, given: Any) -> np.ndarray:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .._circular import circles, intervals
+from .._text import with_error
 from ..events.resampling import check_events
 from ..problems.arguments import require_arguments, require_fixed, require_start
 from ..problems.base import Problem
@@ -192,7 +193,7 @@ class ScoreFit:
     def __str__(self) -> str:
         width = max(map(len, self.parameters))
         rows = zip(self.parameters, self.theta, self.deviation, strict=True)
-        lines = [f"{name:{width}}  {value:.7g} +- {deviation:.2g}" for name, value, deviation in rows]
+        lines = [f"{name:{width}}  {with_error(value, deviation)}" for name, value, deviation in rows]
         tested = f"chi-squared {self.goodness:.1f} / {self.n_freedom}, p = {self.p_value:.2g}"
         lines.append(f"goodness of fit: {tested if self.n_freedom else 'not tested'}")
         lines += [f"NOT RELIABLE: {text}" for text in self.findings]

@@ -15,7 +15,9 @@ from . import schema
 
 N_ROWS = 20  # that must agree before anything is reported
 KINDS = ("rejected", "diverged", "saturated", "lower", "upper")
+# Losses of a discriminator that guesses, and of its generator
 GUESSING = {"likelihood": 2 * np.log(2), "logistic": 2 * np.log(2), "least squares": 0.5}
+GUESSED = {"likelihood": 0.0, "logistic": np.log(2), "least squares": 0.25}
 _SEEN = (schema.STEP, schema.THETA, schema.LOSS_DISCRIMINATOR)  # of a record
 _SATURATED = 0.2  # loss of a discriminator, relative to that of random guesses
 _REJECTED = (

@@ -51,19 +51,31 @@ def antineutrinos() -> tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]
         For each reactor, antineutrinos of spent fuel in its pool in units of running ones of the same energy at a rate
         of 1 per second.
     """
-    electron = _DEPOSITED[_ABOVE] - _ELECTRON
-    energy = (electron + (_NEUTRON**2 - _PROTON**2 - _ELECTRON**2) / (2 * _PROTON)) / (1 - electron / _PROTON)
+    energy, electron = _energies()
     fractions = _read("parameters/reactor_fission_fractions.yaml")["fission_fractions"]
-    late = _read("nonequilibrium_correction.hdf5")
-    plain, running = np.zeros((2, energy.size))
-    for isotope, table in _read("reactor_antineutrino_spectra_hm.hdf5").items():
-        spectrum = fractions[isotope] * np.exp(np.interp(energy, table["E_MeV"], np.log(table["N_density"])))
-        plain += spectrum
-        running += spectrum * (1 + _interpolated(late[isotope], energy) if isotope in late else 1)
+    spectra = _isotopes(energy)
+    plain = sum(fractions[isotope] * spectrum for isotope, (spectrum, _) in spectra.items())
+    running = plain + sum(fractions[isotope] * late for isotope, (_, late) in spectra.items())
     corrections = _read("snf_correction.hdf5")
     nominal, per_fission = _nominal_rate(fractions)
     spent = {name: nominal * _interpolated(table, energy) * plain / running for name, table in corrections.items()}
     return energy, running / per_fission * _cross_section(energy) * np.gradient(energy, electron) * BIN / 2, spent
+
+
+def _energies() -> tuple[NDArray[Any], NDArray[Any]]:
+    """Energies of antineutrino and positron in MeV, (energy,), for positrons at right angles."""
+    electron = _DEPOSITED[_ABOVE] - _ELECTRON
+    gap = (_NEUTRON**2 - _PROTON**2 - _ELECTRON**2) / (2 * _PROTON)
+    return (electron + gap) / (1 - electron / _PROTON), electron
+
+
+def _isotopes(energy: NDArray[Any]) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    """Antineutrinos per MeV and fission of each isotope, {isotope: (energy,)}: at once, and out of equilibrium."""
+    late, found = _read("nonequilibrium_correction.hdf5"), {}
+    for isotope, table in _read("reactor_antineutrino_spectra_hm.hdf5").items():
+        spectrum = np.exp(np.interp(energy, table["E_MeV"], np.log(table["N_density"])))
+        found[isotope] = spectrum, spectrum * _interpolated(late[isotope], energy) if isotope in late else 0 * spectrum
+    return found
 
 
 def _interpolated(table: Any, energy: NDArray[Any]) -> NDArray[Any]:
@@ -110,8 +122,11 @@ def _cross_section(energy: NDArray[Any]) -> NDArray[Any]:
 
 
 @functools.lru_cache
-def exposures(period: str) -> dict[str, dict[str, NDArray[Any]]]:
-    """Antineutrinos per cm^2 times protons, {detector: {reactor: (energy,)}}, for the detectors of the period."""
+def exposures(period: str, spent_fuel: float = 1.0) -> dict[str, dict[str, NDArray[Any]]]:
+    """Antineutrinos per cm^2 times protons, {detector: {reactor: (energy,)}}, for the detectors of the period.
+
+    With this part of those that spent fuel should emit.
+    """
     corrections = _read("parameters/detector_n_protons_correction.yaml")["n_protons_correction"]
     protons = _read("parameters/detector_n_protons_nominal.yaml")["n_protons_nominal_ad"]
     protons *= _read("parameters/detector_efficiency.yaml")["efficiency"]
@@ -123,7 +138,7 @@ def exposures(period: str) -> dict[str, dict[str, NDArray[Any]]]:
             continue
         for reactor, length in lengths.items():
             weekly = _read("neutrino_rate.hdf5")[reactor]["neutrino_rate_per_s"]
-            emitted = days @ weekly[np.arange(days.size) // 7] + days.sum() * spent[reactor]
+            emitted = days @ weekly[np.arange(days.size) // 7] + spent_fuel * days.sum() * spent[reactor]
             per_area = emitted / (4 * np.pi * (100 * length) ** 2)
             found.setdefault(detector, {})[reactor] = per_area * protons * corrections[detector]
     return found
@@ -189,6 +204,70 @@ def solar() -> tuple[float, float]:
     """Dm^2_21 in eV^2 and sin^2(2 theta12)."""
     known = _read("parameters/survival_probability_solar.yaml")
     return known["DeltaMSq21"][0], known["SinSq2Theta12"][0]
+
+
+@functools.lru_cache
+def reactor_errors(periods: tuple[str, ...]) -> NDArray[Any]:
+    """Published errors of the reactors, as covariance of the relative event rates of the halls.
+
+    Power, fission fractions, isotopes out of equilibrium and spent fuel of each reactor vary independently of those of
+    the others.  The relative rate of all events is left out, since the norm is free.  How the spectra of reactors differ
+    is neglected.
+
+    Parameters
+    ----------
+    periods : tuple of str
+        Data-taking periods that are combined.
+
+    Returns
+    -------
+    ndarray (hall, hall)
+        The covariance.
+    """
+    _, running, spent = antineutrinos()
+    seen = running * response().sum(-1)
+    events, without_spent_fuel = np.zeros((2, N_HALLS, len(spent)))
+    for into, spent_fuel in ((events, 1.0), (without_spent_fuel, 0.0)):
+        for period in periods:
+            for detector, by_reactor in exposures(period, spent_fuel).items():
+                into[hall(detector)] += [by_reactor[name] * np.ones(running.size) @ seen for name in spent]
+    each = events.sum(-1, keepdims=True)
+    shares, spent_shares = events / each, (events - without_spent_fuel) / each
+    deviation = _percent("reactor_snf", "snf_scale")
+    covariance = _variance_of_a_reactor() * shares @ shares.T + deviation**2 * spent_shares @ spent_shares.T
+    without_norm = np.eye(N_HALLS) - (each / each.sum()).T
+    return without_norm @ covariance @ without_norm.T
+
+
+def _variance_of_a_reactor() -> float:
+    """Relative variance of the events from a reactor, without its spent fuel."""
+    energy, electron = _energies()
+    seen = _cross_section(energy) * np.gradient(energy, electron) * response().sum(-1)
+    fractions = _read("parameters/reactor_fission_fractions.yaml")["fission_fractions"]
+    energies = _read("parameters/reactor_energy_per_fission.yaml")["energy_per_fission"]
+    spectra = _isotopes(energy)
+    events = {name: fractions[name] * (now + late) @ seen for name, (now, late) in spectra.items()}
+    n_events = sum(events.values())
+    out_of_equilibrium = [fractions[name] * late @ seen / n_events for name, (_, late) in spectra.items()]
+    # At a given power, more fissions of one isotope are fewer of the others.
+    mev = sum(fractions[name] * energies[name][0] for name in fractions)
+    file = _raw("parameters/reactor_fission_fractions_scale.yaml")
+    published, correlation = file["parameters"]["fission_fractions_scale"], file["correlations"]
+    correlation = correlation["fission_fractions_scale"]
+    slopes = np.array(
+        [
+            published[name][1] / 100 * (events[name] / n_events - fractions[name] * energies[name][0] / mev)
+            for name in correlation["names"]
+        ]
+    )
+    power = _percent("reactor_thermal_power_uncertainty", "thermal_power_scale")
+    late = _percent("reactor_nonequilibrium_correction", "nonequilibrium_scale")
+    return power**2 + slopes @ np.array(correlation["matrix"]) @ slopes + late**2 * np.square(out_of_equilibrium).sum()
+
+
+def _percent(file: str, name: str) -> float:
+    """A published relative deviation."""
+    return _read(f"parameters/{file}.yaml")[name][1] / 100
 
 
 @functools.lru_cache

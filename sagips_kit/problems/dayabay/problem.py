@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..._value import Count, ValueClass, value
 from ..base import Problem
+from ..measurement import Measurement
 from . import inputs
 
 # Harmonics beyond the knots, and for the difference of the near halls.  With 14 or 20 knots they keep all linear
@@ -28,7 +29,7 @@ _PERIODS = ("6AD", "8AD", "7AD")
 _HALLS = ("EH1", "EH2", "EH3")
 _NUISANCES = {
     "scale": "relative energy scale",
-    "efficiency": "relative efficiency, beyond what is correlated with the energy scale",
+    "rate": "relative rate, from efficiency (beyond what is correlated with the energy scale) and reactors",
     "lithium": "relative background of lithium and helium",
 }
 _RANGE = 4.0  # of a nuisance, in standard deviations
@@ -55,10 +56,11 @@ class DayaBay(Problem, metaclass=ValueClass):
     An observed event is a count of the published 50 keV histograms from 0.9 to 7.5 MeV, at a uniformly random energy in
     its bin (the resolution is three times wider).
 
-    Nuisance parameters, with their published errors as priors, are the energy scale, the efficiency and the background
-    of lithium and helium of each hall.  Fixed are effects common to near and far halls, which the free spectrum absorbs
-    (isotopes out of equilibrium, spent fuel, non-linearity, resolution), and those below 0.03 % of the events (other
-    backgrounds).
+    Nuisance parameters, with their published errors, are the energy scale, the relative rate and the background of
+    lithium and helium of each hall.  The rates are uncertain by the efficiency of the detectors and, with correlations
+    between the halls, by power, fission fractions, isotopes out of equilibrium and spent fuel of each reactor.  Fixed
+    are effects common to near and far halls, which the free spectrum absorbs (non-linearity, resolution), differences
+    between the spectra of reactors, and backgrounds below 0.03 % of the events.
 
     Parameters
     ----------
@@ -89,8 +91,8 @@ class DayaBay(Problem, metaclass=ValueClass):
     >>> problem = DayaBay(period="8AD")
     >>> problem.observed(5, np.random.default_rng(0)).shape  # energy in MeV, and hall
     (5, 2)
-    >>> len(problem.parameters), len(problem.priors)
-    (26, 9)
+    >>> len(problem.parameters), len(problem.priors), len(problem.measurements["rate"])
+    (26, 6, 3)
     >>> problem.published["sin2_2theta13"]
     (0.0851, 0.0024)
     """
@@ -108,29 +110,42 @@ class DayaBay(Problem, metaclass=ValueClass):
     @property
     def parameters(self) -> tuple[str, ...]:
         """tuple of str: Names of the unknowns, nuisance parameters last."""
-        return ("sin2_2theta13", "dm2_32", *(f"spectrum_{k + 1}" for k in range(self.n_knots)), "norm", *self.priors)
+        spectrum = (f"spectrum_{k + 1}" for k in range(self.n_knots))
+        return ("sin2_2theta13", "dm2_32", *spectrum, "norm", *self._nuisances)
 
     @property
     def lower(self) -> tuple[float, ...]:
         """tuple of float (parameter,): Lower ends of the ranges."""
-        nuisances = (-_RANGE * deviation for _, deviation in self.priors.values())
+        nuisances = (-_RANGE * deviation for deviation in self._nuisances.values())
         return (0.03, _DM2_MID - _DM2_HALF, *[-0.25] * self.n_knots, 0.85, *nuisances)
 
     @property
     def upper(self) -> tuple[float, ...]:
         """tuple of float (parameter,): Upper ends of the ranges."""
-        nuisances = (_RANGE * deviation for _, deviation in self.priors.values())
+        nuisances = (_RANGE * deviation for deviation in self._nuisances.values())
         return (0.14, _DM2_MID + _DM2_HALF, *[0.25] * self.n_knots, 1.1, *nuisances)
 
     @property
     def priors(self) -> dict[str, tuple[float, float]]:
-        """dict of str to (value, deviation): Published errors of the nuisance parameters."""
+        """dict of str to (value, deviation): Published errors of the nuisance parameters, without those of the rates."""
+        return {name: (0.0, deviation) for name, deviation in self._nuisances.items() if not name.startswith("rate")}
+
+    @property
+    def measurements(self) -> dict[str, Measurement]:
+        """dict of str to Measurement: Published errors of the rates of the halls, which are correlated."""
         if not self.nuisances:
             return {}
-        scale, efficiency, correlation, lithium = inputs.detector_errors(self._periods)
-        deviations = (scale, efficiency * math.sqrt(1 - correlation**2), lithium)
+        return {"rate": _rates(self._periods, self.parameters.index(f"rate_{_HALLS[0]}"))}
+
+    @property
+    def _nuisances(self) -> dict[str, float]:
+        """Published deviations of the nuisance parameters."""
+        if not self.nuisances:
+            return {}
+        scale, _, _, lithium = inputs.detector_errors(self._periods)
+        deviations = (scale, np.sqrt(_rate_errors(self._periods).diagonal()), lithium)
         return {
-            f"{kind}_{hall}": (0.0, float(deviation))
+            f"{kind}_{hall}": float(deviation)
             for kind, halls in zip(_NUISANCES, deviations, strict=True)
             for hall, deviation in zip(_HALLS, halls, strict=True)
         }
@@ -145,7 +160,7 @@ class DayaBay(Problem, metaclass=ValueClass):
             "energy": "prompt energy",
             "hall": "experimental hall (0 and 1 near, 2 far)",
         }
-        nuisances = [name.split("_") for name in self.priors]
+        nuisances = [name.split("_") for name in self._nuisances]
         return names | {f"{kind}_{hall}": f"{_NUISANCES[kind]}, {hall}" for kind, hall in nuisances}
 
     def spectra(self, theta: Tensor) -> Tensor:
@@ -163,15 +178,15 @@ class DayaBay(Problem, metaclass=ValueClass):
         """
         tables = self._tables(theta)
         mixing, x = theta[:1], (theta[1:2] - _DM2_MID) / _DM2_HALF
-        shapes, norm, nuisances = theta[2:].split([self.n_knots, 1, len(self.priors)])
+        shapes, norm, nuisances = theta[2:].split([self.n_knots, 1, len(self._nuisances)])
         cos4_theta13 = (0.5 + 0.5 * (1 - mixing).sqrt()) ** 2
         factors = torch.cat([x**0, cos4_theta13, mixing, *(mixing * x**k for k in range(_DM2_ORDER))])
         interacting = (factors @ tables.terms).view(inputs.N_HALLS, -1) * (tables.shapes @ shapes).exp()
         nominal = interacting @ tables.response
         if not self.nuisances:
             return norm * nominal + tables.background
-        scale, efficiency, lithium = nuisances.view(len(_NUISANCES), inputs.N_HALLS, 1)
-        seen = norm * (1 + efficiency + self._efficiency_by_scale * scale)
+        scale, rate, lithium = nuisances.view(len(_NUISANCES), inputs.N_HALLS, 1)
+        seen = norm * (1 + rate + self._efficiency_by_scale * scale)
         return seen * (nominal + scale * (interacting @ tables.slope)) + tables.background + lithium * tables.lithium
 
     def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
@@ -263,6 +278,19 @@ class DayaBay(Problem, metaclass=ValueClass):
 def _shares(x: Tensor) -> Tensor:
     """Shares of the last dimension, of sum 1."""
     return x / x.sum(-1, keepdim=True)
+
+
+@functools.lru_cache
+def _rates(periods: tuple[str, ...], first: int) -> Measurement:
+    """Published errors of the relative rates of the halls, which are parameters from `first` on."""
+    halls = slice(first, first + inputs.N_HALLS)
+    return Measurement(lambda theta: theta[halls], np.zeros(inputs.N_HALLS), covariance=_rate_errors(periods))
+
+
+def _rate_errors(periods: tuple[str, ...]) -> NDArray[Any]:
+    """Covariance of the relative rates, (hall, hall)."""
+    _, efficiency, correlation, _ = inputs.detector_errors(periods)
+    return np.diag(efficiency**2 * (1 - correlation**2)) + inputs.reactor_errors(periods)
 
 
 @functools.lru_cache
