@@ -211,8 +211,8 @@ def reactor_errors(periods: tuple[str, ...]) -> NDArray[Any]:
     """Published errors of the reactors, as covariance of the relative event rates of the halls.
 
     Power, fission fractions, isotopes out of equilibrium and spent fuel of each reactor vary independently of those of
-    the others.  The relative rate of all events is left out, since the norm is free.  How the spectra of reactors differ
-    is neglected.
+    the others.  The relative rate of all events is left out, since the norm is free, and differences between the
+    spectra of reactors are neglected.
 
     Parameters
     ----------

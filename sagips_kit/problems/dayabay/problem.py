@@ -127,7 +127,7 @@ class DayaBay(Problem, metaclass=ValueClass):
 
     @property
     def priors(self) -> dict[str, tuple[float, float]]:
-        """dict of str to (value, deviation): Published errors of the nuisance parameters, without those of the rates."""
+        """dict of str to (value, deviation): Published errors of the other nuisance parameters than the rates."""
         return {name: (0.0, deviation) for name, deviation in self._nuisances.items() if not name.startswith("rate")}
 
     @property
