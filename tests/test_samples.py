@@ -55,13 +55,17 @@ def test_scores_distinguish_wrong_events_from_observed_ones(events):
     assert (observed.mean(1) > generated.mean(1) + 0.1).all()
 
 
-def test_equally_many_observed_events_of_each_category_are_scored():
+def test_stored_events_have_the_observed_shares_of_categories():
     hall = np.arange(1000) % 5 // 4
     trainer = Trainer(Halls(), SETTINGS, np.stack([1.0 - 2.0 * hall, hall], axis=-1), n_steps=10)
     trainer.run()
+    for events in (*trainer.predict().reshape(-1, 90, 2), *predictions.snapshot(trainer)[1]):
+        counts = np.bincount(events[:, 1].astype(int), minlength=2)
+        assert abs(counts - [72, 18]).max() <= 2, counts
+        assert (np.diff(np.unique(events[:, 0])) > 0).sum() > 60, "none is repeated"
     trainer.gan.discriminator.forward = lambda features: features[..., -1]
-    observed = predictions.scores(trainer, np.zeros((2, 5, 90, 2), np.float32))[1]
-    assert np.unique(observed[0].round(4), return_counts=True)[1].tolist() == [200, 200]
+    observed = predictions.scores(trainer, trainer.predict())[1]
+    assert np.unique(observed[0].round(4), return_counts=True)[1].tolist() in ([320, 80], [80, 320])
 
 
 def test_no_more_events_are_scored_than_exist():

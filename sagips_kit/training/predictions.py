@@ -1,12 +1,16 @@
-"""What a trainer shows beside its records: snapshots of its generators, and the scores of its discriminators.
+"""What a trainer shows beside its records: predicted events, snapshots of its generators, scores of its discriminators.
 
-Snapshots have random numbers of their own, so a run is the same with and without them.  Files do not belong here.
+Events in training have equal shares of all categories, but these samples have the observed shares.  Snapshots have
+random numbers of their own, so a run is the same with and without them.  Files do not belong here.
 """
 
+import itertools
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .seeds import snapshot_noise
 
@@ -33,17 +37,35 @@ def snapshot(trainer: "Trainer") -> tuple[NDArray, NDArray]:
     theta, n_events = trainer.theta, trainer.settings.n_predictive
     n_members, n_sets, _ = theta.shape
     n_each = -(-n_events // n_sets)
+    n_made = n_simulated(trainer, n_each)
     noise_dim, first = trainer.problem.noise_dim, trainer.world.rank * n_members
     noise = [
-        snapshot_noise(trainer.seed, first + member, trainer.step, n_sets * n_each, noise_dim)
+        snapshot_noise(trainer.seed, first + member, trainer.step, n_sets * n_made, noise_dim)
         for member in range(n_members)
     ]
-    noise = torch.stack(noise).view(n_members, n_sets, n_each, noise_dim)
+    noise = torch.stack(noise).view(n_members, n_sets, n_made, noise_dim)
     with torch.no_grad():
         events = trainer.gan.simulate(theta, noise.to(theta.device))
+    events = with_observed_shares(trainer, events, n_each)
     # The sets alternate, so that dropping events at the end affects all of them alike.
     events = events.transpose(1, 2).flatten(1, 2)[:, :n_events]
     return theta.cpu().numpy(), events.cpu().numpy()
+
+
+def n_simulated(trainer: "Trainer", n_events: int) -> int:
+    """Number of events to simulate, so that enough of the most frequent category are among them."""
+    return math.ceil(n_events * float(trainer.data.category_weights.max()))
+
+
+def with_observed_shares(trainer: "Trainer", events: Tensor, n_events: int) -> Tensor:
+    """Some of the simulated events (..., event, observable) of each parameter vector, with shares as observed."""
+    problem = trainer.problem
+    if problem.n_categories == 1:
+        return events
+    shares = trainer.data.category_weights.cpu() / problem.n_categories
+    sets = events.flatten(0, -3)
+    chosen = [each[_of_each_category(problem.category(each).cpu(), shares, n_events).to(each.device)] for each in sets]
+    return torch.stack(chosen).view(*events.shape[:-2], n_events, -1)
 
 
 def n_scored(settings: "Settings", n_observed: int) -> int:
@@ -71,7 +93,8 @@ def scores(trainer: "Trainer", predictive: NDArray) -> tuple[NDArray, NDArray]:
     n = n_scored(trainer.settings, len(observed))
     predicted = torch.as_tensor(predictive).flatten(1, 2)
     predicted = predicted[:, _evenly(predicted.shape[1], n)]
-    observed = observed[_equal_shares(problem.category(observed), problem.n_categories, n)]
+    shares = trainer.data.category_weights.cpu() / problem.n_categories
+    observed = observed[_of_each_category(problem.category(observed), shares, n)]
     observed = observed.expand(len(predicted), -1, -1)
     gan, device = trainer.gan, trainer.world.device
     with torch.no_grad():
@@ -80,13 +103,17 @@ def scores(trainer: "Trainer", predictive: NDArray) -> tuple[NDArray, NDArray]:
     return generated, observed
 
 
-def _equal_shares(categories, n_categories, n):
-    """Indices of `n` observed events, evenly spaced in each category; equal shares, as simulated events have."""
+def _of_each_category(categories: Tensor, shares: Tensor, n: int) -> Tensor:
+    """Indices of `n` events in their order, evenly spaced in each category, with these shares of the categories."""
+    ends = [0, *(n * shares.double().cumsum(0)).round().long().tolist()]
+    ends[-1] = n
     parts = []
-    for category in range(n_categories):
+    for category, (first, last) in enumerate(itertools.pairwise(ends)):
         inside = (categories == category).nonzero()[:, 0]
-        parts.append(inside[_evenly(len(inside), n * (category + 1) // n_categories - n * category // n_categories)])
-    return torch.cat(parts)
+        # A simulator may give none in a category, whose place others take.
+        inside = inside if len(inside) else torch.arange(len(categories))
+        parts.append(inside[_evenly(len(inside), last - first)])
+    return torch.cat(parts).sort().values
 
 
 def _evenly(n_events, n):

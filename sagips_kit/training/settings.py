@@ -85,7 +85,8 @@ class Settings(metaclass=ValueClass):
         Number of draws of each chain.  A draw is the average of its parameters over one of `n_draws` consecutive
         stretches of the averaged part of the run.
     n_predictive : int
-        Events simulated from each draw, for comparison with the observed events.
+        Events simulated from each draw, for comparison with the observed events; they have the same shares of
+        categories.
     n_snapshots : int
         Number of steps, evenly spaced over the run, after which the parameter vectors of each generator and
         `n_predictive` events simulated from them are stored.

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from .. import _circular
 from ..events.resampling import Resampling, check_events
@@ -26,7 +25,7 @@ from ..ranks.world import World
 from ..statistics.start import Start
 from ..store.diagnostics import Watch
 from ..store.witnesses import DISPLACED, is_witness, stretch
-from . import schedules, state_dicts
+from . import predictions, schedules, state_dicts
 from .data import RankData
 from .gan import GAN, Begin
 from .nonfinite import Guard
@@ -289,12 +288,14 @@ class Trainer:
         Returns
         -------
         ndarray (member, draw, event, observable)
-            `settings.n_predictive` events for each draw.
+            `settings.n_predictive` events for each draw, with the observed shares of the categories.
         """
-        noise = self._noise("prediction", self.settings.n_draws, self.settings.n_predictive)
         theta = torch.as_tensor(self.draws, dtype=torch.float32, device=self.world.device)
+        n_events = self.settings.n_predictive
+        noise = self._noise("prediction", self.settings.n_draws, predictions.n_simulated(self, n_events))
         with torch.no_grad():
-            return self.gan.simulate(theta, noise).cpu().numpy()
+            events = predictions.with_observed_shares(self, self.gan.simulate(theta, noise), n_events)
+        return events.cpu().numpy()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on.
@@ -386,7 +387,7 @@ class Trainer:
         draws = [torch.randn(shape, generator=random) for random in self._random["noise"]]
         return self.gan.latent_spread() * torch.stack(draws).to(self.world.device)
 
-    def _noise(self, purpose, n_sets, n_events) -> Tensor:
+    def _noise(self, purpose, n_sets, n_events):
         """Uniform numbers, stratified over all events of a member: (member, set, event, noise_dim)."""
         noise_dim = self.problem.noise_dim
         draws = [stratified_noise(n_sets * n_events, noise_dim, random) for random in self._random[purpose]]
