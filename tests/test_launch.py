@@ -298,7 +298,7 @@ BAD_FILES = {
     "empty.npy": (b"", ValueError, "empty.npy` cannot be read"),
     "garbage.npy": (b"garbage", ValueError, "garbage.npy` cannot be read: EOF: reading magic string"),
     "missing.npy": (None, FileNotFoundError, "There is no file of observed events `.*missing.npy`"),
-    "events.txt": (b"1.0", ValueError, "should be a file that ends in .npy, .npz, .csv"),
+    "events.pkl": (b"1.0", ValueError, "should be a file that ends in .npy, .h5"),
 }
 
 

@@ -90,12 +90,12 @@ def is_beyond(numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.isfinite(numbers) & (np.abs(numbers) > _LARGEST)
 
 
-def spread_lost(numbers: NDArray[Any]) -> bool:
-    """Whether single precision cannot resolve how the numbers (event,) spread, because they are far from 0 or tiny."""
+def is_blurred(numbers: NDArray[np.float64]) -> bool:
+    """Whether single precision changes finite numbers (event,), far from 0 or tiny, notably within their spread."""
     with np.errstate(over="ignore", under="ignore"):
         change = np.abs(numbers - numbers.astype(np.float32).astype(np.float64))
     low, high = np.quantile(numbers, (0.05, 0.95))
-    spread = high - low or np.std(numbers)
+    spread = float(high - low) or float(np.ptp(numbers))
     return bool(np.sqrt(np.mean(change**2)) > _LOST * spread > 0)
 
 

@@ -28,10 +28,10 @@ def ending_of(path: str | Path, endings: tuple[str, ...]) -> str | None:
     return max((ending for ending in endings if name.endswith(ending)), key=len, default=None)
 
 
-def stamp(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of the last change in nanoseconds, by which a change of a file is noticed."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+def stamp(path: Path) -> list[int]:
+    """Size in bytes and time of the last change in nanoseconds, by which a change of a file, or folder, is noticed."""
+    found = [path.stat(), *(each.stat() for each in sorted(path.iterdir()))] if path.is_dir() else [path.stat()]
+    return [sum(each.st_size for each in found), max(each.st_mtime_ns for each in found)]
 
 
 def _files_of(path: Path, endings: tuple[str, ...]) -> list[Path]:

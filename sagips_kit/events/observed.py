@@ -283,6 +283,21 @@ class Observed(metaclass=ValueClass):
             digest.update(np.column_stack([rows, weights]).astype("<f8").tobytes())
         return {"rows": sizes[0], "sha256": digest.hexdigest()}
 
+    def stamps(self) -> list[list[int]]:
+        """Size in bytes and time of the last change in nanoseconds of each file.
+
+        Returns
+        -------
+        list
+            [size, time] of each file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no file.
+        """
+        return [stamp(path) for path in self._files]
+
     def _why_none(self, n_seen: int) -> str:
         """Why no event is taken, as a message."""
         if n_seen:
