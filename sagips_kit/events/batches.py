@@ -234,8 +234,8 @@ class Supply:
         if (counts == 0).any():
             raise ValueError(
                 f"{_N_AHEAD} windows of the file have no event in category {int((counts == 0).argmax())}, and there "
-                f"should be events of all {n}. Read more rows at a time, RunSpec(n_observed=...), or leave this category out "
-                "of the problem."
+                f"should be events of all {n}. Read more rows at a time, RunSpec(n_observed=...), or leave this "
+                "category out of the problem."
             )
         return events
 

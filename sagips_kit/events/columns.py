@@ -107,6 +107,7 @@ class _Column:
 
     def __init__(self, array: Any, k: int):
         self._array, self._k = array, k
+        self.dtype, self.ndim = array.dtype, 1
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_EXACT = 2**53  # integers beyond are not all numbers of double precision
+_EXACT = 2.0**53  # integers beyond are not all numbers of double precision
 _LARGEST = float(np.finfo(np.float32).max)
 _LOST = 1e-3  # the largest harmless change of numbers by single precision, in units of their spread
 _NUMBER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf(inity)?)\s*", re.ASCII | re.IGNORECASE)
@@ -27,12 +27,17 @@ class EntryError(ValueError):
 
 
 def as_numbers(column: Any) -> NDArray[Any]:
-    """A column as float64, or as integers of 64 bits if it holds integers; an empty entry is NaN.
+    """A column as float64, or as integers of 64 bits if it holds integers.
 
     Parameters
     ----------
     column : array_like (row,)
         Of any type; masked entries of a NumPy array are empty.
+
+    Returns
+    -------
+    ndarray (row,)
+        Empty entries are NaN; those among integers are masked.
 
     Raises
     ------
@@ -42,33 +47,39 @@ def as_numbers(column: Any) -> NDArray[Any]:
     if not np.ma.is_masked(column):
         return _unmasked(np.ma.getdata(column))
     is_empty = np.ma.getmaskarray(column)
-    numbers = np.full(is_empty.shape, np.nan)
     there = np.flatnonzero(~is_empty)
     try:
-        numbers[there] = as_floats(_unmasked(np.ma.getdata(column)[there]))
+        found = _unmasked(np.ma.getdata(column)[there])
     except EntryError as error:
         raise EntryError(int(there[error.row]), str(error), error.advice) from None
-    return numbers
+    numbers = np.zeros(len(is_empty), found.dtype)
+    numbers[there] = found
+    return np.ma.array(numbers, mask=is_empty) if _are_integers(numbers) else np.where(is_empty, np.nan, numbers)
 
 
 def as_floats(numbers: NDArray[Any]) -> NDArray[np.float64]:
     """The same numbers in double precision; raises EntryError for the first integer that it cannot hold."""
-    floats = numbers.astype(np.float64)
-    if numbers.dtype.kind in "iu":
-        for row in np.flatnonzero((numbers > _EXACT) | (numbers < -_EXACT)):
+    floats = np.ma.getdata(numbers).astype(np.float64)
+    is_empty = np.ma.getmaskarray(numbers)
+    if _are_integers(numbers):
+        for row in np.flatnonzero(~is_empty & (np.abs(floats) >= _EXACT)):
             _exactly(int(numbers[row]), int(row))
-    return floats
+    return np.where(is_empty, np.nan, floats)
 
 
 def lies_in(numbers: NDArray[Any], low: float | None, high: float | None) -> NDArray[np.bool_]:
     """Whether numbers lie in a range, both ends included; integers are compared as integers, and NaN lies in none."""
-    if numbers.dtype.kind in "iu":
+    if _are_integers(numbers):
         low, high = low if low is None else math.ceil(low), high if high is None else math.floor(high)
-        is_in = np.ones(len(numbers), bool)
-    else:
-        is_in = ~np.isnan(numbers)
+    is_in = ~np.ma.getmaskarray(numbers)
+    numbers = np.ma.getdata(numbers)
+    is_in &= ~np.isnan(numbers)
     is_in &= True if low is None else numbers >= low
     return is_in & (True if high is None else numbers <= high)
+
+
+def _are_integers(numbers: NDArray[Any]) -> bool:
+    return numbers.dtype.kind in "iu"
 
 
 def is_text(column: Any, text: str) -> NDArray[np.bool_]:
@@ -110,7 +121,10 @@ def _unmasked(data: NDArray[Any]) -> NDArray[Any]:
     return data.astype({"i": np.int64, "u": np.uint64}.get(kind, np.float64))
 
 
-_ONE_EACH = "An event has one number in each column: write one entry of each event to a file of its own."
+_ONE_EACH = (
+    "An event has one number in each column. Choose it and write it to a file, for instance the first of a jagged "
+    "branch of ROOT: np.save('x.npy', awkward.to_numpy(awkward.firsts(branch.array())))."
+)
 _REFUSED = {
     "M": ("a date", "Write the time since a fixed date as a number: (t - t[0]) / numpy.timedelta64(1, 's')."),
     "m": ("a duration", "Write it as a number: column / numpy.timedelta64(1, 's')."),

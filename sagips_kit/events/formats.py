@@ -13,7 +13,7 @@ import numpy as np
 
 from .columns import Block, Choose, Mapped, Member, Ranges, columns_of_array, columns_of_tree, no_table, slices
 from .files import ending_of
-from .stored import Stored
+from .stored import Stored, frames_of_pandas
 from .texts import TEXTS, layout
 from .trees import Clusters
 
@@ -155,7 +155,8 @@ def _of_arrow(column: Any) -> np.ndarray:
     import pyarrow
 
     if isinstance(column, pyarrow.DictionaryArray):
-        column = column.dictionary_decode()
+        words = column.dictionary.to_pylist()
+        return np.array([None if k is None else words[k] for k in column.indices.to_pylist()], dtype=object)
     kind = column.type
     if not (column.null_count and (pyarrow.types.is_integer(kind) or pyarrow.types.is_boolean(kind))):
         return column.to_numpy(zero_copy_only=False)
@@ -172,12 +173,13 @@ def _hdf5(path: Path, table: str | None, choose: Choose, ranges: Ranges) -> Iter
 
     def add(name: str, item: Any) -> None:
         is_placeholder = item.attrs.get("NAME", b"").startswith(_PLACEHOLDER)
-        if isinstance(item, h5py.Dataset) and item.ndim and not is_placeholder:
+        is_index = "/_i_" in name  # of PyTables
+        if isinstance(item, h5py.Dataset) and item.ndim and not is_placeholder and not is_index:
             arrays[name] = Stored(item, dict(item.attrs), is_netcdf)
 
     with h5py.File(path) as file:
         file.visititems(add)
-        yield from slices(columns_of_tree(arrays, table), choose, ranges)
+        yield from slices(columns_of_tree(frames_of_pandas(arrays), table), choose, ranges)
 
 
 _PLACEHOLDER = b"This is a netCDF dimension but not a netCDF variable"

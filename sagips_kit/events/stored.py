@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .columns import Column, Field
+from .columns import Column, Field, columns_of_array
 
 _UNWRITTEN = {"f4": 9.969209968386869e36, "f8": 9.969209968386869e36, "i4": -(2**31) + 1, "i8": -(2**63) + 2}
 
@@ -52,6 +52,8 @@ class Stored:
     def fields(self, name: str) -> Column:
         """One field of an array of records."""
         array = self._checked()
+        if kind := _of_pandas(self._attributes.get(f"{name}_dtype"), self._attributes.get(f"{name}_kind")):
+            raise ValueError(f"{name} holds dates, {kind!r}. Write the time since one of them as a number")
         return array.fields(name) if hasattr(array, "fields") else Field(array, name)
 
     def _checked(self) -> Any:
@@ -64,7 +66,7 @@ class Stored:
         """The numbers that packed ones stand for."""
         units = self._attributes.get("units", "")
         units = units.decode(errors="replace") if isinstance(units, bytes) else str(units)
-        if re.match(r"\s*\w+\s+since\s", units):
+        if re.match(r"\s*\w+\s+since\s", units) or (units := _of_pandas(self._attributes.get("value_type"))):
             raise ValueError(f"it holds dates, {units!r}. Write the time since one of them as a number, in other units")
         if raw.dtype.kind not in "iuf":
             return raw
@@ -92,7 +94,39 @@ class Stored:
         return is_missing
 
 
+_PICKLED = re.compile(r"index|values_block_\d+")
 _NEUTRAL = (("scale_factor", 1.0), ("add_offset", 0.0))
+
+
+def _of_pandas(*kinds: Any) -> str:
+    """The kind of dates that pandas has stored as integers; "" for other ones."""
+    texts = [kind.decode(errors="replace") if isinstance(kind, bytes) else str(kind) for kind in kinds]
+    return next((text for text in texts if text.startswith(("datetime64", "timedelta64"))), "")
+
+
+def frames_of_pandas(arrays: Mapping[str, Stored]) -> dict[str, Any]:
+    """The same arrays, where those in which `pandas.DataFrame.to_hdf` writes a frame are replaced by its columns."""
+    columns: dict[str, Any] = {}
+    is_unnamed = False
+    groups = {path.removesuffix("/axis0") for path in arrays if path.endswith("/axis0")}
+    for path, array in arrays.items():
+        group, _, name = path.rpartition("/")
+        items = arrays.get(f"{group}/{name.removesuffix('_values')}_items")
+        if all(_PICKLED.fullmatch(field) for field in array.dtype.names or ("other",)):
+            is_unnamed = True
+        elif group not in groups:
+            columns[path] = array
+        elif items is not None and items.dtype.kind == "S" and array.ndim == 2:
+            names = [item.decode() for item in items[:]]
+            columns |= {
+                f"{group}/{each}": column for each, column in zip(names, columns_of_array(array).values(), strict=True)
+            }
+    if is_unnamed and not columns:
+        raise ValueError(
+            "pandas has written the names of its columns as a pickle, which could run any code. Write them again: "
+            "frame.to_hdf(path, key='events', format='table', data_columns=True)"
+        )
+    return columns
 
 
 def _same_type(fill: Any, dtype: np.dtype[Any]) -> Any:

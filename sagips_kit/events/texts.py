@@ -75,7 +75,8 @@ def layout(path: Path) -> Layout:
         )
     comments = [line.lstrip("#").strip() for line in lines[:n_comments] if line.strip()]
     header = _split(comments[-1], separator) if comments else []
-    if len(header) == len(first) and not any(map(is_number, header)):
+    is_sentence = len(header) == 1 and " " in header[0]
+    if len(header) == len(first) and not is_sentence and not any(map(is_number, header)):
         return Layout(tuple(header), separator, n_comments)
     return Layout(tuple(map(str, range(len(first)))), separator, n_comments)
 
