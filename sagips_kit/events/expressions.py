@@ -85,9 +85,10 @@ class Expression:
     def _compiled(self, node: ast.AST) -> _Value:
         """The value of a part of the formula; raises ValueError if it holds anything that is not allowed."""
         if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-            if isinstance(node.value, int) and int(float(node.value)) != node.value:
-                raise ValueError(f"double precision would round {node.value}")
-            number = np.float64(node.value)
+            given: Any = node.value
+            number = np.float64(given)
+            if isinstance(given, int) and int(number) != given:
+                raise ValueError(f"double precision would round {given}")
             return lambda _: number
         if isinstance(node, ast.UnaryOp | ast.BinOp) and type(node.op) in _OPERATORS:
             function = _OPERATORS[type(node.op)]
