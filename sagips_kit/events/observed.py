@@ -62,25 +62,34 @@ _Choice = Annotated[tuple[_End, _End] | str | bool, BeforeValidator(_a_choice)]
 class Observed(metaclass=ValueClass):
     """Observed events in a file: which columns and rows to take, and in which units.
 
-    For RunSpec(events=Observed(...)).  Formats are known by their endings: `.npy`, `.npz`, `.csv`, `.parquet`, `.h5`,
-    `.hdf5`, `.zarr` and `.root` (a TTree or an RNTuple); Parquet, HDF5 and ROOT need `pip install "sagips_kit[data]"`.
-    A file is read block by block and only in the columns that are needed, so it may be larger than the memory.  Pickles
-    are never loaded.
+    For RunSpec(events=Observed(...)).  Formats are known by their endings: `.npy`, `.npz`, `.parquet`, `.feather`,
+    `.arrow`, `.h5`, `.hdf5`, `.nc`, `.zarr`, `.root` (a TTree or an RNTuple), and texts: `.csv`, `.tsv`, `.txt` and
+    `.dat`, also with `.gz`.  Parquet, Arrow, HDF5 and ROOT need `pip install "sagips_kit[data]"`.  A file is read block
+    by block and only in the columns that are needed, so it may be larger than the memory.  Pickles are never loaded.
+
+    A number is read as the file means it, or refused: packed numbers are scaled and missing ones are empty (CF
+    attributes of HDF5, netCDF and zarr); a chunk that is missing, a date, a complex number, and an integer that double
+    precision would round are refused.  A first line of numbers in a text is an event, not a header.
 
     Parameters
     ----------
-    path : str
-        The file; "~" is the home folder.
+    path : str or tuple of str
+        The file; a pattern such as "runs/*.root", a folder of files or a tuple of these takes several, in the order of
+        their names.  "~" is the home folder.
     columns : tuple of str or None
         The column of each of the problem's observables, in the order of `problem.observables`; None takes the columns
         with the observables' own names.  Columns without names, as in a two-dimensional array, are called "0", "1" and
-        so on; None takes all of these in their order.
+        so on; None takes all of these in their order.  Instead of a column, here and in `within` and `weights`, a
+        formula may be given: numbers, names of columns (odd ones in `backquotes`), + - * / ** and the functions sqrt,
+        exp, log, log10, abs, hypot, sin, cos, tan, their inverses arcsin, arccos, arctan and arctan2, sinh, cosh, tanh.
     table : str or None
         The table to read, where a file can hold several: the ROOT tree, the HDF5 group or dataset, the zarr group or
         array, or the array of an `.npz` file.  None takes the only one there is, or the columns at the file's top.
-    within : dict of str to (low, high)
+    within : dict of str to (low, high), str or bool
         Ranges of columns, both ends included; an event is taken only if it lies in all of them.  None leaves an end
-        open.  Columns other than the observables are allowed.  In the file's own units, before `scale`.
+        open; (1, 1) takes the number 1.  A column of texts is selected by one text, {"trigger": "mu"}, one of truth
+        values by True or False.  Columns other than the observables are allowed.  In the file's own units, before
+        `scale`.
     scale : dict of str to float
         Factors that convert columns of observables to the problem's units, for instance {"E": 1e-3} from keV to MeV.
     weights : str or None
@@ -91,7 +100,7 @@ class Observed(metaclass=ValueClass):
         Train on all events of a file that does not fit into memory.  The store keeps a random sample of
         `RunSpec.n_observed` events for plots and the likelihood fit, and each rank trains on its share of the file,
         about that many rows at a time.  Every rank must find the file under `path`, and the format must allow rows to
-        be read in any order: `.npy`, `.h5`, `.hdf5`, `.zarr` or `.root`.
+        be read in any order: `.npy`, `.h5`, `.hdf5`, `.nc`, `.zarr` or `.root`.
 
     Raises
     ------
@@ -125,6 +134,13 @@ class Observed(metaclass=ValueClass):
     >>> Observed("run7.csv", columns=("a", "b"), within={"quality": (1, None)}, scale=percent).read(Proxy())
     array([[0.1, 0.4],
            [0.3, 0.6]])
+
+    Columns that are computed:
+
+    >>> Observed("run7.csv", columns=("hypot(a, b) / 100", "a / b")).read(Proxy()).round(2)
+    array([[0.41, 0.25],
+           [0.54, 0.4 ],
+           [0.67, 0.5 ]])
     """
 
     path: _Name | Annotated[tuple[_Name, ...], Field(min_length=1)]
