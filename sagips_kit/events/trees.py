@@ -35,7 +35,7 @@ class Clusters:
         check_descriptions(tree)
         self._tree, self._n_most = tree, n_most
         self.n_rows = int(tree.num_entries)  # a float in files of Geant4
-        self._branches = {name: branch for key in list(tree.keys()) for name, branch in _fields(tree, key)}
+        self._branches = {name: key for key, branch in tree.items() for name in _columns(key, branch)}
         self.names = tuple(self._branches)
         self._bounds: list[int] = []
         self._last: tuple[int, dict[str, NDArray[Any]]] = (0, {})  # the first row of the last piece read, and its rows
@@ -82,15 +82,17 @@ class Clusters:
         return [*itertools.chain(*steps), self.n_rows]
 
 
-def _fields(tree: Any, key: str) -> list[tuple[str, str]]:
-    """The columns that a branch or field holds, and what to read for each."""
-    names = getattr(getattr(tree[key], "interpretation", None), "to_dtype", np.dtype("f8")).names
-    return [(f"{key}.{name}", key) for name in names] if names else [(key, key)]
+def _columns(key: str, branch: Any) -> list[str]:
+    """The columns that a branch or field holds: its leaves, if it has several."""
+    leaves = branch.member("fLeaves", none_if_missing=True) if hasattr(branch, "member") else None
+    return [key] if leaves is None or len(leaves) < 2 else [f"{key}.{leaf.member('fName')}" for leaf in leaves]
 
 
 def _field(arrays: dict[str, Any], name: str) -> NDArray[Any]:
     """A column; what belongs to a record is returned as a part of the record."""
     if name in arrays:
+        if not isinstance(arrays[name], np.ndarray):
+            raise ValueError(f"{name} is a group of branches. Choose one of them")
         return arrays[name]
     record, _, field = name.rpartition(".")
     return _field(arrays, record)[field]
