@@ -146,6 +146,11 @@ def jagged_tree(path):
         file["t"].extend({"x": ak.Array([[1.0], [], [2.0, 3.0]]), "y": np.arange(3.0)})
 
 
+def ntuple_of_jagged_records(path):
+    with uproot.recreate(path) as file:
+        file.mkrntuple("t", ak.Array([{"s": [{"x": 1.0}], "y": 0.5}, {"s": [], "y": 1.5}]))
+
+
 def pandas_hdf5(path):
     """As pandas writes a frame in its `fixed` format."""
     with h5py.File(path, "w") as file:
@@ -297,7 +302,9 @@ TABLE = [
     ("a.root", root({"t": {"x": np.array([1, BIG])}}), {}, f"row 1, holds {BIG}, an integer"),
     ("a.root", jagged_tree, {}, r"array\(\[1.\]\), which is not a number. .*awkward.firsts"),
     ("a.root", jagged_tree, {"columns": ("y",)}, [0, 1, 2]),
-    ("a.root", root({"t": {"x": np.ones((2, 3))}}), {}, r"holds \[1.0, 1.0, 1.0\], not one number"),
+    ("a.root", ntuple_of_jagged_records, {"columns": ("y",)}, [0.5, 1.5]),
+    ("a.root", ntuple_of_jagged_records, {"columns": ("s.x",)}, "s.x has several numbers for each event, .*firsts"),
+    ("a.root", root({"t": {"x": np.ones((2, 3))}}), {}, r"holds array\(\[1., 1., 1.\]\), not one number"),
     ("a.root", root({"t": {"x": [1.0, 2.0]}}, "mkrntuple"), {}, [1, 2]),
     (
         "a.root",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_SHORT = 60  # characters of an entry in a message
 _EXACT = 2.0**53  # integers beyond are not all numbers of double precision
 _LARGEST = float(np.finfo(np.float32).max)
 _LOST = 1e-3  # the largest harmless change of numbers by single precision, in units of their spread
@@ -113,7 +114,7 @@ def is_blurred(numbers: NDArray[np.float64]) -> bool:
 def _unmasked(data: NDArray[Any]) -> NDArray[Any]:
     kind = data.dtype.kind
     if data.ndim != 1:
-        raise EntryError(0, f"holds {data[:1].tolist()[0]!r:.60}, not one number", _ONE_EACH)
+        raise EntryError(0, f"holds {_short(data[0])}, not one number", _ONE_EACH)
     if kind in _REFUSED and len(data):
         raise EntryError(0, f"holds {data[0]!r}, which is {_REFUSED[kind][0]}", _REFUSED[kind][1])
     if kind in "OSUT":
@@ -144,7 +145,7 @@ def _number(entry: Any, row: int) -> float:
     entry = entry.decode("ascii", "replace") if isinstance(entry, bytes) else entry
     if isinstance(entry, str):
         if not is_number(entry):
-            raise EntryError(row, f"holds {str(entry)!r}, which is not a number", _of_comma(entry))
+            raise EntryError(row, f"holds {_short(str(entry))}, which is not a number", _of_comma(entry))
         return _exactly(int(entry), row) if _INTEGER.fullmatch(entry) else float(entry)
     try:
         number = float(entry)
@@ -153,8 +154,14 @@ def _number(entry: Any, row: int) -> float:
         number, is_real = math.nan, False
     if not is_real:  # older NumPy would take an array of one number for a number
         advice = _ONE_EACH if np.ndim(entry) else ""
-        raise EntryError(row, f"holds {entry!r:.200}, which is not a number", advice)
+        raise EntryError(row, f"holds {_short(entry)}, which is not a number", advice)
     return _exactly(int(entry), row) if math.isfinite(number) and entry == int(entry) else number
+
+
+def _short(entry: Any) -> str:
+    """An entry in one short line."""
+    text = " ".join(repr(entry).split())
+    return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."
 
 
 def _of_comma(text: str) -> str:

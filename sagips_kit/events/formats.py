@@ -131,7 +131,7 @@ def _parquet(path: Path, table: str | None, choose: Choose) -> Iterator[Block]:
 
 
 def _arrow(path: Path, table: str | None, choose: Choose) -> Iterator[Block]:
-    import pyarrow
+    import pyarrow.ipc
 
     with pyarrow.OSFile(str(path)) as source, pyarrow.ipc.open_file(source) as file:
         names = file.schema.names

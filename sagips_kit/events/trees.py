@@ -2,7 +2,7 @@
 
 import bisect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,16 +70,16 @@ class Clusters:
 
     def _bounds_of_pieces(self, branches: set[str]) -> list[int]:
         """The first rows of the pieces in which all branches are stored together, and the number of rows."""
-        if hasattr(self._tree, "cluster_summaries"):
-            bounds = {int(cluster.num_first_entry) for cluster in self._tree.cluster_summaries}
-        else:
-            bounds = set(self._tree.common_entry_offsets(filter_name=lambda name: name in branches))
-        bounds = sorted({0, self.n_rows, *(int(bound) for bound in bounds if bound < self.n_rows)})
-        if hasattr(self._tree, "cluster_summaries"):
-            return bounds
+        if not hasattr(self._tree, "common_entry_offsets"):  # an RNTuple
+            bounds = [cluster.num_first_entry for cluster in self._tree.cluster_summaries]
+            return self._ordered(bounds)
+        bounds = self._ordered(self._tree.common_entry_offsets(filter_name=lambda name: name in branches))
         # A TTree whose branches are cut at different rows may have no common piece but the whole.
         steps = [range(low, high, _N_BLOCKS * self._n_most) for low, high in itertools.pairwise(bounds)]
         return [*itertools.chain(*steps), self.n_rows]
+
+    def _ordered(self, bounds: Iterable[float]) -> list[int]:
+        return sorted({0, self.n_rows, *(int(bound) for bound in bounds if bound < self.n_rows)})
 
 
 def _columns(key: str, branch: Any) -> list[str]:
@@ -95,4 +95,12 @@ def _field(arrays: dict[str, Any], name: str) -> NDArray[Any]:
             raise ValueError(f"{name} is a group of branches. Choose one of them")
         return arrays[name]
     record, _, field = name.rpartition(".")
-    return _field(arrays, record)[field]
+    if not record:
+        raise ValueError(f"{field} was not read")
+    records = _field(arrays, record)
+    if not records.dtype.names:
+        raise ValueError(
+            f"{name} has several numbers for each event, or none. Choose one, for instance the first, and write it "
+            "to a file: numpy.save('x.npy', awkward.to_numpy(awkward.firsts(tree[name].array())))"
+        )
+    return records[field]
