@@ -298,7 +298,10 @@ BAD = {
     ),
     "blank.csv": (rows("x1,x2", "1,2", "", "3,4"), "blank.csv`: column x1, row 1 .line 3., is empty"),
     "ragged.csv": (rows("x1,x2", "1,2", "3,4,5"), "ragged.csv` cannot be read: .*Expected 2 fields in line 3, saw 3"),
-    "long.csv": (rows("x1,x2", "1,2,3", "3,4,5"), "Length of header or names does not match length of data"),
+    "long.csv": (
+        rows("x1,x2", "1,2,3", "3,4,5"),
+        "its header has 2 names, and the next line 3 entries, '1, 2, 3'. If their commas",
+    ),
     "nothing.csv": (rows(""), "nothing.csv` cannot be read"),
     "names.csv": (rows("a,b", "1,2"), "has no column 'x1'. It has: a, b. Proxy observes x1, x2. Name their columns"),
     "late.csv": (rows("x1,x2", *["1,2"] * 700, "nan,1"), "column x1, row 700 .line 702., is empty"),

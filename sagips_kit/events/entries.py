@@ -86,8 +86,8 @@ def _are_integers(numbers: NDArray[Any]) -> bool:
 def is_text(column: Any, text: str) -> NDArray[np.bool_]:
     """Whether the entries of a column of texts are this one; empty ones are not."""
     data = np.ma.getdata(column)
-    if data.dtype.kind not in "OSUT":
-        raise EntryError(0, f"holds {data[0]!r}, which is not text", "Select numbers by a range, (low, high).")
+    if data.dtype.kind not in "OSUT" and len(data):
+        raise EntryError(0, f"holds {_short(data[0])}, which is not text", "Select numbers by a range, (low, high).")
     same = np.array([(entry.decode() if isinstance(entry, bytes) else entry) == text for entry in data], dtype=bool)
     return same & ~np.ma.getmaskarray(column)
 

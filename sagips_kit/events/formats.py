@@ -111,7 +111,8 @@ def _text(path: Path, table: str | None, choose: Choose) -> Iterator[Block]:
         )
         with reader:
             for block in reader:
-                yield block.index[0], {name: _of_pandas(block[k]) for name, k in wanted.items()}
+                if len(block):
+                    yield block.index[0], {name: _of_pandas(block[k]) for name, k in wanted.items()}
 
 
 def _of_pandas(column: Any) -> np.ndarray:

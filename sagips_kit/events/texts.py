@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from .._text import counted
 from .entries import is_number
 
 TEXTS = tuple(ending + packed for ending in (".csv", ".tsv", ".txt", ".dat") for packed in ("", ".gz"))
@@ -60,7 +61,14 @@ def layout(path: Path) -> Layout:
     separator = _separator([line for line in lines[n_comments:] if not _is_comment(line)])
     first = _split(lines[n_comments], separator)
     are_numbers = [is_number(entry) for entry in first]
-    if not any(are_numbers) or (not all(are_numbers) and _is_numeric_below(lines[n_comments + 1 :], separator, first)):
+    below = next((_split(line, separator) for line in lines[n_comments + 1 :] if line.strip()), [])
+    if not any(are_numbers) or (not all(are_numbers) and _is_header(first, below)):
+        if any(below[len(first) :]):
+            raise ValueError(
+                f"its header has {counted(len(first), 'name')}, and the next line {len(below)} entries, "
+                f"{', '.join(below)!r:.60}. If their commas are decimal ones, type pandas.read_csv(path, sep=';', "
+                "decimal=',').to_csv('points.csv', index=False)"
+            )
         return Layout(tuple(first), separator, n_comments + 1)
     if not all(are_numbers):
         raise ValueError(
@@ -86,12 +94,15 @@ def _first_lines(path: Path) -> list[str]:
     lines: list[str] = []
     n_others = 0
     how = gzip.open if path.name.lower().endswith(".gz") else open
-    with how(path, "rt", encoding="utf-8-sig", newline=None) as file:
-        while n_others < _N_LINES and (line := file.readline(_LONGEST)):
-            if "\0" in line or (len(line) == _LONGEST and line[-1] != "\n"):
-                raise ValueError("it is no table of text")
-            lines.append(line.rstrip("\n"))
-            n_others += not _is_comment(line)
+    try:
+        with how(path, "rt", encoding="utf-8-sig", newline=None) as file:
+            while n_others < _N_LINES and (line := file.readline(_LONGEST)):
+                if "\0" in line or (len(line) == _LONGEST and line[-1] != "\n"):
+                    raise ValueError("it is no table of text")
+                lines.append(line.rstrip("\n"))
+                n_others += not _is_comment(line)
+    except UnicodeDecodeError:
+        raise ValueError(f"it is no text in UTF-8. Type: iconv -f latin1 -t utf-8 {path.name} > new.csv") from None
     return lines
 
 
@@ -120,10 +131,9 @@ def _separator(lines: list[str]) -> str:
     return next((separator for separator in _SEPARATORS[:3] if separator in lines[0]), ",")
 
 
-def _is_numeric_below(lines: list[str], separator: str, first: list[str]) -> bool:
+def _is_header(first: list[str], below: list[str]) -> bool:
     """Whether a line of names and numbers is a header: it is that of a pandas index, or names stand above numbers."""
     if first == ["", *map(str, range(len(first) - 1))]:
         return True
-    below = next((_split(line, separator) for line in lines if line.strip()), [])
     pairs = [(name, entry) for name, entry in zip(first, below, strict=False) if not is_number(name)]
     return bool(pairs) and all(name.lower() not in _EMPTY and is_number(entry) for name, entry in pairs)
