@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import gzip
+import importlib.util
 import json
 import os
 import warnings
@@ -370,10 +371,7 @@ def test_numbers_are_read_right_or_refused(tmp_path, monkeypatch, name, write, g
         ({"within": {"n": (True, 2)}}, r"within\['n'\] = \(True, 2\): should be \(low, high\)"),
         ({"within": {"n": (0.0, np.inf)}}, "should be .low, high., where None leaves an end open"),
         ({"path": ()}, r"path = \(\): "),
-        (
-            {"path": ("a.csv", "a.fits")},
-            r"path = 'a.fits': should be .* Table.read\('a.fits'\).to_pandas\(\).to_parquet",
-        ),
+        ({"path": ("a.csv", "a.xlsx")}, r"path = 'a.xlsx': should be .*read_excel\('a.xlsx'\).to_parquet"),
     ],
 )
 def test_mistakes_are_refused_on_construction(given, message):
@@ -390,6 +388,36 @@ def test_choices_travel_as_json(tmp_path):
         assert RunSpec.from_dict(json.loads(spec.to_json())) == spec
         assert RunSpec.from_dict(json.loads(spec.to_json())).events.within == file.within
         assert eval(repr(file)) == file
+
+
+def test_tables_of_fits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if importlib.util.find_spec("astropy") is None:
+        Path("a.fits").write_bytes(b"SIMPLE")
+        with pytest.raises(ModuleNotFoundError, match="`a.fits` needs the package astropy. Type: pip install astropy"):
+            Observed("a.fits").read(Gaussian())
+        return
+    from astropy.io import fits
+
+    plain = fits.Column("x", "D", array=np.array([0.5, 1.25]))
+    empty = fits.Column("n", "J", null=-999, array=np.array([-999, 7]))
+    words = fits.Column("s", "3A", array=np.array(["mu", "e"]))
+    one = fits.BinTableHDU.from_columns([plain, empty, words], name="ONE")
+    two = fits.BinTableHDU.from_columns([fits.Column("x", "K", array=np.array([1, BIG]))], name="TWO")
+    fits.HDUList([fits.PrimaryHDU(), one]).writeto("a.fits")
+    fits.HDUList([fits.PrimaryHDU(), one, two]).writeto("b.fits")
+    np.testing.assert_array_equal(Observed("a.fits").read(Gaussian())[:, 0], [0.5, 1.25])
+    np.testing.assert_array_equal(
+        Observed("a.fits", columns=("n",), within={"n": (None, None)}).read(Gaussian()), [[7]]
+    )
+    np.testing.assert_array_equal(Observed("a.fits", columns=("n",), within={"s": "e"}).read(Gaussian()), [[7]])
+    for wrong, message in [
+        ({"path": "a.fits", "columns": ("n",)}, "column n, row 0, is empty"),
+        ({"path": "b.fits"}, "table = None: the file holds ONE, TWO"),
+        ({"path": "b.fits", "table": "TWO"}, f"row 1, holds {BIG}, an integer"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Observed(**wrong).read(Gaussian())
 
 
 FORMULAS = [

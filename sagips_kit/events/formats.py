@@ -4,6 +4,7 @@ Some formats give any rows on request; the others can only be read from the firs
 mean, which rows are selected and whether their entries are valid is the subject of `selection`.
 """
 
+import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,7 +65,8 @@ def blocks(path: Path, table: str | None, choose: Choose, ranges: Ranges | None 
         else:
             raise ValueError(f"rows can be read in any order only from {', '.join(RANDOM_ACCESS)}")
     except ImportError as error:
-        text = f'`{path}` needs the package {error.name}. Type: pip install "sagips_kit[data]"'
+        what = "astropy" if ending == ".fits" else '"sagips_kit[data]"'
+        text = f"`{path}` needs the package {error.name}. Type: pip install {what}"
         raise ModuleNotFoundError(text, name=error.name) from None
 
 
@@ -232,6 +234,20 @@ def _root(path: Path, table: str | None, choose: Choose, ranges: Ranges) -> Iter
             yield start, tree.read(wanted, start, stop)
 
 
+def _fits(path: Path, table: str | None, choose: Choose) -> Iterator[Block]:
+    # By name, because astropy is in no extra: type checkers would miss it.
+    fits: Any = importlib.import_module("astropy.io.fits")
+    read: Any = importlib.import_module("astropy.table").Table.read
+    with fits.open(path) as file:
+        kinds = (fits.BinTableHDU, fits.TableHDU)
+        tables = [(hdu.name or str(k), hdu) for k, hdu in enumerate(file) if isinstance(hdu, kinds)]
+        chosen = [hdu for name, hdu in tables if table in (None, name)]
+        if len(chosen) != 1:
+            raise no_table(table, [name for name, _ in tables])
+        rows = read(chosen[0])
+        yield from slices({name: np.ma.asarray(rows[name]) for name in rows.colnames}, choose, _all_rows)
+
+
 _TREES = ("TTree", "TNtuple", "TNtupleD", "ROOT::RNTuple")
 _RANDOM_ACCESS: dict[str, RandomAccess] = {
     ".npy": _numpy,
@@ -246,6 +262,7 @@ _SEQUENTIAL: dict[str, Sequential] = {
     ".parquet": _parquet,
     ".feather": _arrow,
     ".arrow": _arrow,
+    ".fits": _fits,
 }
 _SEQUENTIAL |= dict.fromkeys(TEXTS, _text)
 RANDOM_ACCESS = tuple(_RANDOM_ACCESS)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 _N_KNOWN = 256  # rows by which a file is recognised
 _FEW = 0.1  # fraction of weighted events below which a warning says how few are taken
 _CONVERSIONS = {
-    ".fits": "Type: from astropy.table import Table; Table.read('a.fits').to_pandas().to_parquet('a.parquet').",
     ".pkl": "Pickles can run any code. Type: pandas.read_pickle('a.pkl').to_parquet('a.parquet').",
     ".json": "Type: pandas.read_json('a.json').to_parquet('a.parquet').",
     ".xlsx": "Type: pandas.read_excel('a.xlsx').to_parquet('a.parquet').",
@@ -64,8 +63,9 @@ class Observed(metaclass=ValueClass):
 
     For RunSpec(events=Observed(...)).  Formats are known by their endings: `.npy`, `.npz`, `.parquet`, `.feather`,
     `.arrow`, `.h5`, `.hdf5`, `.nc`, `.zarr`, `.root` (a TTree or an RNTuple), and texts: `.csv`, `.tsv`, `.txt` and
-    `.dat`, also with `.gz`.  Parquet, Arrow, HDF5 and ROOT need `pip install "sagips_kit[data]"`.  A file is read block
-    by block and only in the columns that are needed, so it may be larger than the memory.  Pickles are never loaded.
+    `.dat`, also with `.gz`.  Parquet, Arrow, HDF5 and ROOT need `pip install "sagips_kit[data]"`, and `.fits` astropy.
+    A file is read block by block and only in the columns that are needed, so it may be larger than the memory (FITS and
+    `.npz` are read as a whole).  Pickles are never loaded.
 
     A number is read as the file means it, or refused: packed numbers are scaled and missing ones are empty (CF
     attributes of HDF5, netCDF and zarr); a chunk that is missing, a date, a complex number, and an integer that double
