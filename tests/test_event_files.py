@@ -613,7 +613,7 @@ def frames(draw):
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(frame=frames())
 def test_random_tables_come_back_equal_or_are_refused(tmp_path, writer, frame):
     path = tmp_path / writer
