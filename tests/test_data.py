@@ -1,6 +1,7 @@
 """Observed events: they are checked, resampled without noise in the mean, ordered, and drawn evenly."""
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -12,7 +13,13 @@ from hypothesis import strategies as st
 
 from sagips_kit import Linear, Proxy, Settings, Trainer, fit_likelihood, floor_step
 from sagips_kit.events.batches import Batches, Supply, batch_order, neighbour_order
-from sagips_kit.events.resampling import Resampling, balanced_resample, check_events, shifts_of_external
+from sagips_kit.events.resampling import (
+    Resampling,
+    balanced_resample,
+    check_events,
+    require_resolution,
+    shifts_of_external,
+)
 
 
 def make_batches(events, categories=None, n_categories=1, batch_size=8, seed=0):
@@ -37,6 +44,11 @@ def count_draws(batches, n_events, n_batches):
         (np.full((5, 2), "0.5"), "type <U3"),
         (np.full((5, 2), None), "type object"),
         ([[0.5, 0.5], [0.5, np.nan], [np.inf, 0.5]], "2 of 3 observed events hold NaN or infinity, the first in row 1"),
+        (np.full((5, 2), 1 + 2j), "type complex128"),
+        (np.full((5, 2), np.datetime64("2020-01-01")), "type datetime64"),
+        (np.ma.array(np.ones((3, 2)), mask=[[0, 0], [0, 1], [1, 1]]), "2 of 3 observed events are masked, .* in row 1"),
+        ([[1.0, 2.0], [1e39, 1.0]], "x1: row 1 of the observed events, 1e.39, is too large for single precision"),
+        ([[1, 2], [3, 2**53 + 1]], "x2: row 1 of the observed events holds 9007199254740993, an integer that double"),
         (np.full((1, 2), 0.5), "Proxy needs at least 2 observed events, and got 1"),
         (np.zeros((0, 2)), "Proxy needs at least 2 observed events, and got 0"),
     ],
@@ -240,6 +252,91 @@ def test_a_supply_continues_from_the_state_of_another(n_drawn):
     second.load_state_dict(first.state_dict())
     for _ in range(10):
         assert torch.equal(first.draw(), second.draw())
+
+
+@dataclass(frozen=True)
+class Signs:
+    """As much of a problem as a supply needs: negative events are one category, the others another."""
+
+    n_categories = 2
+
+    def category(self, events):
+        return (events[:, 0] >= 0).long()
+
+
+def make_supply_of(windows, n_chains=2, bootstrap=False, share=(0, 1)):
+    randoms = [torch.Generator().manual_seed(member) for member in range(2)]
+    return Supply(
+        Signs(), 8, Resampling(range(2), n_chains, 0, bootstrap), randoms, lambda k: windows[k % len(windows)], share
+    )
+
+
+NONE, BELOW, BOTH = np.zeros((0, 1)), -np.arange(1.0, 17.0)[:, None], np.array([[-50.0], [70.0], [80.0]])
+
+
+@pytest.mark.parametrize(
+    ("windows", "expected"),
+    [
+        ([BELOW, NONE, BOTH], {-1.0, 70.0, 80.0}),
+        ([NONE, BOTH], {-50.0, 70.0, 80.0}),
+        ([BOTH, NONE], {-50.0, 70.0, 80.0}),
+    ],
+)
+def test_a_window_without_a_category_is_completed_by_those_ahead(windows, expected):
+    supply = make_supply_of(windows)
+    drawn = supply.draw()
+    assert expected <= set(drawn.flatten().tolist()) | {-1.0}
+    assert (drawn[:, :, 0] >= 0).sum(dim=1).tolist() == [4, 4]
+    # Only the category that is missing is taken from a window ahead.
+    assert (-50.0 in drawn) == (windows[0] is not BELOW)
+    resumed = make_supply_of(windows)
+    resumed.load_state_dict(supply.state_dict())
+    for _ in range(12):
+        assert torch.equal(supply.draw(), resumed.draw())
+
+
+@pytest.mark.parametrize(
+    ("windows", "message"),
+    [
+        ([BELOW], r"100 windows of the file have no event in category 1, .* RunSpec.n_observed="),
+        ([NONE], "100 windows of the file of events have no row in the selection. Widen `within`"),
+    ],
+)
+def test_windows_that_never_have_a_category_are_refused(windows, message):
+    with pytest.raises(ValueError, match=message):
+        make_supply_of(windows).draw()
+
+
+def test_a_resample_without_a_rare_category_gets_all_of_its_events():
+    events = torch.tensor([[-1.0]] * 200 + [[5.0]])
+    categories, n_lacking = Signs().category(events), 0
+    resampling = Resampling(range(8), 8, 0, True)
+    indices = resampling.indices(len(events))
+    supply = Supply(Signs(), 8, resampling, [torch.Generator() for _ in range(8)])
+    supply.fill(events, categories, indices)
+    n_lacking = sum(200 not in chosen for chosen in indices)
+    assert n_lacking > 0
+    assert ((supply.draw() == 5).sum(dim=1) == 4).all()
+
+
+@pytest.mark.parametrize(
+    ("column", "is_fine"),
+    [
+        (np.arange(1000.0), True),
+        (1e5 + np.arange(1000.0) / 1000, False),
+        (1.7e9 + np.arange(1000.0) / 10, False),
+        (1e-50 * np.arange(1000.0), False),
+        (np.r_[1e-50, np.arange(999.0)], True),
+        (np.full(1000, 0.1), True),
+        (np.random.default_rng(0).standard_cauchy(1000), True),
+    ],
+)
+def test_events_that_single_precision_blurs_are_refused(column, is_fine):
+    if is_fine:
+        require_resolution(Gaussian(), column[:, None])
+        return
+    with pytest.raises(ValueError, match=r"x: the observed events lie around .* Observed\(..., columns=\('x - "):
+        require_resolution(Gaussian(), column[:, None])
 
 
 def test_a_position_in_windows_needs_windows():

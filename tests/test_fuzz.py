@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import scipy.io
 import torch
 from gaussian import QUICK, Gaussian
 from hypothesis import HealthCheck, given, settings
@@ -156,6 +157,14 @@ def write_table(path):
     elif path.suffix == ".parquet":
         pyarrow = pytest.importorskip("pyarrow")
         pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table(COLUMNS), path)
+    elif path.suffix == ".feather":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.feather").write_feather(pyarrow.table(COLUMNS), path)
+    elif path.suffix == ".nc":
+        with scipy.io.netcdf_file(path, "w") as file:
+            file.createDimension("event", 50)
+            for name, column in COLUMNS.items():
+                file.createVariable(name, "f8", ("event",))[:] = column
     elif path.suffix == ".h5":
         with pytest.importorskip("h5py").File(path, "w") as file:
             for name, column in COLUMNS.items():
@@ -165,7 +174,7 @@ def write_table(path):
             file["events"] = COLUMNS
 
 
-@pytest.fixture(scope="module", params=[".npy", ".csv", ".npz", ".parquet", ".h5", ".root"])
+@pytest.fixture(scope="module", params=[".npy", ".csv", ".npz", ".parquet", ".feather", ".h5", ".nc", ".root"])
 def table(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("tables") / f"events{request.param}"
     write_table(path)

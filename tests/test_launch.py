@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import re
 import weakref
 from pathlib import Path
@@ -34,7 +35,7 @@ from sagips_kit.cluster.handle import RunHandle
 from sagips_kit.report import html
 from sagips_kit.report.dashboard import Dashboard
 from sagips_kit.report.progress_line import snapshot
-from sagips_kit.running import reference
+from sagips_kit.running import reference, resume
 from sagips_kit.statistics.fit import ScoreFit
 from sagips_kit.store import diagnostics
 from sagips_kit.store.findings import Finding
@@ -270,6 +271,26 @@ def test_a_file_that_does_not_fit_into_memory_is_trained_on_window_by_window(spe
     assert (np.abs(np.subtract(found, best)) < 2 * np.array(deviation) * (40_000 / 4000) ** 0.5).all()
 
 
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_file_that_changes_after_the_check_is_noticed(spec, tmp_path, is_same):
+    path, events = tmp_path / "a.npy", np.random.default_rng(0).normal(size=(1000, 1))
+    np.save(path, events)
+    spec = change(spec, events=Observed(str(path), stream=True), n_observed=200, n_steps=5, reference=False)
+    prepare(spec, n_ranks=1)
+    np.save(path, events if is_same else events + 1)
+    os.utime(path, (1, 1))
+    if is_same:  # as for a copy on another disk
+        assert run_rank(spec, World.alone("cpu"))["steps"] == 5
+        read = resume.windows(spec)
+        assert len(read(0)) > 0
+        os.utime(path, (2, 2))
+        with pytest.raises(ValueError, match="a.npy` was changed while the ranks read it. Start the run again"):
+            read(1)
+    else:
+        with pytest.raises(ValueError, match="was changed after the run was started: its 1000 rows hold other numbers"):
+            run_rank(spec, World.alone("cpu"))
+
+
 def test_columns_rows_and_number_of_a_file_are_chosen(spec, tmp_path):
     (tmp_path / "events.csv").write_text("E,run\n" + "\n".join(f"{k},{k % 2}" for k in range(100)))
     file = Observed(str(tmp_path / "events.csv"), columns=("E",), within={"run": (1, None)}, scale={"E": 0.01})
@@ -298,7 +319,7 @@ BAD_FILES = {
     "empty.npy": (b"", ValueError, "empty.npy` cannot be read"),
     "garbage.npy": (b"garbage", ValueError, "garbage.npy` cannot be read: EOF: reading magic string"),
     "missing.npy": (None, FileNotFoundError, "There is no file of observed events `.*missing.npy`"),
-    "events.txt": (b"1.0", ValueError, "should be a file that ends in .npy, .npz, .csv"),
+    "events.pkl": (b"1.0", ValueError, "should be a file that ends in .npy, .h5"),
 }
 
 

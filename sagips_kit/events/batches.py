@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ..problems.base import Problem
     from .resampling import Resampling
 
+_N_AHEAD = 100  # windows in which events of each category are looked for
+
 
 def neighbour_order(events: NDArray[Any], n_cells: int) -> NDArray[np.int64]:
     """Indices (event,) that sort events (event, observable) into at least `n_cells` cells of equal content.
@@ -171,11 +173,13 @@ class Supply:
 
     def fill(self, events: Tensor, categories: Tensor, indices: list[Tensor]) -> None:
         """Give each member its events, by their indices (event,) in events that are in `batch_order`."""
-        members = zip(indices, self._randoms, strict=True)
-        self._batches = [
-            Batches(events[chosen], categories[chosen], self._problem.n_categories, self._batch_size, random)
-            for chosen, random in members
-        ]
+        n = self._problem.n_categories
+        self._batches = []
+        for chosen, random in zip(indices, self._randoms, strict=True):
+            # A resample may lack a rare category, of which such a member gets all events.
+            is_lacking = torch.bincount(categories[chosen], minlength=n) == 0
+            chosen = torch.cat([chosen, torch.nonzero(is_lacking[categories]).flatten()]).sort().values
+            self._batches.append(Batches(events[chosen], categories[chosen], n, self._batch_size, random))
 
     def draw(self) -> Tensor:
         """The next batch of each member, (member, event, observable)."""
@@ -203,7 +207,42 @@ class Supply:
             )
         rank, n_ranks = self._share
         window = rank + n_ranks * number
-        events, categories = in_batch_order(self._problem, self._windows(window), self._batch_size)
+        events, categories = in_batch_order(self._problem, self._with_all_categories(window), self._batch_size)
         # The resamples of a window, too, add up to the window over all chains.
         self.fill(events, categories, self._resampling.indices(len(events), window))
         self._n_windows = number + 1
+
+    def _with_all_categories(self, window: int) -> NDArray[Any]:
+        """The events of a window; if they lack a category, then with those of that category in the windows ahead."""
+        assert self._windows is not None
+        n = self._problem.n_categories
+        events = self._windows(window)
+        counts = self._counts(events)
+        for ahead in range(1, _N_AHEAD):
+            if (counts > 0).all():
+                break
+            more = self._windows(window + ahead * self._share[1])
+            if len(more):
+                is_lacking = (counts == 0)[self._categories(more)]
+                events = np.concatenate([events, more[is_lacking]])
+                counts = self._counts(events)
+        if not len(events):
+            raise ValueError(
+                f"{_N_AHEAD} windows of the file of events have no row in the selection. Widen `within`, or read more "
+                "rows at a time: RunSpec(n_observed=...)."
+            )
+        if (counts == 0).any():
+            raise ValueError(
+                f"{_N_AHEAD} windows of the file have no event in category {int((counts == 0).argmax())}, and there "
+                f"should be events of all {n}. Read more rows at a time, RunSpec(n_observed=...), or leave this "
+                "category out of the problem."
+            )
+        return events
+
+    def _counts(self, events: NDArray[Any]) -> NDArray[np.int64]:
+        """Number of events in each category, (category,)."""
+        n = self._problem.n_categories
+        return np.bincount(self._categories(events), minlength=n) if len(events) else np.zeros(n, np.int64)
+
+    def _categories(self, events: NDArray[Any]) -> NDArray[np.int64]:
+        return self._problem.category(torch.tensor(events, dtype=torch.float32)).numpy()

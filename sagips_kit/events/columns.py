@@ -4,7 +4,8 @@ It makes no difference whether a file holds one array for each column, a table o
 formats are the subject of `formats`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,17 +26,36 @@ class Column(Protocol):
     def __getitem__(self, rows: slice, /) -> ArrayLike: ...
 
 
-class Arrays(Protocol):
-    """What gives arrays by name: an HDF5 or zarr group, or an open `.npz` file."""
+def columns_of_tree(arrays: Mapping[str, Any], table: str | None = None) -> dict[str, Column]:
+    """The columns of one table, out of all arrays of a file by their paths, such as "day1/x".
 
-    def __getitem__(self, name: str, /) -> Any: ...
+    A table is a folder with one-dimensional arrays, or an array with columns.
+
+    Raises
+    ------
+    ValueError
+        If there are several tables to choose from, or none.
+    """
+    start = (table or "").strip("/")
+    if start in arrays:
+        return columns_of_array(arrays[start], start.rpartition("/")[2])
+    inside = {path: array for path, array in arrays.items() if not start or path.startswith(f"{start}/")}
+    direct = {path.removeprefix(start).strip("/"): path for path in inside}
+    columns = {name: arrays[path] for name, path in direct.items() if "/" not in name and _is_column(arrays[path])}
+    if columns:
+        return columns
+    tables = _tables(inside)
+    if len(tables) == 1:
+        return columns_of_tree(arrays, tables[0])
+    raise no_table(table, tables or _tables(arrays))
 
 
-def columns_of_group(group: Arrays, names: Sequence[str], table: str | None = None) -> dict[str, Column]:
-    """The columns of a group: its one-dimensional arrays, or the columns of `table` or of the group's only array."""
-    if table is not None or len(names) == 1:
-        return columns_of_array(group[only(table, names)], names[0])
-    return {name: group[name] for name in names if group[name].ndim == 1}
+def _tables(arrays: Mapping[str, Any]) -> list[str]:
+    return sorted({path.rpartition("/")[0] if _is_column(array) else path for path, array in arrays.items()})
+
+
+def _is_column(array: Any) -> bool:
+    return array.ndim == 1 and not array.dtype.names
 
 
 def columns_of_array(array: Any, name: str = "0") -> dict[str, Column]:
@@ -59,7 +79,7 @@ def columns_of_array(array: Any, name: str = "0") -> dict[str, Column]:
         For an array of another number of dimensions.
     """
     if array.dtype.names:
-        return {name: _Field(array, name) for name in array.dtype.names}
+        return {name: Field(array, name) for name in array.dtype.names}
     if array.ndim == 1:
         return {name: array}
     if array.ndim == 2:
@@ -67,13 +87,9 @@ def columns_of_array(array: Any, name: str = "0") -> dict[str, Column]:
     raise ValueError(f"it holds an array of shape {array.shape}, not (event, column)")
 
 
-def only(table: str | None, tables: Sequence[str]) -> str:
-    """The table that was asked for; without a name, the only one there is."""
-    if table is None and len(tables) == 1:
-        return tables[0]
-    if table is None or table not in tables:
-        raise ValueError(f"table = {table!r}: the file holds {', '.join(tables) or 'no table'}")
-    return table
+def no_table(table: str | None, tables: Sequence[str]) -> ValueError:
+    """The error for a table that is not there, or a choice between several."""
+    return ValueError(f"table = {table!r}: the file holds {', '.join(tables) or 'no table'}")
 
 
 def slices(columns: dict[str, Column], choose: Choose, ranges: Ranges) -> Iterator[Block]:
@@ -83,7 +99,7 @@ def slices(columns: dict[str, Column], choose: Choose, ranges: Ranges) -> Iterat
     if len(set(lengths.values())) > 1:
         raise ValueError(f"its columns have different lengths: {lengths}")
     for start, stop in ranges(max(lengths.values())):
-        yield start, {name: np.asarray(columns[name][start:stop]) for name in wanted}
+        yield start, {name: np.asanyarray(columns[name][start:stop]) for name in wanted}
 
 
 class _Column:
@@ -91,6 +107,7 @@ class _Column:
 
     def __init__(self, array: Any, k: int):
         self._array, self._k = array, k
+        self.dtype, self.ndim = array.dtype, 1
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -100,7 +117,7 @@ class _Column:
         return self._array[rows, self._k]
 
 
-class _Field:
+class Field:
     """One field of an array of records."""
 
     def __init__(self, array: Any, name: str):
@@ -111,7 +128,7 @@ class _Field:
         return self._array.shape[:1]
 
     def __getitem__(self, rows: slice) -> ArrayLike:
-        if hasattr(self._array, "fields"):  # h5py reads a single field this way
+        if hasattr(self._array, "fields"):  # so that a single field is read
             return self._array.fields(self._name)[rows]
         return self._array[rows][self._name]
 
@@ -129,3 +146,24 @@ class Mapped:
 
     def _array(self) -> NDArray[Any]:
         return np.lib.format.open_memmap(self._path, mode="r")
+
+
+class Member:
+    """An array of an open `.npz` file, read as a whole when it is first sliced; its type is known before."""
+
+    def __init__(self, archive: Any, name: str):
+        self._archive, self._name = archive, name
+        with archive.zip.open(f"{name}.npy") as file:
+            version = np.lib.format.read_magic(file)
+            read_header = getattr(
+                np.lib.format, f"read_array_header_{version[0]}_0", np.lib.format.read_array_header_2_0
+            )
+            self.shape, _, self.dtype = read_header(file)
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        return self._whole[key]
+
+    @functools.cached_property
+    def _whole(self) -> NDArray[Any]:
+        return self._archive[self._name]

@@ -5,6 +5,7 @@ window takes, that of `sampling`.
 """
 
 import hashlib
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import field
@@ -15,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
-from .._text import did_you_mean, listed
 from .._value import ValueClass, value
 from .columns import Ranges
+from .errors import EventFileError as EventFileError
+from .files import ending_of, files_of, stamp
 from .formats import FORMATS, RANDOM_ACCESS, blocks
 from .sampling import WeightedSample, window_ranges
+from .selection import Selection
 from .streams import Stream, numpy_stream
 
 if TYPE_CHECKING:
@@ -27,41 +30,66 @@ if TYPE_CHECKING:
 
 _N_KNOWN = 256  # rows by which a file is recognised
 _FEW = 0.1  # fraction of weighted events below which a warning says how few are taken
+_CONVERSIONS = {
+    ".pkl": "Pickles can run any code. Type: pandas.read_pickle('a.pkl').to_parquet('a.parquet').",
+    ".json": "Type: pandas.read_json('a.json').to_parquet('a.parquet').",
+    ".xlsx": "Type: pandas.read_excel('a.xlsx').to_parquet('a.parquet').",
+}
 _Number = Annotated[float, Field(allow_inf_nan=False)]
+_End = int | float | None  # an integer is kept, because large ones are not all numbers of double precision
+_Name = Annotated[str, Field(min_length=1)]
 
 
-def _a_range(given: Any) -> Any:
-    if not (isinstance(given, tuple) and len(given) == 2):
-        raise ValueError("should be (low, high), where None leaves an end open")
-    return given
+def _a_choice(given: Any) -> Any:
+    is_range = isinstance(given, tuple) and len(given) == 2
+    if isinstance(given, (str, bool)) or (is_range and all(map(_is_end, given))):
+        return given
+    if is_range and isinstance(given[0], str):
+        raise ValueError(f"a text is selected alone: {given[0]!r}")
+    single = f"; ({given}, {given}) takes one number" if isinstance(given, (int, float)) else ""
+    raise ValueError(f"should be (low, high), where None leaves an end open{single}. Or a text, or True or False")
 
 
-_Range = Annotated[tuple[_Number | None, _Number | None], BeforeValidator(_a_range)]
+def _is_end(given: Any) -> bool:
+    return given is None or (type(given) in (int, float) and math.isfinite(given))
+
+
+_Choice = Annotated[tuple[_End, _End] | str | bool, BeforeValidator(_a_choice)]
 
 
 @value(positional=("path",))
 class Observed(metaclass=ValueClass):
     """Observed events in a file: which columns and rows to take, and in which units.
 
-    For RunSpec(events=Observed(...)).  Formats are known by their endings: `.npy`, `.npz`, `.csv`, `.parquet`, `.h5`,
-    `.hdf5`, `.zarr` and `.root` (a TTree or an RNTuple); Parquet, HDF5 and ROOT need `pip install "sagips_kit[data]"`.
-    A file is read block by block and only in the columns that are needed, so it may be larger than the memory.  Pickles
-    are never loaded.
+    For RunSpec(events=Observed(...)).  Formats are known by their endings: `.npy`, `.npz`, `.parquet`, `.feather`,
+    `.arrow`, `.h5`, `.hdf5`, `.nc`, `.zarr`, `.root` (a TTree or an RNTuple), and texts: `.csv`, `.tsv`, `.txt` and
+    `.dat`, also with `.gz`.  Parquet, Arrow, HDF5 and ROOT need `pip install "sagips_kit[data]"`, and `.fits` astropy.
+    A file is read block by block and only in the columns that are needed, so it may be larger than the memory (FITS and
+    `.npz` are read as a whole).  Pickles are never loaded.
+
+    A number is read as the file means it, or refused: packed numbers are scaled and missing ones are empty (CF
+    attributes of HDF5, netCDF and zarr); a chunk that is missing, a date, a complex number, and an integer that double
+    precision would round are refused.  A first line of numbers in a text is an event, not a header.
 
     Parameters
     ----------
-    path : str
-        The file; "~" is the home folder.
+    path : str or tuple of str
+        The file; a pattern such as "runs/*.root", a folder of files or a tuple of these takes several, in the order of
+        their names.  "~" is the home folder.
     columns : tuple of str or None
         The column of each of the problem's observables, in the order of `problem.observables`; None takes the columns
         with the observables' own names.  Columns without names, as in a two-dimensional array, are called "0", "1" and
-        so on; None takes all of these in their order.
+        so on; None takes all of these in their order.  Instead of a column, here and in `within` and `weights`, a
+        formula may be given: numbers, names of columns (odd ones in `backquotes`), + - * / ** and the functions sqrt,
+        exp, log, log10, abs, hypot, sin, cos, tan, their inverses arcsin, arccos, arctan and arctan2, sinh, cosh, tanh.
     table : str or None
         The table to read, where a file can hold several: the ROOT tree, the HDF5 group or dataset, the zarr group or
         array, or the array of an `.npz` file.  None takes the only one there is, or the columns at the file's top.
-    within : dict of str to (low, high)
+    within : dict of str to (low, high), str or bool
         Ranges of columns, both ends included; an event is taken only if it lies in all of them.  None leaves an end
-        open.  Columns other than the observables are allowed.  In the file's own units, before `scale`.
+        open; (1, 1) takes the number 1.  A column of texts is selected by one text, {"trigger": "mu"}, one of truth
+        values by True or False.  Columns other than the observables are allowed.  In the file's own units, before
+        `scale`.
     scale : dict of str to float
         Factors that convert columns of observables to the problem's units, for instance {"E": 1e-3} from keV to MeV.
     weights : str or None
@@ -72,7 +100,7 @@ class Observed(metaclass=ValueClass):
         Train on all events of a file that does not fit into memory.  The store keeps a random sample of
         `RunSpec.n_observed` events for plots and the likelihood fit, and each rank trains on its share of the file,
         about that many rows at a time.  Every rank must find the file under `path`, and the format must allow rows to
-        be read in any order: `.npy`, `.h5`, `.hdf5`, `.zarr` or `.root`.
+        be read in any order: `.npy`, `.h5`, `.hdf5`, `.nc`, `.zarr` or `.root`.
 
     Raises
     ------
@@ -106,12 +134,19 @@ class Observed(metaclass=ValueClass):
     >>> Observed("run7.csv", columns=("a", "b"), within={"quality": (1, None)}, scale=percent).read(Proxy())
     array([[0.1, 0.4],
            [0.3, 0.6]])
+
+    Columns that are computed:
+
+    >>> Observed("run7.csv", columns=("hypot(a, b) / 100", "a / b")).read(Proxy()).round(2)
+    array([[0.41, 0.25],
+           [0.54, 0.4 ],
+           [0.67, 0.5 ]])
     """
 
-    path: Annotated[str, Field(min_length=1)]
+    path: _Name | Annotated[tuple[_Name, ...], Field(min_length=1)]
     columns: tuple[str, ...] | None = None
     table: str | None = None
-    within: dict[str, _Range] = field(default_factory=dict)
+    within: dict[str, _Choice] = field(default_factory=dict)
     scale: dict[str, _Number] = field(default_factory=dict)
     weights: str | None = None
     stream: bool = False
@@ -120,29 +155,37 @@ class Observed(metaclass=ValueClass):
 
         def __init__(
             self,
-            path: str,
+            path: str | tuple[str, ...],
             *,
             columns: tuple[str, ...] | None = None,
             table: str | None = None,
-            within: dict[str, tuple[float | None, float | None]] = ...,
+            within: dict[str, tuple[float | None, float | None] | str | bool] = ...,
             scale: dict[str, float] = ...,
             weights: str | None = None,
             stream: bool = False,
         ) -> None: ...
 
     def __post_init__(self):
-        ending = Path(self.path).suffix.lower()
-        if ending not in FORMATS:
-            raise ValueError(f"path = {self.path!r}: should be a file that ends in {', '.join(FORMATS)}.")
+        for path in (self.path,) if isinstance(self.path, str) else self.path:
+            self._check(path)
+        for name, choice in self.within.items():
+            low, high = choice if isinstance(choice, tuple) else (None, None)
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"within = {{{name!r}: ({low}, {high})}}: the first end is above the second one.")
+
+    def _check(self, path: str) -> None:
+        ending = ending_of(path, FORMATS)
+        if ending is None and Path(path).expanduser().is_dir():
+            return
+        if ending is None:
+            how = f"path = {path!r}: should be a file that ends in {', '.join(FORMATS)}, or a folder of such files."
+            raise ValueError(f"{how} {_CONVERSIONS.get(Path(path).suffix.lower(), '')}".rstrip())
         if self.stream and ending not in RANDOM_ACCESS:
             raise ValueError(
-                f"path = {self.path!r}, stream = True: should be {', '.join(RANDOM_ACCESS)}, which allow rows to be "
+                f"path = {path!r}, stream = True: should be {', '.join(RANDOM_ACCESS)}, which allow rows to be "
                 "read in any order. Convert the file, or use a random sample of it: stream=False and "
                 "RunSpec(n_observed=...)."
             )
-        for name, (low, high) in self.within.items():
-            if low is not None and high is not None and low > high:
-                raise ValueError(f"within = {{{name!r}: ({low}, {high})}}: the first end is above the second one.")
 
     def read(self, problem: "Problem", n_events: int | None = None, seed: int = 0) -> "NDArray[np.float64]":
         """Read the selected events, or a random sample of them.
@@ -183,15 +226,15 @@ class Observed(metaclass=ValueClass):
         if n_events is not None and len(events) < n_events:
             weighted = f" after {sample.n_seen} weighted ones were thinned" if self.weights else ""
             raise ValueError(
-                f"`{self.path}` has {len(events)} events in the selection{weighted}; {n_events} were asked for. "
+                f"`{self._name}` has {len(events)} events in the selection{weighted}; {n_events} were asked for. "
                 f"Ask for at most {len(events)}, or for all of them: n_observed=None."
             )
         if not len(events):
             raise ValueError(self._why_none(sample.n_seen))
         if self.weights and n_events is None and len(events) < _FEW * sample.n_seen:
             warnings.warn(
-                f"`{self.path}`: only {len(events)} of {sample.n_seen} events are taken, because the largest weight in "
-                f"{self.weights} is far above the mean. If few rows have such weights, leave them out: "
+                f"`{self._name}`: only {len(events)} of {sample.n_seen} events are taken, because the largest weight "
+                f"in {self.weights} is far above the mean. If few rows have such weights, leave them out: "
                 f"within={{{self.weights!r}: (None, ...)}}.",
                 stacklevel=2,
             )
@@ -256,180 +299,68 @@ class Observed(metaclass=ValueClass):
             digest.update(np.column_stack([rows, weights]).astype("<f8").tobytes())
         return {"rows": sizes[0], "sha256": digest.hexdigest()}
 
+    def stamps(self) -> list[list[int]]:
+        """Size in bytes and time of the last change in nanoseconds of each file.
+
+        Returns
+        -------
+        list
+            [size, time] of each file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no file.
+        """
+        return [stamp(path) for path in self._files]
+
     def _why_none(self, n_seen: int) -> str:
         """Why no event is taken, as a message."""
         if n_seen:
-            return f"`{self.path}`: all weights of the selected rows, in column {self.weights}, are 0."
+            return f"`{self._name}`: all weights of the selected rows, in column {self.weights}, are 0."
         if self.within:
             return (
-                f"`{self.path}` has no event within = {self.within}. Ranges are in the file's own units: compare them, "
-                "or widen the ranges."
+                f"`{self._name}` has no event within = {self.within}. Ranges are in the file's own units: compare "
+                "them, or widen the ranges."
             )
-        return f"`{self.path}` has no event."
+        return f"`{self._name}` has no event."
+
+    @property
+    def _name(self) -> str:
+        return self.path if isinstance(self.path, str) else ", ".join(self.path)
+
+    @property
+    def _files(self) -> list[Path]:
+        return files_of((self.path,) if isinstance(self.path, str) else self.path, FORMATS)
 
     def _blocks(self, problem: "Problem", ranges: Ranges | None = None) -> Iterator[tuple[NDArray[np.float64], ...]]:
         """Yield the selected rows (event, observable) and their weights (event,), block by block."""
-        path = Path(self.path).expanduser()
+        files = self._files
+        if ranges is None or len(files) == 1:
+            for path in files:
+                yield from self._blocks_of_file(problem, path, ranges)
+            return
+        counts: list[int] = []
+        for path in files:
+            for _ in self._blocks_of_file(problem, path, lambda n_rows: counts.append(n_rows) or ()):
+                pass
+        wanted = list(ranges(sum(counts)))
+        for path, n_rows, first in zip(files, counts, np.cumsum([0, *counts[:-1]]).tolist(), strict=True):
+            here = [(max(0, start - first), min(n_rows, stop - first)) for start, stop in wanted]
+            here = [(start, stop) for start, stop in here if start < stop]
+            yield from self._blocks_of_file(problem, path, lambda _, here=here: here)
+
+    def _blocks_of_file(self, problem: "Problem", path: Path, ranges: Ranges | None) -> Iterator[Any]:
+        """The same for one file."""
+        selection, before = Selection(self, problem, path), stamp(path)
         try:
-            for first_row, block in blocks(path, self.table, lambda names: self._needed(names, problem), ranges):
-                yield self._selected(block, self._observables(tuple(block), problem), first_row)
+            for first_row, block in blocks(path, self.table, selection.needed, ranges):
+                yield selection.rows(block, first_row)
+            is_changed = stamp(path) != before
         except (FileNotFoundError, ModuleNotFoundError, EventFileError):
             raise
         except Exception as error:
             # Each reader raises exceptions of its own for a file that is not what its ending says.
-            text = f"`{path}` cannot be read: {' '.join(str(error).split()).rstrip('.')}."
-            raise EventFileError(text, path=self.path) from None
-
-    def _needed(self, names: tuple[str, ...], problem: "Problem") -> tuple[str, ...]:
-        """The columns to read, out of those that the file has."""
-        observables = self._observables(names, problem)
-        others = (*self.within, *([self.weights] if self.weights else []))
-        for name in (*observables, *others, *self.scale):
-            if name in names:
-                continue
-            why = f"{type(problem).__name__} observes {', '.join(problem.observables)}. "
-            why += "Name their columns: Observed(..., columns=(...))"
-            if name not in observables:
-                kind = "within" if name in self.within else "weights" if name == self.weights else "scale"
-                why = f"Change {kind} = {getattr(self, kind)!r}"
-            text = f"`{self.path}` has no column {name!r}. {did_you_mean(name, names)}It has: {listed(names)}. {why}."
-            raise EventFileError(text, path=self.path, column=name)
-        for name in self.scale:
-            if name not in observables:
-                raise EventFileError(
-                    f"scale = {self.scale}: column {name!r} of `{self.path}` is not that of an observable, so the "
-                    f"factor would have no effect. Allowed: {', '.join(observables)}.",
-                    path=self.path,
-                    column=name,
-                )
-        return tuple(dict.fromkeys((*observables, *others)))
-
-    def _observables(self, names: tuple[str, ...], problem: "Problem") -> tuple[str, ...]:
-        """The column of each observable."""
-        n = len(problem.observables)
-        wanted = ", ".join(problem.observables)
-        if self.columns is not None:
-            if len(self.columns) == n:
-                return self.columns
-            text = f"columns = {self.columns}: should be {n} names, one for each of {wanted}."
-            raise EventFileError(text, path=self.path)
-        if names != tuple(map(str, range(len(names)))):
-            return problem.observables
-        if len(names) == n:
-            return names
-        how = f"Choose them: Observed(..., columns={names[:n]})."
-        if len(names) < n:
-            how = "Use a file with a column for each, or change the problem's observables."
-        has = f"{len(names)} column{'s' * (len(names) > 1)} without names"
-        text = f"`{self.path}` has {has}, and {type(problem).__name__} needs {n}: {wanted}. {how}"
-        raise EventFileError(text, path=self.path)
-
-    def _selected(
-        self, block: dict[str, NDArray[Any]], columns: tuple[str, ...], first_row: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The selected rows of a block, (event, observable), and their weights (event,)."""
-        numbers = {name: self._numbers(name, column, first_row) for name, column in block.items()}
-        is_wanted = np.ones(len(next(iter(numbers.values()))), bool)
-        for name, (low, high) in self.within.items():
-            # NaN lies in no range.
-            is_wanted &= numbers[name] >= (-np.inf if low is None else low)
-            is_wanted &= numbers[name] <= (np.inf if high is None else high)
-        for name in (*columns, *([self.weights] if self.weights else [])):
-            is_bad = is_wanted & ~np.isfinite(numbers[name])
-            if is_bad.any():
-                raise self._not_finite(name, numbers[name], is_bad, first_row)
-        weights = np.ones(is_wanted.sum())
-        if self.weights:
-            weights = numbers[self.weights][is_wanted]
-            is_negative = is_wanted & (numbers[self.weights] < 0)
-            if is_negative.any():
-                raise self._negative(self.weights, is_negative, first_row)
-        return np.stack([self.scale.get(name, 1.0) * numbers[name][is_wanted] for name in columns], axis=-1), weights
-
-    def _numbers(self, name: str, column: NDArray[Any], first_row: int) -> NDArray[np.float64]:
-        """A column as float64; raises for the first entry that is not a number."""
-        if np.ndim(column) == 1 and column.dtype.kind in "fiub":
-            return column.astype(float)
-        for row, entry in enumerate(column):
-            try:
-                is_number = np.ndim(entry) == 0 and isinstance(float(entry), float)
-            except (TypeError, ValueError):
-                is_number = False
-            if not is_number:  # older NumPy would take an array of one number for a number
-                raise self._error(name, first_row + row, f"holds {entry!r}, which is not a number")
-        return np.array([float(entry) for entry in column])
-
-    def _not_finite(
-        self, name: str, numbers: NDArray[np.float64], is_bad: NDArray[np.bool_], first_row: int
-    ) -> "EventFileError":
-        # Any range, even one without ends, excludes NaN; an infinite number is excluded only by finite ends.
-        ends = (None, None) if np.isnan(numbers[is_bad]).all() else (-1e30, 1e30)
-        advice = f"Drop such rows with within={self.within | {name: ends}}, or in the file."
-        return self._error(name, first_row + int(is_bad.argmax()), "is empty, NaN or infinite", is_bad.sum(), advice)
-
-    def _negative(self, name: str, is_negative: NDArray[np.bool_], first_row: int) -> "EventFileError":
-        advice = (
-            f"No sample of events has negative weights. Drop such rows with within={self.within | {name: (0, None)}}"
-        )
-        what = "is negative: a weight is a number of events"
-        return self._error(name, first_row + int(is_negative.argmax()), what, is_negative.sum(), f"{advice}.")
-
-    def _error(self, name: str, row: int, what: str, n_such: int = 1, advice: str = "") -> "EventFileError":
-        line = f" (line {row + 2})" if self.path.lower().endswith(".csv") else ""
-        more = f", the first of {n_such} such rows" if n_such > 1 else ""
-        text = f"`{self.path}`: column {name}, row {row}{line}, {what}{more}. {advice}".rstrip()
-        return EventFileError(text, path=self.path, column=name, row=row)
-
-
-class EventFileError(ValueError):
-    """A file of observed events that cannot be used.
-
-    Raised when events are read: by `Observed.read`, when a run is prepared, or by a rank of a run that streams.  The
-    message says what is wrong, where, and what to type.
-
-    Parameters
-    ----------
-    message : str
-        The text.
-    path : str
-        The file.
-    column : str or None
-        The column, if the error concerns one.
-    row : int or None
-        The row, counted from 0 without the header of a CSV file, if the error concerns one.
-
-    Attributes
-    ----------
-    path : str
-        The file.
-    column : str or None
-        The column, if the error concerns one.
-    row : int or None
-        The first row, counted from 0 without the header of a CSV file, if the error concerns one.
-
-    See Also
-    --------
-    sagips_kit.Observed : The description of a file, whose `within` drops rows.
-
-    Examples
-    --------
-    >>> from pathlib import Path
-    >>> from sagips_kit import Observed, Proxy
-    >>> from sagips_kit.events.observed import EventFileError
-    >>> _ = Path("broken.csv").write_text("x1,x2\\n0.5,0.5\\n0.5,\\n")
-    >>> try:
-    ...     Observed("broken.csv").read(Proxy())
-    ... except EventFileError as error:
-    ...     print(error.column, error.row)
-    ...     print(error)
-    x2 1
-    `broken.csv`: column x2, row 1 (line 3), is empty, NaN or infinite. Drop such rows with
-    within={'x2': (None, None)}, or in the file.
-    """
-
-    def __init__(self, message: str, path: str, column: str | None = None, row: int | None = None):
-        super().__init__(message)
-        self.path, self.column, self.row = path, column, row
-
-    def __reduce__(self):
-        return type(self), (str(self), self.path, self.column, self.row)
+            raise selection.error(f"`{path}` cannot be read: {' '.join(str(error).split()).rstrip('.')}.") from None
+        if is_changed:
+            raise selection.error(f"`{path}` was changed while it was read. Read it again when it is complete.")

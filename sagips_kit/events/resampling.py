@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .._partition import chunk_bounds
+from .entries import EntryError, as_floats, is_beyond, is_blurred
 from .streams import Stream, numpy_stream
 
 if TYPE_CHECKING:
@@ -26,9 +27,11 @@ def check_events(problem: "Problem", events: ArrayLike | Tensor) -> NDArray[Any]
     Raises
     ------
     ValueError
-        For a wrong number of columns, too few rows or entries that are not finite numbers; the message says where.
+        For a wrong number of columns, too few rows, or entries that are not finite numbers that single precision can
+        hold; the message says where.
     """
-    events = np.ascontiguousarray(events)  # torch takes no reversed views
+    mask = np.ma.getmaskarray(events) if isinstance(events, np.ma.MaskedArray) else np.zeros(1, bool)
+    events = np.ascontiguousarray(np.ma.getdata(events))  # torch takes no reversed views
     columns = ", ".join(problem.observables)
     name = type(problem).__name__
     if events.ndim != 2 or events.shape[1] != len(problem.observables) or events.dtype.kind not in "fiu":
@@ -36,15 +39,53 @@ def check_events(problem: "Problem", events: ArrayLike | Tensor) -> NDArray[Any]
             f"Observed events of shape {events.shape} and type {events.dtype}: {name} needs numbers of shape (event, "
             f"observable), with the columns {columns}."
         )
+    if mask.any():
+        rows = mask.any(axis=1)
+        raise ValueError(
+            f"{rows.sum()} of {len(events)} observed events are masked, the first in row {rows.argmax()}. Drop them: "
+            "events = numpy.ma.compress_rows(events)."
+        )
     bad = ~np.isfinite(events).all(axis=1)
     if bad.any():
         raise ValueError(
             f"{bad.sum()} of {len(events)} observed events hold NaN or infinity, the first in row {bad.argmax()}. "
             f"Drop them: events = events[np.isfinite(events).all(axis=1)]."
         )
+    for observable, column in zip(problem.observables, events.T, strict=True):
+        try:
+            is_bad = is_beyond(as_floats(column))
+        except EntryError as error:
+            raise ValueError(f"{observable}: row {error.row} of the observed events {error}. {error.advice}") from None
+        if is_bad.any():
+            row = is_bad.argmax()
+            raise ValueError(
+                f"{observable}: row {row} of the observed events, {column[row]:g}, is too large for single precision, "
+                "in which events are simulated. Use larger units."
+            )
     if len(events) < 2:
         raise ValueError(f"{name} needs at least 2 observed events, and got {len(events)}.")
     return events
+
+
+def require_resolution(problem: "Problem", events: NDArray[Any]) -> None:
+    """Raise ValueError if single precision, in which networks are trained, blurs an observable.
+
+    Parameters
+    ----------
+    problem : Problem
+        Names the observables.
+    events : ndarray (event, observable)
+        Checked events.
+    """
+    for k, name in enumerate(problem.observables):
+        column = events[:, k].astype(np.float64)
+        if is_blurred(column):
+            middle = f"{np.median(column):.6g}"
+            raise ValueError(
+                f"{name}: the observed events lie around {middle} within {np.std(column):.2g}, which single precision "
+                f"does not resolve. Subtract a number, as in Observed(..., columns=('{name} - {middle}', ...)), or use "
+                "other units; and change the problem in the same way."
+            )
 
 
 def balanced_resample(

@@ -12,7 +12,7 @@ import numpy as np
 from .._text import allowed
 from ..check.suite import require
 from ..events.observed import Observed
-from ..events.resampling import check_events
+from ..events.resampling import check_events, require_resolution
 from ..ranks.world import World
 from ..store import create
 from ..store.schema import RunLayout
@@ -96,6 +96,7 @@ def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
     problem, settings = spec.problem, spec.settings
     events, source = observed_events(spec)
     events = check_events(problem, events)
+    require_resolution(problem, events)
     require(problem, events)
     layout = RunLayout(
         n_ranks=n_ranks,

@@ -6,7 +6,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypedDict
 
 import numpy as np
@@ -117,7 +117,7 @@ class RankRun:
             seed=spec.seed,
             world=self._world,
             exchange=spec.exchange,
-            windows=_windows(spec),
+            windows=resume.windows(spec),
             start=None if start is None else Start.restored(spec.problem, self._events, start),
         )
         return self._resources.enter_context(trainer)
@@ -305,14 +305,6 @@ def _events(spec: RunSpec) -> NDArray:
     """The observed events in the store, (event, observable)."""
     observed = _opened(spec)[OBSERVED].to_dataset()
     return np.stack([observed[name].values for name in spec.problem.observables], axis=-1)
-
-
-def _windows(spec: RunSpec) -> Callable[[int], NDArray] | None:
-    """Reads one window of a file of events by its number; None unless the ranks read the file themselves."""
-    file, n_rows = spec.streamed, spec.n_observed
-    if file is None or n_rows is None:
-        return None
-    return lambda number: file.window(spec.problem, number, n_rows, spec.seed)
 
 
 def _rows(records: list[Record]) -> dict[str, NDArray]:

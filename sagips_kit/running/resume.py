@@ -3,10 +3,12 @@
 import datetime
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .._circular import intervals
 from ..events.observed import Observed
@@ -40,7 +42,8 @@ def marks(spec: RunSpec) -> dict[str, Any]:
     """Attributes of the store by which a new run can be recognised later, as JSON values."""
     marks = {schema.PROBE_KEY: _probe(spec.problem)}
     # Events that are not streamed are in the store itself.
-    return marks | ({schema.FILE_KEY: file.digest(spec.problem)} if (file := spec.streamed) else {})
+    file = spec.streamed
+    return marks | ({schema.FILE_KEY: file.digest(spec.problem) | {"stamps": file.stamps()}} if file else {})
 
 
 def reopen(spec: RunSpec, n_ranks: int) -> None:
@@ -142,12 +145,44 @@ def _are_same(numbers: list[float], stored: Any) -> bool:
         return False
 
 
+def windows(spec: RunSpec) -> Callable[[int], NDArray] | None:
+    """Reads one window of a file of events by its number; None unless the ranks read the file themselves.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        The run, whose store says which file was checked.
+
+    Raises
+    ------
+    ValueError
+        If the file is another one than that which was checked when the run was prepared; by the function that is
+        returned, also if the file has changed since then.
+    """
+    file, n_rows = spec.streamed, spec.n_observed
+    if file is None or n_rows is None:
+        return None
+    root: Any = group.open_group(spec.store, "r")
+    stored, stamps = root[schema.CONTROL].attrs.get(schema.FILE_KEY), file.stamps()
+    # A copy on another disk has other times, and the same rows.
+    is_same = isinstance(stored, dict) and stored.get("stamps") == stamps
+    if not is_same and (changes := _changes_of_file(stored, file, spec.problem)):
+        raise ValueError(f"{changes[0]}. Start the run again: it was checked with other events.")
+
+    def window(number: int) -> NDArray:
+        if file.stamps() != stamps:
+            raise ValueError(f"events: `{file.path}` was changed while the ranks read it. Start the run again.")
+        return file.window(spec.problem, number, n_rows, spec.seed)
+
+    return window
+
+
 def _changes_of_file(stored: Any, file: Observed, problem: Problem) -> list[str]:
     """What has changed in the file of events that the ranks read themselves."""
     if not isinstance(stored, dict):  # stores written before there were digests
         return []
     now = file.digest(problem)
-    if now == stored:
+    if all(stored.get(name) == mark for name, mark in now.items()):
         return []
     n_stored = stored.get("rows")
     what = f"it has {now['rows']} rows now, and had {n_stored}"

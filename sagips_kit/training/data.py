@@ -73,6 +73,13 @@ class RankData:
         statistics = [statistic.to(device, torch.float32) for statistic in statistics]
         self.constraints = Constraints(problem, statistics, _shifts(problem, resampling), len(self.observed))
         self.batches = Supply(problem, settings.n_events, resampling, randoms, windows, share)
+        if windows is not None and (self.category_weights == 0).any():
+            raise ValueError(
+                f"The {len(self.observed)} events of the random sample have none in category "
+                f"{int((self.category_weights == 0).nonzero()[0])}, and there should be events of all "
+                f"{problem.n_categories}. Take a larger sample, RunSpec(n_observed=...), or leave this category out of "
+                "the problem."
+            )
         if windows is None:
             self.batches.fill(self.observed, categories, indices)
         self._device = device

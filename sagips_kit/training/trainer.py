@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from .. import _circular
-from ..events.resampling import Resampling, check_events
+from ..events.resampling import Resampling, check_events, require_resolution
 from ..exchange import Independent
 from ..problems.arguments import require_arguments
 from ..problems.noise import stratified_noise
@@ -150,6 +150,7 @@ class Trainer:
         if not isinstance(settings, Settings):
             raise TypeError(f"{type(settings).__name__} is not Settings, which come second. Type {_CALL}.")
         checked = check_events(problem, events)
+        require_resolution(problem, checked)
         exchange, world = exchange or Independent(), world or World.alone()
         self.problem, self.settings, self.n_steps, self.seed, self.world = problem, settings, n_steps, seed, world
         self.step = 0
