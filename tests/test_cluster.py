@@ -1,6 +1,7 @@
 """Profiles, sessions and handles, on real MPI engines of this machine."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shlex
@@ -16,7 +17,8 @@ import numpy as np
 import psutil
 import pytest
 
-from sagips_kit.cluster import connect, handle, profiles
+from sagips_kit import Proxy, RunSpec
+from sagips_kit.cluster import connect, handle, profiles, remote
 from sagips_kit.running.coordination import Control, Milestones
 from sagips_kit.running.signals import Signals
 from sagips_kit.store import create, schema
@@ -287,6 +289,46 @@ def test_submit_prepares_here_and_runs_there(engines, monkeypatch, tmp_path):
     assert all(rank["resume"] for rank in run.result())
     assert [rank["steps"] for rank in run.result()] == [7] * N
     assert os.getpid() not in [rank["pid"] for rank in run.result()]
+
+
+MINE = """
+from sagips_kit import Proxy
+
+class Mine(Proxy):
+    def log_likelihood(self, theta, statistic):
+        return {}
+"""
+
+
+def test_engines_follow_edited_modules_and_never_train_other_code_than_the_notebook(engines, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    spec = RunSpec(problem=Proxy(), store=str(tmp_path / "a.zarr"), fit=False)
+    for folder, number in (("one", 1.0), ("one", 2.25), ("another", 3.125)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / folder)
+        Path("mine.py").write_text(MINE.format(f"theta.sum() * {number}"))
+        sys.modules.pop("mine", None)
+        module = importlib.import_module("mine")
+        monkeypatch.setitem(sys.modules, "mine", module)
+        engines._check_code(dataclasses.replace(spec, problem=module.Mine()))
+    message = r"ranks 0, 1 compute other likelihood of Mine .*another.mine.py\).*Type importlib.reload\(mine\), and"
+    Path("mine.py").write_text(MINE.format("theta.sum() * 4"))
+    for call in (engines.submit, engines.tune):
+        with pytest.raises(RuntimeError, match=message):
+            call(dataclasses.replace(spec, problem=module.Mine()))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match="cannot load Mine: ModuleNotFoundError: No module named 'mine'.*They look"):
+        engines.submit(dataclasses.replace(spec, problem=module.Mine()))
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_the_versions_of_engines_are_those_that_they_use(monkeypatch):
+    """A package that was upgraded under running engines is the new one on disk only."""
+    here = remote._versions() | {"rank": 0, "size": 1, "device": "cpu", "library": "none"}
+    assert remote.differences([here], 1, "mpiexec") == []
+    monkeypatch.setattr("torch.__version__", "1.0")
+    (line,) = remote.differences([here], 1, "mpiexec")
+    assert line.startswith("torch: 1.0 in the notebook, 2.") and "restart the kernel and the engines" in line
 
 
 def test_busy_engines_are_refused_before_the_store_is_made(engines, start):

@@ -438,7 +438,7 @@ def test_a_problem_whose_code_was_changed_is_refused(spec, monkeypatch, name, co
 def test_a_store_without_marks_is_never_left(spec, tmp_path, monkeypatch):
     """It would block the path, and changed code could resume it unnoticed."""
     with monkeypatch.context() as patch:
-        patch.setattr(resume, "_probe", lambda problem: os.read(-1, 1))
+        patch.setattr(resume, "probe", lambda problem: os.read(-1, 1))
         with pytest.raises(OSError, match="Bad file descriptor"):
             prepare(spec, 1)
     assert not list(tmp_path.iterdir())

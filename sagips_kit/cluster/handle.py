@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..report.dashboard import Dashboard
     from ..store.status import RunStatus
 
-CARRIER = "run_in"  # the function that carries a call to an engine, in `session`
+CARRIER = "run_in"  # the function that carries a call to an engine, in `remote`
 POLL_S = 0.1  # between two looks at the engines
 _GRACE_S = 2.0  # for other ranks to fail too, before a failure is reported
 _RESUME = "Type session.close(), connect(...), and submit(spec, resume=True) to resume it."
