@@ -388,7 +388,8 @@ def test_arguments_that_are_not_options_are_refused(capsys):
     [
         ("PENDING|Priority\n", "queued", "PENDING, Priority"),
         ("RUNNING|None\n", "running", "RUNNING"),
-        ("COMPLETING|None\n", "running", "COMPLETING"),
+        ("COMPLETING|None\n", "ending", "COMPLETING"),
+        ("CLUSTER: big\nRUNNING|None\n", "running", "RUNNING"),
         ("CANCELLED|None\n", "ended", "CANCELLED"),
         ("TIMEOUT|TimeLimit\n", "ended", "TIMEOUT, TimeLimit"),
     ],
@@ -438,7 +439,7 @@ REFUSES = {
 
 def scheduler(folder, monkeypatch, kind, refusal, state):
     """Put a scheduler on PATH that refuses to cancel a job and reports `state` as the state of the job."""
-    for command, answer in ((kind.cancel_command[0], refusal), (kind._state_command[0], state)):
+    for command, answer in ((kind.cancel_command[0], refusal), (kind._state_commands[0][0], state)):
         (folder / command).write_text(f"#!/bin/sh\n{answer}\n")
         (folder / command).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
@@ -476,7 +477,7 @@ def test_a_scheduler_that_hangs_has_not_cancelled_the_job(error, monkeypatch):
     def hang(command):
         raise error
 
-    monkeypatch.setattr("sagips_kit.cluster.jobs.base._run", hang)
+    monkeypatch.setattr("sagips_kit.cluster.jobs.base.run_command", hang)
     with pytest.warns(UserWarning, match=r"Job 12 was not cancelled.*(no process|timed out).*Type `scancel 12`"):
         Slurm().cancel("12")
 

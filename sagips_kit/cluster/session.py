@@ -169,12 +169,14 @@ class Session:
         from ..running.probe import probe
         from ..running.spec import RunSpec
 
-        problem = getattr(spec, "problem", None)
+        if not isinstance(spec, RunSpec):
+            return
+        problem = spec.problem
         try:
-            known = probe(problem) if isinstance(spec, RunSpec) else None
-        except Exception:
-            known = None
-        if known is None or other_code(problem, known):  # `prepare` says what is wrong with such a problem
+            known = probe(problem)
+        except Exception:  # `prepare` says what is wrong with such a problem
+            return
+        if other_code(problem, known):  # hidden randomness: the same
             return
         try:
             found = self._ask(self._start(other_code, problem, known), time.monotonic() + _ANSWER_S)
