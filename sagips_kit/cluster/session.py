@@ -109,7 +109,7 @@ class Session:
     def is_open(self) -> bool:
         """Whether all engines are connected."""
         is_whole = self._open_client is not None and len(self._open_client.ids) == self.n
-        return is_whole and self._engines.state().phase != "ended"
+        return is_whole and not self._engines.state().is_over
 
     def _await_engines(self, timeout_s: float, queue_timeout_s: float | None) -> float:
         """Wait until all engines are there; returns the deadline for their answers, on the monotonic clock."""
@@ -124,7 +124,7 @@ class Session:
             else:
                 deadline = deadline or time.monotonic() + timeout_s
                 line.show(f"{profile}: {n} of {self.n} engines after {waited_s:.0f} s {state.words}")
-                if state.phase == "ended" or time.monotonic() > deadline:
+                if state.is_over or time.monotonic() > deadline:
                     raise RuntimeError(self._missing_engines(n, waited_s, state))
             time.sleep(POLL_S)
         line.end(f"{profile}: {n} of {self.n} engines after {time.monotonic() - started:.0f} s")
@@ -138,10 +138,16 @@ class Session:
         )
 
     def _missing_engines(self, n: int, waited_s: float, state: JobState) -> str:
-        why = state.words if state.phase == "ended" else "the others have not registered"
+        why = state.words if state.is_over else "the others have not registered"
+        stop_line = getattr(self._engines, "stop_line", "")
+        advice = f"Type `{stop_line}` in a terminal to end this cluster, then connect(...) starts another one."
+        if not stop_line:
+            advice = (
+                "If they are slow, type connect(timeout_s=...); if the machine is too small, request fewer engines."
+            )
         return (
-            f"{self.n} engines were requested, but only {n} came within {waited_s:.0f} s: {why}. If they are slow, "
-            f"type connect(timeout_s=...); if the machine is too small, request fewer engines. The last output of "
+            f"{self.n} engines were requested, but only {n} came within {waited_s:.0f} s: {why}. {advice} The last "
+            "output of "
             f"`{self._engines.command}`:\n{tail(self._engines.output())}"
         )
 
@@ -156,7 +162,7 @@ class Session:
 
     def _gone(self) -> str:
         state = self._engines.state()
-        why = f": {state.words}" if state.phase == "ended" else f", {len(self._client.ids)} are left"
+        why = f": {state.words}" if state.is_over else f", {len(self._client.ids)} are left"
         return (
             f"Of {self.n} engines some are gone{why}, and an MPI world cannot continue without them. Type "
             f"session.close(), then connect(...) again.\n{tail(self._engines.output())}"
@@ -211,7 +217,7 @@ class Session:
     def _ask(self, answers: Sequence[RankResult], deadline: float) -> list[Any]:
         """What idle engines answer; RuntimeError if they do not, or are gone."""
         while not all(answer.ready() for answer in answers):
-            if self._engines.state().phase == "ended":
+            if self._engines.state().is_over:
                 raise RuntimeError(self._gone())
             if time.monotonic() > deadline:
                 raise RuntimeError(
@@ -272,7 +278,9 @@ class Session:
         if not self._facts:
             self._check_engines(time.monotonic() + _ANSWER_S)
         from ..running import launch
+        from ..running.resume import after_restart
 
+        spec, resume = after_restart(spec, resume)
         self._check_code(spec)
         launch.prepare(spec, n_ranks=self.n, resume=resume)
         return RunHandle(

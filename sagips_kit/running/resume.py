@@ -1,8 +1,10 @@
 """Resuming a run that ended early: whether it is the same run, and the step that all ranks go back to."""
 
+import dataclasses
 import datetime
 import json
 import os
+import sys
 from typing import Any
 
 from ..events.observed import Observed
@@ -15,9 +17,25 @@ from .coordination import Control
 from .probe import changes, probe
 from .spec import RunSpec
 
+# Variables that count the attempts at a job, and what they are in the first.
+_BATCH, _RESTARTS = {"SAGIPS_RESTARTS": 0}, {"SLURM_RESTART_COUNT": 0, "PBS_RUNCOUNT": 1}
 # Fields of a spec that may change when a run is resumed: where it is stored, how it is kept safe, and what it is
 # compared with.
 _FREE = ("store", "overwrite", "checkpoint_s", "reference", "fit")
+
+
+def after_restart(spec: RunSpec, resume: bool) -> tuple[RunSpec, bool]:
+    """The spec, and whether its run is resumed: always in a job that the scheduler runs again.
+
+    Its first attempt has begun the same runs, which `overwrite` would delete.  In a notebook, which may be open in such
+    a job, only the job scripts of `sagips batch` decide.
+    """
+    ipython = sys.modules.get("IPython")
+    is_notebook = ipython is not None and ipython.get_ipython() is not None
+    counts = _BATCH if is_notebook else _BATCH | _RESTARTS
+    if any(int(os.environ.get(name) or first) > first for name, first in counts.items()):
+        return dataclasses.replace(spec, overwrite=False), True
+    return spec, resume
 
 
 def is_begun(path: str | os.PathLike[str]) -> bool:

@@ -95,7 +95,7 @@ class PBS(Job):
     walltimes: ClassVar[str] = "HH:MM:SS, MM:SS or seconds"
     # A server that keeps no history of jobs answers nothing to -x.
     _state_commands: ClassVar[tuple[tuple[str, ...], ...]] = (("qstat", "-x", "-f"), ("qstat", "-f"))
-    _time_limit: ClassVar[str] = r"-l.*\bwalltime="
+    _time_limit: ClassVar[str] = r"-l\s*(?:.*[, ])?walltime="
     _gone: ClassVar[str] = "Unknown Job Id|has finished"
 
     def _directives(self, n: int, name: str, log: str) -> list[str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 1.0  # for an answer of the scheduler, before its last one is taken
 # What a job must not inherit from a job or a rank in which it is submitted: its own scheduler and mpiexec set them.
-_OUTER = ("SLURM_", "PBS_", "PMI_", "PMIX_", "PALS_", "OMPI_COMM_", "SAGIPS_")
+_OUTER = ("SLURM_", "PBS_", "PMI_", "PMIX_", "PALS_", "OMPI_COMM_", "SAGIPS_ENDS_AT", "SAGIPS_RESTARTS")
 _KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "PBS_CONF_FILE", "PBS_DEFAULT", "PBS_EXEC", "PBS_SERVER")
 
 Phase: TypeAlias = Literal["queued", "running", "ending", "ended", "unknown"]
