@@ -110,7 +110,7 @@ def _parquet(path: Path, table: str | None, choose: Choose) -> Iterator[Block]:
 def _hdf5(path: Path, table: str | None, choose: Choose, ranges: Ranges) -> Iterator[Block]:
     import h5py
 
-    with h5py.File(path) as file:
+    with h5py.File(path, locking=False) as file:  # some parallel filesystems have no locks
         found = file[table or "/"]
         is_group = isinstance(found, h5py.Group)
         columns = columns_of_group(found, list(found)) if is_group else columns_of_array(found)
