@@ -12,7 +12,7 @@ import time
 import types
 from pathlib import Path
 
-import ipyparallel.cluster.launcher  # noqa: F401  it caches sys.executable, which tests replace
+import ipyparallel.cluster.launcher  # it caches sys.executable, which tests replace
 import numpy as np
 import psutil
 import pytest
@@ -50,7 +50,12 @@ def _set_environment(patch, folder):
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        _set_environment(patch, tmp_path_factory.mktemp("ipython"))
+        folder = tmp_path_factory.mktemp("ipython")
+        _set_environment(patch, folder)
+        # As in a job of two nodes: local engines stay here all the same.
+        (folder / "nodes").write_text("node7\nnode8\n")
+        patch.setenv("PBS_JOBID", "12.here")
+        patch.setenv("PBS_NODEFILE", str(folder / "nodes"))
         with connect.connect("local", N) as engines:
             yield engines
     assert not _engines_of(os.getpid())
@@ -179,10 +184,44 @@ def test_a_process_that_has_ended_counts_as_ended_reaped_or_not(ipython_dir, zom
     location = json.dumps({"location": "127.0.0.1"})
     (security / f"ipcontroller-{cluster_id}-client.json").write_text(location)
     joined = connect._running(profiles.find("local"), N)
-    # Engines of a running notebook belong to it; without a controller they cannot be found.
-    assert (joined is not None) == (who in ("owner", "mpiexec"))
+    # Engines of a running notebook belong to it, and nothing can be joined without a controller or engines.
+    assert (joined is not None) == (who == "owner")
     if joined:
-        assert joined.state().phase == ("ended" if who == "mpiexec" else "running")
+        assert joined.state().phase == "running"
+
+
+class Deserted:
+    """The client of a controller whose engines have unregistered a moment ago."""
+
+    ids = ()
+
+    def __getitem__(self, rank):
+        raise ipyparallel.error.NoEnginesRegistered("no engine")
+
+
+@pytest.mark.parametrize(("letter", "is_joined"), [("R", True), ("Q", True), ("E", False), ("F", False)])
+def test_engines_of_a_job_that_ends_are_not_joined(ipython_dir, tmp_path, monkeypatch, letter, is_joined):
+    (tmp_path / "qstat").write_text(f"#!/bin/sh\nprintf 'Job Id: 12.here\\n    job_state = {letter}\\n'\n")
+    (tmp_path / "qstat").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    security = profiles.install_profile("pbs", walltime="10:00") / "security"
+    security.mkdir()
+    launched = {"n": N, "job_id": "12.here", "defaults": {}, "options": {}, "output_file": str(tmp_path / "log")}
+    state = {"cluster": {"cluster_id": ""}, "controller": {"state": {"pid": os.getpid()}}}
+    state["engines"] = {"class": "sagips_kit.cluster.launchers.PBSEngines", "sets": {"1": launched}}
+    (security / "cluster-.json").write_text(json.dumps(state))
+    (security / "ipcontroller-client.json").write_text(json.dumps({"location": "127.0.0.1"}))
+    joined = connect._running(profiles.find("pbs"), N)
+    assert (joined is not None) == is_joined
+    if joined:  # a controller that no engine reaches: the advice leads out
+        session = connect.Session(joined, N)
+        message = session._missing_engines(0, 5.0, joined.state())
+        assert "Type `ipcluster stop --profile=pbs` in a terminal to end this cluster, then connect(...)" in message
+        session._open_client = Deserted()
+        with pytest.raises(
+            RuntimeError, match=r"Of 2 engines some are gone, 0 are left.*session.close\(\), then connect"
+        ):
+            session._start(print)
 
 
 # Failures at the start

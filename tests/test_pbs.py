@@ -50,6 +50,9 @@ def test_polaris_runs_on_a_plain_pbs():
         session._engines.cluster.engine_set.job.cancel(job_id)
         with pytest.raises(connect.RankError, match=r"(?s)job 1.here: F, exit status 271.*is safe"):
             run.wait(timeout_s=60)
+        assert repr(run).endswith(" unfinished, but its engines are gone)")
+        with pytest.raises(RuntimeError, match=r"some are gone: job 1.here: F.*session.close\(\), then connect\(...\)"):
+            session.submit(long_run("c.zarr"))
     until(lambda: not any(map(psutil.pid_exists, pids)))
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..running.spec import RunSpec
     from ..running.tune import Tuning
 
+_CLOSED = "This session is closed. Type session = connect(...) to open another."
 _ANSWER_S = 60.0  # for idle engines to report what they are
 
 
@@ -102,7 +103,7 @@ class Session:
     @property
     def _client(self) -> "Client":
         if self._open_client is None:
-            raise RuntimeError("This session is closed. Type session = connect(...) to open another.")
+            raise RuntimeError(_CLOSED)
         return self._open_client
 
     @property
@@ -152,7 +153,9 @@ class Session:
         )
 
     def _check_idle(self) -> None:
-        if self._client and not self.is_open:
+        if self._open_client is None:
+            raise RuntimeError(_CLOSED)
+        if not self.is_open:
             raise RuntimeError(self._gone())
         if busy := self._busy():
             raise RuntimeError(
