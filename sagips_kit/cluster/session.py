@@ -132,10 +132,10 @@ class Session:
         return deadline or time.monotonic() + timeout_s
 
     def _still_queued(self, state: JobState, waited_s: float) -> str:
+        where = "was still in the queue" if state.phase == "queued" else "has not started any engine"
         return (
-            f"The job of profile {self._engines.profile!r} was still in the queue after {waited_s:.0f} s "
-            f"({state.words}) and has been cancelled. Allow more time with connect(queue_timeout_s=...), request less, "
-            "or try another queue."
+            f"The job of profile {self._engines.profile!r} {where} after {waited_s:.0f} s ({state.words}) and has been "
+            "cancelled. Allow more time with connect(queue_timeout_s=...), request less, or try another queue."
         )
 
     def _missing_engines(self, n: int, waited_s: float, state: JobState) -> str:
