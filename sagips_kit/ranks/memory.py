@@ -151,8 +151,8 @@ def require_room(n_bytes: int) -> None:
     if left < n_bytes:
         raise MemoryError(
             f"The ranks of this node need {n_bytes / 1e6:.0f} MB of shared memory, and {_SHARED} has "
-            f"{left / 1e6:.0f} MB left. Enlarge it: a container is started with --shm-size=2g (docker, podman) or with the host's /dev/shm "
-            "(apptainer). Files of programs that were killed may fill it: look at `ls -l /dev/shm`."
+            f"{left / 1e6:.0f} MB left. Enlarge it: start a container with --shm-size=2g (docker, podman) or with the "
+            "/dev/shm of the host (apptainer). Programs that were killed may have left files there: `ls -l /dev/shm`."
         )
 
 
