@@ -482,6 +482,17 @@ def test_a_run_that_its_job_has_ended_is_not_mistaken_for_a_finished_one(train):
         run.wait(timeout_s=30)
 
 
+def test_a_run_without_a_single_block_says_how_to_get_one(tmp_path):
+    create.create_run(tmp_path / "a.zarr", Line(), LAYOUT, spec={}, events=np.zeros((3, 1)))
+    run = connect.RunHandle(tmp_path / "a.zarr", [], [], None)
+    advice = run._advice(run.status())
+    assert "written their first block of 10 steps: allow more time, or shorten blocks by Settings(rows_per" in advice
+    with RunWriter(run.path, 0) as first, RunWriter(run.path, 1) as second:
+        for writer in (first, second):
+            writer.set_progress(10)
+    assert run._advice(run.status()).startswith("Type session.close()")
+
+
 def test_watch_ends_with_a_full_bar(train, capsys):
     run = train()
     run.watch(interval_s=0.1)
