@@ -29,6 +29,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import select
 import sys
 from collections.abc import Iterable
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 Options = argparse.Namespace
 
 _NO_READER = 128 + 13  # as the shell reports a program that SIGPIPE has ended
+_KNOWN_OPTIONS = ("--help", "--profile", "--parameter", "--folder", "--submit", "--overwrite")  # of batch and profiles
 _SPEC = "JSON file of the run; `sagips spec` prints one"
 _STORE = "folder or URL of the run"
 
@@ -72,14 +74,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(arguments: list[str] | None) -> int:
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
+    words, own = _own_options(sys.argv[1:] if arguments is None else arguments)
+    options, rest = parser.parse_known_args(words)
     if rest and not hasattr(options, "settings"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # for the module of a problem; last, so that it hides no other module
     try:
-        if rest:
-            options.settings = _settings(rest)
+        if own or rest:
+            options.settings = _settings([*own, *rest])
         return options.command(options) or 0
     except (ValueError, TypeError, OSError, RuntimeError, ImportError, MemoryError, ArithmeticError) as error:
         if isinstance(error, BrokenPipeError) and not _has_reader():
@@ -197,6 +200,21 @@ def _add_batch(commands: Any) -> None:
     batch.add_argument("--folder", default="runs", help=text)
     batch.add_argument("--submit", action="store_true", help="submit the job, too")
     batch.set_defaults(settings={})
+
+
+def _own_options(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words of a command without the options of a profile, and these options, which may stand anywhere."""
+    if words[:1] not in (["batch"], ["profiles"]):
+        return words, []
+    rest, own, left = [], [], list(words)
+    while left:
+        word = left.pop(0)
+        name, equals, _ = word.partition("=")
+        if not name.startswith("--") or name in _KNOWN_OPTIONS:
+            rest.append(word)
+            continue
+        own += [word] if equals or not left else [word, left.pop(0)]
+    return rest, own
 
 
 def _settings(words: Iterable[str]) -> dict[str, str]:
@@ -447,4 +465,4 @@ def _batch(options: Options) -> None:
     print(f"job       {job_id}")
     for name, path in files.items():
         if path:
-            print(f"{name:10}{path.replace('{id}', job_id.partition('.')[0])}")
+            print(f"{name:10}{path.replace('{id}', re.split('[.;]', job_id)[0])}")

@@ -70,6 +70,7 @@ def read_script(text):
     parser.add_argument("-j", choices=["oe"])
     parser.add_argument("-o", required=True)
     parser.add_argument("-m")
+    parser.add_argument("-r", choices=["y", "n"])
     parser.add_argument("-M")
     options = parser.parse_args(words)
     if not re.fullmatch(r"[A-Za-z][\w.+-]{0,235}", options.N):

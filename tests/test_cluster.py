@@ -1,6 +1,7 @@
 """Profiles, sessions and handles, on real MPI engines of this machine."""
 
 import dataclasses
+import importlib
 import json
 import os
 import shlex
@@ -11,12 +12,13 @@ import time
 import types
 from pathlib import Path
 
-import ipyparallel.cluster.launcher  # noqa: F401  it caches sys.executable, which tests replace
+import ipyparallel.cluster.launcher  # it caches sys.executable, which tests replace
 import numpy as np
 import psutil
 import pytest
 
-from sagips_kit.cluster import connect, handle, profiles
+from sagips_kit import Proxy, RunSpec
+from sagips_kit.cluster import connect, handle, profiles, remote
 from sagips_kit.running.coordination import Control, Milestones
 from sagips_kit.running.signals import Signals
 from sagips_kit.store import create, schema
@@ -48,7 +50,12 @@ def _set_environment(patch, folder):
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        _set_environment(patch, tmp_path_factory.mktemp("ipython"))
+        folder = tmp_path_factory.mktemp("ipython")
+        _set_environment(patch, folder)
+        # As in a job of two nodes: local engines stay here all the same.
+        (folder / "nodes").write_text("node7\nnode8\n")
+        patch.setenv("PBS_JOBID", "12.here")
+        patch.setenv("PBS_NODEFILE", str(folder / "nodes"))
         with connect.connect("local", N) as engines:
             yield engines
     assert not _engines_of(os.getpid())
@@ -177,10 +184,44 @@ def test_a_process_that_has_ended_counts_as_ended_reaped_or_not(ipython_dir, zom
     location = json.dumps({"location": "127.0.0.1"})
     (security / f"ipcontroller-{cluster_id}-client.json").write_text(location)
     joined = connect._running(profiles.find("local"), N)
-    # Engines of a running notebook belong to it; without a controller they cannot be found.
-    assert (joined is not None) == (who in ("owner", "mpiexec"))
+    # Engines of a running notebook belong to it, and nothing can be joined without a controller or engines.
+    assert (joined is not None) == (who == "owner")
     if joined:
-        assert joined.state().phase == ("ended" if who == "mpiexec" else "running")
+        assert joined.state().phase == "running"
+
+
+class Deserted:
+    """The client of a controller whose engines have unregistered a moment ago."""
+
+    ids = ()
+
+    def __getitem__(self, rank):
+        raise ipyparallel.error.NoEnginesRegistered("no engine")
+
+
+@pytest.mark.parametrize(("letter", "is_joined"), [("R", True), ("Q", True), ("E", False), ("F", False)])
+def test_engines_of_a_job_that_ends_are_not_joined(ipython_dir, tmp_path, monkeypatch, letter, is_joined):
+    (tmp_path / "qstat").write_text(f"#!/bin/sh\nprintf 'Job Id: 12.here\\n    job_state = {letter}\\n'\n")
+    (tmp_path / "qstat").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    security = profiles.install_profile("pbs", walltime="10:00") / "security"
+    security.mkdir()
+    launched = {"n": N, "job_id": "12.here", "defaults": {}, "options": {}, "output_file": str(tmp_path / "log")}
+    state = {"cluster": {"cluster_id": ""}, "controller": {"state": {"pid": os.getpid()}}}
+    state["engines"] = {"class": "sagips_kit.cluster.launchers.PBSEngines", "sets": {"1": launched}}
+    (security / "cluster-.json").write_text(json.dumps(state))
+    (security / "ipcontroller-client.json").write_text(json.dumps({"location": "127.0.0.1"}))
+    joined = connect._running(profiles.find("pbs"), N)
+    assert (joined is not None) == is_joined
+    if joined:  # a controller that no engine reaches: the advice leads out
+        session = connect.Session(joined, N)
+        message = session._missing_engines(0, 5.0, joined.state())
+        assert "Type `ipcluster stop --profile=pbs` in a terminal to end this cluster, then connect(...)" in message
+        session._open_client = Deserted()
+        with pytest.raises(
+            RuntimeError, match=r"Of 2 engines some are gone, 0 are left.*session.close\(\), then connect"
+        ):
+            session._start(print)
 
 
 # Failures at the start
@@ -287,6 +328,46 @@ def test_submit_prepares_here_and_runs_there(engines, monkeypatch, tmp_path):
     assert all(rank["resume"] for rank in run.result())
     assert [rank["steps"] for rank in run.result()] == [7] * N
     assert os.getpid() not in [rank["pid"] for rank in run.result()]
+
+
+MINE = """
+from sagips_kit import Proxy
+
+class Mine(Proxy):
+    def log_likelihood(self, theta, statistic):
+        return {}
+"""
+
+
+def test_engines_follow_edited_modules_and_never_train_other_code_than_the_notebook(engines, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    spec = RunSpec(problem=Proxy(), store=str(tmp_path / "a.zarr"), fit=False)
+    for folder, number in (("one", 1.0), ("one", 2.25), ("another", 3.125)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / folder)
+        Path("mine.py").write_text(MINE.format(f"theta.sum() * {number}"))
+        sys.modules.pop("mine", None)
+        module = importlib.import_module("mine")
+        monkeypatch.setitem(sys.modules, "mine", module)
+        engines._check_code(dataclasses.replace(spec, problem=module.Mine()))
+    message = r"ranks 0, 1 compute other likelihood of Mine .*another.mine.py\).*Type importlib.reload\(mine\), and"
+    Path("mine.py").write_text(MINE.format("theta.sum() * 4"))
+    for call in (engines.submit, engines.tune):
+        with pytest.raises(RuntimeError, match=message):
+            call(dataclasses.replace(spec, problem=module.Mine()))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match="cannot load Mine: ModuleNotFoundError: No module named 'mine'.*They look"):
+        engines.submit(dataclasses.replace(spec, problem=module.Mine()))
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_the_versions_of_engines_are_those_that_they_use(monkeypatch):
+    """A package that was upgraded under running engines is the new one on disk only."""
+    here = remote._versions() | {"rank": 0, "size": 1, "device": "cpu", "library": "none"}
+    assert remote.differences([here], 1, "mpiexec") == []
+    monkeypatch.setattr("torch.__version__", "1.0")
+    (line,) = remote.differences([here], 1, "mpiexec")
+    assert line.startswith("torch: 1.0 in the notebook, 2.") and "restart the kernel and the engines" in line
 
 
 def test_busy_engines_are_refused_before_the_store_is_made(engines, start):
@@ -399,6 +480,17 @@ def test_a_run_that_its_job_has_ended_is_not_mistaken_for_a_finished_one(train):
     run.stop()
     with pytest.raises(connect.RankError, match=r"asked to stop by a signal.* step \d+ of 400; .*resume=True\)"):
         run.wait(timeout_s=30)
+
+
+def test_a_run_without_a_single_block_says_how_to_get_one(tmp_path):
+    create.create_run(tmp_path / "a.zarr", Line(), LAYOUT, spec={}, events=np.zeros((3, 1)))
+    run = connect.RunHandle(tmp_path / "a.zarr", [], [], None)
+    advice = run._advice(run.status())
+    assert "written their first block of 10 steps: allow more time, or shorten blocks by Settings(rows_per" in advice
+    with RunWriter(run.path, 0) as first, RunWriter(run.path, 1) as second:
+        for writer in (first, second):
+            writer.set_progress(10)
+    assert run._advice(run.status()).startswith("Type session.close()")
 
 
 def test_watch_ends_with_a_full_bar(train, capsys):

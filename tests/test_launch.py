@@ -32,6 +32,7 @@ from sagips_kit import (
 )
 from sagips_kit.cli import main
 from sagips_kit.cluster.handle import RunHandle
+from sagips_kit.ranks import launcher
 from sagips_kit.report import html
 from sagips_kit.report.dashboard import Dashboard
 from sagips_kit.report.progress_line import snapshot
@@ -540,6 +541,30 @@ def test_stop_request_under_mpiexec_stops_all_ranks_at_one_step(spec, tmp_path, 
     done = mpiexec(2, *nest.stub, "stop.py", cwd=tmp_path, timeout=60)
     assert done.returncode == 0, done.stdout
     assert read_status(long.store).steps.tolist() == [60, 60]
+
+
+@pytest.mark.parametrize(
+    ("variables", "n_known", "is_refused"),
+    [
+        ({}, 1, False),
+        ({"PMI_SIZE": "2"}, 2, False),
+        ({"PMI_SIZE": "1", "SLURM_STEP_NUM_TASKS": "4"}, 1, False),  # Slurm has started the proxies of mpiexec
+        ({"SLURM_NTASKS": "4"}, 1, False),  # a single process in a job of four tasks
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, 1, True),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, 1, True),
+        ({"PALS_LOCAL_SIZE": "2"}, 1, True),
+    ],
+)
+def test_copies_of_which_mpi_does_not_know_are_refused(variables, n_known, is_refused, monkeypatch):
+    for name in (*launcher._SIZES, *launcher._NODE_SIZES):
+        monkeypatch.delenv(name, raising=False)
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    message = r"copies of this program were started \(.*\), but MPI knows only this one: mpi4py .*An MPI.*MPICC=mpicc"
+    with pytest.raises(RuntimeError, match=message) if is_refused else contextlib.nullcontext():
+        launcher.require_one_world(n_known, "An MPI 1.0")
+    if is_refused:
+        assert launcher.under_mpi()
 
 
 @pytest.mark.mpi

@@ -12,7 +12,7 @@ from gaussian import QUICK, Calibrated, Gaussian, exact_fit
 from sagips_kit import Linear, Measurement, Trainer, check_problem, fisher_information, fit_likelihood
 from sagips_kit._value import value
 from sagips_kit.events.resampling import Resampling, check_events
-from sagips_kit.running.resume import _changes_of_code, _probe
+from sagips_kit.running.probe import changes, probe
 from sagips_kit.training.data import RankData
 
 EVENTS = Gaussian().observed(2000, np.random.default_rng(0))
@@ -223,10 +223,10 @@ def test_a_good_measurement_is_kept():
 
 
 def test_changed_measurements_are_noticed_when_a_run_is_resumed():
-    stored = _probe(Known())
-    assert _changes_of_code(stored, Known()) == ""
+    stored = probe(Known())
+    assert changes(Known(), stored) == ""
     changed = type("Changed", (Known,), {"measurements": {"mean": Measurement(lambda theta: theta[0], 0.5, 0.01)}})()
-    assert _changes_of_code(stored, changed) == "measurements"
+    assert changes(changed, stored) == "measurements"
 
 
 def test_a_measurement_is_described_and_travels():

@@ -1,6 +1,7 @@
 """Observed events from files: the same events from each format, and the errors for files that cannot be used."""
 
 import dataclasses
+import fcntl
 import json
 import pickle
 import tracemalloc
@@ -124,6 +125,14 @@ def test_all_formats_hold_the_same_events(tmp_path, columns, name):
     is_in = np.isin(columns["quality"], [1, 2]) & (columns["x1"] <= 0.5)
     expected = np.stack([0.1 * columns["x2"][is_in], columns["x1"][is_in]], axis=-1)
     np.testing.assert_array_equal(chosen.read(Proxy()), expected)
+
+
+def test_hdf5_files_need_no_lock(tmp_path, columns):
+    """Some parallel filesystems have none, and another program may hold one."""
+    write_hdf5(tmp_path / "a.h5", columns)
+    with open(tmp_path / "a.h5") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert len(Observed(str(tmp_path / "a.h5"), table="day1").read(Proxy())) == N
 
 
 def write_matrix_hdf5(path, matrix):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pbs_machine
@@ -50,6 +51,9 @@ def test_polaris_runs_on_a_plain_pbs():
         session._engines.cluster.engine_set.job.cancel(job_id)
         with pytest.raises(connect.RankError, match=r"(?s)job 1.here: F, exit status 271.*is safe"):
             run.wait(timeout_s=60)
+        assert repr(run).endswith(" unfinished, but its engines are gone)")
+        with pytest.raises(RuntimeError, match=r"some are gone: job 1.here: F.*session.close\(\), then connect\(...\)"):
+            session.submit(long_run("c.zarr"))
     until(lambda: not any(map(psutil.pid_exists, pids)))
 
 
@@ -57,6 +61,32 @@ def test_waiting_in_a_queue_is_given_up_after_the_timeout():
     message = r"'polaris' was still in the queue after .*job 1.here: Q, Not Running: Insufficient amount .* A: 2 T: 2\)"
     with pytest.raises(RuntimeError, match=message):
         connect.connect("polaris", N, queue="full", queue_timeout_s=1)
+
+
+@pytest.mark.parametrize(
+    ("qstat", "message"),
+    [
+        # A server that keeps no history, and has forgotten a job that died at once.
+        (
+            "[ $1 = -x ] && exec echo PBS is not configured to maintain job history >&2\n"
+            "while [ ! -e pbs/jobs/1.here/status ]; do sleep 0.1; done; echo qstat: Unknown Job Id >&2; exit 153",
+            r"(?s)0 came .*job 1.here: ended, and forgotten by the scheduler.*no such module: conda",
+        ),
+        (
+            "echo qstat: cannot connect to server >&2; exit 255",
+            r"has not started any engine after . s \(job 1.here: qstat: cannot connect to server\)",
+        ),
+        ("sleep 6", r"has not started any engine after . s \(job 1.here: the scheduler has not answered yet\)"),
+    ],
+)
+def test_a_server_without_history_or_without_an_answer_is_understood_in_time(tmp_path, qstat, message):
+    (tmp_path / "pbs" / "bin" / "qstat").write_text(f"#!/bin/bash\n{qstat}\n")
+    # A login shell that is killed may leave locks behind, so jobs that are cancelled at once never start.
+    options = {"queue_timeout_s": 60} if "-x" in qstat else {"queue_timeout_s": 2, "queue": "full"}
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match=message):
+        connect.connect("polaris", N, setup="echo no such module: conda; exit 1", **options)
+    assert time.monotonic() - began < 40
 
 
 def test_interrupting_the_wait_cancels_the_job(tmp_path, monkeypatch):

@@ -261,6 +261,14 @@ def test_everything_of_polaris_can_be_switched_off():
     assert read_script(text).mpiexec()[1][:3] == ["python", "-m", "ipyparallel.engine"]
 
 
+def test_the_line_of_the_readme_makes_any_pbs_of_the_profile_polaris(capsys):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    line = next(line for line in readme.splitlines() if 'profiles install polaris --account ""' in line)
+    assert sagips(capsys, *shlex.split(line.replace("$(which mpiexec)", "mpiexec"))[2:])[0] == 0
+    options = [line for line in shown("polaris", 2).splitlines() if line.startswith("#PBS")]
+    assert [line.split()[1] for line in options] == ["-N", "-l", "-l", "-j", "-o", "-r"]
+
+
 def test_slurm_sites_ask_for_whole_nodes():
     perlmutter = shown("perlmutter", 8, account="m1_g", walltime="1:00:00")
     for line in ("--constraint=gpu", "--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=32", "--gpus-per-node=4"):
@@ -388,7 +396,8 @@ def test_arguments_that_are_not_options_are_refused(capsys):
     [
         ("PENDING|Priority\n", "queued", "PENDING, Priority"),
         ("RUNNING|None\n", "running", "RUNNING"),
-        ("COMPLETING|None\n", "running", "COMPLETING"),
+        ("COMPLETING|None\n", "ending", "COMPLETING"),
+        ("CLUSTER: big\nRUNNING|None\n", "running", "RUNNING"),
         ("CANCELLED|None\n", "ended", "CANCELLED"),
         ("TIMEOUT|TimeLimit\n", "ended", "TIMEOUT, TimeLimit"),
     ],
@@ -438,7 +447,7 @@ REFUSES = {
 
 def scheduler(folder, monkeypatch, kind, refusal, state):
     """Put a scheduler on PATH that refuses to cancel a job and reports `state` as the state of the job."""
-    for command, answer in ((kind.cancel_command[0], refusal), (kind._state_command[0], state)):
+    for command, answer in ((kind.cancel_command[0], refusal), (kind._state_commands[0][0], state)):
         (folder / command).write_text(f"#!/bin/sh\n{answer}\n")
         (folder / command).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
@@ -476,7 +485,7 @@ def test_a_scheduler_that_hangs_has_not_cancelled_the_job(error, monkeypatch):
     def hang(command):
         raise error
 
-    monkeypatch.setattr("sagips_kit.cluster.jobs.base._run", hang)
+    monkeypatch.setattr("sagips_kit.cluster.jobs.base.run_command", hang)
     with pytest.warns(UserWarning, match=r"Job 12 was not cancelled.*(no process|timed out).*Type `scancel 12`"):
         Slurm().cancel("12")
 

@@ -7,7 +7,9 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -435,10 +437,37 @@ def test_a_problem_whose_code_was_changed_is_refused(spec, monkeypatch, name, co
     assert read_status(spec.store).is_finished
 
 
+@pytest.mark.parametrize(
+    ("variable", "count", "is_restart"),
+    [
+        ("SLURM_RESTART_COUNT", "0", False),
+        ("SLURM_RESTART_COUNT", "1", True),
+        ("PBS_RUNCOUNT", "1", False),
+        ("PBS_RUNCOUNT", "2", True),
+        ("SAGIPS_RESTARTS", "1", True),
+    ],
+)
+def test_a_job_that_runs_again_resumes_and_deletes_nothing(spec, monkeypatch, variable, count, is_restart):
+    stop_at(spec, 20)
+    monkeypatch.setenv(variable, count)
+    monkeypatch.setitem(sys.modules, "IPython", None)
+    first_step = run(change(spec, overwrite=True), World.alone("cpu"))["first_step"]
+    assert first_step == (20 if is_restart else 0)
+
+
+def test_a_notebook_that_is_open_in_a_restarted_job_may_overwrite(spec, monkeypatch):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: "a kernel"))
+    asked = change(spec, overwrite=True)
+    assert resume.after_restart(asked, False) == (asked, False)
+    monkeypatch.setenv("SAGIPS_RESTARTS", "1")
+    assert resume.after_restart(asked, False) == (spec, True)
+
+
 def test_a_store_without_marks_is_never_left(spec, tmp_path, monkeypatch):
     """It would block the path, and changed code could resume it unnoticed."""
     with monkeypatch.context() as patch:
-        patch.setattr(resume, "_probe", lambda problem: os.read(-1, 1))
+        patch.setattr(resume, "probe", lambda problem: os.read(-1, 1))
         with pytest.raises(OSError, match="Bad file descriptor"):
             prepare(spec, 1)
     assert not list(tmp_path.iterdir())

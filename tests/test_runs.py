@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -52,6 +53,23 @@ def test_a_damaged_run_is_listed_with_the_reason(folder):
         list_runs(folder / "nowhere")
     with pytest.raises(ValueError, match="is a store itself. Type open_run"):
         list_runs(folder / "ring.zarr")
+
+
+def test_a_folder_that_cannot_be_read_hides_no_other_runs(folder, monkeypatch):
+    def refusing(read):
+        def checked(path="."):
+            if str(path).endswith("old"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return read(path)
+
+        return checked
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    table = list_runs(folder)
+    assert "finished" in set(table["state"]) and "Permission denied" in table.loc["old", "state"]
+    with pytest.warns(UserWarning, match="old` and what is in it was left out: .*Permission denied"):
+        assert "ring" in open_runs(folder).children
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The mean in shared memory: it has the same bits as a ring of messages, and waits twice."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,8 @@ from hypothesis import strategies as st
 from test_slots import Memory
 
 from sagips_kit._partition import chunk_bounds
+from sagips_kit.ranks import memory as ranks_memory
+from sagips_kit.ranks.memory import require_room
 from sagips_kit.ranks.shared_mean import SharedMean, shared_mean_bytes
 from sagips_kit.ranks.topology import all_gather_steps, reduce_scatter_steps
 
@@ -61,3 +65,14 @@ def test_ranks_wait_for_all_buffers_and_for_all_chunks():
     assert ranks[0].late() == [1]
     ranks[1].reduce()
     assert all(one.are_all_reduced() for one in ranks)
+
+
+def test_shared_memory_that_does_not_fit_is_refused_before_it_is_used(monkeypatch):
+    """The system grants it, and ends the program by a bus error where it is written to."""
+    status = os.statvfs("/dev/shm")
+    left = status.f_bavail * status.f_frsize
+    require_room(left // 2)
+    with pytest.raises(MemoryError, match=r"need \d+ MB of shared memory, and /dev/shm has \d+ MB left.*--shm-size=2g"):
+        require_room(2 * left + 1)
+    monkeypatch.setattr(ranks_memory, "_SHARED", "/nowhere")
+    require_room(2 * left + 1)

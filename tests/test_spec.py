@@ -208,3 +208,14 @@ def test_a_file_that_is_not_json_is_named(tmp_path, content):
     with pytest.raises(ValueError, match=r"a.json` is not JSON: ") as caught:
         RunSpec.from_file(path)
     assert "\n" not in str(caught.value)
+
+
+def test_variables_in_the_path_of_a_store_are_those_of_the_environment(monkeypatch):
+    """Otherwise the run would be in a folder of that name, beside the notebook."""
+    monkeypatch.setenv("SCRATCH", "/lustre/me")
+    monkeypatch.delenv("SCRATHC", raising=False)
+    for text in ("$SCRATCH/a.zarr", "${SCRATCH}/a.zarr"):
+        assert RunSpec(problem=Proxy(), store=text).store == "/lustre/me/a.zarr"
+    assert RunSpec(problem=Proxy(), store="s3://runs/$SCRATCH").store == "s3://runs/$SCRATCH"  # nobody else learns it
+    with pytest.raises(ValueError, match=r"should be a path, but \$SCRATHC is not set in this environment"):
+        RunSpec(problem=Proxy(), store="$SCRATHC/a.zarr")

@@ -16,10 +16,11 @@ c = get_config()  # noqa: F821  provided by IPython when it reads this file
 c.Cluster.engine_launcher_class = "mpi"
 c.MPILauncher.mpi_cmd = shlex.split(mpiexec_beside_python())
 
-# Several engines share few cores: one thread each, unless the user says otherwise before starting them.
-c.MPILauncher.environment = {
-    name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-}
+# Several engines share few cores: one thread each.  Inside a job of PBS or Slurm, MPICH's mpiexec would start them on
+# the nodes of the job: "fork" and "user" keep them on this machine.  What the user has set before has priority.
+defaults = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+defaults |= {"HYDRA_LAUNCHER": "fork", "HYDRA_RMK": "user"}
+c.MPILauncher.environment = {name: os.environ.get(name, default) for name, default in defaults.items()}
 
 # Engines in a terminal without --n: enough to see each exchange at work.
 c.Cluster.n = 4

@@ -3,6 +3,7 @@
 import contextlib
 import glob
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import xarray as xr
 from zarr.abc.store import Store
 
 from ..store import schema
-from ..store.location import Location, is_url, local_path, stores_below
+from ..store.location import Location, is_url, local_path
 from ..store.reader import open_run
 from ..store.status import RunStatus
 from .base import rms
@@ -21,6 +22,8 @@ from .facts import fact
 from .fits import reference_of
 
 _COLUMNS = ("problem", "mode", "ranks", "members", "seed", "state", "step", "n_steps", "distance", "verdict", "created")
+
+_DEPTH = 3  # levels of subfolders in which runs are looked for
 
 
 def list_runs(folder: str | os.PathLike[str] = ".") -> pd.DataFrame:
@@ -37,7 +40,7 @@ def list_runs(folder: str | os.PathLike[str] = ".") -> pd.DataFrame:
         One row for each run, by its path below the folder.  The columns are problem, mode, ranks, members, seed, state,
         step, n_steps, distance (of the estimate to the maximum-likelihood estimate in floor units or, without one, to
         the fit by the learned score in deviations of that fit), verdict ("no fault found", "doubtful", "not reliable"
-        or "not tested", when it has ended) and created.  If a run cannot be opened, its state says why.
+        or "not tested", when it has ended) and created.  If a run or a folder cannot be opened, its state says why.
 
     Raises
     ------
@@ -63,7 +66,9 @@ def list_runs(folder: str | os.PathLike[str] = ".") -> pd.DataFrame:
         raise FileNotFoundError(f"There is no folder `{folder}`. Current folder: {Path.cwd()}")
     if (folder / "zarr.json").exists():
         raise ValueError(f"`{folder}` is a store itself. Type open_run({str(folder)!r}), or sagips describe {folder}")
-    rows = {str(path.relative_to(folder)): _row(path) for path in stores_below(folder)}
+    stores, unread = _stores(folder)
+    rows = {str(path.relative_to(folder)): _row(path) for path in stores}
+    rows |= {name: {"state": why, "created": ""} for name, why in unread.items()}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=list(_COLUMNS))
     return table.sort_values("created", kind="stable").rename_axis("run")
 
@@ -149,12 +154,33 @@ def _found(
         folder = local_path(paths)
         found = sorted(glob.glob(str(Path(paths).expanduser())))
         if folder.is_dir() and not (folder / "zarr.json").exists():
-            return _not_empty(list(stores_below(folder)), paths)
+            stores, unread = _stores(folder)
+            for name, why in unread.items():
+                warnings.warn(f"`{folder / name}` and what is in it was left out: {why}", stacklevel=3)
+            return _not_empty(stores, paths)
         return _not_empty(found, paths)
     given = [paths] if isinstance(paths, str | os.PathLike | Store | xr.DataTree) else list(paths)
     if not given:
         raise FileNotFoundError("There is no run in an empty list. Give paths, or a text such as 'runs/*.zarr'.")
     return given
+
+
+def _stores(folder: Path) -> tuple[list[Path], dict[str, str]]:
+    """Stores in a folder and its subfolders, and why some of these folders cannot be read, by their names."""
+    found, unread = [], {}
+
+    def note(error: OSError) -> None:
+        unread[os.path.relpath(error.filename, folder)] = str(error)
+
+    for here, folders, files in os.walk(folder, onerror=note, followlinks=True):
+        path = Path(here)
+        if "zarr.json" in files:
+            found.append(path)
+        is_deep = len(path.relative_to(folder).parts) >= _DEPTH
+        folders[:] = (
+            [] if is_deep or "zarr.json" in files else sorted(one for one in folders if not one.startswith("."))
+        )
+    return found, unread
 
 
 def _not_empty(found: Sequence[Location], paths: str | Path) -> Sequence[Location]:

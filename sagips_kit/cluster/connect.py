@@ -159,7 +159,7 @@ def _running(profile: profiles.Profile, n: int) -> Joined | None:
         if (owner and runs(int(owner[1]))) or not runs(controller.get("pid", -1)):
             continue
         joined = Joined(profile, state, connection)
-        if joined.n:
+        if joined.n and not joined.state().is_over:
             _check_number(n, joined.n, f"The cluster {profile.name!r} has", f"Type `{joined.stop_line}` in a terminal")
             return joined
     return None

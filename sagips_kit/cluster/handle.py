@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..report.dashboard import Dashboard
     from ..store.status import RunStatus
 
-CARRIER = "run_in"  # the function that carries a call to an engine, in `session`
+CARRIER = "run_in"  # the function that carries a call to an engine, in `remote`
 POLL_S = 0.1  # between two looks at the engines
 _GRACE_S = 2.0  # for other ranks to fail too, before a failure is reported
 _RESUME = "Type session.close(), connect(...), and submit(spec, resume=True) to resume it."
@@ -296,7 +296,7 @@ class RunHandle:
         status = self.status()
         text = (
             f"The run was asked to stop by a signal, or because its job is nearly out of time. It ended at step "
-            f"{status.step} of {status.n_steps}; what is in {self.path} is safe. {_RESUME}"
+            f"{status.step} of {status.n_steps}; what is in {self.path} is safe. {self._advice(status)}"
         )
         return RankError(text, None, None, {})
 
@@ -304,10 +304,20 @@ class RunHandle:
         status = self.status()
         text = (
             f"The engines are gone, and the run with them: {self._engines.state().words}. What is in {self.path} up to "
-            f"step {status.step} of {status.n_steps} is safe. {_RESUME}\n"
+            f"step {status.step} of {status.n_steps} is safe. {self._advice(status)}\n"
             f"{tail(self._engines.output())}"
         )
         return RankError(text, None, None, {})
+
+    def _advice(self, status: "RunStatus") -> str:
+        if status.step:
+            return _RESUME
+        layout = self.open().attrs[schema.LAYOUT_KEY]
+        steps = layout["record_every"] * layout["rows_per_block"]
+        return (
+            f"Not all ranks have written their first block of {steps} steps: allow more time, or shorten blocks by "
+            f"Settings(rows_per_block=...), which is {layout['rows_per_block']}. {_RESUME}"
+        )
 
     def _error(self) -> RankError:
         errors = {rank: self._results[rank].exception() for rank in self._failed()}
@@ -343,6 +353,8 @@ class RunHandle:
     def __repr__(self):
         try:
             status = "failed" if self._failed() else str(self.status())
+            if not self.status().has_ended and self._engines.state().is_over:
+                status += ", but its engines are gone"
         except (OSError, ValueError):
             status = "no run in its store"  # which was moved or deleted
         return f"RunHandle({str(self.path)!r}, {counted(len(self._results), 'rank')}, {status})"

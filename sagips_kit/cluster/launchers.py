@@ -200,6 +200,8 @@ class JobEngines(PlacedEngines):
                 words = state.words
                 self.log.info(f"Job {self.job_id}: {words}")
             if state.phase == "ended":
+                if self._job_watch and self._job_watch.was_requeued:
+                    self.job.cancel(self.job_id)  # its engines would look for an MPI world that is given up
                 data = {"job_id": self.job_id, "state": words, "exit_code": 1}
                 # The loop of a notebook may have been closed since.
                 with contextlib.suppress(RuntimeError):

@@ -4,12 +4,8 @@
 """
 
 import os
-import pickle
-import platform
-import socket
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,15 +16,16 @@ from .attached import AttachedResult, RankResult
 from .engines import Engines
 from .handle import POLL_S, RunHandle
 from .jobs import JobState
+from .remote import VERSIONS, differences, facts, other_code, other_code_explained, run_in
 
 if TYPE_CHECKING:
-    from ipyparallel import AsyncResult, Client
+    from ipyparallel import Client
 
     from ..running.spec import RunSpec
     from ..running.tune import Tuning
 
+_CLOSED = "This session is closed. Type session = connect(...) to open another."
 _ANSWER_S = 60.0  # for idle engines to report what they are
-VERSIONS = ("python", "torch", "mpi4py", "cloudpickle", "sagips_kit")
 
 
 class Session:
@@ -106,14 +103,14 @@ class Session:
     @property
     def _client(self) -> "Client":
         if self._open_client is None:
-            raise RuntimeError("This session is closed. Type session = connect(...) to open another.")
+            raise RuntimeError(_CLOSED)
         return self._open_client
 
     @property
     def is_open(self) -> bool:
         """Whether all engines are connected."""
         is_whole = self._open_client is not None and len(self._open_client.ids) == self.n
-        return is_whole and self._engines.state().phase != "ended"
+        return is_whole and not self._engines.state().is_over
 
     def _await_engines(self, timeout_s: float, queue_timeout_s: float | None) -> float:
         """Wait until all engines are there; returns the deadline for their answers, on the monotonic clock."""
@@ -128,41 +125,77 @@ class Session:
             else:
                 deadline = deadline or time.monotonic() + timeout_s
                 line.show(f"{profile}: {n} of {self.n} engines after {waited_s:.0f} s {state.words}")
-                if state.phase == "ended" or time.monotonic() > deadline:
+                if state.is_over or time.monotonic() > deadline:
                     raise RuntimeError(self._missing_engines(n, waited_s, state))
             time.sleep(POLL_S)
         line.end(f"{profile}: {n} of {self.n} engines after {time.monotonic() - started:.0f} s")
         return deadline or time.monotonic() + timeout_s
 
     def _still_queued(self, state: JobState, waited_s: float) -> str:
+        where = "was still in the queue" if state.phase == "queued" else "has not started any engine"
         return (
-            f"The job of profile {self._engines.profile!r} was still in the queue after {waited_s:.0f} s "
-            f"({state.words}) and has been cancelled. Allow more time with connect(queue_timeout_s=...), request less, "
-            "or try another queue."
+            f"The job of profile {self._engines.profile!r} {where} after {waited_s:.0f} s ({state.words}) and has been "
+            "cancelled. Allow more time with connect(queue_timeout_s=...), request less, or try another queue."
         )
 
     def _missing_engines(self, n: int, waited_s: float, state: JobState) -> str:
-        why = state.words if state.phase == "ended" else "the others have not registered"
+        why = state.words if state.is_over else "the others have not registered"
+        stop_line = getattr(self._engines, "stop_line", "")
+        advice = f"Type `{stop_line}` in a terminal to end this cluster, then connect(...) starts another one."
+        if not stop_line:
+            advice = (
+                "If they are slow, type connect(timeout_s=...); if the machine is too small, request fewer engines."
+            )
         return (
-            f"{self.n} engines were requested, but only {n} came within {waited_s:.0f} s: {why}. If they are slow, "
-            f"type connect(timeout_s=...); if the machine is too small, request fewer engines. The last output of "
+            f"{self.n} engines were requested, but only {n} came within {waited_s:.0f} s: {why}. {advice} The last "
+            "output of "
             f"`{self._engines.command}`:\n{tail(self._engines.output())}"
         )
 
     def _check_idle(self) -> None:
-        client = self._client
+        if self._open_client is None:
+            raise RuntimeError(_CLOSED)
         if not self.is_open:
-            state = self._engines.state()
-            why = f": {state.words}" if state.phase == "ended" else f", {len(client.ids)} are left"
-            raise RuntimeError(
-                f"Of {self.n} engines some are gone{why}, and an MPI world cannot continue without them. Type "
-                f"session.close(), then connect(...) again.\n{tail(self._engines.output())}"
-            )
+            raise RuntimeError(self._gone())
         if busy := self._busy():
             raise RuntimeError(
                 f"Busy with a run: engines {listed(busy)}. Wait for it, or end it with its handle's stop(); "
                 "session.attach(path) returns the handle of a run that another notebook has submitted."
             )
+
+    def _gone(self) -> str:
+        state = self._engines.state()
+        why = f": {state.words}" if state.is_over else f", {len(self._client.ids)} are left"
+        return (
+            f"Of {self.n} engines some are gone{why}, and an MPI world cannot continue without them. Type "
+            f"session.close(), then connect(...) again.\n{tail(self._engines.output())}"
+        )
+
+    def _check_code(self, spec: "RunSpec") -> None:
+        """Refuse a problem that computes other numbers on the engines than here, before anything is written."""
+        from ipyparallel.error import RemoteError
+
+        from ..running.probe import probe
+        from ..running.spec import RunSpec
+
+        if not isinstance(spec, RunSpec):
+            return
+        problem = spec.problem
+        try:
+            known = probe(problem)
+        except Exception:  # `prepare` says what is wrong with such a problem
+            return
+        if other_code(problem, known):  # hidden randomness: the same
+            return
+        try:
+            found = self._ask(self._start(other_code, problem, known), time.monotonic() + _ANSWER_S)
+        except RemoteError as error:
+            raise RuntimeError(
+                f"The engines cannot load {type(problem).__name__}: {error.ename}: {error.evalue}. They look for its "
+                f"modules in the folder of this notebook, {os.getcwd()}, and in PYTHONPATH as it was at their start."
+            ) from None
+        if ranks := [rank for rank, text in enumerate(found) if text]:
+            raise RuntimeError(other_code_explained(problem, ranks, found[ranks[0]]))
 
     def _busy(self) -> set[int]:
         """Ranks that are in the middle of a run."""
@@ -175,24 +208,28 @@ class Session:
         from ipyparallel.error import RemoteError
 
         try:
-            self._facts = self._ask(self._client[:].apply_async(_facts), deadline)
+            self._facts = self._ask(self._start(facts), deadline)
         except RemoteError as error:
             raise RuntimeError(
                 f"The engines cannot import the kit: {error}. They need the environment of this notebook, {sys.prefix}:"
                 " install what is missing there, or start the engines from it."
             ) from None
-        differences = _differences(self._facts, self.n, self._engines.command)
-        if differences:
-            raise RuntimeError("The engines are not the MPI world that was requested.\n" + "\n".join(differences))
+        if lines := differences(self._facts, self.n, self._engines.command):
+            raise RuntimeError("The engines are not the MPI world that was requested.\n" + "\n".join(lines))
 
-    def _ask(self, answers: "AsyncResult", deadline: float) -> list[dict[str, Any]]:
-        while not answers.ready():
+    def _ask(self, answers: Sequence[RankResult], deadline: float) -> list[Any]:
+        """What idle engines answer; RuntimeError if they do not, or are gone."""
+        while not all(answer.ready() for answer in answers):
+            if self._engines.state().is_over:
+                raise RuntimeError(self._gone())
             if time.monotonic() > deadline:
                 raise RuntimeError(
                     "The engines are there but do not answer. Allow more time with connect(timeout_s=...)."
                 )
             time.sleep(POLL_S)
-        return answers.get()
+        if any(getattr(answer.exception(), "ename", "") == "EngineError" for answer in answers):
+            raise RuntimeError(self._gone())
+        return [answer.get() for answer in answers]
 
     def preview(self) -> str:
         """What the engines are: profile, launcher, command line, one line per engine, and the job script if any.
@@ -237,13 +274,17 @@ class Session:
         ValueError, FileExistsError
             If the spec cannot be run, or its store contains another run; no engine was used.
         RuntimeError
-            If the session is closed, or the engines are gone or busy.
+            If the session is closed, the engines are gone or busy, or they use other code of the problem than the
+            notebook.
         """
         self._check_idle()
         if not self._facts:
             self._check_engines(time.monotonic() + _ANSWER_S)
         from ..running import launch
+        from ..running.resume import after_restart
 
+        spec, resume = after_restart(spec, resume)
+        self._check_code(spec)
         launch.prepare(spec, n_ranks=self.n, resume=resume)
         return RunHandle(
             absolute(spec.store), self._start(launch.run_rank, spec, None, resume), self._facts, self._engines
@@ -267,11 +308,13 @@ class Session:
         Raises
         ------
         RuntimeError
-            If the session is closed, or the engines are gone or busy.
+            If the session is closed, the engines are gone or busy, or they use other code of the problem than the
+            notebook.
         """
         self._check_idle()
         from ..running.tune import tune_run
 
+        self._check_code(spec)
         return self._start(tune_run, spec, None, trial_s)[0].get()
 
     def attach(self, path: str | os.PathLike[str]) -> RunHandle:
@@ -310,9 +353,13 @@ class Session:
 
     def _start(self, function: Callable[..., Any], *args: Any) -> Sequence[RankResult]:
         import cloudpickle
+        from ipyparallel.error import NoEnginesRegistered
 
         call = cloudpickle.dumps((function, args))
-        self._results = [self._client[rank].apply_async(run_in, os.getcwd(), call) for rank in range(self.n)]
+        try:
+            self._results = [self._client[rank].apply_async(run_in, os.getcwd(), call) for rank in range(self.n)]
+        except (NoEnginesRegistered, IndexError):  # they have gone a moment ago
+            raise RuntimeError(self._gone()) from None
         return self._results
 
     def close(self, keep_run: bool = False, patience_s: float = 3) -> None:
@@ -339,61 +386,3 @@ class Session:
     def __repr__(self):
         state = "open" if self.is_open else "closed" if self._open_client is None else "engines lost"
         return f"Session({self._engines.profile!r}, n={self.n}, {self._engines.origin}, {state})"
-
-
-def run_in(folder: str, call: bytes) -> Any:
-    """Call a pickled function in a folder; executed on the engines."""
-    # Relative paths and modules beside the notebook mean the same here, so the folder comes before the unpickling.
-    os.chdir(folder)
-    function, args = pickle.loads(call)
-    return function(*args)
-
-
-def _facts() -> dict[str, Any]:
-    """What an engine is; executed on the engines, the only place where MPI is imported."""
-    from mpi4py import MPI
-
-    return {
-        "rank": MPI.COMM_WORLD.rank,
-        "size": MPI.COMM_WORLD.size,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "device": _device(),
-        "library": MPI.Get_library_version().splitlines()[0].strip("\0 "),
-        **_versions(),
-    }
-
-
-def _device() -> str:
-    import torch
-
-    return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "cpu"
-
-
-def _versions() -> dict[str, str]:
-    from ..store.create import installed_version
-
-    return {name: platform.python_version() if name == "python" else installed_version(name) for name in VERSIONS}
-
-
-def _differences(facts: list[dict[str, Any]], n: int, command: str) -> list[str]:
-    """Why the engines are not one MPI world of equal ranks, one line per reason."""
-    lines = []
-    if sizes := {fact["size"] for fact in facts} - {n}:
-        lines.append(
-            f"{n} engines, but MPI worlds of size {listed(sizes)}: the engines' MPI is {facts[0]['library']}, which "
-            f"does not belong to `{command}`. Use the mpiexec of that MPI, e.g. `pip install mpich` beside mpi4py."
-        )
-    elif [fact["rank"] for fact in facts] != list(range(n)):
-        ranks = listed(fact["rank"] for fact in facts)
-        lines.append(f"The engines 0 to {n - 1} have the MPI ranks {ranks}: they were started without --mpi.")
-    if len({fact["device"] for fact in facts}) > 1:
-        counts = ", ".join(f"{device} on {count}" for device, count in Counter(f["device"] for f in facts).items())
-        lines.append(f"devices: {counts} engines. Give each rank its GPU by the profile's option affinity.")
-    here = _versions()
-    for name in VERSIONS:
-        found = Counter(fact[name] for fact in facts)
-        if set(found) != {here[name]}:
-            counts = ", ".join(f"{version} on {count}" for version, count in found.items())
-            lines.append(f"{name}: {here[name]} in the notebook, {counts} engines. Use one environment for all.")
-    return lines

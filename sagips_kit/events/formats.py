@@ -180,7 +180,7 @@ def _hdf5(path: Path, table: str | None, choose: Choose, ranges: Ranges) -> Iter
         if isinstance(item, h5py.Dataset) and item.ndim and not is_placeholder and not is_index:
             arrays[name] = Stored(item, dict(item.attrs), is_netcdf)
 
-    with h5py.File(path) as file:
+    with h5py.File(path, locking=False) as file:  # some parallel file systems have no locks
         file.visititems(add)
         yield from slices(columns_of_tree(frames_of_pandas(arrays), table), choose, ranges)
 

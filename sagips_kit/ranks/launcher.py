@@ -4,7 +4,10 @@ import os
 import sys
 from importlib.util import find_spec
 
-_LAUNCHER_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS", "PALS_LOCAL_SIZE")
+# Variables by which launchers give each copy of a program the number of all copies; those of a node alone come last.
+# Of Slurm only that of srun counts: SLURM_NTASKS is also set in a job script, where there is one process.
+_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "PALS_SIZE", "SLURM_STEP_NUM_TASKS")
+_NODE_SIZES = ("MPI_LOCALNRANKS", "PALS_LOCAL_SIZE")
 
 
 def under_mpi() -> bool:
@@ -12,7 +15,29 @@ def under_mpi() -> bool:
     started = sys.modules.get("mpi4py.MPI")
     if started is not None and started.Is_initialized():
         return True
-    return any(int(os.environ.get(name, "1")) > 1 for name in _LAUNCHER_SIZES)
+    return any(_number(name) > 1 for name in (*_SIZES, *_NODE_SIZES))
+
+
+def require_one_world(size: int, library: str) -> None:
+    """Raise RuntimeError if a launcher has started several copies of this program and its MPI knows only this one.
+
+    Each copy would train alone, and all of them in one store.
+    """
+    name = next((name for name in (*_SIZES, *_NODE_SIZES) if name in os.environ), None)
+    if size > 1 or name is None or _number(name) <= 1:
+        return
+    raise RuntimeError(
+        f"{_number(name)} copies of this program were started ({name}), but MPI knows only this one: mpi4py was built "
+        f"with {library}, and the launcher belongs to another MPI. Use the mpiexec of that MPI (`python -m pip install "
+        "mpich` beside mpi4py from PyPI), or build mpi4py with the MPI of the launcher: `MPICC=mpicc python -m pip "
+        "install --force-reinstall --no-deps --no-cache-dir --no-binary=mpi4py mpi4py`. With srun, --mpi=pmi2 (MPICH) "
+        "or --mpi=pmix (Open MPI) may be missing."
+    )
+
+
+def _number(name: str) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else 1
 
 
 def require_mpi4py() -> None:

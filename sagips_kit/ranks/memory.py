@@ -4,6 +4,7 @@ Both kinds are filled with zeros when they are opened, are opened and closed by 
 their contents.
 """
 
+import os
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Bytes: TypeAlias = NDArray[np.uint8]
 
+_SHARED = "/dev/shm"
 _KEPT: list[object] = []
 
 
@@ -68,6 +70,11 @@ class SharedMemory:
     ----------
     of_ranks : list of ndarray (byte,)
         The part of each rank.
+
+    Raises
+    ------
+    MemoryError
+        If the node has not that much shared memory left.
     """
 
     def __init__(self, world: "World", n_bytes: int) -> None:
@@ -75,6 +82,7 @@ class SharedMemory:
 
         self._world, self._is_open = world, True
         comm = world.communicator()
+        require_room(n_bytes * world.size)
         world.barrier("all ranks to allocate shared memory")
         self._window = MPI.Win.Allocate_shared(n_bytes, 1, comm=comm)
         parts = [self._window.Shared_query(rank)[0] for rank in range(world.size)]
@@ -131,6 +139,21 @@ class RemoteMemory:
         if self._is_open:
             self._is_open, self.own = False, np.empty(0, np.uint8)
             _close(self._world, self._window)
+
+
+def require_room(n_bytes: int) -> None:
+    """Raise MemoryError if shared memory of this size does not fit on this node: its use would be a bus error."""
+    try:
+        room = os.statvfs(_SHARED)
+    except OSError:  # a system that keeps shared memory elsewhere
+        return
+    left = room.f_bavail * room.f_frsize
+    if left < n_bytes:
+        raise MemoryError(
+            f"The ranks of this node need {n_bytes / 1e6:.0f} MB of shared memory, and {_SHARED} has "
+            f"{left / 1e6:.0f} MB left. Enlarge it: start a container with --shm-size=2g (docker, podman) or with the "
+            "/dev/shm of the host (apptainer). Programs that were killed may have left files there: `ls -l /dev/shm`."
+        )
 
 
 def _open(world: "World", window: "MPI.Win", own: Bytes) -> None:

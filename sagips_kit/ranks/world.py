@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from .gpu import check_device_buffers, pick_device
-from .launcher import require_mpi4py, under_mpi
+from .launcher import require_mpi4py, require_one_world, under_mpi
 from .memory import RemoteMemory, SharedMemory, keep_until_exit
 from .topology import groups
 from .waiting import NAP_S, PeerError, Until, Whom, is_done, poll
@@ -149,10 +149,13 @@ class World:
         ------
         ValueError, ModuleNotFoundError
             On all ranks, if device buffers are asked for and do not work on one of them; if mpi4py is not installed.
+        RuntimeError
+            If the launcher does not belong to the MPI of mpi4py, so that each of its processes would be alone.
         """
         require_mpi4py()
         from mpi4py import MPI
 
+        require_one_world(MPI.COMM_WORLD.size, MPI.Get_library_version().splitlines()[0].strip("\0 "))
         comm = (MPI.COMM_WORLD if comm is None else comm).Dup()
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
         device = torch.device(device or pick_device(node.rank))

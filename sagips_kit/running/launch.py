@@ -219,7 +219,8 @@ def run(spec: RunSpec, world: World | None = None, resume: bool = False) -> Rank
         What to do if the store already holds this run.  True continues it from the newest checkpoint that all ranks
         have, and leaves a finished run as it is; if the store is empty, it starts the run.  So the same line starts a
         run and, after a job has ended early, continues it.  False raises an error if there is a run, unless
-        `spec.overwrite` is true.
+        `spec.overwrite` is true.  In a job that the scheduler runs again, for instance after a node has failed, it is
+        always True.
 
     Returns
     -------
@@ -267,6 +268,8 @@ def run(spec: RunSpec, world: World | None = None, resume: bool = False) -> Rank
     >>> analysis.state(open_run("small.zarr"))
     'finished'
     """
+    if isinstance(spec, RunSpec):
+        spec, resume = resuming.after_restart(spec, resume)
     with all_ranks(world) as world:
         with world.rank_0_first("rank 0 to create the store"):
             if world.rank == 0:

@@ -1,32 +1,44 @@
 """Resuming a run that ended early: whether it is the same run, and the step that all ranks go back to."""
 
+import dataclasses
 import datetime
 import json
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from .._circular import intervals
 from ..events.observed import Observed
-from ..problems.base import Problem, events_of
+from ..problems.base import Problem
 from ..ranks.world import World
 from ..store import files, group, schema
 from ..store.status import read_status
 from .checkpoints import Checkpoints
 from .coordination import Control
+from .probe import changes, probe
 from .spec import RunSpec
 
-# The code of a problem is recognised by a few simulated events of fixed noise, at fixed parameter vectors.
-_N_POINTS, _N_EVENTS = 2, 4
-_GOLDEN = (5**0.5 - 1) / 2
-_SAME = 1e-6  # relative and absolute: results of different machines and versions of torch may differ by this
+# Variables that count the attempts at a job, and what they are in the first.
+_BATCH, _RESTARTS = {"SAGIPS_RESTARTS": 0}, {"SLURM_RESTART_COUNT": 0, "PBS_RUNCOUNT": 1}
 # Fields of a spec that may change when a run is resumed: where it is stored, how it is kept safe, and what it is
 # compared with.
 _FREE = ("store", "overwrite", "checkpoint_s", "reference", "fit")
+
+
+def after_restart(spec: RunSpec, resume: bool) -> tuple[RunSpec, bool]:
+    """The spec, and whether its run is resumed: always in a job that the scheduler runs again.
+
+    Its first attempt has begun the same runs, which `overwrite` would delete.  In a notebook, which may be open in such
+    a job, only the job scripts of `sagips batch` decide.
+    """
+    ipython = sys.modules.get("IPython")
+    is_notebook = ipython is not None and ipython.get_ipython() is not None
+    counts = _BATCH if is_notebook else _BATCH | _RESTARTS
+    if any(int(os.environ.get(name) or first) > first for name, first in counts.items()):
+        return dataclasses.replace(spec, overwrite=False), True
+    return spec, resume
 
 
 def is_begun(path: str | os.PathLike[str]) -> bool:
@@ -40,7 +52,7 @@ def is_begun(path: str | os.PathLike[str]) -> bool:
 
 def marks(spec: RunSpec) -> dict[str, Any]:
     """Attributes of the store by which a new run can be recognised later, as JSON values."""
-    marks = {schema.PROBE_KEY: _probe(spec.problem)}
+    marks: dict[str, Any] = {schema.PROBE_KEY: _trained(probe(spec.problem))}
     # Events that are not streamed are in the store itself.
     file = spec.streamed
     return marks | ({schema.FILE_KEY: file.digest(spec.problem) | {"stamps": file.stamps()}} if file else {})
@@ -64,7 +76,7 @@ def reopen(spec: RunSpec, n_ranks: int) -> None:
         wider = (
             "An ensemble on more ranks is another run, too, because the events are resampled jointly for all chains. "
         )
-    if changed := _changes_of_code(control.get(schema.PROBE_KEY), spec.problem):
+    if changed := changes(spec.problem, _trained(control.get(schema.PROBE_KEY))):
         name = type(spec.problem).__name__
         differences.append(f"problem: the code of {name} now gives other {changed} than when the run was started")
     if spec.streamed and not differences and not is_finished:
@@ -98,51 +110,11 @@ def note(path: group.Location, step: int, reached: int) -> None:
     control.attrs[schema.RESUMED_KEY] = [*notes, {"at": now, "from_step": step, "reached": reached}]
 
 
-def _probe(problem: Problem) -> dict[str, list[float]]:
-    """Ranges, external knowledge, simulated events of fixed noise and a function of their features, as finite numbers.
-
-    They agree to many digits on all machines.
-    """
-    n = len(problem.parameters)
-    probe = {"ranges": [*problem.lower, *problem.upper], "priors": [], "measurements": [], "events": [], "features": []}
-    for name in sorted(problem.priors):
-        probe["priors"] += problem.priors[name]
-    for name, (low, high) in sorted(intervals(problem).items()):
-        probe["ranges"] += [float(([*problem.parameters, *problem.observables]).index(name)), low, high]
-    for k in range(_N_POINTS):
-        t = 0.2 + 0.6 * _spread(n, k)
-        theta = problem.scale(t)
-        for name in sorted(problem.measurements):
-            probe["measurements"] += problem.measurements[name].residuals(theta).tolist()
-        noise = _spread(_N_EVENTS * problem.noise_dim, k).view(_N_EVENTS, -1)
-        events = events_of(problem, theta, noise)
-        features = problem.features(events)
-        weights = _spread(features.shape[-1], k).to(features)
-        probe["events"] += events.flatten().tolist()
-        probe["features"] += (features @ weights).tolist()
-    return {name: np.nan_to_num(np.array(numbers, dtype=float)).tolist() for name, numbers in probe.items()}
-
-
-def _spread(n: int, start: int) -> torch.Tensor:
-    """Irregular numbers between 0 and 1, (n,)."""
-    return (_GOLDEN * torch.arange(1 + start, 1 + start + n, dtype=torch.float64)).frac()
-
-
-def _changes_of_code(stored: Any, problem: Problem) -> str:
-    """What the code of a problem computes differently than when the run was started, in a word or two."""
-    if not isinstance(stored, dict):  # stores written before there were such probes
-        return ""
-    changed = [name for name, numbers in _probe(problem).items() if not _are_same(numbers, stored.get(name, []))]
-    # Changed ranges and priors change the events too, and ranges the measurements, which need not be reported.
-    causes = [name for name in changed if name in ("ranges", "priors")]
-    return " and ".join(causes or changed[:1])
-
-
-def _are_same(numbers: list[float], stored: Any) -> bool:
-    try:
-        return np.allclose(numbers, stored, rtol=_SAME, atol=_SAME)
-    except (TypeError, ValueError):  # another number of observables, for instance
-        return False
+def _trained(known: Any) -> Any:
+    """A probe without the likelihood, of which training knows nothing."""
+    return (
+        {name: numbers for name, numbers in known.items() if name != "likelihood"} if isinstance(known, dict) else known
+    )
 
 
 def windows(spec: RunSpec) -> Callable[[int], NDArray] | None:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +39,16 @@ def _a_file(events: Any) -> Any:
     return events
 
 
+def _a_place(store: Any) -> Any:
+    """A path with the values of its environment variables, as a shell would read it; a URL as it is."""
+    if not isinstance(store, str) or "://" in store:
+        return store
+    path = os.path.expandvars(store)
+    if unset := re.search(r"\$(\w+|\{\w+\})", path):
+        raise ValueError(f"should be a path, but {unset[0]} is not set in this environment")
+    return path
+
+
 def _object_of(family: str) -> BeforeValidator:
     """A check whose error says what to type instead of a class or a name."""
 
@@ -66,7 +77,8 @@ class RunSpec(metaclass=ValueClass):
     problem : Problem
         The inverse problem, for instance `Proxy()` or an object of your own subclass of `Problem`.
     store : str
-        Folder of the zarr store that the run writes, for instance "runs/proxy.zarr", or a URL that fsspec knows.
+        Folder of the zarr store that the run writes, for instance "runs/proxy.zarr" or "$SCRATCH/proxy.zarr", or a URL
+        that fsspec knows.
     settings : Settings
         How the GANs are built and trained: sizes of networks and batches, learning rates, number of members and draws.
     exchange : Exchange
@@ -120,7 +132,7 @@ class RunSpec(metaclass=ValueClass):
     """
 
     problem: Annotated[InstanceOf[Problem], _object_of("problem")]
-    store: Annotated[str, Field(min_length=1)]
+    store: Annotated[str, Field(min_length=1), BeforeValidator(_a_place)]
     settings: Settings = dataclasses.field(default_factory=Settings)
     exchange: Annotated[InstanceOf[Exchange], _object_of("exchange")] = dataclasses.field(default_factory=Independent)
     n_steps: Count = 2000

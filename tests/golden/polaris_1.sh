@@ -8,8 +8,9 @@
 #PBS -l filesystems=home:eagle
 #PBS -j oe
 #PBS -o /home/me/.ipython/profile_polaris/jobs/sagips.log.pbs
+#PBS -r n
 
-exec >/home/me/.ipython/profile_polaris/jobs/sagips.log 2>&1
+exec >>/home/me/.ipython/profile_polaris/jobs/sagips.log 2>&1
 export SAGIPS_ENDS_AT=$(($(date +%s) + 1800))
 export OMP_NUM_THREADS=8
 export IPYTHONDIR=/home/me/.ipython

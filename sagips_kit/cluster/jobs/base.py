@@ -10,39 +10,24 @@ import re
 import shlex
 import shutil
 import subprocess
-import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+from dataclasses import fields
+from typing import Annotated, Any, ClassVar, get_type_hints
 
 import pydantic
 from pydantic import Field
 
 from ..._value import Count, ValueClass, value
+from .states import JobState, run_command
 
 Text = Annotated[str, Field(pattern=r"^[^\n]*$")] | None
 Line = Annotated[str, Field(pattern=r"^[^\n]*$")]
 Number = Annotated[int, Field(ge=0)]
 
 _PASSED = ("IPYTHONDIR", "PYTHONPATH")
+_LEAST_S = 60  # of a walltime
 EXAMPLES = {"account": "PROJECT", "walltime": "00:30:00", "filesystems": "home:eagle"}
-
-
-@dataclass(frozen=True)
-class JobState:
-    """The state of a job, as the scheduler reports it.
-
-    Attributes
-    ----------
-    phase : {"queued", "running", "ended", "unknown"}
-        "unknown" if the scheduler did not answer.
-    words : str
-        The scheduler's own description.
-    """
-
-    phase: Literal["queued", "running", "ended", "unknown"]
-    words: str
 
 
 @value
@@ -221,19 +206,38 @@ class Job(Placement):
     mark: ClassVar[str]  # begins a line of the script that holds an option of the scheduler
     submit_command: ClassVar[tuple[str, ...]]
     cancel_command: ClassVar[tuple[str, ...]]
-    job_id: ClassVar[str]  # pattern of an id in the answer to `submit_command`
+    job_id: ClassVar[str]  # pattern of the line of the answer to `submit_command` that holds the id
+    _no_rerun: ClassVar[str]  # the option by which a job is never queued again
     id_variable: ClassVar[str]  # shell expression for the job's number
     walltimes: ClassVar[str]  # the durations that it reads, in words
-    _state_command: ClassVar[tuple[str, ...]]
+    _state_commands: ClassVar[tuple[tuple[str, ...], ...]]  # the next one is used if one answers nothing
+    _time_limit: ClassVar[str]  # pattern of a directive that limits the time of a job
     _gone: ClassVar[str]  # pattern of its answer about a job that it no longer knows
 
     def __post_init__(self):
-        if self.walltime and self.walltime_s(self.walltime) is None:
-            example = EXAMPLES["walltime"]
+        example = EXAMPLES["walltime"]
+        line = f'Type walltime="{example}", or --walltime {example} in a terminal.'
+        seconds = self.walltime_s(self.walltime) if self.walltime else 0
+        if seconds is None:
             raise ValueError(
                 f"walltime = {self.walltime!r}: should be {self.walltimes}, because runs stop cleanly before it is "
-                f'over. Type walltime="{example}", or --walltime {example} in a terminal.'
+                f"over. {line}"
             )
+        if 0 < seconds < _LEAST_S:
+            raise ValueError(
+                f"walltime = {self.walltime!r} is {seconds} s for this scheduler, which reads {self.walltimes}: should "
+                f"be {_LEAST_S} s or more, because ranks need that long to start and to stop. {line}"
+            )
+        if limit := next((one for one in self._words if re.match(self._time_limit, one)), None):
+            raise ValueError(
+                f"directives has {limit!r}, which limits the time of the job: should be the option walltime, because "
+                f"runs stop cleanly before it is over. {line}"
+            )
+
+    @property
+    def _words(self) -> list[str]:
+        """The further options of the scheduler, one by one."""
+        return [*filter(None, map(str.strip, self.directives.split(";")))]
 
     def sizes(self, n: int) -> dict[str, int]:
         """The numbers that replace the placeholders of the options.
@@ -265,7 +269,13 @@ class Job(Placement):
         return sizes | {"nodes": self.nodes, "ranks_per_node": min(per_node, n)}
 
     def script(
-        self, n: int, body: Sequence[str], name: str, log: str, environment: Mapping[str, str] | None = None
+        self,
+        n: int,
+        body: Sequence[str],
+        name: str,
+        log: str,
+        environment: Mapping[str, str] | None = None,
+        reruns: bool = False,
     ) -> str:
         """The text of the job script.
 
@@ -281,6 +291,9 @@ class Job(Placement):
             Absolute path of the file to which the job prints; {id} in it is replaced by the number of the job.
         environment : dict of str to str or None
             Environment variables to set.
+        reruns : bool
+            Whether the scheduler may run the job once more, for instance after a node has failed; then its output is
+            appended.
 
         Returns
         -------
@@ -293,7 +306,8 @@ class Job(Placement):
             If the ranks do not fit on the nodes, or an option has an unknown placeholder.
         """
         variables = {"OMP_NUM_THREADS": str(self.threads), **(environment or {})}
-        words = [*self._directives(n, name, log), *filter(None, map(str.strip, self.directives.split(";")))]
+        name = re.sub(r"[^A-Za-z0-9_.+-]", "_", name)
+        words = [*self._directives(n, name, log), *([] if reruns else [self._no_rerun]), *self._words]
         return "\n".join(
             [
                 "#!/bin/bash -l",
@@ -329,11 +343,20 @@ class Job(Placement):
         command = self.submit_command[0]
         if shutil.which(command) is None:
             raise RuntimeError(f"No {command} on PATH: jobs are submitted from a login node of the site.")
-        done = _run([*self.submit_command, str(path)])
-        found = re.search(self.job_id, done.stdout)
+        try:
+            done = run_command([*self.submit_command, str(path)])
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(
+                f"{command} has not answered within {error.timeout:.0f} s, and may have submitted {path} all the same: "
+                "look at your jobs in the queue before you submit it again."
+            ) from None
+        # Schedulers and sites print greetings and warnings, too; the id comes last.
+        lines = reversed(done.stdout.splitlines())
+        found = next(filter(None, (re.fullmatch(self.job_id, line.strip()) for line in lines)), None)
         if done.returncode or not found:
-            raise RuntimeError(f"{command} refused {path}:\n{(done.stderr or done.stdout).strip()}")
-        return found[0]
+            said = "\n".join(filter(None, (done.stderr.strip(), done.stdout.strip())))
+            raise RuntimeError(f"{command} refused {path}:\n{said}")
+        return ";".join(filter(None, found.groups()))
 
     def state(self, job_id: str) -> JobState:
         """Ask the scheduler for the state of a job.
@@ -346,18 +369,40 @@ class Job(Placement):
         Returns
         -------
         JobState
-            `.phase` ("queued", "running", "ended" or "unknown") and `.words`, the scheduler's own description.
+            `.phase` ("queued", "running", "ending", "ended" or "unknown") and `.words`, the scheduler's description.
         """
-        try:
-            done = _run([*self._state_command, job_id])
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return JobState("unknown", str(error))
-        if done.returncode == 0 and done.stdout.strip():
-            return self.read_state(done.stdout)
-        words = (done.stderr or done.stdout).strip()
+        words = ""
+        for command in self._state_commands:
+            try:
+                done = run_command(self.about(job_id, command))
+            except (OSError, subprocess.TimeoutExpired) as error:
+                return JobState("unknown", str(error))
+            if done.returncode == 0 and done.stdout.strip():
+                return self.read_state(done.stdout)
+            words = (done.stderr or done.stdout).strip()
+            if done.returncode:
+                break
         # Schedulers forget a job soon after its end; any other refusal says nothing about the job.
-        is_gone = re.search(self._gone, words) or not words
-        return JobState("ended", "ended, and forgotten by the scheduler") if is_gone else JobState("unknown", words)
+        if re.search(self._gone, words) or not (words or done.returncode):
+            return JobState("ended", "ended, and forgotten by the scheduler")
+        return JobState("unknown", words or f"{command[0]} returned exit status {done.returncode}")
+
+    def about(self, job_id: str, command: Sequence[str]) -> list[str]:
+        """The words of a command about a job.
+
+        Parameters
+        ----------
+        job_id : str
+            As returned by `submit`.
+        command : list of str
+            The command without the job.
+
+        Returns
+        -------
+        list of str
+            The command with the job.
+        """
+        return [*command, job_id]
 
     def cancel(self, job_id: str) -> None:
         """Cancel a job; a job that has ended already is no error.
@@ -373,14 +418,14 @@ class Job(Placement):
             If the job could not be cancelled and may still be running.
         """
         try:
-            done = _run([*self.cancel_command, job_id])
+            done = run_command(self.about(job_id, self.cancel_command))
             words = (done.stderr or done.stdout).strip()
             words = words or f"{self.cancel_command[0]} returned exit status {done.returncode}"
-            is_over = not done.returncode or re.search(self._gone, words) or self.state(job_id).phase == "ended"
+            is_over = not done.returncode or re.search(self._gone, words) or self.state(job_id).is_over
         except (OSError, subprocess.TimeoutExpired) as error:
             words, is_over = str(error), False
         if not is_over:
-            line = shlex.join([*self.cancel_command, job_id])
+            line = shlex.join(self.about(job_id, self.cancel_command))
             warnings.warn(
                 f"Job {job_id} was not cancelled, and may continue at your account's cost: {words.rstrip('.')}. Type "
                 f"`{line}` in a terminal.",
@@ -428,39 +473,9 @@ class Job(Placement):
         Returns
         -------
         JobState
-            `.phase` ("queued", "running", "ended" or "unknown") and `.words`, the scheduler's own description.
+            `.phase` and `.words`, the scheduler's own description.
         """
         raise NotImplementedError
-
-
-class JobWatch:
-    """A job whose state is read often but queried rarely, because a scheduler serves many users.
-
-    Parameters
-    ----------
-    job : Job
-        Its options.
-    job_id : str
-        Its id.
-    poll_s : float
-        Least time between two queries of the scheduler, in seconds.
-    """
-
-    def __init__(self, job: Job, job_id: str, poll_s: float):
-        self.job, self.job_id, self._poll_s = job, job_id, poll_s
-        self._state: JobState | None = None
-        self._asked = 0.0
-
-    def state(self) -> JobState:
-        """The scheduler's latest answer, at most `poll_s` seconds old."""
-        now = time.monotonic()
-        if self._state is None or (self._state.phase != "ended" and now - self._asked > self._poll_s):
-            state = self.job.state(self.job_id)
-            # A scheduler that does not answer changes nothing.
-            if state.phase != "unknown" or self._state is None:
-                self._state = state
-            self._asked = now
-        return self._state
 
 
 def passed_environment() -> dict[str, str]:
@@ -480,7 +495,3 @@ def parsed(kind: type[Placement], name: str, given: Any) -> Any:
         return pydantic.TypeAdapter(hint).validate_python(given, strict=False)
     except pydantic.ValidationError:
         return given  # the constructor's message explains what is wrong
-
-
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)

@@ -5,7 +5,13 @@ import shlex
 from typing import ClassVar
 
 from ..._value import value
-from .base import Job, JobState, Text
+from .base import Job, Text
+from .states import JobState, Phase
+
+_QUEUED: dict[str, Phase] = dict.fromkeys("QHWT", "queued")
+_RUNNING: dict[str, Phase] = dict.fromkeys("RSUB", "running")
+# A job that was moved to another server (M) may still run there.
+_PHASES: dict[str, Phase] = {**_QUEUED, **_RUNNING, "E": "ending", "F": "ended", "X": "ended"}
 
 
 @value
@@ -83,11 +89,14 @@ class PBS(Job):
     mark: ClassVar[str] = "#PBS"
     submit_command: ClassVar[tuple[str, ...]] = ("qsub",)
     cancel_command: ClassVar[tuple[str, ...]] = ("qdel",)
-    job_id: ClassVar[str] = r"\d+[\w.-]*"
+    job_id: ClassVar[str] = r"(\d+(?:\.[\w.-]+)?)"
+    _no_rerun: ClassVar[str] = "-r n"
     id_variable: ClassVar[str] = "${PBS_JOBID%%.*}"
     walltimes: ClassVar[str] = "HH:MM:SS, MM:SS or seconds"
-    _state_command: ClassVar[tuple[str, ...]] = ("qstat", "-x", "-f")
-    _gone: ClassVar[str] = "Unknown Job|has finished"
+    # A server that keeps no history of jobs answers nothing to -x.
+    _state_commands: ClassVar[tuple[tuple[str, ...], ...]] = (("qstat", "-x", "-f"), ("qstat", "-f"))
+    _time_limit: ClassVar[str] = r"-l\s*(?:.*[, ])?walltime="
+    _gone: ClassVar[str] = "Unknown Job Id|has finished"
 
     def _directives(self, n: int, name: str, log: str) -> list[str]:
         nodes = self.sizes(n)["nodes"]
@@ -100,13 +109,13 @@ class PBS(Job):
             f"-l select={select}",
             *(f"-l {resource}={text}" for resource, text in resources.items() if text),
             "-j oe",
-            f"-o {log.replace('-{id}', '')}.pbs",  # PBS does not replace a job's number here
+            f"-o {shlex.quote(log.replace('-{id}', ''))}.pbs",  # PBS does not replace a job's number here
         ]
 
     def _preamble(self, log: str) -> list[str]:
         # PBS delivers a job's output only when the job has ended.
         file = f'"{self.id_variable}"'.join(map(shlex.quote, log.split("{id}")))
-        return [f"exec >{file} 2>&1"]
+        return [f"exec >>{file} 2>&1"]
 
     @staticmethod
     def walltime_s(walltime: str) -> int | None:
@@ -141,12 +150,12 @@ class PBS(Job):
         Returns
         -------
         JobState
-            `.phase` ("queued", "running", "ended" or "unknown") and `.words`, PBS's own description.
+            `.phase` ("queued", "running", "ending", "ended" or "unknown") and `.words`, PBS's own description.
         """
         entries = dict(re.findall(r"^ +(\w+) = (.*)$", text.replace("\n\t", ""), flags=re.MULTILINE))
         letter = entries.get("job_state", "?")
-        phase = "queued" if letter in "QHWTM" else "running" if letter in "RESUB" else "ended"
+        phase = _PHASES.get(letter, "unknown")
         words = [letter, entries.get("comment", "")]
         if phase == "ended" and "Exit_status" in entries:
             words.append(f"exit status {entries['Exit_status']}")
-        return JobState("unknown" if letter == "?" else phase, ", ".join(filter(None, words)))
+        return JobState(phase, ", ".join(filter(None, words)))

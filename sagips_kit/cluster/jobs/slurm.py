@@ -1,10 +1,13 @@
 """Jobs of Slurm."""
 
 import re
+import shlex
+from collections.abc import Sequence
 from typing import ClassVar
 
 from ..._value import value
-from .base import Job, JobState, Number, Text
+from .base import Job, Number, Text
+from .states import JobState
 
 
 @value
@@ -86,10 +89,15 @@ class Slurm(Job):
     mark: ClassVar[str] = "#SBATCH"
     submit_command: ClassVar[tuple[str, ...]] = ("sbatch", "--parsable")
     cancel_command: ClassVar[tuple[str, ...]] = ("scancel",)
-    job_id: ClassVar[str] = r"^\d+"
+    # With --parsable, and without it if the command of a site leaves it out; of several clusters, the cluster follows.
+    job_id: ClassVar[str] = r"(?:Submitted batch job )?(\d+)(?:(?:;| on cluster )([\w.-]+))?"
+    _no_rerun: ClassVar[str] = "--no-requeue"
     id_variable: ClassVar[str] = "$SLURM_JOB_ID"
     walltimes: ClassVar[str] = "HH:MM:SS, MM:SS, minutes, D-HH, D-HH:MM, D-HH:MM:SS or UNLIMITED"
-    _state_command: ClassVar[tuple[str, ...]] = ("squeue", "--noheader", "--states=all", "--format=%T|%r", "--jobs")
+    _state_commands: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("squeue", "--noheader", "--states=all", "--format=%T|%r", "--jobs"),
+    )
+    _time_limit: ClassVar[str] = "--time(?!-min)|-t"
     _gone: ClassVar[str] = "Invalid job id|already completing or completed"
 
     def _directives(self, n: int, name: str, log: str) -> list[str]:
@@ -106,9 +114,29 @@ class Slurm(Job):
             "ntasks-per-node": sizes["ranks_per_node"],
             "cpus-per-task": self.cores_per_rank,
             "gpus-per-node": self.gpus_per_node,
-            "output": log.replace("{id}", "%j"),
+            "output": shlex.quote(log.replace("%", "%%").replace("{id}", "%j")),
+            "open-mode": "append",
         }
         return [f"--{word}={text}" for word, text in words.items() if text]
+
+    def about(self, job_id: str, command: Sequence[str]) -> list[str]:
+        """The words of a command about a job.
+
+        Parameters
+        ----------
+        job_id : str
+            As returned by `submit`.
+        command : list of str
+            The command without the job.
+
+        Returns
+        -------
+        list of str
+            The command with the job, and with its cluster if the site has several.
+        """
+        number, _, cluster = job_id.partition(";")
+        name, *words = command
+        return [name, *([f"--clusters={cluster}"] if cluster else []), *words, number]
 
     @staticmethod
     def walltime_s(walltime: str) -> int | None:
@@ -147,10 +175,12 @@ class Slurm(Job):
         Returns
         -------
         JobState
-            `.phase` ("queued", "running" or "ended") and `.words`, Slurm's own description.
+            `.phase` ("queued", "running", "ending" or "ended") and `.words`, Slurm's own description.
         """
-        state, _, reason = text.strip().splitlines()[0].partition("|")
+        state, _, reason = text.strip().splitlines()[-1].partition("|")  # the name of a cluster may come before it
         queued = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
-        running = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+        running = ("RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
         phase = "queued" if state in queued else "running" if state in running else "ended"
+        if state == "COMPLETING":
+            phase = "ending"
         return JobState(phase, f"{state}, {reason}" if reason not in ("", "None") else state)

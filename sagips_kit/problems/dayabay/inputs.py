@@ -336,5 +336,5 @@ def _raw(file: str) -> Any:
     path = get_path_data("hdf5") / file
     if path.suffix == ".yaml":
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    with h5py.File(path) as tables:
+    with h5py.File(path, locking=False) as tables:  # some parallel filesystems have no locks
         return {name: table[:] for name, table in tables.items()}

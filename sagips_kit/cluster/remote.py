@@ -1,0 +1,152 @@
+"""What a session executes on its engines: calls in the notebook's folder, what an engine is, whether its code is right.
+
+An engine lives longer than the code that it has imported.  Modules of the user that have been edited since are imported
+again, and a problem that still computes other numbers than in the notebook is reported.
+"""
+
+import importlib
+import os
+import pickle
+import platform
+import socket
+import sys
+import sysconfig
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._text import listed
+
+if TYPE_CHECKING:
+    from ..problems.base import Problem
+
+VERSIONS = ("python", "torch", "mpi4py", "cloudpickle", "sagips_kit")
+_INSTALLED = ("site-packages", "dist-packages")
+_loaded: dict[str, tuple[str, int, int]] = {}  # modules of the user, as they were imported: file, time of change, size
+_folders = [""]  # the last folder in which a call was made
+
+
+def run_in(folder: str, call: bytes) -> Any:
+    """Call a pickled function in a folder; executed on the engines."""
+    # Relative paths and modules beside the notebook mean the same here, so the folder comes before the unpickling.
+    os.chdir(folder)
+    if sys.path[:1] != [""]:
+        sys.path[:] = ["", *filter(None, sys.path)]
+    own = _own_modules()
+    if _folders != [folder] or any(own.get(name, state) != state for name, state in _loaded.items()):
+        for name in own:
+            del sys.modules[name]
+        _loaded.clear()
+        _folders[:] = [folder]
+        importlib.invalidate_caches()
+    function, args = pickle.loads(call)
+    _note()  # now, because a call may take hours
+    try:
+        return function(*args)
+    finally:
+        _note()
+
+
+def other_code(problem: "Problem", known: dict[str, list[float]]) -> str:
+    """What a problem computes differently here than in the notebook, and the file of its code; empty if nothing."""
+    from ..running.probe import changes
+
+    changed = changes(problem, known)
+    file = getattr(sys.modules.get(type(problem).__module__), "__file__", None)
+    where = f" ({file})" if file and type(problem).__module__ != "__main__" else ""
+    return f"{changed} of {type(problem).__name__}{where}" if changed else ""
+
+
+def other_code_explained(problem: "Problem", ranks: list[int], what: str) -> str:
+    """The message about engines whose code is not that of the notebook."""
+    module = type(problem).__module__
+    again = "Type importlib.reload(...) for each module that it uses, and execute the cell of the class again"
+    if module != "__main__":
+        again = f"Type importlib.reload({module}), and make the problem again"
+    return (
+        f"The engines of ranks {listed(ranks)} compute other {what} than this notebook, so one of them uses old code. "
+        f"{again}, so that the notebook uses the code as it was saved. If this message comes back, type "
+        "session.close(), then connect(...) again. Nothing was written."
+    )
+
+
+def _note() -> None:
+    for name, state in _own_modules().items():
+        _loaded.setdefault(name, state)
+
+
+def _own_modules() -> dict[str, tuple[str, int, int]]:
+    """Imported modules of the user, not of an installed package, Python or the kit, with the states of their files."""
+    installed = (*(sysconfig.get_path(name) for name in ("stdlib", "platstdlib")), str(Path(__file__).parents[1]))
+    found = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if name == "__main__" or not isinstance(file, str) or not file.endswith(".py"):
+            continue
+        if not file.startswith(installed) and not any(word in file for word in _INSTALLED):
+            found[name] = _state(file)
+    return found
+
+
+def _state(file: str) -> tuple[str, int, int]:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return file, 0, 0
+    return file, status.st_mtime_ns, status.st_size
+
+
+def facts() -> dict[str, Any]:
+    """What an engine is; executed on the engines, the only place where MPI is imported."""
+    from mpi4py import MPI
+
+    return {
+        "rank": MPI.COMM_WORLD.rank,
+        "size": MPI.COMM_WORLD.size,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "device": _device(),
+        "library": MPI.Get_library_version().splitlines()[0].strip("\0 "),
+        **_versions(),
+    }
+
+
+def _device() -> str:
+    import torch
+
+    return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "cpu"
+
+
+def _versions() -> dict[str, str]:
+    """The versions that this process uses, which a package that was upgraded since shows only in its own module."""
+    from ..store.create import installed_version
+
+    loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in VERSIONS}
+    loaded["python"] = platform.python_version()
+    return {name: str(version or installed_version(name)) for name, version in loaded.items()}
+
+
+def differences(found: list[dict[str, Any]], n: int, command: str) -> list[str]:
+    """Why the engines are not one MPI world of equal ranks, one line per reason."""
+    lines = []
+    if sizes := {fact["size"] for fact in found} - {n}:
+        lines.append(
+            f"{n} engines, but MPI worlds of size {listed(sizes)}: the engines' MPI is {found[0]['library']}, which "
+            f"does not belong to `{command}`. Use the mpiexec of that MPI, e.g. `pip install mpich` beside mpi4py."
+        )
+    elif [fact["rank"] for fact in found] != list(range(n)):
+        ranks = listed(fact["rank"] for fact in found)
+        lines.append(f"The engines 0 to {n - 1} have the MPI ranks {ranks}: they were started without --mpi.")
+    if len({fact["device"] for fact in found}) > 1:
+        counts = ", ".join(f"{device} on {count}" for device, count in Counter(f["device"] for f in found).items())
+        lines.append(f"devices: {counts} engines. Give each rank its GPU by the profile's option affinity.")
+    here = _versions()
+    for name in VERSIONS:
+        versions = Counter(fact[name] for fact in found)
+        if set(versions) != {here[name]}:
+            counts = ", ".join(f"{version} on {count}" for version, count in versions.items())
+            lines.append(
+                f"{name}: {here[name]} in the notebook, {counts} engines. Use one environment for all; if a "
+                "package was upgraded, restart the kernel and the engines."
+            )
+    return lines
