@@ -20,7 +20,7 @@ endif
 # Keep profiles and logs of engines out of ~/.ipython, and use the mpiexec that belongs to the installed mpi4py.
 RUN = IPYTHONDIR="$(CURDIR)/.ipython" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
 
-.PHONY: help install wheels demo test test-quick lint format docs docs-links clean distclean
+.PHONY: help install wheels demo test test-quick lint format docs docs-links docs-code clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,9 +29,10 @@ help:
 	@echo "make test-quick  run all tests except slow ones and those of a batch scheduler"
 	@echo "make lint        check style, format, types, docstrings and the order of imports"
 	@echo "make format      correct style and format where that can be done automatically"
-	@echo "make docs        build the documentation into build/docs; make docs-links checks its external links"
+	@echo "make docs        build the documentation into build/docs; make docs-links checks its external links,"
+	@echo "                 make docs-code runs the code of its pages"
 	@echo "make install     only install, into .venv; the targets above install what they need"
-	@echo "make wheels      only download, into wheels/, for a machine without network (see README.md)"
+	@echo "make wheels      only download, into wheels/, for a machine without network (docs/howto/install_elsewhere.md)"
 	@echo "make clean       remove caches and build products; make distclean also removes .venv"
 	@echo "With another Python: make PYTHON=python3.12 ..."
 
@@ -69,6 +70,9 @@ docs: $(DOCS)
 
 docs-links: $(DOCS)
 	@$(BIN)/python -m sphinx -W --keep-going --quiet -b linkcheck docs build/docs-links
+
+docs-code: $(ALL)
+	@$(RUN) docs/run_code.py
 
 clean:
 	@rm -rf docs/generated build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .ipython

@@ -17,6 +17,7 @@ from numpydoc.docscrape import NumpyDocString
 ROOT = Path(__file__).parents[1]
 GENERATED = ROOT / "docs" / "generated"
 RESULTS = ROOT / "benchmarks" / "results"
+_SPACE = "\N{NO-BREAK SPACE}"
 
 
 def write_all():
@@ -55,7 +56,8 @@ def schema():
         "in [](../howto/read_a_store.md).",
         "`<parameter>` and `<observable>` stand for the names that the problem declares. *Written by*: the process "
         "that creates the run, rank 0 alone, each rank (its own chunk), the first rank of each replica (the chunk of "
-        "its chains), or any process. Before it is written, a variable reads as its *fill*.",
+        "its chains), or any process. Before it is written, a variable reads as its *fill*. *Since*: the "
+        "version of the schema that introduced it.",
     ]
     for group, found in table.items():
         rows = [
@@ -71,9 +73,9 @@ def schema():
             ]
             for one in found.values()
         ]
-        header = ["variable", "dimensions", "type", "unit", "content", "written by", "fill", "since version"]
+        header = ["variable", "dimensions", "type", "unit", "content", "written by", "fill", "since"]
         names = ", ".join(f"`{name}`" for name in schema.coordinates(group))
-        parts += [f"## `{group}`", f"Coordinates: {names or 'none'}.", _table(header, rows)]
+        parts += [f"## {group}", f"Coordinates: {names or 'none'}.", _table(header, rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -164,7 +166,7 @@ def measured(claim):
 def figures():
     """The measured numbers as text, for {{name}} in pages."""
     texts = {name: claim["format"].format(claim["number"]) for name, claim in claimed().items()}
-    return {name: text.replace(",", " ").replace("%", " %") for name, text in texts.items()}
+    return {name: text.replace(",", _SPACE).replace("%", f"{_SPACE}%") for name, text in texts.items()}
 
 
 def claims():

@@ -2,25 +2,22 @@
 
 import re
 import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
+import run_code
 from test_docs import IN_HAND, PUBLIC
 
 import sagips_kit
+from sagips_kit import exchange, problems
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [path for path in sorted(DOCS.rglob("*.md")) if "generated" not in path.parts]
-HOW_TO = {path.stem: path for path in PAGES if path.parent.name == "howto" and path.stem != "index"}
-BLOCK = re.compile(
-    r"^( *)(?:<!-- not run: (?P<why>.+?) -->\n\1)?```(?P<kind>python|console)\n(?P<code>.*?)^\1```", re.M | re.S
-)
+# Pages whose code takes a second or two; `make docs-code` runs all.
+CHEAP = ["act_on_a_verdict", "choose_a_mode", "compare_runs", "figures", "file_formats", "read_a_store"]
 
 
 def listed():
@@ -39,7 +36,8 @@ def test_every_public_name_is_in_the_reference():
     public -= {"sagips_kit.analysis", "sagips_kit.plot"}
     public |= {f"sagips_kit.{name}" for name in PUBLIC if name.startswith(("analysis.", "plot."))}
     assert public <= set(found)
-    assert {thing.__qualname__ for thing in IN_HAND} <= {name.rpartition(".")[2] for name in found}
+    others = {thing.__qualname__ for thing in IN_HAND} | {*exchange.__all__, *problems.__all__}
+    assert others <= {name.rpartition(".")[2] for name in found}
 
 
 def entries(path):
@@ -76,51 +74,22 @@ def test_names_of_measured_numbers_are_known():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder as the pages expect it: two finished runs of the proxy, and a file of events."""
+    """A folder as the pages expect it."""
     folder = tmp_path_factory.mktemp("pages")
-    problem = sagips_kit.Proxy(n_observed=2000)
-    np.save(folder / "events.npy", problem.observed(None, np.random.default_rng(1)))
-    settings = sagips_kit.Settings(n_members=4, n_events=64, n_draws=5, n_predictive=50, n_scores=100)
-    for seed, name in enumerate(("proxy", "proxy2")):
-        store = str(folder / f"runs/{name}.zarr")
-        spec = sagips_kit.RunSpec(problem=problem, settings=settings, store=store, n_steps=60, seed=seed)
-        sagips_kit.run(spec)
+    run_code.prepare(folder)
     return folder
 
 
-def has_engines(path):
-    return any("connect(" in found["code"] and not found["why"] for found in BLOCK.finditer(path.read_text()))
+def test_code_of_pages_can_be_read():
+    for page in run_code.PAGES.values():
+        for kind, code in run_code.blocks(page):
+            if kind == "python":
+                compile(code, str(page), "exec")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.mpi] * has_engines(path)) for name, path in HOW_TO.items()]
-)
-def test_code_of_how_to_pages_runs(name, folder, tmp_path, monkeypatch, request):
-    run_page(HOW_TO[name], folder, tmp_path, monkeypatch, request)
-
-
-@pytest.mark.slow
-def test_code_of_the_first_page_runs(folder, tmp_path, monkeypatch, request):
-    run_page(DOCS / "start.md", folder, tmp_path, monkeypatch, request)
-
-
-def run_page(path, folder, tmp_path, monkeypatch, request):
-    """Run all blocks of a page, in their order, except those that say why not."""
+@pytest.mark.parametrize("name", CHEAP)
+def test_code_of_pages_runs(name, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(shutil.copytree(folder, tmp_path / "here"))
-    engines = request.getfixturevalue("two_engines") if has_engines(path) else tmp_path / "ipython"
-    monkeypatch.setenv("IPYTHONDIR", str(engines))
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{shutil.os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    names = {}
-    for found in BLOCK.finditer(path.read_text()):
-        code = re.sub(rf"^{found[1]}", "", found["code"], flags=re.M)
-        if found["why"]:
-            continue
-        if found["kind"] == "python":
-            exec(compile(code, str(path), "exec"), names)
-        else:
-            commands = re.sub(r"^\$ ", "", code, flags=re.M)
-            done = subprocess.run(["bash", "-ec", commands], capture_output=True, text=True, timeout=120)
-            assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    run_code.run_page(run_code.PAGES[name])
     plt.close("all")
