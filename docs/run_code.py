@@ -32,8 +32,8 @@ def blocks(page):
             yield found["kind"], re.sub(r"^\$ ", "", code, flags=re.M) if found["kind"] == "console" else code
 
 
-def prepare(folder):
-    """Make what pages expect: two short finished runs of the proxy, one of them with a fit, and a file of events."""
+def prepare(folder, fit):
+    """Make what pages expect: a file of events, and two short finished runs, of which the first may have a fit."""
     import numpy as np
 
     from sagips_kit import Proxy, RunSpec, Settings, run
@@ -43,7 +43,7 @@ def prepare(folder):
     settings = Settings(n_members=4, n_events=64, n_draws=5, n_predictive=50, n_scores=100, record_every=2)
     for seed, name in enumerate(("proxy", "proxy2")):
         store = f"{folder}/runs/{name}.zarr"
-        spec = RunSpec(problem=problem, settings=settings, store=store, n_steps=80, seed=seed, fit=seed == 0)
+        spec = RunSpec(problem=problem, settings=settings, store=store, n_steps=80, seed=seed, fit=fit and seed == 0)
         run(spec)
 
 
@@ -67,7 +67,7 @@ def main(chosen):
     with tempfile.TemporaryDirectory() as folder:
         os.environ["IPYTHONDIR"] = f"{folder}/ipython"
         (Path(folder) / "start").mkdir()
-        prepare(Path(folder) / "start")
+        prepare(Path(folder) / "start", fit=True)
         for name in chosen or PAGES:
             start = time.monotonic()
             os.chdir(shutil.copytree(Path(folder) / "start", Path(folder) / name / "here"))

@@ -74,9 +74,9 @@ def test_names_of_measured_numbers_are_known():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder as the pages expect it."""
+    """A folder as the pages expect it, but for the fit, which takes longer than all that is tested here."""
     folder = tmp_path_factory.mktemp("pages")
-    run_code.prepare(folder)
+    run_code.prepare(folder, fit=False)
     return folder
 
 
