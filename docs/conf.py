@@ -32,7 +32,7 @@ nb_execution_mode = "off"  # notebooks are shown as they are stored
 nb_merge_streams = True
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
-default_role = "py:obj"  # names in docstrings become links where they are known
+default_role = "literal"  # `names` in docstrings
 autosummary_generate = True
 autodoc_typehints = "none"  # docstrings give shapes and units, which annotations cannot
 autodoc_member_order = "bysource"

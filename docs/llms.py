@@ -23,7 +23,7 @@ def write(app, error):
     for name in sorted(app.env.found_docs):
         title, folder = app.env.titles[name].astext(), name.rpartition("/")[0]
         line = f"- [{title}]({app.builder.get_target_uri(name)})"
-        text = _first_sentence(app.env.get_doctree(name))
+        text = _first_sentence(app.env.get_and_resolve_doctree(name, app.builder))
         sections[SECTIONS.get(folder, OTHER)].append(f"{line}: {text}" if text else line)
     parts = [f"# {app.config.project}", f"> {SUMMARY}"]
     parts += [f"## {name}\n\n" + "\n".join(lines) for name, lines in sections.items() if lines]
@@ -31,5 +31,6 @@ def write(app, error):
 
 
 def _first_sentence(tree):
-    paragraph = next(iter(tree.findall(nodes.paragraph)), None)
+    paragraphs = (one for one in tree.findall(nodes.paragraph) if isinstance(one.parent, nodes.section | nodes.document))
+    paragraph = next(paragraphs, None)
     return " ".join(paragraph.astext().split()).partition(". ")[0].rstrip(".:") if paragraph else ""
