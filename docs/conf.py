@@ -19,7 +19,7 @@ copyright = author
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
+    "mathml",
     "numpydoc",
     "myst_nb",
 ]
@@ -40,6 +40,7 @@ numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 numpydoc_xref_param_type = False
 
+html_math_renderer, myst_update_mathjax = "mathml", False
 html_theme = "pydata_sphinx_theme"
 html_title = "sagips_kit"
 html_static_path = ["_static"]

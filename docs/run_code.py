@@ -38,8 +38,8 @@ def prepare(folder, fit):
 
     from sagips_kit import Proxy, RunSpec, Settings, run
 
+    np.save(folder / "events.npy", Proxy().observed(20_000, np.random.default_rng(1)))
     problem = Proxy(n_observed=2000)
-    np.save(folder / "events.npy", problem.observed(None, np.random.default_rng(1)))
     settings = Settings(n_members=4, n_events=64, n_draws=5, n_predictive=50, n_scores=100, record_every=2)
     for seed, name in enumerate(("proxy", "proxy2")):
         store = f"{folder}/runs/{name}.zarr"
