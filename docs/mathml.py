@@ -7,7 +7,7 @@ from docutils.utils.math.latex2mathml import tex2mathml
 def _visit(self, node):
     is_block = isinstance(node, nodes.math_block)
     formula = tex2mathml(node.astext(), as_block=is_block)
-    self.body.append(f'<div class="math">{formula}</div>' if is_block else formula)
+    self.body.append(f'<div class="formula">{formula}</div>' if is_block else formula)
     raise nodes.SkipNode
 
 
