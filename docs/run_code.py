@@ -47,16 +47,19 @@ def prepare(folder, fit):
         run(spec)
 
 
-def run_page(page, names=None):
-    """Run the blocks of a page in the current folder, in their order, and return the names that they define."""
-    names = {"__name__": "__main__"} if names is None else names
+def run_page(page):
+    """Run the blocks of a page in the current folder, in their order."""
+    names = {"__name__": "__main__"}
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    for kind, code in blocks(page):
-        if kind == "python":
-            exec(compile(code, str(page), "exec"), names)
-        else:
-            subprocess.run(["bash", "-ec", code], env=environment, check=True, timeout=300)
-    return names
+    try:
+        for kind, code in blocks(page):
+            if kind == "python":
+                exec(compile(code, str(page), "exec"), names)
+            else:
+                subprocess.run(["bash", "-ec", code], env=environment, check=True, timeout=300)
+    finally:
+        if "session" in names:  # also after an error
+            names["session"].close()
 
 
 def main(chosen):
