@@ -31,6 +31,6 @@ def write(app, error):
 
 
 def _first_sentence(tree):
-    paragraphs = (one for one in tree.findall(nodes.paragraph) if isinstance(one.parent, nodes.section | nodes.document))
-    paragraph = next(paragraphs, None)
+    places = nodes.section | nodes.document  # and no cells of tables
+    paragraph = next((one for one in tree.findall(nodes.paragraph) if isinstance(one.parent, places)), None)
     return " ".join(paragraph.astext().split()).partition(". ")[0].rstrip(".:") if paragraph else ""
