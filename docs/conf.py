@@ -46,7 +46,7 @@ html_title = "sagips_kit"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
-html_sidebars = {"start": [], "figures": []}
+html_sidebars = {"start": [], "generated/figures": []}
 html_theme_options = {
     "navigation_with_keys": False,
     "show_toc_level": 2,
