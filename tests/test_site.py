@@ -53,7 +53,9 @@ def test_every_page_is_in_a_table_of_contents():
     assert notebooks == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(DOCS).as_posix())
+@pytest.mark.parametrize(
+    "path", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.relative_to(ROOT).as_posix()
+)
 def test_links_lead_somewhere(path):
     made = ("cli", "figures", "profiles", "schema", "settings")
     for link in re.findall(r"\]\(([^)#\s:]+?)(?:#[^)]*)?\)", path.read_text()):
