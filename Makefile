@@ -4,10 +4,11 @@ PYTHON ?= python3
 ARGS ?=
 
 BIN := .venv/bin
-# Stamps: the installer, what the demo needs, and everything
+# Stamps: the installer, what the demo needs, everything for tests and checks, and what the documentation needs
 INSTALLER := .venv/installer
 DEMO := .venv/demo
 ALL := .venv/all
+DOCS := .venv/docs
 EXTRAS := mpi,data,dayabay,explore,notebooks,test,lint
 # Versions that are known to work together, so that pip need not search for them
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python .ci/install.py .venv/install.log
@@ -19,7 +20,7 @@ endif
 # Keep profiles and logs of engines out of ~/.ipython, and use the mpiexec that belongs to the installed mpi4py.
 RUN = IPYTHONDIR="$(CURDIR)/.ipython" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
 
-.PHONY: help install wheels demo test test-quick lint format clean distclean
+.PHONY: help install wheels demo test test-quick lint format docs docs-links docs-code clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,8 +29,10 @@ help:
 	@echo "make test-quick  run all tests except slow ones and those of a batch scheduler"
 	@echo "make lint        check style, format, types, docstrings and the order of imports"
 	@echo "make format      correct style and format where that can be done automatically"
+	@echo "make docs        build the documentation into build/docs; make docs-links checks its external links,"
+	@echo "                 make docs-code runs the code of its pages"
 	@echo "make install     only install, into .venv; the targets above install what they need"
-	@echo "make wheels      only download, into wheels/, for a machine without network (see README.md)"
+	@echo "make wheels      only download, into wheels/, for a machine without network (docs/howto/install_elsewhere.md)"
 	@echo "make clean       remove caches and build products; make distclean also removes .venv"
 	@echo "With another Python: make PYTHON=python3.12 ..."
 
@@ -60,8 +63,19 @@ format: $(ALL)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+# Warnings are errors, also those about links from page to page.
+docs: $(DOCS)
+	@$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs build/docs
+	@echo "==> The documentation is in build/docs: open build/docs/index.html"
+
+docs-links: $(DOCS)
+	@$(BIN)/python -m sphinx -W --keep-going --quiet -b linkcheck docs build/docs-links
+
+docs-code: $(ALL)
+	@$(RUN) docs/run_code.py
+
 clean:
-	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .ipython
+	@rm -rf docs/generated build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .ipython
 	@find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean
@@ -75,6 +89,11 @@ $(DEMO): pyproject.toml $(INSTALLER)
 $(ALL): $(DEMO)
 	@echo "==> Installing what tests and checks need"
 	@$(PIP) install $(PINNED) --editable ".[$(EXTRAS)]"
+	@touch $@
+
+$(DOCS): $(DEMO)
+	@echo "==> Installing what the documentation needs"
+	@$(PIP) install $(PINNED) --editable ".[docs]"
 	@touch $@
 
 # Old releases of pip, such as that of Python 3.11.2, may search for hours where a recent one needs seconds.

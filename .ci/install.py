@@ -43,7 +43,7 @@ REMEDIES = {
     r"NewConnectionError|NameResolutionError|name resolution|Read timed out|ConnectTimeout|Max retries|ProxyError|"
     r"Network is unreachable|ConnectionResetError|Could not find a version that satisfies the requirement pip": (
         "The package registry cannot be reached. Behind a proxy, type: export https_proxy=http://PROXY:PORT. For a "
-        "machine without network see 'Without network' in README.md."
+        "machine without network see docs/howto/install_elsewhere.md."
     ),
     r"error: command '.*(gcc|cc|clang|c\+\+|g\+\+|mpicc)|No such file or directory: '(gcc|cc|c\+\+|g\+\+)'|"
     r"Failed building wheel|Unable to find a compiler|unknown compiler": (

@@ -1,10 +1,12 @@
-"""The numbers in the README are those that the benchmarks have stored."""
+"""The numbers in the README and in the documentation are those that the benchmarks have stored."""
 
 import json
 import re
+import tomllib
 from decimal import Decimal
 from pathlib import Path
 
+import generate
 import numpy as np
 import pytest
 
@@ -42,8 +44,29 @@ def test_every_figure_is_what_was_measured():
         assert abs(float(claimed) - found) <= half_a_digit(claimed) * (1 + 1e-9), f"{row['what']}: {found}"
 
 
+def claims():
+    return tomllib.loads((ROOT / "docs" / "claims.toml").read_text(encoding="utf-8"))
+
+
 def test_every_figure_can_be_measured_again():
-    assert all((ROOT / "benchmarks" / f"{row['script']}.py").is_file() for row in table())
+    scripts = {row["script"] for row in table()} | {claim["script"] for claim in claims().values()}
+    assert all((ROOT / "benchmarks" / f"{script}.py").is_file() for script in scripts)
+
+
+def test_every_figure_of_the_readme_is_a_claim_of_the_documentation():
+    known = {(claim["script"], claim["entry"]) for claim in claims().values()}
+    assert all((row["script"], row["entry"]) in known for row in table())
+
+
+def test_every_claim_has_a_measured_number():
+    numbers = {name: text.replace("\N{NO-BREAK SPACE}", " ") for name, text in generate.figures().items()}
+    assert numbers.keys() == claims().keys()
+    assert all(re.fullmatch(r"-?[\d .]*\d( %)?", text) for text in numbers.values())
+    assert (numbers["rate_one_core"], numbers["answer_median"], numbers["toys_normal_one"]) == (
+        "107 000",
+        "0.05",
+        "70 %",
+    )
 
 
 @pytest.mark.parametrize(("number", "half"), [("107000", 500), ("4.2", 0.05), ("0.50", 0.005), ("0", 0.5)])

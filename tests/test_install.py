@@ -217,8 +217,9 @@ def test_make_installs_what_each_target_needs(tmp_path):
     def extras(target):
         return [set(found.split(",")) for found in re.findall(r"\.\[(.*?)\]", make(tmp_path, "-n", target).stdout)]
 
-    demo, everything = {"mpi", "dayabay", "notebooks"}, set(EXTRAS) - {"dev"}
+    demo, everything = {"mpi", "dayabay", "notebooks"}, set(EXTRAS) - {"dev", "docs"}
     assert extras("demo") == [demo]
+    assert extras("docs") == extras("docs-links") == [demo, {"docs"}]
     assert extras("test") == extras("test-quick") == extras("lint") == extras("install") == [demo, everything]
     # A wheel for the kit itself, its builder and pip are needed where there is no network.
     assert extras("wheels") == [everything]

@@ -261,9 +261,9 @@ def test_everything_of_polaris_can_be_switched_off():
     assert read_script(text).mpiexec()[1][:3] == ["python", "-m", "ipyparallel.engine"]
 
 
-def test_the_line_of_the_readme_makes_any_pbs_of_the_profile_polaris(capsys):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    line = next(line for line in readme.splitlines() if 'profiles install polaris --account ""' in line)
+def test_the_documented_line_makes_any_pbs_of_the_profile_polaris(capsys):
+    page = (ROOT / "docs" / "howto" / "pbs.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    line = next(line for line in page.splitlines() if 'profiles install polaris --account ""' in line)
     assert sagips(capsys, *shlex.split(line.replace("$(which mpiexec)", "mpiexec"))[2:])[0] == 0
     options = [line for line in shown("polaris", 2).splitlines() if line.startswith("#PBS")]
     assert [line.split()[1] for line in options] == ["-N", "-l", "-l", "-j", "-o", "-r"]

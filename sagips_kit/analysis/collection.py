@@ -83,7 +83,7 @@ def open_runs(
     Parameters
     ----------
     paths : str, or sequence of paths, URLs, zarr Stores or opened runs
-        A text may contain wildcards, such as "runs/*.zarr", or be a folder of runs.
+        A text may contain wildcards, such as `runs/*.zarr`, or be a folder of runs.
     along : str
         What the runs differ by: "run" (their names), "mode", "ranks", "seed", or another field of their specs or
         settings, such as "n_events".  With `labels`, any name.

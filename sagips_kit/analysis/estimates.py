@@ -254,7 +254,7 @@ def residuals(run: xr.DataTree) -> xr.Dataset:
         difference : in the units of the parameters.
         floor_units : difference / floor.
         pull : difference / standard deviation.  The standard deviation is that of the estimate for "truth", that of the
-            difference for "published", and that of the fit for "mle" and "fit", the fits of the same events.
+        difference for "published", and that of the fit for "mle" and "fit", the fits of the same events.
 
         All are NaN where a reference is unknown.
 

@@ -25,7 +25,7 @@ _COARSE, _COARSE_EVENTS = 1e-5, 1e-3  # distances of neighbouring numbers, relat
 _WITHOUT = (
     "Training needs this derivative. Write the formulas with torch, without .numpy(), .item(), float() and .detach(). "
     "If your simulator is an external program, fill histograms with it for many parameters, and let a Pipeline draw "
-    "events from a density that interpolates them: README.md, 'A simulator without derivatives'."
+    "events from a density that interpolates them: docs/howto/no_derivative.md."
 )
 
 

@@ -133,7 +133,7 @@ class Pipeline:
     Parameters
     ----------
     theory : function
-        (theta, *grids) -> density at the points of the grids, not negative and of any norm: one Tensor (grid,) for
+        (theta, `*grids`) -> density at the points of the grids, not negative and of any norm: one Tensor (grid,) for
         each observable with `Separate`, a table (x, y) with `Plane`.  An efficiency that depends on true values is a
         factor of the density; several kinds of events are a sum of densities.
     sampler : Separate or Plane
@@ -194,7 +194,7 @@ class Pipeline:
         select: Select | None = None,
     ):
         if not callable(theory):
-            raise ValueError(f"theory = {theory!r}: should be a function (theta, *grids) -> density. {WITHOUT}")
+            raise ValueError(f"theory = {theory!r}: should be a function (theta, `*grids`) -> density. {WITHOUT}")
         for given, kinds in [(sampler, Sampler), (smear, Smear | None), (select, Select | None)]:
             if not isinstance(given, kinds):
                 raise ValueError(f"a {type(given).__name__} is in the wrong place: {_ORDER}")

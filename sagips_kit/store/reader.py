@@ -25,8 +25,8 @@ def open_run(path: Location) -> xr.DataTree:
     Parameters
     ----------
     path : path, URL or zarr Store
-        Where the run is.  A path may contain the wildcards *, ? and [...] if it matches a single run.  URLs are those
-        of fsspec, such as "s3://bucket/run.zarr" or "memory://run.zarr".
+        Where the run is.  A path may contain the wildcards `*`, `?` and `[...]` if it matches a single run.  URLs are
+        those of fsspec, such as "s3://bucket/run.zarr" or "memory://run.zarr".
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """A user's program for a type checker; it is never run.
 
-It contains README's first example, every mode of its table, a problem with a pipeline, and a user's training loop.
+It contains README's example, every mode of its table, a problem with a pipeline, and a user's training loop.
 """
 
 from pathlib import Path
