@@ -12,6 +12,7 @@ sagips run SPEC                    run(spec, resume=...)
 sagips tune SPEC                   session.tune(spec, trial_s), tune_exchange(world, ..., trial_s)
 sagips list [FOLDER]               list_runs(folder)
 sagips describe STORE              run.sagips.describe(), run.sagips.summary()
+sagips verify STORE                verify(path)
 sagips report STORE                run.sagips.report()
 sagips export STORE --to FORMAT    to_netcdf(run, path), to_csv(run, folder), to_trace(run, path)
 sagips profiles list               profiles()
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, 1 if `sagips check` or `sagips fit` finds something wrong, 2 after an error, 130 after an
+        Exit status: 0, 1 if `sagips check`, `fit` or `verify` finds something wrong, 2 after an error, 130 after an
         interruption, 141 if nobody reads the output any more.
     """
     try:
@@ -86,7 +87,9 @@ def _main(arguments: list[str] | None) -> int:
             raise
         # A rank that ends because another rank failed is silent, since the other one reports the cause.
         if type(error).__name__ != "PeerError" or getattr(error, "rank", None) is None:
-            print(f"sagips: {str(error) or type(error).__name__}", file=sys.stderr, flush=True)
+            from ._text import printable
+
+            print(f"sagips: {printable(error) or type(error).__name__}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print("sagips: interrupted; what has been written to the store is kept.", file=sys.stderr)
@@ -155,6 +158,8 @@ def _add_reading(commands: Any) -> None:
     runs.add_argument("folder", nargs="?", default=".", help="the folder (default: the current one)")
     describe = _add(commands, "describe", _describe, "print what a run is, how far it is, and its estimates")
     describe.add_argument("store", help=_STORE)
+    verify = _add(commands, "verify", _verify, "test every file of a run, and say which are damaged or lost")
+    verify.add_argument("store", help=_STORE)
     report = _add(commands, "report", _report, "write a run as one HTML page with all pictures")
     report.add_argument("store", help=_STORE)
     report.add_argument("--output", help="file to write (default: the name of the store with the ending .html)")
@@ -288,6 +293,7 @@ def _run(options: Options) -> None:
     from .running.launch import run
     from .running.signals import Signals
     from .running.spec import RunSpec
+    from .store.location import is_in_memory
     from .store.status import read_status
 
     world = World.here()
@@ -298,6 +304,11 @@ def _run(options: Options) -> None:
             _check_here(spec.store)
         changes = {"store": options.store, "overwrite": options.overwrite or None}
         spec = dataclasses.replace(spec, **{name: change for name, change in changes.items() if change is not None})
+        if is_in_memory(spec.store):
+            raise ValueError(
+                f"store = {spec.store!r} is in the memory of this process and would be lost with it. Give a folder, "
+                "for instance --store run.zarr."
+            )
     with Signals():  # a signal that killed this rank would kill the others before they have written their checkpoints
         result = run(spec, world, options.resume)
         # Ranks that exchange nothing may finish hours apart.
@@ -343,16 +354,23 @@ def _list(options: Options) -> None:
 
     table = list_runs(options.folder)
     if table.empty:
-        print(f"There is no run in {options.folder}.")
+        _show(f"There is no run in {options.folder}.")
         return
     is_broken = table["step"].isna()
     reasons = dict(table.loc[is_broken, "state"])
     table.loc[is_broken, "state"] = "cannot be opened"
     # A run that cannot be opened has no counts, and for its sake pandas keeps those of the others as floats.
     counts: dict[str | int, Any] = dict.fromkeys(("ranks", "members", "seed", "step", "n_steps"), "{:.0f}".format)
-    print(table.to_string(float_format="%.2f", formatters=counts, na_rep="-"))
+    _show(table.to_string(float_format="%.2f", formatters=counts, na_rep="-"))
     for name, reason in reasons.items():
-        print(f"\n{name}: {reason}")
+        _show(f"\n{name}: {reason}")
+
+
+def _show(*texts: object) -> None:
+    """Print texts that may come from a store, which somebody else may have made: without control characters."""
+    from ._text import printable
+
+    print(*map(printable, texts), sep="\n")
 
 
 def _describe(options: Options) -> None:
@@ -360,8 +378,16 @@ def _describe(options: Options) -> None:
     from .store.reader import open_run
 
     description = describe(open_run(options.store))
-    print(description)
+    _show(description)
     _print_summary(options.store, description)
+
+
+def _verify(options: Options) -> int:
+    from .store.verify import verify
+
+    found = verify(options.store)
+    _show(found)
+    return 0 if found.is_whole else 1
 
 
 def _print_summary(path: str, known: str = "") -> None:
@@ -373,7 +399,7 @@ def _print_summary(path: str, known: str = "") -> None:
     if read_status(path).is_finished:
         run = open_run(path)
         lines = [line for line in str(verdict(run)).splitlines() if line not in known]
-        print(*lines, summary(run).to_string(float_format="%.4g"), sep="\n")
+        _show(*lines, summary(run).to_string(float_format="%.4g"))
 
 
 def _report(options: Options) -> None:

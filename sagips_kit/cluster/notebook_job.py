@@ -93,7 +93,7 @@ def write_batch(
         raise ValueError(f"Profile {profile!r} submits no jobs. Allowed: {listed(jobs)}.")
     job = found.placement()
     assert isinstance(job, Job)  # as is_job says
-    n = int(given.get("n", known["n"]))
+    n = _n_ranks(given.get("n", known["n"]))
     outputs = folder / f"{notebook.stem}-{{id}}"
     store = given.get("store", f"{outputs}.zarr" if "store" in known else None)
     body = _body(job, n, notebook, folder, given, "store" in known)
@@ -127,6 +127,12 @@ def _parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, str]:
                 f"`{notebook}` takes no parameter {name!r}. {allowed(name, sorted({*known} - {'profile'}))}"
             )
     return known
+
+
+def _n_ranks(text: str) -> int:
+    if not str(text).isdecimal() or int(text) < 1:
+        raise ValueError(f"n = {text}: should be the number of ranks, 1 or more. Type -p n 4.")
+    return int(text)
 
 
 def _body(job: Job, n: int, notebook: Path, folder: Path, given: Mapping[str, Any], has_store: bool) -> Sequence[str]:

@@ -5,7 +5,6 @@ used.  The files lie below the node of an array, where readers of zarr do not lo
 of a replica have one of the same step, and older ones are removed only then.
 """
 
-import hashlib
 import os
 import re
 import warnings
@@ -15,12 +14,11 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 
-from ..store import schema
-from ..store.files import Files
+from ..store.files import CHECKPOINTS as FOLDER
+from ..store.files import Files, digest, is_intact
 from ..store.location import explained
 from ..training.state_dicts import flattened, nested
 
-FOLDER = f"{schema.CONTROL}/{schema.CHECKPOINT_STEP}"
 _NAME = re.compile(r"(\d{12})-(\d{6})-([0-9a-f]{32})\.safetensors")
 
 
@@ -60,7 +58,7 @@ class Checkpoints:
         """
         names = self._names()
         data = safetensors.torch.save(flattened(state))
-        self._files.write(f"{step:012d}-{self.rank:06d}-{_digest(data)}.safetensors", data)
+        self._files.write(f"{step:012d}-{self.rank:06d}-{digest(data)}.safetensors", data)
         steps = [{step for step, of in names if of == rank} for rank in range(len(self.replicas))]
         newest = self.agreed(steps)[self.rank]
         for (old, rank), name in names.items():
@@ -115,7 +113,7 @@ class Checkpoints:
         with explained(f"Rank {self.rank} cannot read its checkpoint {name}", advice):
             data = self._files.read(name)
         try:
-            if not name.endswith(f"-{_digest(data)}.safetensors"):
+            if not is_intact(name, data):
                 raise ValueError("its checksum differs from the one in its name")
             return nested(safetensors.torch.load(data))
         except (ValueError, KeyError, SafetensorError) as error:
@@ -144,7 +142,3 @@ class Checkpoints:
             warnings.warn(f"{error} An earlier checkpoint is used.", stacklevel=3)
             return False
         return True
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]

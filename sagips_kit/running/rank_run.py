@@ -78,7 +78,7 @@ class RankRun:
         self._is_leader = self._replicas.index(replica) == world.rank
         # The events in the store, not newly made ones: the analysis reads what the ranks were trained on.
         self._events, self._start = _events(spec), None
-        self._writer = RunWriter(spec.store, world.rank, replica if self._is_leader else None)
+        self._writer = RunWriter(spec.store, world.rank, replica if self._is_leader else None, check=self._check_owner)
         self._control, self._signals = Control(spec.store), Signals()
         self._owner = world.from_rank_0(self._control.take, "rank 0 to take over the run")
         self._resources = contextlib.ExitStack()
@@ -171,7 +171,6 @@ class RankRun:
         )
         next_row = self._first_step // settings.record_every
         for block in self._blocks():
-            self._check_owner()
             writer.write_rows(next_row, _rows(block))
             next_row += len(block)
             step = block[-1].step
@@ -187,7 +186,6 @@ class RankRun:
 
     def finish(self) -> None:
         """Store the chains and scores if this rank made all its steps, and declare its last rows valid."""
-        self._check_owner()
         if self._trainer.step == self._spec.n_steps:
             if len(set(self._replicas)) > 1:
                 self._save()  # other replicas may take much longer, and be resumed without this rank
@@ -195,6 +193,7 @@ class RankRun:
         # Last of all, so that a run which counts as finished has its chains.
         self._writer.set_progress(self._trainer.step)
         if read_status(self._spec.store).is_finished:  # true for the last rank
+            self._check_owner()
             self._checkpoints.clear()
             self._write_verdict()
 
@@ -240,6 +239,7 @@ class RankRun:
                 stacklevel=2,
             )
             return
+        self._check_owner()
         try:
             sync_rows(checkpoints.path, checkpoints.rank)
             checkpoints.write(trainer.step, trainer.state_dict())

@@ -30,6 +30,11 @@ def is_on_disk(path: Location) -> bool:
     return not is_url(path) or _FILE_URL.match(str(path)) is not None
 
 
+def is_in_memory(path: Location) -> bool:
+    """Whether it is a URL of fsspec's files in the memory of this process."""
+    return re.search(r"(^|::)memory://", str(path), re.IGNORECASE) is not None
+
+
 def local_path(path: Location) -> Path:
     """The absolute path of what `is_on_disk`."""
     return Path(_FILE_URL.sub("", str(path))).expanduser().resolve()

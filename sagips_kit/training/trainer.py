@@ -22,12 +22,14 @@ from ..events.resampling import Resampling, check_events
 from ..exchange import Independent
 from ..problems.arguments import require_arguments
 from ..problems.noise import stratified_noise
+from ..ranks.gpu import memory_of
 from ..ranks.world import World
 from ..statistics.start import Start
 from ..store.diagnostics import Watch
 from ..store.witnesses import DISPLACED, is_witness, stretch
 from . import schedules, state_dicts
 from .data import RankData
+from .footprint import require_memory
 from .gan import GAN, Begin
 from .nonfinite import Guard
 from .records import Draws, Record
@@ -152,6 +154,7 @@ class Trainer:
             raise TypeError(f"{type(settings).__name__} is not Settings, which come second. Type {_CALL}.")
         checked = check_events(problem, events)
         exchange, world = exchange or Independent(), world or World.alone()
+        require_memory(problem, settings, *memory_of(world.device))
         self.problem, self.settings, self.n_steps, self.seed, self.world = problem, settings, n_steps, seed, world
         self.step = 0
         replica = exchange.replica(world.rank, world.size)  # raises an error if the replicas depend on the nodes
