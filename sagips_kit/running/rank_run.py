@@ -169,6 +169,8 @@ class RankRun:
         milestones = Milestones(
             self._control, self._world.rank, block_steps, spec.n_steps, spec.checkpoint_s, self._signals
         )
+        if self._first_step == spec.n_steps:
+            self._trainer.stand_by()
         next_row = self._first_step // settings.record_every
         for block in self._blocks():
             writer.write_rows(next_row, _rows(block))
@@ -187,8 +189,8 @@ class RankRun:
     def finish(self) -> None:
         """Store the chains and scores if this rank made all its steps, and declare its last rows valid."""
         if self._trainer.step == self._spec.n_steps:
-            if len(set(self._replicas)) > 1:
-                self._save()  # other replicas may take much longer, and be resumed without this rank
+            if len(set(self._replicas)) > 1 or self._spec.exchange.lets_finish:
+                self._save()  # other replicas, or ranks, may take much longer, and be resumed without this rank
             self._write_results()
         # Last of all, so that a run which counts as finished has its chains.
         self._writer.set_progress(self._trainer.step)
@@ -288,7 +290,8 @@ def _result(spec: RunSpec, world: World, steps: int, elapsed_s: float, waited_s:
 
 def _checkpoints(spec: RunSpec, world: World) -> Checkpoints:
     spec.exchange.replica(world.rank, world.size)  # raises an error if the replicas depend on the nodes
-    return Checkpoints(spec.store, world.rank, spec.n_steps, spec.exchange.replicas(world.size) or ())
+    exchange = spec.exchange
+    return Checkpoints(spec.store, world.rank, spec.n_steps, exchange.replicas(world.size) or (), exchange.lets_finish)
 
 
 def _opened(spec: RunSpec) -> xr.DataTree:

@@ -32,7 +32,7 @@ from zarr.storage import LocalStore
 from .._circular import Named, intervals
 from .._text import allowed, listed, spaced
 from . import schema
-from .integrity import CHECKSUM, WRITE_ALL, CheckedStore
+from .integrity import CHECKSUM, WRITE_ALL, CheckedStore, due_step
 from .location import Location, beside, explained, is_empty, is_on_disk, local_path, located, old_prefix
 from .status import read_status
 
@@ -308,7 +308,7 @@ def _write_template(
                     dimension_names=array.variable.dims,
                     attributes=dict(array.variable.attributes),
                 )
-                if schema.due_step(array.variable, layout) == 0:
+                if due_step(array.variable, layout) == 0:
                     created[...] = array.variable.fill
     # Written last: a run that has a version is complete.
     root.attrs[schema.VERSION_KEY] = schema.SCHEMA_VERSION

@@ -27,6 +27,20 @@ _METADATA = "zarr.json"
 _CHUNKS = "/c"  # between the path of an array and the indices of a chunk
 
 
+def due_step(variable: schema.Variable, layout: schema.RunLayout, first_row: int = 0) -> int:
+    """Steps after which the owner of a variable has written it, int: 0 if it is written with the template.
+
+    For rows of the history, `first_row` is the first row of the chunk in question.
+    """
+    if variable.owner not in ("rank", "replica"):
+        return 0
+    if variable.group == schema.HISTORY and variable.name in schema.ROWS:
+        return layout.step_of(first_row)
+    if variable.group == schema.SNAPSHOTS:
+        return layout.snapshot_steps[0]
+    return layout.n_steps if variable.group in (schema.POSTERIOR, schema.PREDICTIVE, schema.SCORES) else 0
+
+
 class Expected:
     """Which chunks of a run must be there.
 
@@ -54,7 +68,7 @@ class Expected:
         if variable.name in schema.ROWS and variable.group == schema.HISTORY:
             axis = variable.dims.index(schema.STEP)
             first_row = index[axis] * chunks[axis]
-        due = schema.due_step(variable, self.layout, first_row)
+        due = due_step(variable, self.layout, first_row)
         return due == 0 or self._reached(variable, index[0]) >= due
 
     def _reached(self, variable: schema.Variable, owner: int) -> int:

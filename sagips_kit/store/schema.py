@@ -317,8 +317,9 @@ def coordinates(group: str) -> dict[str, Variable]:
     return {one.name: replace(one, group=group) for one in _COORDINATES if one.dims[0] in dims}
 
 
-# Parameters and observables are variables beside these coordinates and dimensions, so they cannot have their names.
-RESERVED = frozenset({EVENT, *coordinates(POSTERIOR), *coordinates(PREDICTIVE)})
+# Parameters and observables are variables beside dimensions and coordinates, in the store or in a table that is made of
+# it, so they cannot have their names.
+RESERVED = frozenset({*(dim for one in _FIXED for dim in one.dims), *(one.name for one in _COORDINATES)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -401,19 +402,6 @@ def layout_of(attributes: Mapping[Any, Any]) -> RunLayout:
     """The sizes of a run, from the attributes of its root."""
     sizes = attributes[LAYOUT_KEY]
     return RunLayout(**{**sizes, "leaders": tuple(sizes.get("leaders", ()))})
-
-
-def due_step(variable: Variable, layout: RunLayout, first_row: int = 0) -> int:
-    """Steps after which the owner of a variable has written it, int: 0 if it is written with the template.
-
-    For rows of the history, `first_row` is the first row of the chunk in question.
-    """
-    if variable.group == HISTORY and variable.name in ROWS:
-        return layout.step_of(first_row)
-    if variable.owner == "replica" and variable.group == SNAPSHOTS:
-        return layout.snapshot_steps[0]
-    is_result = variable.owner == "replica" and variable.group in (POSTERIOR, PREDICTIVE)
-    return layout.n_steps if is_result or variable.group == SCORES else 0
 
 
 def names_of(attributes: Mapping[Any, Any]) -> tuple[list[str], list[str]]:

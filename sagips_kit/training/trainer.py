@@ -209,6 +209,10 @@ class Trainer:
         """Release the messages and buffers of the exchange.  Collective; `with Trainer(...)` does it."""
         self._channel.close()
 
+    def stand_by(self) -> None:
+        """After the last step of a run that was resumed, let the other ranks continue.  Collective."""
+        self._channel.stand_by(self.step - 1)
+
     @property
     def has_start(self) -> bool:
         """Whether the chains began at a fit."""
@@ -371,7 +375,7 @@ class Trainer:
         gan = self.gan
         mixed = self._channel.finish()
         if mixed.received:  # what comes from other ranks may be damaged
-            self._guard.zero_nonfinite_(gan.gradient.buffer)
+            self._guard.zero_received_(gan.gradient.buffer)
         gan.gradient.unpack()
         gan.optimisers["generator"].step()
         if self._channel.wants_weights(self.step):
