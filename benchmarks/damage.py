@@ -116,6 +116,8 @@ def sweep(store, rng, n_flips, files=None):
         For each trial the file, the damage, the outcome, the error, and whether `verify` reports it.
     """
     whole, trials = contents(store), []
+    if is_reported(store):
+        raise AssertionError(f"A whole run is reported as damaged: {verify(store)}")
     for file in files or sorted(file for file in store.rglob("*") if file.is_file()):
         data = file.read_bytes()
         for damage, left in damages(data, rng, n_flips):

@@ -39,15 +39,12 @@ def store(request, damage, tmp_path_factory):
 FILES = [
     "zarr.json",
     "history/zarr.json",
-    "observed_data/x/zarr.json",
     "history/progress/c/0",
     "history/theta/c/0/0/0/0",
-    "history/elapsed_s/c/0/0",
     "snapshots/parameters/c/0/0/0/0",
     "scores/member/c/0",
     "reference/truth/c/0",
     "posterior/chain/c/0",
-    "posterior/parameter/c/0",
     "environment/host/c/0",
     "posterior/theta0/c/0/0",
     "scores/observed/c/0/0/0",
@@ -57,11 +54,11 @@ FILES = [
 @pytest.mark.filterwarnings("ignore")
 def test_no_damage_changes_a_number_in_silence(damage, store, rng):
     files = [store / name for name in FILES if (store / name).exists()]
-    assert len(files) >= 11
+    assert len(files) >= 9
     trials = damage.sweep(store, rng, 1, files)
     assert not [trial for trial in trials if trial["outcome"] == "silent"]
     assert not [trial for trial in trials if trial["outcome"] == "refused" and not trial["is_verified"]]
-    assert sum(trial["outcome"] == "refused" for trial in trials) > 0.9 * len(trials) > 35
+    assert sum(trial["outcome"] == "refused" for trial in trials) > 0.9 * len(trials) > 30
 
 
 def test_verify_names_what_is_damaged_and_what_is_whole(store, capsys):
@@ -164,6 +161,6 @@ def test_half_written_folders_of_killed_processes_are_removed(spec):
     for folder in (old, new):
         folder.mkdir()
         (folder / "zarr.json").write_text("{}")
-    os.utime(old, [time.time() - location._KILLED_S - 10] * 2)
+    os.utime(old, (time.time() - location._KILLED_S - 10,) * 2)
     prepare(spec, n_ranks=1)
     assert not old.exists() and new.exists(), "the new one may belong to a process that is at work"

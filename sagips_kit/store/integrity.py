@@ -60,9 +60,9 @@ class Expected:
     def has(self, array: str, index: tuple[int, ...], chunks: tuple[int, ...]) -> bool:
         """Whether the chunk at `index` of an array, such as "history/theta", with chunks of this shape, is there."""
         group, _, name = array.partition("/")
-        variable = schema.coordinates(group).get(name) if group in schema.GROUPS else None
-        variable = variable or schema.variables((name,), (name,)).get(group, {}).get(name)
-        if variable is None:
+        try:
+            variable = schema.variable(group, name)
+        except KeyError:  # somebody else's array
             return False
         first_row = 0
         if variable.name in schema.ROWS and variable.group == schema.HISTORY:

@@ -302,8 +302,8 @@ def variables(
 
 
 def variable(group: str, name: str) -> Variable:
-    """One variable, which may be named after a parameter or an observable."""
-    return variables((name,), (name,))[group][name]
+    """One variable or coordinate, which may be named after a parameter or an observable."""
+    return coordinates(group).get(name) or variables((name,), (name,))[group][name]
 
 
 def of_group(group: str) -> dict[str, Variable]:

@@ -31,7 +31,7 @@ class Guard:
         self._max_rollbacks = max_rollbacks
         first = self._weights[0]
         self._rejected = torch.zeros(len(first), dtype=torch.long, device=first.device)
-        self._n_damaged = torch.zeros((), dtype=torch.long, device=first.device)
+        self._damaged = torch.zeros((), dtype=torch.long, device=first.device)
         self.n_rollbacks = self._n_consecutive = 0
         self._keep()
 
@@ -43,13 +43,17 @@ class Guard:
         return gradient.masked_fill_(is_bad, 0.0)
 
     def zero_received_(self, gradient: Tensor) -> Tensor:
-        """Like `zero_nonfinite_` for a mean of finite gradients; the next check ends the run if this one is not.
+        """Like `zero_nonfinite_`, of a mean of finite gradients: rows that are not finite were damaged on their way."""
+        before = self._rejected.sum()
+        self.zero_nonfinite_(gradient)
+        self._damaged += self._rejected.sum() - before
+        return gradient
 
-        A message was damaged, so that ranks which hold the same generators have moved them differently.
-        """
-        is_bad = ~gradient.norm(dim=1, keepdim=True).square().isfinite()
-        self._n_damaged += is_bad.sum()
-        return gradient.masked_fill_(is_bad, 0.0)
+    def n_damaged(self) -> int:
+        """Number of received gradients of members that were damaged since the last call."""
+        n_damaged = int(self._damaged)
+        self._damaged.zero_()
+        return n_damaged
 
     def replace_nonfinite_(self, weights: Tensor, own: Tensor) -> Tensor:
         """Replace numbers in `weights` (member, weight) that are not finite by those of `own`, in place; returns it."""
@@ -68,15 +72,8 @@ class Guard:
         Raises
         ------
         RuntimeError
-            After more consecutive rollbacks than allowed, or after damaged numbers from other ranks.
+            After more consecutive rollbacks than allowed.
         """
-        if self._n_damaged:
-            raise RuntimeError(
-                "The mean gradient of all ranks was NaN or infinite here, though every rank sends finite numbers: a "
-                "message was damaged, and ranks that hold the same generators would no longer agree. Nothing since the "
-                "last row is stored. Continue from the newest checkpoint: run(spec, resume=True), or add --resume to "
-                "`sagips run`."
-            )
         sums = torch.stack([tensor.flatten(1).sum(1) for tensor in self._tensors()]).sum(0)
         is_bad = ~sums.isfinite() | (self._rejected > 0)
         # A discriminator that became bad in the last step has not affected a gradient yet.

@@ -421,6 +421,14 @@ class Trainer:
             self._guard.check(),
         )
         self._waited_s = 0.0
+        if n_damaged := self._guard.n_damaged():
+            warnings.warn(
+                f"Rank {self.world.rank}, step {self.step}: {n_damaged} mean gradients from other ranks were damaged "
+                "on their way, and were left out. Other ranks may have used theirs: if this rank holds the same "
+                "generators, they now differ by a step. To undo it, stop the run and resume it from an earlier "
+                "checkpoint.",
+                stacklevel=3,
+            )
         for sentence in self._watch.look(record):
             warnings.warn(f"Rank {self.world.rank}, step {self.step}: {sentence}", stacklevel=3)
         return record
