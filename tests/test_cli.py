@@ -20,6 +20,7 @@ from sagips_kit.cli import main
 from sagips_kit.ranks.world import World
 from sagips_kit.statistics.fit import ScoreFit
 from sagips_kit.store.findings import Finding
+from sagips_kit.store.group import open_group
 from sagips_kit.store.writer import RunWriter
 
 SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, bootstrap=True, rows_per_block=1)
@@ -153,6 +154,24 @@ def test_describe_prints_run_progress_and_estimates(capsys, path, spec):
     assert (status, err) == (0, "")
     for text in ("Gaussian", "mu", "sigma", "200 observed", "Independent", "step 20 of 20", "estimate", "mle"):
         assert text in out
+
+
+def test_a_run_that_would_be_lost_with_the_process_is_refused(capsys, path):
+    status, _, err = sagips(capsys, "run", path, "--store", "memory://a.zarr")
+    assert status == 2 and "store = 'memory://a.zarr' is in the memory of this process" in err
+
+
+def test_what_a_store_says_cannot_write_to_the_terminal(capsys, spec):
+    """Neither escape sequences nor lines that look like ours."""
+    prepare(spec, n_ranks=1)
+    root = open_group(spec.store, "r+")
+    root.attrs.update({"mode": "\x1b]0;owned\x07\nverdict   USABLE", "hostname": "\u202ehost"})
+    for command in ("describe", "list", "verify"):
+        _, out, err = sagips(capsys, command, spec.store if command != "list" else Path(spec.store).parent)
+        assert not any(sign in out + err for sign in ("\x1b", "\x07", "\u202e", "\nverdict   USABLE")), command
+    root.attrs["parameters"] = ["\x1b[31m", "sigma"]
+    status, out, err = sagips(capsys, "describe", spec.store)
+    assert status == 2 and "\x1b" not in out + err and "cannot be the name of a variable" in err
 
 
 def test_describe_without_a_run(capsys, tmp_path):

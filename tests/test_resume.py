@@ -39,6 +39,7 @@ from sagips_kit.running.checkpoints import FOLDER, Checkpoints
 from sagips_kit.running.coordination import Control, Due, Milestones
 from sagips_kit.running.signals import Signals
 from sagips_kit.store import files, location, schema
+from sagips_kit.store.group import open_group
 from sagips_kit.store.writer import RunWriter
 from sagips_kit.training.state_dicts import flattened, nested
 
@@ -539,7 +540,7 @@ def test_a_streamed_file_that_was_replaced_is_refused(streamed, replaced, text):
 
 def test_a_streamed_run_without_a_digest_is_resumed(streamed):
     stop_at(streamed, 100)
-    control = zarr.open_group(streamed.store, mode="r+")["control"]
+    control = open_group(streamed.store, "r+")["control"]
     attributes = dict(control.attrs)
     del attributes["events_file"]
     control.attrs.put(attributes)

@@ -185,7 +185,7 @@ def to_csv(run: xr.DataTree, folder: str | os.PathLike[str]) -> list[Path]:
     if _has_chains(run):
         tables["estimates"] = analysis.summary(run)
         draws = analysis.written(run, schema.POSTERIOR).to_dataframe()
-        tables["posterior"] = draws[[*parameters, *draws.columns.difference(parameters)]]
+        tables["posterior"] = draws.loc[:, [*parameters, *draws.columns.difference(parameters)]]
     with _replacing(folder) as partial:
         partial.mkdir(parents=True)
         for name, table in tables.items():
