@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .running.spec import RunSpec
     from .statistics.fit import ScoreFit
 
 Options = argparse.Namespace
@@ -224,12 +225,21 @@ def _spec(options: Options) -> None:
     print(RunSpec.from_dict(given).to_json(), end="")
 
 
+def _read_spec(path: str) -> "RunSpec":
+    """The spec in a file, after printing which modules it imports, whose code is then executed."""
+    from ._text import printable
+    from .running.spec import RunSpec, modules_of
+
+    for module in filter(lambda one: one not in sys.modules, modules_of(path)):
+        print(f"sagips: the spec imports the module {printable(module)}", file=sys.stderr, flush=True)
+    return RunSpec.from_file(path)
+
+
 def _check(options: Options) -> int:
     from .check.suite import check_problem
     from .running.launch import observed_events
-    from .running.spec import RunSpec
 
-    spec = RunSpec.from_file(options.spec)
+    spec = _read_spec(options.spec)
     events = observed_events(spec)[0] if spec.events is not None else None
     report = check_problem(spec.problem, events, spec.n_observed, spec.seed)
     print(report)
@@ -240,10 +250,9 @@ def _fit(options: Options) -> int:
     from ._text import counted, listed, spaced
     from .report.progress_line import working
     from .running.launch import observed_events
-    from .running.spec import RunSpec
     from .statistics.fit import fit
 
-    spec = RunSpec.from_file(options.spec)
+    spec = _read_spec(options.spec)
     events, source = observed_events(spec)
     print(f"{spaced(len(events))} events ({listed(spec.problem.observables)}) from {source}", file=sys.stderr)
     with working(f"fitting {counted(len(spec.problem.parameters), 'parameter')} by the learned score"):
@@ -292,14 +301,13 @@ def _run(options: Options) -> None:
     from .ranks.world import World
     from .running.launch import run
     from .running.signals import Signals
-    from .running.spec import RunSpec
     from .store.location import is_in_memory
     from .store.status import read_status
 
     world = World.here()
     # Rank 0 reports a mistake in the spec for all ranks.
     with world.rank_0_first("rank 0 to read the spec"):
-        spec = RunSpec.from_file(options.spec)
+        spec = _read_spec(options.spec)
         if spec.overwrite and not (options.store or options.overwrite):
             _check_here(spec.store)
         changes = {"store": options.store, "overwrite": options.overwrite or None}
@@ -338,12 +346,11 @@ def _check_here(store: str) -> None:
 
 def _tune(options: Options) -> None:
     from .ranks.world import World
-    from .running.spec import RunSpec
     from .running.tune import tune_run
 
     world = World.here()
     with world.rank_0_first("rank 0 to read the spec"):
-        spec = RunSpec.from_file(options.spec)
+        spec = _read_spec(options.spec)
     tuning = tune_run(spec, world, options.trial_s)
     if world.rank == 0:
         print(tuning)

@@ -1,5 +1,6 @@
 """The run that a user asks for, as one value: written in a notebook cell or a JSON file, it travels to every rank."""
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -296,6 +297,20 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = listed(repr(item) for name, item in pairs if name == twice[0])
         raise ValueError(f"{twice[0]!r} is given {names.count(twice[0])} times: {values}. Keep one of them.")
     return dict(pairs)
+
+
+def modules_of(path: str | os.PathLike[str]) -> list[str]:
+    """The modules that the spec in a file names, and that are imported with it; none if it cannot be read."""
+    found: list[str] = []
+
+    def look(fields: dict[str, Any]) -> dict[str, Any]:
+        place, colon, _ = str(fields.get("type")).partition(":")
+        found.extend([place] if colon and place not in found else [])
+        return fields
+
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # which `from_file` explains
+        json.loads(Path(path).read_text(encoding="utf-8"), object_hook=look)
+    return found
 
 
 def require_spec(given: Any) -> None:
