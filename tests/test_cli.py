@@ -278,7 +278,8 @@ def test_python_m_sagips_kit_is_the_command(path, spec, tmp_path):
         return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment())
 
     done = call(path)
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("20 steps on 1 rank")
+    assert done.returncode == 0 and done.stdout.startswith("20 steps on 1 rank")
+    assert done.stderr == "sagips: the spec imports the module gaussian\n", "before its code is executed"
     assert np.isfinite(open_run(spec.store)["posterior"]["mu"]).all()
     done = call(tmp_path / "none.json")
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("sagips: There is no spec")

@@ -713,13 +713,15 @@ def test_the_remains_of_a_replaced_run_are_not_a_run(make, path, monkeypatch):
     make()
 
 
-def test_a_writer_without_disk_says_which_rows_are_safe(make, path):
+def test_a_writer_without_disk_says_which_rows_are_safe(make, path, monkeypatch):
+    async def refuse(self, key, value):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     make()
     writer = RunWriter(path, 2)
     writer.write_rows(0, {"theta": rows_of(2, 0, 4)})
     writer.set_progress(40)
-    shutil.rmtree(path / "history" / "waited_s" / "c")
-    (path / "history" / "waited_s" / "c").write_text("in the way")
+    monkeypatch.setattr(LocalStore, "set", refuse)
     with pytest.raises(OSError, match="Rank 2 cannot write to .*rows up to step 40 are safe"):
         writer.write_rows(4, {"theta": rows_of(2, 4, 4), "waited_s": np.ones(4)})
 

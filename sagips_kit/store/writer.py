@@ -37,7 +37,7 @@ class RunWriter:
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no run at `path`.
+        If there is no run at `path`; ValueError by methods that write, if what was written before is damaged.
     OSError
         By every method that writes, if the disk refuses; the message says which rows are safe.
     """
@@ -234,5 +234,11 @@ class RunWriter:
         if self._check is not None:
             self._check()
         advice = f"Its rows up to step {spaced(self.step)} are safe: open_run({str(self.path)!r}) reads them."
-        with explained(f"Rank {self.rank} cannot write to `{self.path}`", advice):
-            yield
+        try:
+            with explained(f"Rank {self.rank} cannot write to `{self.path}`", advice):
+                yield
+        except ValueError as error:  # shapes have been checked, so it is what was written before
+            raise ValueError(
+                f"`{self.path}` is damaged, so that rank {self.rank} cannot write to it: {error}. `sagips verify` names "
+                "all that is damaged: restore it from a copy and resume the run, or start the run again."
+            ) from error
