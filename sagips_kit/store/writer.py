@@ -239,6 +239,6 @@ class RunWriter:
                 yield
         except ValueError as error:  # shapes have been checked, so it is what was written before
             raise ValueError(
-                f"`{self.path}` is damaged, so that rank {self.rank} cannot write to it: {error}. `sagips verify` names "
-                "all that is damaged: restore it from a copy and resume the run, or start the run again."
+                f"`{self.path}` is damaged, so that rank {self.rank} cannot write to it: {error}. `sagips verify` "
+                "names all that is damaged: restore it from a copy and resume the run, or start the run again."
             ) from error
