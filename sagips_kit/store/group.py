@@ -265,6 +265,8 @@ def _check_layout(sizes: Mapping[str, Any]) -> None:
     names = [field.name for field in dataclasses.fields(schema.RunLayout)]
     if sizes.keys() | {"leaders"} != set(names):
         raise ValueError(f"attribute {schema.LAYOUT_KEY} = {reprlib.repr(sizes)}: should have {', '.join(names)}")
+    if not isinstance(sizes.get("leaders", []), list | tuple):
+        raise ValueError(f"attribute {schema.LAYOUT_KEY}: leaders = {reprlib.repr(sizes['leaders'])}: should be a list")
     schema.layout_of({schema.LAYOUT_KEY: sizes})
 
 

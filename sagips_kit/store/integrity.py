@@ -5,6 +5,7 @@ carries a digest of its contents, and a chunk that must have been written by now
 zarr would read fill values.  Which chunks those are follows from the progress of the ranks.
 """
 
+import contextlib
 import hashlib
 import json
 import reprlib
@@ -111,10 +112,9 @@ class CheckedStore(WrapperStore[Store]):
             self._miss(key)
         elif _is_metadata(key) and byte_range is None:
             document = self._opened(key, found.to_bytes())
-            if document.get("node_type") == "array":
-                grid = document.get("chunk_grid")
-                shape = grid.get("configuration", {}).get("chunk_shape") if isinstance(grid, dict) else None
-                self._chunks[key.removesuffix(f"/{_METADATA}")] = tuple(shape or ())
+            with contextlib.suppress(LookupError, TypeError):  # a group, or what zarr will refuse
+                shape = document["chunk_grid"]["configuration"]["chunk_shape"]
+                self._chunks[key.removesuffix(f"/{_METADATA}")] = tuple(shape)
             return prototype.buffer.from_bytes(json.dumps(document).encode())
         return found
 

@@ -367,7 +367,8 @@ class RunLayout:
         for name, size in asdict(self).items():
             if name != "leaders" and (not isinstance(size, int) or size < 1):
                 raise ValueError(f"RunLayout: {name} = {size!r}: should be an integer, 1 or more.")
-        if self.leaders and (len(self.leaders) != self.n_replicas or not set(self.leaders) <= set(range(self.n_ranks))):
+        are_ranks = all(isinstance(leader, int) and 0 <= leader < self.n_ranks for leader in self.leaders)
+        if len(self.leaders) not in (0, self.n_replicas) or not are_ranks:
             raise ValueError(f"RunLayout: leaders = {self.leaders}: should be the number of a rank for each replica.")
         if self.n_replicas > self.n_ranks:
             raise ValueError(f"RunLayout: n_replicas = {self.n_replicas}: should be at most n_ranks = {self.n_ranks}.")
