@@ -48,6 +48,7 @@ from .statistics.likelihood import fit_likelihood as fit_likelihood
 from .store.status import RunStatus as RunStatus
 from .store.status import read_status as read_status
 from .store.status import request_stop as request_stop
+from .store.verify import verify as verify
 from .training.settings import Settings as Settings
 from .training.trainer import Trainer as Trainer
 

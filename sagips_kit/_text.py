@@ -2,15 +2,33 @@
 
 import difflib
 import math
+import unicodedata
 from collections.abc import Iterable
 
 _ALIKE, _SIMILAR = 0.74, 0.6  # similarity of two names, 1 if they are equal: of a misspelling, and the least to mention
 _MOST_RELATED = 4
+_CONTROL = ("Cc", "Cf", "Zl", "Zp")  # of Unicode: control, format, and separators of lines and paragraphs
 
 
 def listed(items: Iterable[object]) -> str:
     """Items with commas between them."""
     return ", ".join(str(item) for item in items)
+
+
+def printable(text: object) -> str:
+    """Text without control characters, which could do anything to a terminal; lines and tabs stay.
+
+    Examples
+    --------
+    >>> printable("red \\x1b[31m")
+    'red \\\\x1b[31m'
+    """
+    return "".join(one if one in "\n\t" or not has_control(one) else repr(one)[1:-1] for one in str(text))
+
+
+def has_control(text: str) -> bool:
+    """Whether there are control characters in a text, ends of lines among them, or others that change its direction."""
+    return any(unicodedata.category(one) in _CONTROL for one in text)
 
 
 def guesses(given: object, names: Iterable[str]) -> list[str]:

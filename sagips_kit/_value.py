@@ -19,8 +19,9 @@ from pydantic import Field
 from ._text import allowed, listed
 
 Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_HUGE = 1e30  # networks compute in single precision, which ends at 3e38
+Positive = Annotated[float, Field(gt=0, le=_HUGE, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=_HUGE, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -12,6 +12,7 @@ sagips run SPEC                    run(spec, resume=...)
 sagips tune SPEC                   session.tune(spec, trial_s), tune_exchange(world, ..., trial_s)
 sagips list [FOLDER]               list_runs(folder)
 sagips describe STORE              run.sagips.describe(), run.sagips.summary()
+sagips verify STORE                verify(path)
 sagips report STORE                run.sagips.report()
 sagips export STORE --to FORMAT    to_netcdf(run, path), to_csv(run, folder), to_trace(run, path)
 sagips profiles list               profiles()
@@ -37,6 +38,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .running.spec import RunSpec
     from .statistics.fit import ScoreFit
 
 Options = argparse.Namespace
@@ -58,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, 1 if `sagips check` or `sagips fit` finds something wrong, 2 after an error, 130 after an
+        Exit status: 0, 1 if `sagips check`, `fit` or `verify` finds something wrong, 2 after an error, 130 after an
         interruption, 141 if nobody reads the output any more.
     """
     try:
@@ -89,7 +91,9 @@ def _main(arguments: list[str] | None) -> int:
             raise
         # A rank that ends because another rank failed is silent, since the other one reports the cause.
         if type(error).__name__ != "PeerError" or getattr(error, "rank", None) is None:
-            print(f"sagips: {str(error) or type(error).__name__}", file=sys.stderr, flush=True)
+            from ._text import printable
+
+            print(f"sagips: {printable(error) or type(error).__name__}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print("sagips: interrupted; what has been written to the store is kept.", file=sys.stderr)
@@ -158,6 +162,8 @@ def _add_reading(commands: Any) -> None:
     runs.add_argument("folder", nargs="?", default=".", help="the folder (default: the current one)")
     describe = _add(commands, "describe", _describe, "print what a run is, how far it is, and its estimates")
     describe.add_argument("store", help=_STORE)
+    verify = _add(commands, "verify", _verify, "test every file of a run, and say which are damaged or lost")
+    verify.add_argument("store", help=_STORE)
     report = _add(commands, "report", _report, "write a run as one HTML page with all pictures")
     report.add_argument("store", help=_STORE)
     report.add_argument("--output", help="file to write (default: the name of the store with the ending .html)")
@@ -237,12 +243,21 @@ def _spec(options: Options) -> None:
     print(RunSpec.from_dict(given).to_json(), end="")
 
 
+def _read_spec(path: str) -> "RunSpec":
+    """The spec in a file, after printing which modules it imports, whose code is then executed."""
+    from ._text import printable
+    from .running.spec import RunSpec, modules_of
+
+    for module in filter(lambda one: one not in sys.modules, modules_of(path)):
+        print(f"sagips: the spec imports the module {printable(module)}", file=sys.stderr, flush=True)
+    return RunSpec.from_file(path)
+
+
 def _check(options: Options) -> int:
     from .check.suite import check_problem
     from .running.launch import observed_events
-    from .running.spec import RunSpec
 
-    spec = RunSpec.from_file(options.spec)
+    spec = _read_spec(options.spec)
     events = observed_events(spec)[0] if spec.events is not None else None
     report = check_problem(spec.problem, events, spec.n_observed, spec.seed)
     print(report)
@@ -253,10 +268,9 @@ def _fit(options: Options) -> int:
     from ._text import counted, listed, spaced
     from .report.progress_line import working
     from .running.launch import observed_events
-    from .running.spec import RunSpec
     from .statistics.fit import fit
 
-    spec = RunSpec.from_file(options.spec)
+    spec = _read_spec(options.spec)
     events, source = observed_events(spec)
     print(f"{spaced(len(events))} events ({listed(spec.problem.observables)}) from {source}", file=sys.stderr)
     with working(f"fitting {counted(len(spec.problem.parameters), 'parameter')} by the learned score"):
@@ -305,17 +319,22 @@ def _run(options: Options) -> None:
     from .ranks.world import World
     from .running.launch import run
     from .running.signals import Signals
-    from .running.spec import RunSpec
+    from .store.location import is_in_memory
     from .store.status import read_status
 
     world = World.here()
     # Rank 0 reports a mistake in the spec for all ranks.
     with world.rank_0_first("rank 0 to read the spec"):
-        spec = RunSpec.from_file(options.spec)
+        spec = _read_spec(options.spec)
         if spec.overwrite and not (options.store or options.overwrite):
             _check_here(spec.store)
         changes = {"store": options.store, "overwrite": options.overwrite or None}
         spec = dataclasses.replace(spec, **{name: change for name, change in changes.items() if change is not None})
+        if is_in_memory(spec.store):
+            raise ValueError(
+                f"store = {spec.store!r} is in the memory of this process and would be lost with it. Give a folder, "
+                "for instance --store run.zarr."
+            )
     with Signals():  # a signal that killed this rank would kill the others before they have written their checkpoints
         result = run(spec, world, options.resume)
         # Ranks that exchange nothing may finish hours apart.
@@ -345,12 +364,11 @@ def _check_here(store: str) -> None:
 
 def _tune(options: Options) -> None:
     from .ranks.world import World
-    from .running.spec import RunSpec
     from .running.tune import tune_run
 
     world = World.here()
     with world.rank_0_first("rank 0 to read the spec"):
-        spec = RunSpec.from_file(options.spec)
+        spec = _read_spec(options.spec)
     tuning = tune_run(spec, world, options.trial_s)
     if world.rank == 0:
         print(tuning)
@@ -361,16 +379,23 @@ def _list(options: Options) -> None:
 
     table = list_runs(options.folder)
     if table.empty:
-        print(f"There is no run in {options.folder}.")
+        _show(f"There is no run in {options.folder}.")
         return
     is_broken = table["step"].isna()
     reasons = dict(table.loc[is_broken, "state"])
     table.loc[is_broken, "state"] = "cannot be opened"
     # A run that cannot be opened has no counts, and for its sake pandas keeps those of the others as floats.
     counts: dict[str | int, Any] = dict.fromkeys(("ranks", "members", "seed", "step", "n_steps"), "{:.0f}".format)
-    print(table.to_string(float_format="%.2f", formatters=counts, na_rep="-"))
+    _show(table.to_string(float_format="%.2f", formatters=counts, na_rep="-"))
     for name, reason in reasons.items():
-        print(f"\n{name}: {reason}")
+        _show(f"\n{name}: {reason}")
+
+
+def _show(*texts: object) -> None:
+    """Print texts that may come from a store, which somebody else may have made: without control characters."""
+    from ._text import printable
+
+    print(*map(printable, texts), sep="\n")
 
 
 def _describe(options: Options) -> None:
@@ -378,8 +403,16 @@ def _describe(options: Options) -> None:
     from .store.reader import open_run
 
     description = describe(open_run(options.store))
-    print(description)
+    _show(description)
     _print_summary(options.store, description)
+
+
+def _verify(options: Options) -> int:
+    from .store.verify import verify
+
+    found = verify(options.store)
+    _show(found)
+    return 0 if found.is_whole else 1
 
 
 def _print_summary(path: str, known: str = "") -> None:
@@ -391,7 +424,7 @@ def _print_summary(path: str, known: str = "") -> None:
     if read_status(path).is_finished:
         run = open_run(path)
         lines = [line for line in str(verdict(run)).splitlines() if line not in known]
-        print(*lines, summary(run).to_string(float_format="%.4g"), sep="\n")
+        _show(*lines, summary(run).to_string(float_format="%.4g"))
 
 
 def _report(options: Options) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sagips_kit.cli import main
 from sagips_kit.ranks.world import World
 from sagips_kit.statistics.fit import ScoreFit
 from sagips_kit.store.findings import Finding
+from sagips_kit.store.group import open_group
 from sagips_kit.store.writer import RunWriter
 
 SMALL = dataclasses.replace(QUICK, n_events=64, n_draws=3, n_predictive=4, bootstrap=True, rows_per_block=1)
@@ -154,6 +156,24 @@ def test_describe_prints_run_progress_and_estimates(capsys, path, spec):
         assert text in out
 
 
+def test_a_run_that_would_be_lost_with_the_process_is_refused(capsys, path):
+    status, _, err = sagips(capsys, "run", path, "--store", "memory://a.zarr")
+    assert status == 2 and "store = 'memory://a.zarr' is in the memory of this process" in err
+
+
+def test_what_a_store_says_cannot_write_to_the_terminal(capsys, spec):
+    """Neither escape sequences nor lines that look like ours."""
+    prepare(spec, n_ranks=1)
+    root = open_group(spec.store, "r+")
+    root.attrs.update({"mode": "\x1b]0;owned\x07\nverdict   USABLE", "hostname": "\u202ehost"})
+    for command in ("describe", "list", "verify"):
+        _, out, err = sagips(capsys, command, spec.store if command != "list" else Path(spec.store).parent)
+        assert not any(sign in out + err for sign in ("\x1b", "\x07", "\u202e", "\nverdict   USABLE")), command
+    root.attrs["parameters"] = ["\x1b[31m", "sigma"]
+    status, out, err = sagips(capsys, "describe", spec.store)
+    assert status == 2 and "\x1b" not in out + err and "cannot be the name of a variable" in err
+
+
 def test_describe_without_a_run(capsys, tmp_path):
     status, out, err = sagips(capsys, "describe", tmp_path / "a.zarr")
     assert (status, out) == (2, "") and err.startswith("sagips: There is no run at `") and err.count("\n") == 1
@@ -255,7 +275,8 @@ def test_python_m_sagips_kit_is_the_command(path, spec, tmp_path):
         return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment())
 
     done = call(path)
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("20 steps on 1 rank")
+    assert done.returncode == 0 and done.stdout.startswith("20 steps on 1 rank")
+    assert done.stderr == "sagips: the spec imports the module gaussian\n", "before its code is executed"
     assert np.isfinite(open_run(spec.store)["posterior"]["mu"]).all()
     done = call(tmp_path / "none.json")
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("sagips: There is no spec")

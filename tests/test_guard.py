@@ -95,6 +95,15 @@ def test_a_damaged_message_costs_a_step(number, is_noticed, undisturbed):
     np.testing.assert_allclose(records[-1].theta, undisturbed[-1].theta, atol=0.1)
 
 
+def test_a_damaged_message_is_reported():
+    """It may have split ranks that hold the same generators."""
+    trainer = make_trainer()
+    damage(trainer, 12, np.nan)
+    with pytest.warns(UserWarning) as warned:
+        trainer.run()
+    assert sum("1 mean gradients from other ranks were damaged" in str(one.message) for one in warned) == 1
+
+
 @pytest.mark.filterwarnings("ignore:Rank 0, step")
 def test_no_weight_is_frozen_by_an_infinite_square():
     """A flipped bit can cause one: Adam would keep the infinity, and the weight would never move again."""

@@ -41,6 +41,7 @@ from sagips_kit.running.checkpoints import FOLDER, Checkpoints
 from sagips_kit.running.coordination import Control, Due, Milestones
 from sagips_kit.running.signals import Signals
 from sagips_kit.store import files, location, schema
+from sagips_kit.store.group import open_group
 from sagips_kit.store.writer import RunWriter
 from sagips_kit.training.state_dicts import flattened, nested
 
@@ -181,8 +182,34 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(spec, dam
     data = newer.read_bytes()
     spoilt = {"cut": data[:-7], "flip": data[:999] + bytes([data[999] ^ 1]) + data[1000:], "empty": b"", "pickle": b"."}
     newer.write_bytes(spoilt[damage])
-    with pytest.warns(UserWarning, match=r"checkpoint 000000000120-.* is damaged: .* An earlier checkpoint is used"):
+    damaged = r"checkpoint 000000000120-.* is damaged: .*"
+    with pytest.warns(UserWarning, match=f"{damaged} An earlier checkpoint is used, of step 60"):
         assert alone(spec, resume=True)["first_step"] == 60
+
+
+def test_if_all_checkpoints_are_damaged_the_run_starts_again_and_says_so(spec):
+    stop_at(spec, 60)
+    for file in files_of(spec.store):
+        file.write_bytes(b"")
+    with pytest.warns(UserWarning, match="is damaged: .* no other checkpoint .* the run starts again from its first"):
+        assert alone(spec, resume=True)["first_step"] == 0
+
+
+def test_a_progress_that_a_loss_of_power_has_emptied_follows_from_the_checkpoint(spec, tmp_path):
+    whole = change(spec, store=str(tmp_path / "whole.zarr"))
+    alone(whole)
+    stop_at(spec, 60)
+    progress = location.local_path(spec.store) / "history" / "progress" / "c" / "0"
+    progress.write_bytes(b"")
+    with pytest.raises(ValueError, match="a.zarr` is damaged: .*checksum"):
+        read_status(spec.store)
+    with pytest.warns(UserWarning, match="progress of rank 0 .* is damaged .* Its newest checkpoint tells it"):
+        assert alone(spec, resume=True)["first_step"] == 60
+    assert_same_bits(spec.store, whole.store)
+    # Of a finished run there is no checkpoint: it is not trained again.
+    progress.write_bytes(b"")
+    with pytest.raises(ValueError, match="is damaged"):
+        alone(spec, resume=True)
 
 
 def test_the_last_two_checkpoints_are_kept(spec):
@@ -213,6 +240,14 @@ def test_finished_replicas_wait_for_nobody(spec):
     ]:
         assert apart.agreed(steps) == agreed
         assert together.agreed(steps) == shared
+    one_sided = Checkpoints(spec.store, 1, 203, (0, 0, 0), lets_finish=True)
+    for steps, agreed in [
+        ([{40, 203}, {40, 60}, {60}], [203, 60, 60]),
+        ([{40}, {40, 60}, {60}], [0, 0, 0]),
+        ([{203}, {203}, {203}], [203, 203, 203]),
+        ([{203}, set(), {60}], [203, 0, 0]),
+    ]:
+        assert one_sided.agreed(steps) == agreed
     state = {"a": torch.arange(3.0)}
     Checkpoints(spec.store, 0, 203, (0, 1)).write(203, state)
     for step in (20, 40):
@@ -272,8 +307,17 @@ def after_step(step, act):
         yield
 
 
-@pytest.mark.parametrize("how", ["resumed", "overwritten", "deleted"])
+TAKEN = {
+    "resumed": "Another process has resumed `.*a.zarr`. Only one process may write a run",
+    "overwritten": "a.zarr` has been overwritten by another run, which another process has started",
+    "deleted": r"a.zarr` has been removed or renamed .* Rename it back and type run\(spec, resume=True\)",
+}
+
+
+@pytest.mark.parametrize("how", TAKEN)
 def test_a_run_that_another_process_has_taken_is_left_to_it(spec, tmp_path, monkeypatch, how):
+    """Nothing is written to what is there now; the next thing to write is a snapshot."""
+    spec = change(spec, settings=dataclasses.replace(SMALL, n_snapshots=40))
     other = change(spec, seed=1, overwrite=True)
     take = {
         "resumed": lambda: Control(spec.store).take(),
@@ -282,10 +326,13 @@ def test_a_run_that_another_process_has_taken_is_left_to_it(spec, tmp_path, monk
     }[how]
     monkeypatch.setattr("sagips_kit.running.coordination._PAUSES_S", (0.0,))
     prepare(spec, n_ranks=1)
-    with after_step(100, take), pytest.raises(RuntimeError, match="Another process has resumed or overwr"):
+    with after_step(100, take), pytest.raises(RuntimeError, match=TAKEN[how]):
         run_rank(spec, World.alone("cpu"))
     if how == "deleted":
+        assert not location.local_path(spec.store).exists()
         return
+    if how == "overwritten":
+        assert not (location.local_path(spec.store) / "snapshots" / "events" / "c").exists()
     assert read_status(spec.store).step == (100 if how == "resumed" else 0)
     spec = spec if how == "resumed" else change(other, overwrite=False)
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
@@ -522,7 +569,7 @@ def test_a_streamed_file_that_was_replaced_is_refused(streamed, replaced, text):
 
 def test_a_streamed_run_without_a_digest_is_resumed(streamed):
     stop_at(streamed, 100)
-    control = zarr.open_group(streamed.store, mode="r+")["control"]
+    control = open_group(streamed.store, "r+")["control"]
     attributes = dict(control.attrs)
     del attributes["events_file"]
     control.attrs.put(attributes)
@@ -628,8 +675,9 @@ def under_mpi(spec, n_ranks, nest, timeout=120):
 
 
 @pytest.mark.mpi
-def test_the_work_of_a_slow_rank_is_kept_after_rank_0_has_finished(spec, tmp_path, nest):
-    spec = change(spec, n_steps=403)
+@pytest.mark.parametrize("exchange", [Independent(), OneSided(), OneSided(payload="gradient")], ids=repr)
+def test_the_work_of_a_slow_rank_is_kept_after_rank_0_has_finished(spec, tmp_path, nest, exchange):
+    spec = change(spec, n_steps=403, exchange=exchange)
     whole = change(spec, store=str(tmp_path / "whole.zarr"))
     under_mpi(whole, 2, nest)
     arguments = command(2, TESTS / "mpi" / "uneven.py", file_of(spec), "--resume")  # mpiexec forwards the signal
@@ -645,8 +693,12 @@ def test_the_work_of_a_slow_rank_is_kept_after_rank_0_has_finished(spec, tmp_pat
     fast, slow = read_status(spec.store).steps
     assert fast == 403 and 0 < slow < 403
     assert [file.name[:19] for file in files_of(spec.store)] == [f"{slow:012d}-000001", "000000000403-000000"]
+    before = open_run(spec.store)["history"]["theta"][0].load()
     under_mpi(spec, 2, nest)
-    assert_same_bits(spec.store, whole.store)
+    if exchange == Independent():
+        assert_same_bits(spec.store, whole.store)
+    assert read_status(spec.store).is_finished
+    assert open_run(spec.store)["history"]["theta"][0].equals(before), "rank 0 stands by"
     [note] = open_run(spec.store)["control"].attrs["resumed"]
     assert note["from_step"] == slow
 

@@ -171,6 +171,18 @@ def test_arviz_gets_the_chains_that_exist():
     assert open_run(where).sagips.to_arviz()["posterior"]["chain"].values.tolist() == [2, 3]
 
 
+def test_parameters_may_be_called_like_columns(tmp_path):
+    names = ("distance", "elapsed_s")
+    make_run(make_theta(), tmp_path / "a.zarr", parameters=names)
+    export.to_csv(open_run(tmp_path / "a.zarr"), tmp_path / "a")
+    table = pd.read_csv(tmp_path / "a" / "convergence.csv")
+    path = analysis.convergence(open_run(tmp_path / "a.zarr"), n_rows=None)
+    for name in names:
+        np.testing.assert_allclose(table[name], path["theta"].sel(parameter=name).values.ravel())
+    np.testing.assert_allclose(table["run.distance"], path["distance"])
+    np.testing.assert_allclose(table["run.elapsed_s"], path["elapsed"])
+
+
 def test_netcdf_opens_with_xarray_alone(folder, tmp_path):
     pytest.importorskip("h5netcdf")
     run = open_run(folder / "under way.zarr")

@@ -18,6 +18,7 @@ from gaussian import QUICK, Gaussian
 import sagips_kit
 from sagips_kit import RunSpec, connect, open_run, prepare
 from sagips_kit.cli import main
+from sagips_kit.cluster.jobs import PBS, Slurm
 from sagips_kit.running.checkpoints import FOLDER, Checkpoints
 from sagips_kit.store import files
 
@@ -112,6 +113,27 @@ def test_a_spec_file_replaces_no_run_outside_this_folder(spec, tmp_path, monkeyp
     assert RunSpec.from_run(open_run(victim.store)).seed == 0
     assert main(["run", "spec.json", "--overwrite"]) == 0
     assert RunSpec.from_run(open_run(victim.store)).seed == 7
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"name": "a\nrm -rf ~"},
+        {"log": "/runs/a\n/{id}.log"},
+        {"body": ["cd '/runs/a\nb'"]},
+        {"environment": {"PYTHONPATH": "/a\r"}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [PBS, Slurm])
+def test_no_name_becomes_a_command_of_a_job_script(kind, given):
+    job, rest = kind(walltime="00:10:00"), {"body": ["true"], "name": "a", "log": "/runs/{id}.log"}
+    assert "true" in job.script(2, **rest)
+    with pytest.raises(ValueError, match="cannot be a line of a job script: control characters"):
+        job.script(2, **rest | given)
+    for option in ("setup", "affinity", "queue"):
+        with pytest.raises(ValueError, match=option):
+            kind(**{option: "a\x1bb"})
 
 
 def test_checkpoints_have_the_permissions_of_the_store(spec):

@@ -5,10 +5,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from gaussian import Gaussian
 
-from sagips_kit import AllReduce, DayaBay, Independent, Problem, Proxy, Ring, RunSpec, Settings
+from sagips_kit import AllReduce, DayaBay, Independent, Problem, Proxy, Ring, RunSpec, Settings, prepare
+from sagips_kit.ranks.gpu import memory_of
 from sagips_kit.running.spec import require_spec
+from sagips_kit.training.footprint import require_memory
 
 SPEC = RunSpec(problem=Proxy(), store="runs/a.zarr")
 WRONG = {
@@ -219,3 +222,37 @@ def test_variables_in_the_path_of_a_store_are_those_of_the_environment(monkeypat
     assert RunSpec(problem=Proxy(), store="s3://runs/$SCRATCH").store == "s3://runs/$SCRATCH"  # nobody else learns it
     with pytest.raises(ValueError, match=r"should be a path, but \$SCRATHC is not set in this environment"):
         RunSpec(problem=Proxy(), store="$SCRATHC/a.zarr")
+
+
+FILES = {
+    '{"store": "a.zarr", "n_steps": 10, "n_steps": 20}': "'n_steps' is given 2 times: 10, 20. Keep one of them",
+    '{"settings": {"seed": 1, "seed": 1}}': "'seed' is given 2 times",
+    "[" * 10**5 + "]" * 10**5: "nested too deeply",
+    '{"problem":' + '{"type": "Proxy", "x":' * 500 + "1" + "}" * 501: "nested too deeply",
+    '{"problem": {"type": "Proxy"}, "store": "a", "settings": {"generator_rate": 1e300}}': r"generator_rate = 1e\+300",
+    '{"problem": {"type": "Prox"}, "store": "a"}': "Unknown problem 'Prox'",
+}
+
+
+@pytest.mark.parametrize("text", FILES, ids=[*map(str, range(len(FILES)))])
+def test_a_file_that_is_refused_is_named(tmp_path, text):
+    (tmp_path / "spec.json").write_text(text)
+    with pytest.raises(ValueError, match=f"^`.*spec.json`.*{FILES[text]}"):
+        RunSpec.from_file(tmp_path / "spec.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"n_members": 10**9}, "n_members = 1000000000: these settings need at least .* GiB .* for events, and any"),
+        ({"generator_widths": (10**8, 10**8)}, "for networks, .* smaller n_members, generator_widths"),
+        ({"n_draws": 10**10}, "for results, .* smaller n_members, n_draws or n_predictive"),
+    ],
+)
+def test_more_memory_than_there_is_is_refused_before_anything_is_made(tmp_path, changes, text):
+    spec = RunSpec(problem=Gaussian(n_observed=50), store=str(tmp_path / "a.zarr"), settings=Settings(**changes))
+    with pytest.raises(ValueError, match=text):
+        prepare(spec, n_ranks=1)
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=f"{text.partition(',')[0]}.*and this machine has"):
+        require_memory(spec.problem, spec.settings, *memory_of(torch.device("cpu")))

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from .._text import counted, with_error
+from .._text import counted, printable, with_error
 from ..store import schema
 from ..store.status import RunStatus
 from .answer import verdict
@@ -176,7 +176,9 @@ def describe(run: xr.DataTree) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in facts[schema.VERSIONS_KEY].items()),
     }
     first = [("" if k else "verdict", text) for k, text in enumerate(str(verdict(run)).splitlines())]
-    return "\n".join(f"{name:<10}{text}" for name, text in [*first, *rows.items()] if text)
+    # Nothing in a store, which somebody else may have made, can begin a line of its own.
+    lines = (f"{name:<10}{text}".replace("\n", "\\n") for name, text in [*first, *rows.items()] if text)
+    return printable("\n".join(lines))
 
 
 def _beginning(run: xr.DataTree) -> str:

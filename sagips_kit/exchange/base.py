@@ -101,6 +101,11 @@ class Exchange(metaclass=ValueClass):
         """Whether a rank's weights may hold updates that other ranks have not received yet."""
         return False
 
+    @property
+    def lets_finish(self) -> bool:
+        """Whether a rank that has made all its steps may leave its replica, which continues without it."""
+        return False
+
     def replica(self, rank: int, size: int) -> int:
         """The replica of a rank: ranks of one replica hold the same generators.
 

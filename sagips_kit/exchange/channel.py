@@ -438,6 +438,17 @@ class Channel(ABC):
         for name, part in self.parts.items():
             part.load_state_dict(state.get(name, {}))
 
+    def stand_by(self, step: int) -> None:
+        """Let the other ranks continue without this one, which had made all its steps before a run was resumed.
+
+        Collective, with the first exchange of the others.
+
+        Parameters
+        ----------
+        step : int
+            Number of its last step.
+        """
+
     def close(self) -> None:
         """Free what the channel owns.  Collective; closing again does nothing."""
         for part in self.parts.values():

@@ -86,6 +86,10 @@ class OneSided(Exchange):
     def mixes_deltas(self) -> bool:
         return self.payload == "updates"
 
+    @property
+    def lets_finish(self) -> bool:
+        return True
+
     def open(self, world: World, like: torch.Tensor) -> Channel:
         return _OneSidedChannel(self, world, like)
 
@@ -239,6 +243,16 @@ class _OneSidedChannel(Channel):
         elif self.exchange.mixes_deltas:
             # All ranks start from the same weights, so it does no harm that these contain the first update already.
             self._position = _Position(own, own)
+
+    def stand_by(self, step: int) -> None:
+        if self.world.size == 1:
+            return
+        shape, dtype = self._forms["gradient"]
+        own = torch.zeros(shape, dtype=dtype).numpy().ravel() if self._position is None else self._position.position
+        self._peers = _Peers(self.exchange, self.world, own)
+        if self._position is not None:
+            self._peers.slots.publish(own, step)
+        self._peers.slots.leave()
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self._position is None else self._position.state_dict()

@@ -3,6 +3,7 @@
 import ctypes
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 if TYPE_CHECKING:
@@ -78,3 +79,10 @@ def _raise_together(comm: "MPI.Intracomm", problem: str | None) -> None:
     for rank, text in enumerate(problems):
         if text:
             raise ValueError(f"Device buffers cannot be used. Rank {rank}: {text}. {_HINT}")
+
+
+def memory_of(device: torch.device) -> tuple[int, str]:
+    """The memory of a device in bytes, and what to call the device."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory, f"{device}"
+    return psutil.virtual_memory().total, "this machine"

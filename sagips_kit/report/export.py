@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import arviz  # pyright: ignore[reportMissingImports]  (optional: an extra brings it)
 
 
+_DISTANCE = "distance"
+
+
 def to_arviz(run: xr.DataTree) -> arviz.InferenceData | xr.DataTree:
     """Convert the posterior draws and events of a run for ArviZ.
 
@@ -148,7 +151,9 @@ def to_csv(run: xr.DataTree, folder: str | os.PathLike[str]) -> list[Path]:
     Returns
     -------
     list of Path
-        The files: convergence.csv, and once a chain has been written estimates.csv and posterior.csv.
+        The files: convergence.csv, and once a chain has been written estimates.csv and posterior.csv.  Parameters keep
+        their names; if one is called "distance" or "elapsed_s", the column of the run becomes "run.distance" or
+        "run.elapsed_s".
 
     Raises
     ------
@@ -171,11 +176,16 @@ def to_csv(run: xr.DataTree, folder: str | os.PathLike[str]) -> list[Path]:
     analysis.single_run(run, "to_csv")
     folder = _new(folder)
     path = analysis.convergence(run, n_rows=None)
-    theta = path["theta"].to_dataset(schema.PARAMETER)
-    tables = {"convergence": theta.assign(distance=path["distance"], elapsed_s=path["elapsed"]).to_dataframe()}
+    parameters = run.attrs[schema.PARAMETERS_KEY]
+    table = path["theta"].to_dataset(schema.PARAMETER).to_dataframe()
+    for name, values in ((_DISTANCE, path["distance"]), (schema.ELAPSED, path["elapsed"])):
+        # Refuses a name that exists.
+        table.insert(table.shape[1], f"run.{name}" if name in parameters else name, values.to_series())
+    tables = {"convergence": table}
     if _has_chains(run):
         tables["estimates"] = analysis.summary(run)
-        tables["posterior"] = analysis.written(run, schema.POSTERIOR).to_dataframe()
+        draws = analysis.written(run, schema.POSTERIOR).to_dataframe()
+        tables["posterior"] = draws.loc[:, [*parameters, *draws.columns.difference(parameters)]]
     with _replacing(folder) as partial:
         partial.mkdir(parents=True)
         for name, table in tables.items():

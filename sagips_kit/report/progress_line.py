@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .. import _circular
 from ..store import schema
-from ..store.group import array_of, damage_explained, open_group
+from ..store.group import array_of, damage_explained, expect, open_group
 from ..store.status import RunStatus, is_fitting, read_status
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ def snapshot(path: "Location") -> Snapshot:
 
 
 def _snapshot(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot:
-    sizes: Any = root.attrs[schema.LAYOUT_KEY]
-    layout = schema.RunLayout(**sizes)
+    expect(root, status.steps.tolist())
+    layout = schema.layout_of(root.attrs)
     row = int(np.searchsorted(layout.steps, status.step, side="right")) - 1
     if row < 1:
         return Snapshot(status, is_fitting=is_fitting(path))

@@ -5,22 +5,19 @@ used.  The files lie below the node of an array, where readers of zarr do not lo
 of a replica have one of the same step, and older ones are removed only then.
 """
 
-import hashlib
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
 
-from ..store import schema
-from ..store.files import Files
+from ..store.files import CHECKPOINTS as FOLDER
+from ..store.files import Files, digest, is_intact
 from ..store.location import explained
 from ..training.state_dicts import flattened, nested
 
-FOLDER = f"{schema.CONTROL}/{schema.CHECKPOINT_STEP}"
 _NAME = re.compile(r"(\d{12})-(\d{6})-([0-9a-f]{32})\.safetensors")
 
 
@@ -35,11 +32,26 @@ class Checkpoints:
         The rank, and the length of the run in steps.
     replicas : sequence of int
         The replica of each rank.
+    lets_finish : bool
+        Whether a rank that has made all its steps does not go back with the rest of its replica.
+
+    Attributes
+    ----------
+    damages : list of str
+        What is wrong with checkpoints that are damaged, as far as they have been looked at.
     """
 
-    def __init__(self, path: str | os.PathLike[str], rank: int, n_steps: int, replicas: Sequence[int]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        rank: int,
+        n_steps: int,
+        replicas: Sequence[int],
+        lets_finish: bool = False,
+    ) -> None:
         self._files, self.path, self.rank = Files(path, FOLDER), path, rank
         self.n_steps, self.replicas = n_steps, tuple(replicas)
+        self.lets_finish, self.damages = lets_finish, list[str]()
 
     def write(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint, and remove the checkpoints of this rank that are no longer needed.
@@ -60,9 +72,10 @@ class Checkpoints:
         """
         names = self._names()
         data = safetensors.torch.save(flattened(state))
-        self._files.write(f"{step:012d}-{self.rank:06d}-{_digest(data)}.safetensors", data)
+        self._files.write(f"{step:012d}-{self.rank:06d}-{digest(data)}.safetensors", data)
         steps = [{step for step, of in names if of == rank} for rank in range(len(self.replicas))]
-        newest = self.agreed(steps)[self.rank]
+        # A rank that stands by keeps what the others go back to, in case its own last checkpoint is damaged.
+        newest = min(self.agreed(steps)) if self.lets_finish else self.agreed(steps)[self.rank]
         for (old, rank), name in names.items():
             if rank == self.rank and old < newest:
                 self._files.remove(name)
@@ -71,7 +84,8 @@ class Checkpoints:
         """The step from which each rank can resume.
 
         All ranks of a replica resume from the same step.  Replicas are independent of each other: one that has made all
-        its steps stays finished, and the others resume from a step of their own.
+        its steps stays finished, and the others resume from a step of their own.  Where `lets_finish`, this holds for
+        single ranks.
 
         Parameters
         ----------
@@ -83,13 +97,17 @@ class Checkpoints:
         list of int
             The step of each rank's checkpoint, 0 where there is none.
         """
+        if self.lets_finish:
+            late = [each for each in steps if self.n_steps not in each]
+            newest = max(set.intersection(*late), default=0) if late else 0
+            return [self.n_steps if self.n_steps in each else newest for each in steps]
         unfinished = {of for each, of in zip(steps, self.replicas, strict=True) if self.n_steps not in each}
         common = [each for each, of in zip(steps, self.replicas, strict=True) if of in unfinished]
         newest = max(set.intersection(*common), default=0) if common else 0
         return [newest if of in unfinished else self.n_steps for of in self.replicas]
 
     def steps(self) -> set[int]:
-        """Steps of which this rank has an intact checkpoint; warns of damaged ones.
+        """Steps of which this rank has an intact checkpoint; what is wrong with others is added to `damages`.
 
         Raises
         ------
@@ -115,7 +133,7 @@ class Checkpoints:
         with explained(f"Rank {self.rank} cannot read its checkpoint {name}", advice):
             data = self._files.read(name)
         try:
-            if not name.endswith(f"-{_digest(data)}.safetensors"):
+            if not is_intact(name, data):
                 raise ValueError("its checksum differs from the one in its name")
             return nested(safetensors.torch.load(data))
         except (ValueError, KeyError, SafetensorError) as error:
@@ -141,10 +159,12 @@ class Checkpoints:
         try:
             self.read(step)
         except ValueError as error:
-            warnings.warn(f"{error} An earlier checkpoint is used.", stacklevel=3)
+            self.damages.append(str(error))
             return False
         return True
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
+def ranks_with_checkpoints(path: str | os.PathLike[str]) -> set[int]:
+    """The ranks of which the run at `path` has a checkpoint, damaged or not."""
+    found = filter(None, map(_NAME.fullmatch, Files(path, FOLDER).names()))
+    return {int(match[2]) for match in found}

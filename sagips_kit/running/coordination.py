@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..store import schema
-from ..store.group import array_of, open_group
+from ..store.group import array_of, identity, open_group
 from ..store.location import explained
 
 _MARGIN_S = 1.0  # time for all ranks to see what has been written, before the fastest rank gets there
@@ -64,7 +64,7 @@ class Control:
         names = (schema.STOP_STEP, schema.CHECKPOINT_STEP, schema.ASKED)
         self._arrays = {name: array_of(path, root, schema.CONTROL, name) for name in names}
         self._progress = array_of(path, root, schema.HISTORY, schema.PROGRESS)
-        self._path = path
+        self._path, self._run_id = path, identity(root)
 
     def __getitem__(self, name: str) -> int:
         return int(self._persistently(lambda: np.asarray(self._arrays[name][()])))
@@ -96,10 +96,24 @@ class Control:
             if self._owner() == owner:
                 return
             time.sleep(pause_s)
-        raise RuntimeError(
-            f"Another process has resumed or overwritten `{self._path}`. Only one process may write a run, so this one "
-            "stops. Start a job only after the job before it has ended, or give each run its own store."
-        )
+        raise RuntimeError(f"{self._what_happened()} This process stops, and has written nothing since.")
+
+    def _what_happened(self) -> str:
+        """Why this process is no longer the owner of the run, and what to do."""
+        path = self._path
+        try:
+            root = open_group(path, "r")
+        except FileNotFoundError:
+            return (
+                f"`{path}` has been removed or renamed while the run was trained. Rename it back and type "
+                "run(spec, resume=True) (`sagips run --resume`) to continue from its newest checkpoint."
+            )
+        except ValueError as error:
+            return f"`{path}` has been changed while the run was trained: {error}"
+        one_each = "Start a job only after the job before it has ended, or give each run its own store."
+        if identity(root) != self._run_id:
+            return f"`{path}` has been overwritten by another run, which another process has started. {one_each}"
+        return f"Another process has resumed `{path}`. Only one process may write a run. {one_each}"
 
     def _owner(self):
         try:

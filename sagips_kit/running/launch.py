@@ -18,6 +18,7 @@ from ..store import create
 from ..store.schema import RunLayout
 from ..store.status import read_status
 from ..training import predictions
+from ..training.footprint import require_memory
 from . import resume as resuming
 from .rank_run import RankResult, RankRun, result_of_finished
 from .reference import likelihood_fit
@@ -94,6 +95,7 @@ def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
         return
     create.check_free(spec.store, spec.overwrite)
     problem, settings = spec.problem, spec.settings
+    require_memory(problem, settings)
     events, source = observed_events(spec)
     events = check_events(problem, events)
     require_resolution(problem, events)
@@ -110,6 +112,7 @@ def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
         n_snapshots=settings.n_snapshots,
         n_sets=settings.n_sets,
         n_scores=predictions.n_scored(settings, len(events)),
+        leaders=tuple(map((spec.exchange.replicas(n_ranks) or ()).index, range(spec.exchange.n_replicas(n_ranks)))),
     )
     create.create_run(
         spec.store,

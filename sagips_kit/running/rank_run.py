@@ -78,7 +78,7 @@ class RankRun:
         self._is_leader = self._replicas.index(replica) == world.rank
         # The events in the store, not newly made ones: the analysis reads what the ranks were trained on.
         self._events, self._start = _events(spec), None
-        self._writer = RunWriter(spec.store, world.rank, replica if self._is_leader else None)
+        self._writer = RunWriter(spec.store, world.rank, replica if self._is_leader else None, check=self._check_owner)
         self._control, self._signals = Control(spec.store), Signals()
         self._owner = world.from_rank_0(self._control.take, "rank 0 to take over the run")
         self._resources = contextlib.ExitStack()
@@ -169,9 +169,10 @@ class RankRun:
         milestones = Milestones(
             self._control, self._world.rank, block_steps, spec.n_steps, spec.checkpoint_s, self._signals
         )
+        if self._first_step == spec.n_steps:
+            self._trainer.stand_by()
         next_row = self._first_step // settings.record_every
         for block in self._blocks():
-            self._check_owner()
             writer.write_rows(next_row, _rows(block))
             next_row += len(block)
             step = block[-1].step
@@ -187,14 +188,14 @@ class RankRun:
 
     def finish(self) -> None:
         """Store the chains and scores if this rank made all its steps, and declare its last rows valid."""
-        self._check_owner()
         if self._trainer.step == self._spec.n_steps:
-            if len(set(self._replicas)) > 1:
-                self._save()  # other replicas may take much longer, and be resumed without this rank
+            if len(set(self._replicas)) > 1 or self._spec.exchange.lets_finish:
+                self._save()  # other replicas, or ranks, may take much longer, and be resumed without this rank
             self._write_results()
         # Last of all, so that a run which counts as finished has its chains.
         self._writer.set_progress(self._trainer.step)
         if read_status(self._spec.store).is_finished:  # true for the last rank
+            self._check_owner()
             self._checkpoints.clear()
             self._write_verdict()
 
@@ -240,6 +241,7 @@ class RankRun:
                 stacklevel=2,
             )
             return
+        self._check_owner()
         try:
             sync_rows(checkpoints.path, checkpoints.rank)
             checkpoints.write(trainer.step, trainer.state_dict())
@@ -288,7 +290,8 @@ def _result(spec: RunSpec, world: World, steps: int, elapsed_s: float, waited_s:
 
 def _checkpoints(spec: RunSpec, world: World) -> Checkpoints:
     spec.exchange.replica(world.rank, world.size)  # raises an error if the replicas depend on the nodes
-    return Checkpoints(spec.store, world.rank, spec.n_steps, spec.exchange.replicas(world.size) or ())
+    exchange = spec.exchange
+    return Checkpoints(spec.store, world.rank, spec.n_steps, exchange.replicas(world.size) or (), exchange.lets_finish)
 
 
 def _opened(spec: RunSpec) -> xr.DataTree:

@@ -5,6 +5,7 @@ import datetime
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..problems.base import Problem
 from ..ranks.world import World
 from ..store import files, group, schema
 from ..store.status import read_status
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, ranks_with_checkpoints
 from .coordination import Control
 from .probe import changes, probe
 from .spec import RunSpec
@@ -44,7 +45,7 @@ def after_restart(spec: RunSpec, resume: bool) -> tuple[RunSpec, bool]:
 def is_begun(path: str | os.PathLike[str]) -> bool:
     """Whether there is a run at `path`; raises ValueError if there is something else."""
     try:
-        read_status(path)
+        group.open_group(path, "r")
     except FileNotFoundError:
         return False
     return True
@@ -67,6 +68,7 @@ def reopen(spec: RunSpec, n_ranks: int) -> None:
         If the store holds another run than that of `spec` on `n_ranks` ranks; the text lists the differences.
     """
     root: Any = group.open_group(spec.store, "r")
+    _repair_progress(spec.store, root)
     attributes, control = root.attrs, root[schema.CONTROL].attrs
     is_finished = read_status(spec.store).is_finished
     stored = json.loads(attributes[schema.SPEC_KEY])
@@ -92,13 +94,39 @@ def reopen(spec: RunSpec, n_ranks: int) -> None:
         Control(spec.store).reset()
 
 
+def _repair_progress(path: str | os.PathLike[str], root: Any) -> None:
+    """Where a loss of power has damaged the progress of a rank, let its newest checkpoint tell it."""
+    progress: Any = group.array_of(path, root, schema.HISTORY, schema.PROGRESS)
+    for rank in range(progress.shape[0]):
+        try:
+            progress[rank]
+        except ValueError as error:
+            if rank not in ranks_with_checkpoints(path):
+                continue  # nobody knows how far it is, and `read_status` will say that the store is damaged
+            writable: Any = group.array_of(path, group.open_group(path, "r+"), schema.HISTORY, schema.PROGRESS)
+            writable[rank] = 0
+            warnings.warn(
+                f"The progress of rank {rank} in `{path}` is damaged ({error}). Its newest checkpoint tells it.",
+                stacklevel=2,
+            )
+
+
 def agreed_steps(checkpoints: Checkpoints, world: World) -> list[int]:
     """The step of the checkpoint from which each rank resumes, 0 where there is none.  Collective."""
-    steps = checkpoints.steps()
-    if world.comm is None:
-        return checkpoints.agreed([steps])
-    world.barrier("all ranks to look for their checkpoints")
-    return checkpoints.agreed(world.comm.allgather(steps))
+    every = [checkpoints.steps()]
+    if world.comm is not None:
+        world.barrier("all ranks to look for their checkpoints")
+        every = world.comm.allgather(every[0])
+    agreed = checkpoints.agreed(every)
+    for damage in checkpoints.damages:
+        step = agreed[world.rank]
+        what = (
+            f"An earlier checkpoint is used, of step {step}."
+            if step
+            else ("There is no other checkpoint that all ranks have, so that the run starts again from its first step.")
+        )
+        warnings.warn(f"{damage} {what}", stacklevel=2)
+    return agreed
 
 
 def note(path: group.Location, step: int, reached: int) -> None:

@@ -1,5 +1,6 @@
 """The run that a user asks for, as one value: written in a notebook cell or a JSON file, it travels to every rank."""
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -224,7 +225,13 @@ class RunSpec(metaclass=ValueClass):
         """
         if not isinstance(given, dict):
             raise ValueError(f"A spec should be an object with fields such as problem and store, not {given!r}.")
-        fields = dict(given)
+        try:
+            return cls._from_fields(dict(given))
+        except RecursionError:
+            raise ValueError("The spec is nested too deeply.") from None
+
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any]) -> "RunSpec":
         if "settings" in fields:
             fields["settings"] = _made(Settings, fields["settings"], "settings")
         if isinstance(fields.get("events"), dict):
@@ -277,14 +284,45 @@ class RunSpec(metaclass=ValueClass):
             If the file is not JSON, or its fields are not those of a spec; the text says what is allowed.
         """
         try:
-            given = json.loads(Path(path).read_text(encoding="utf-8"))
+            given = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates)
         except FileNotFoundError:
             raise FileNotFoundError(
                 f"There is no spec `{path}`. Write one: sagips spec Proxy --store runs/proxy.zarr > {path}"
             ) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"`{path}` is not JSON: {error}.") from None
-        return cls.from_dict(given)
+        except ValueError as error:
+            raise ValueError(f"`{path}`: {error}") from None
+        except RecursionError:
+            raise ValueError(f"`{path}` is no spec: its objects or lists are nested too deeply.") from None
+        try:
+            return cls.from_dict(given)
+        except ValueError as error:
+            raise ValueError(f"`{path}`: {error}") from error.__cause__
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ValueError if it has a field twice, of which Python would take the last in silence."""
+    names = [name for name, _ in pairs]
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        values = listed(repr(item) for name, item in pairs if name == twice[0])
+        raise ValueError(f"{twice[0]!r} is given {names.count(twice[0])} times: {values}. Keep one of them.")
+    return dict(pairs)
+
+
+def modules_of(path: str | os.PathLike[str]) -> list[str]:
+    """The modules that the spec in a file names, and that are imported with it; none if it cannot be read."""
+    found: list[str] = []
+
+    def look(fields: dict[str, Any]) -> dict[str, Any]:
+        place, colon, _ = str(fields.get("type")).partition(":")
+        found.extend([place] if colon and place not in found else [])
+        return fields
+
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # which `from_file` explains
+        json.loads(Path(path).read_text(encoding="utf-8"), object_hook=look)
+    return found
 
 
 def require_spec(given: Any) -> None:

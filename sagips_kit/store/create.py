@@ -14,6 +14,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,13 +24,15 @@ import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import ArrayLike
+from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import Store
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.storage import LocalStore
 
 from .._circular import Named, intervals
 from .._text import allowed, listed, spaced
 from . import schema
+from .integrity import CHECKSUM, WRITE_ALL, CheckedStore, due_step
 from .location import Location, beside, explained, is_empty, is_on_disk, local_path, located, old_prefix
 from .status import read_status
 
@@ -175,7 +178,7 @@ def _observed(problem: Described, events: np.ndarray, source: str) -> xr.Dataset
         names = ", ".join(problem.observables)
         raise ValueError(f"events of shape {events.shape}: should be (event, observable), with the columns {names}.")
     # Several chunks, so that readers can decompress millions of events in parallel.
-    layout = {"chunks": (min(_EVENTS_PER_CHUNK, max(1, len(events))),), "compressors": (_COMPRESSION,)}
+    layout = {"chunks": (min(_EVENTS_PER_CHUNK, max(1, len(events))),)}
     table = _table(problem)[schema.OBSERVED]
     columns = {
         name: (table[name].dims, column, table[name].attributes, layout)
@@ -246,6 +249,7 @@ def _provenance(problem: Described, layout: schema.RunLayout, spec: Mapping[str,
         schema.LAYOUT_KEY: asdict(layout),
         schema.VERSIONS_KEY: {"python": platform.python_version()}
         | {name: installed_version(name) for name in _PACKAGES},
+        schema.RUN_KEY: uuid.uuid4().hex,
         schema.CREATED_KEY: _now(),
         schema.HOSTNAME_KEY: socket.gethostname(),
         schema.REVISION_KEY: _git_revision(),
@@ -283,22 +287,42 @@ def _write_template(
     # The mode "w" deletes whatever is there, "w-" refuses to write if there is anything.
     mode = "w" if replaces else "w-"
     # Consolidated metadata would be a second copy, which zarr 3 does not specify.
-    xr.DataTree.from_dict(given).to_zarr(store, mode=mode, consolidated=False, zarr_format=3)
-    root = zarr.open_group(store, mode="r+", use_consolidated=False)
-    for group, arrays in schema.empty_arrays(_table(problem), layout).items():
-        for name, array in arrays.items():
-            root.create_array(
-                f"{group}/{name}",
-                shape=array.shape,
-                chunks=array.chunks,
-                dtype=array.variable.dtype,
-                fill_value=array.variable.fill,
-                compressors="auto" if array.variable.dtype == "str" else _COMPRESSION,
-                dimension_names=array.variable.dims,
-                attributes=dict(array.variable.attributes),
-            )
+    store = CheckedStore(store)
+    with zarr.config.set(WRITE_ALL):
+        xr.DataTree.from_dict({group: _checked(one) for group, one in given.items()}).to_zarr(
+            store,  # pyright: ignore[reportArgumentType]  # xarray takes zarr's stores, but its types do not say so
+            mode=mode,
+            consolidated=False,
+            zarr_format=3,
+        )
+        root = zarr.open_group(store, mode="r+", use_consolidated=False)
+        for group, arrays in schema.empty_arrays(_table(problem), layout).items():
+            for name, array in arrays.items():
+                created = root.create_array(
+                    f"{group}/{name}",
+                    shape=array.shape,
+                    chunks=array.chunks,
+                    dtype=array.variable.dtype,
+                    fill_value=array.variable.fill,
+                    compressors=_compressors(array.variable.dtype == "str"),
+                    dimension_names=array.variable.dims,
+                    attributes=dict(array.variable.attributes),
+                )
+                if due_step(array.variable, layout) == 0:
+                    created[...] = array.variable.fill
     # Written last: a run that has a version is complete.
     root.attrs[schema.VERSION_KEY] = schema.SCHEMA_VERSION
+
+
+def _compressors(is_text: bool) -> tuple[BytesBytesCodec, ...]:
+    return (ZstdCodec(level=0) if is_text else _COMPRESSION, CHECKSUM)
+
+
+def _checked(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset, whose variables will be written with checksums."""
+    for name, variable in dataset.variables.items():
+        dataset[name].encoding["compressors"] = _compressors(variable.dtype.kind in "OTU")
+    return dataset
 
 
 def _take_place(partial: Path, path: Path, overwrite: bool) -> bool:

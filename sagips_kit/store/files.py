@@ -4,6 +4,7 @@ What the files hold, and what zarr writes by itself, does not belong here.
 """
 
 import contextlib
+import hashlib
 import os
 from pathlib import Path
 
@@ -12,6 +13,19 @@ from zarr.storage import LocalStore
 
 from . import schema
 from .location import Location, is_on_disk, local_path, located
+
+# The folder of the checkpoints; it lies below the node of an array, where readers of zarr do not look.
+CHECKPOINTS = f"{schema.CONTROL}/{schema.CHECKPOINT_STEP}"
+
+
+def digest(data: bytes) -> str:
+    """The first half of the SHA-256 of a file, which the name of a checkpoint ends with."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def is_intact(name: str, data: bytes) -> bool:
+    """Whether a checkpoint holds what its name says."""
+    return name.endswith(f"-{digest(data)}.safetensors")
 
 
 class Files:

@@ -12,7 +12,7 @@ import os
 import reprlib
 import shlex
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from zarr.storage import LocalStore
 from .._text import counted, did_you_mean, listed
 from . import schema
 from .findings import is_stored_finding
+from .integrity import WRITE_ALL, CheckedStore, Expected
 from .location import Location, is_on_disk, is_url, local_path, located, old_prefix, stores_below
 
 _ROOT = ""
@@ -85,27 +86,48 @@ def open_group(path: Location, mode: Literal["r", "r+"]) -> zarr.Group:
     """The root group of a run."""
     store = located(path, read_only=mode == "r")
     is_local = isinstance(store, LocalStore)
-    if is_local and not store.root.exists():
+    if isinstance(store, LocalStore) and not store.root.exists():
         _check_not_moved(path, store.root)
         others = sorted(other.name for other in store.root.parent.glob("*.zarr"))
         meant = did_you_mean(store.root.name, others)
         hint = f"{meant}That folder holds {listed(others)}." if others else f"{_START}, or check the folder."
         raise FileNotFoundError(f"There is no run at `{path}`. {hint}")
+    checked = CheckedStore(store.with_read_only(True) if mode == "r" and not store.read_only else store)
     try:
         with damage_explained(path):
-            root = zarr.open_group(store, mode=mode, zarr_format=3, use_consolidated=False)
+            root = zarr.open_group(checked, mode=mode, zarr_format=3, use_consolidated=False)
     except FileNotFoundError:
         if not is_local:
             raise FileNotFoundError(f"There is no run in {path}. {_START}.") from None
         root = None
     except (ValueError, FileExistsError):
+        if checked.is_damaged:
+            raise
         root = None
     if root is None or schema.PROBLEM_KEY not in root.attrs:
         raise ValueError(f"`{path}` exists but is not a run of sagips_kit.{_runs_near(path)}")
-    _check_version(path, root.attrs.get(schema.VERSION_KEY))
+    version = root.attrs.get(schema.VERSION_KEY)
+    _check_version(path, version)
     with damage_explained(path):
         _check_attributes(_ROOT, root.attrs.asdict())
+        if isinstance(version, int) and version >= schema.CHECKED_SINCE:
+            checked.expect(Expected(schema.layout_of(root.attrs)))
     return root
+
+
+def expect(root: zarr.Group, progress: Iterable[int]) -> Expected | None:
+    """Let the store of a run miss what ranks have written that have made these steps; None for old runs."""
+    store = root.store
+    if not isinstance(store, CheckedStore) or store.expected is None:
+        return None
+    expected = Expected(store.expected.layout, progress)
+    store.expect(expected)
+    return expected
+
+
+def identity(root: zarr.Group) -> str:
+    """What distinguishes a run from those that were, or will be, at the same place."""
+    return str(root.attrs.get(schema.RUN_KEY, root.attrs.get(schema.CREATED_KEY)))
 
 
 def _runs_near(path: Location) -> str:
@@ -176,7 +198,7 @@ def group_of(path: Location, root: zarr.Group, group: str) -> zarr.Group:
 
 def array_of(path: Location, root: zarr.Group, group: str, name: str) -> zarr.Array:
     """An array of a run, with the dimensions and type that `schema` gives it; ValueError if it is missing."""
-    with damage_explained(path):
+    with damage_explained(path), zarr.config.set(WRITE_ALL):
         found = root.get(f"{group}/{name}")
     if not isinstance(found, zarr.Array):
         raise missing(path, f"{group}/{name}")
@@ -241,9 +263,11 @@ def _check_spec(text: str) -> None:
 
 def _check_layout(sizes: Mapping[str, Any]) -> None:
     names = [field.name for field in dataclasses.fields(schema.RunLayout)]
-    if sizes.keys() != set(names):
+    if sizes.keys() | {"leaders"} != set(names):
         raise ValueError(f"attribute {schema.LAYOUT_KEY} = {reprlib.repr(sizes)}: should have {', '.join(names)}")
-    schema.RunLayout(**sizes)
+    if not isinstance(sizes.get("leaders", []), list | tuple):
+        raise ValueError(f"attribute {schema.LAYOUT_KEY}: leaders = {reprlib.repr(sizes['leaders'])}: should be a list")
+    schema.layout_of({schema.LAYOUT_KEY: sizes})
 
 
 def _check_fit(words: Any) -> None:

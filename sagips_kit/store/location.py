@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -16,6 +17,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 Location: TypeAlias = str | os.PathLike[str] | Store
 
+_KILLED_S = 3600.0  # age from which a half-written folder is that of a process that was killed
 # fsspec's names for the files of this machine
 _FILE_URL = re.compile(r"^(file|local)://", re.IGNORECASE)
 
@@ -28,6 +30,11 @@ def is_url(path: Location) -> bool:
 def is_on_disk(path: Location) -> bool:
     """Whether it is a path, or a URL of a file of this machine."""
     return not is_url(path) or _FILE_URL.match(str(path)) is not None
+
+
+def is_in_memory(path: Location) -> bool:
+    """Whether it is a URL of fsspec's files in the memory of this process."""
+    return re.search(r"(^|::)memory://", str(path), re.IGNORECASE) is not None
 
 
 def local_path(path: Location) -> Path:
@@ -101,6 +108,10 @@ def explained(what: str, advice: str) -> Iterator[None]:
 @contextlib.contextmanager
 def beside(path: Path) -> Iterator[Path]:
     """Yield a new hidden folder next to `path`; what has not been moved out of it is removed at the end."""
+    for remains in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
+        with contextlib.suppress(OSError):  # another process may remove them, too
+            if time.time() - remains.stat().st_mtime > _KILLED_S:
+                shutil.rmtree(remains, ignore_errors=True)
     # Process numbers are not unique: in containers all processes have the same few, also one that was killed here.
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
     try:

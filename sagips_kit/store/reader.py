@@ -13,7 +13,7 @@ from xarray.core import indexing
 from zarr.abc.store import Store
 
 from . import schema
-from .group import check_contents, damage_explained, open_group
+from .group import check_contents, damage_explained, expect, identity, open_group
 from .location import Location, the_match
 
 
@@ -78,11 +78,13 @@ def _opened(path: Location) -> xr.DataTree:
         groups = {group: _complete(tree[group].to_dataset(), variables) for group, variables in table.items()}
         # The progress is read now and rows are read later, when there can only be more of them.
         progress = groups[schema.HISTORY][schema.PROGRESS].load()
+        expect(root, progress.values)
     valid = {
         schema.HISTORY: (groups[schema.HISTORY][schema.STEP] <= progress).transpose(schema.RANK, schema.STEP),
         schema.SNAPSHOTS: groups[schema.SNAPSHOTS][schema.STEP] <= progress.max(),
     }
-    lazy = {group: _read_when_used(path, group, dataset, valid.get(group)) for group, dataset in groups.items()}
+    run_id = identity(root)
+    lazy = {group: _read_when_used(path, run_id, group, dataset, valid.get(group)) for group, dataset in groups.items()}
     run = xr.DataTree.from_dict({"/": tree.to_dataset(), **lazy})
     run.encoding = {"source": path if isinstance(path, Store) else str(path)}
     return run
@@ -99,14 +101,16 @@ def _complete(dataset: xr.Dataset, variables: dict[str, schema.Variable]) -> xr.
     return dataset.assign(fills)[list(shown)]
 
 
-def _read_when_used(path: Location, group: str, dataset: xr.Dataset, is_valid: xr.DataArray | None) -> xr.Dataset:
+def _read_when_used(
+    path: Location, run_id: str, group: str, dataset: xr.Dataset, is_valid: xr.DataArray | None
+) -> xr.Dataset:
     """The variables of a group, to be read when they are used, and NaN where `is_valid` is false."""
 
     def lazily(name: Hashable, is_valid: xr.DataArray | None = None) -> tuple:
         array = dataset[name]
         if is_valid is not None and not set(is_valid.dims) <= set(array.dims):
             is_valid = None  # no rows
-        source = _Read(path, f"{group}/{name}", array.variable, None if is_valid is None else is_valid.variable)
+        source = _Read(path, run_id, f"{group}/{name}", array.variable, None if is_valid is None else is_valid.variable)
         return array.dims, indexing.LazilyIndexedArray(source), array.attrs
 
     # Indexes have been read by xarray; the other coordinates were written with the template, and all are valid.
@@ -119,8 +123,10 @@ def _read_when_used(path: Location, group: str, dataset: xr.Dataset, is_valid: x
 class _Read(BackendArray):
     """A variable that is read when it is used; reads NaN where `is_valid`, along some of its dimensions, is false."""
 
-    def __init__(self, path: Location, name: str, variable: xr.Variable, is_valid: xr.Variable | None) -> None:
-        self._path, self._name, self.variable, self.is_valid = path, name, variable, is_valid
+    def __init__(
+        self, path: Location, run_id: str, name: str, variable: xr.Variable, is_valid: xr.Variable | None
+    ) -> None:
+        self._path, self._run_id, self._name, self.variable, self.is_valid = path, run_id, name, variable, is_valid
         self.shape, self.dtype = variable.shape, variable.dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
@@ -128,9 +134,19 @@ class _Read(BackendArray):
 
     def _read(self, key: tuple) -> np.ndarray:
         where = dict(zip(self.variable.dims, key, strict=True))
-        with damage_explained(self._path, self._name):
-            values = self.variable.isel(where).load()
+        try:
+            with damage_explained(self._path, self._name):
+                values = self.variable.isel(where).load()
+        finally:
+            self._check_identity()
         if self.is_valid is None:
             return values.values
         # Chunks beyond the progress may hold rows of an unfinished block, or of a run that went back to a checkpoint.
         return values.where(self.is_valid.isel({dim: where[dim] for dim in self.is_valid.dims})).values
+
+    def _check_identity(self) -> None:
+        """Raise ValueError if what has been read may belong to another run, which has replaced the one opened."""
+        if identity(open_group(self._path, "r")) != self._run_id:
+            raise ValueError(
+                f"`{self._path}` holds another run than when it was opened: it has been replaced. Open it again."
+            )

@@ -11,7 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-SCHEMA_VERSION = 5
+from .._text import has_control
+
+SCHEMA_VERSION = 6
+# Since this version, all chunks have checksums, all metadata files have digests, and all chunks are written.
+CHECKED_SINCE = 6
 
 # Groups
 POSTERIOR = "posterior"
@@ -106,6 +110,7 @@ CREATED_KEY = "created_at"
 HOSTNAME_KEY = "hostname"
 REVISION_KEY = "git_revision"
 VERDICT_KEY = "verdict"
+RUN_KEY = "run_id"  # a new one for each run, also for one that replaces another
 
 # Attributes of the control group: what the code and a streamed file of events give, resumptions, and who writes the run
 PROBE_KEY = "probe"
@@ -129,6 +134,8 @@ ALONG_KEY = "along"
 # Attributes of every array
 LONG_NAME_KEY = "long_name"
 UNITS_KEY = "units"
+# Attribute of every group and array in the file, which readers do not see
+DIGEST_KEY = "sagips_kit_sha256"
 
 # Uncompressed size of a chunk of the history: large enough that long runs of many ranks need few files, small enough
 # that a rank can rewrite its current chunk with every block.
@@ -295,8 +302,8 @@ def variables(
 
 
 def variable(group: str, name: str) -> Variable:
-    """One variable, which may be named after a parameter or an observable."""
-    return variables((name,), (name,))[group][name]
+    """One variable or coordinate, which may be named after a parameter or an observable."""
+    return coordinates(group).get(name) or variables((name,), (name,))[group][name]
 
 
 def of_group(group: str) -> dict[str, Variable]:
@@ -310,8 +317,9 @@ def coordinates(group: str) -> dict[str, Variable]:
     return {one.name: replace(one, group=group) for one in _COORDINATES if one.dims[0] in dims}
 
 
-# Parameters and observables are variables beside these coordinates and dimensions, so they cannot have their names.
-RESERVED = frozenset({EVENT, *coordinates(POSTERIOR), *coordinates(PREDICTIVE)})
+# Parameters and observables are variables beside dimensions and coordinates, in the store or in a table that is made of
+# it, so they cannot have their names.
+RESERVED = frozenset({*(dim for one in _FIXED for dim in one.dims), *(one.name for one in _COORDINATES)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +341,8 @@ class RunLayout:
         Number of snapshots of each chain (no more are taken than there are rows), and of parameter vectors in each.
     n_scores : int
         Number of generated, and of observed, events that each discriminator scores.
+    leaders : tuple of int
+        The rank that writes the results of each replica; empty if that is not known before the run.
 
     Raises
     ------
@@ -351,11 +361,15 @@ class RunLayout:
     n_snapshots: int = 1
     n_sets: int = 1
     n_scores: int = 1
+    leaders: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, size in asdict(self).items():
-            if not isinstance(size, int) or size < 1:
+            if name != "leaders" and (not isinstance(size, int) or size < 1):
                 raise ValueError(f"RunLayout: {name} = {size!r}: should be an integer, 1 or more.")
+        are_ranks = all(isinstance(leader, int) and 0 <= leader < self.n_ranks for leader in self.leaders)
+        if len(self.leaders) not in (0, self.n_replicas) or not are_ranks:
+            raise ValueError(f"RunLayout: leaders = {self.leaders}: should be the number of a rank for each replica.")
         if self.n_replicas > self.n_ranks:
             raise ValueError(f"RunLayout: n_replicas = {self.n_replicas}: should be at most n_ranks = {self.n_ranks}.")
         if self.n_steps >= 10**12 or self.n_steps // self.record_every > 10**7:  # checkpoint names have 12 digits
@@ -373,6 +387,10 @@ class RunLayout:
         """Step number of each row, list of int: every `record_every`-th step, and the last one."""
         return [*range(self.record_every, self.n_steps, self.record_every), self.n_steps]
 
+    def step_of(self, row: int) -> int:
+        """Step number of a row, int."""
+        return min((row + 1) * self.record_every, self.n_steps)
+
     @property
     def snapshot_steps(self) -> list[int]:
         """Step number of each snapshot, list of int: evenly spaced rows, including the last one."""
@@ -383,7 +401,8 @@ class RunLayout:
 
 def layout_of(attributes: Mapping[Any, Any]) -> RunLayout:
     """The sizes of a run, from the attributes of its root."""
-    return RunLayout(**attributes[LAYOUT_KEY])
+    sizes = attributes[LAYOUT_KEY]
+    return RunLayout(**{**sizes, "leaders": tuple(sizes.get("leaders", ()))})
 
 
 def names_of(attributes: Mapping[Any, Any]) -> tuple[list[str], list[str]]:
@@ -470,8 +489,10 @@ def check_names(parameters: Sequence[str], observables: Sequence[str]) -> None:
         for name in names:
             # Each name becomes a folder, which has to stay inside the store.
             is_path = not name or name.startswith(".") or set(name) & set("/\\\0") or name == "zarr.json"
+            is_path = is_path or has_control(name)
             if names.count(name) > 1 or is_path or name in RESERVED:
                 raise ValueError(
                     f"{kind} {name!r} cannot be the name of a variable in the store. Names should be unique, contain "
-                    f"no '/', not begin with a dot, and be none of {', '.join(sorted(RESERVED))}."
+                    "no '/' and no control characters, not begin with a dot, and be none of "
+                    f"{', '.join(sorted(RESERVED))}."
                 )

@@ -6,8 +6,8 @@ A rank's `progress` is written after its rows and makes them valid; readers mask
 opened at any time while it is written.  Nothing here knows networks, MPI or plots.
 """
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from .._text import allowed, spaced
 from . import schema
-from .group import array_of, group_of, open_group
+from .group import array_of, expect, group_of, open_group
 from .location import Location, explained
 
 
@@ -31,29 +31,35 @@ class RunWriter:
         The rank that writes.
     replica : int or None
         The replica whose chains this rank writes; None unless it is that replica's leader.
+    check : callable or None
+        Called before anything is written; it raises an error if this rank must not write any more.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no run at `path`.
+        If there is no run at `path`; ValueError by methods that write, if what was written before is damaged.
     OSError
         By every method that writes, if the disk refuses; the message says which rows are safe.
     """
 
-    def __init__(self, path: Location, rank: int, replica: int | None = None) -> None:
+    def __init__(
+        self, path: Location, rank: int, replica: int | None = None, check: Callable[[], None] | None = None
+    ) -> None:
         self._root = open_group(path, "r+")
         self._layout = schema.layout_of(self._root.attrs)
         sizes = [(schema.RANK, rank, self._layout.n_ranks), (schema.REPLICA, replica, self._layout.n_replicas)]
         for name, index, n in sizes:
             if index is not None and not 0 <= index < n:
                 raise ValueError(f"{name} = {index}: `{path}` was created for {n}, so it should be 0 to {n - 1}.")
-        self.path, self.rank, self.replica = path, rank, replica
+        self.path, self.rank, self.replica, self._check = path, rank, replica, check
         self._rows = {name: self._array(schema.HISTORY, name) for name in schema.ROWS}
         self._progress = self._array(schema.HISTORY, schema.PROGRESS)
         # Found once, because finding the arrays of a snapshot takes longer than writing them.
         self._snapshots = {name: self._array(schema.SNAPSHOTS, name) for name in schema.of_group(schema.SNAPSHOTS)}
         self._snapshot_steps = self._layout.snapshot_steps
-        self.step = int(np.asarray(self._progress[rank]))
+        progress = np.asarray(self._progress[:])
+        self._expected = expect(self._root, progress)
+        self.step = int(progress[rank])
 
     def __enter__(self) -> Self:
         return self
@@ -79,13 +85,13 @@ class RunWriter:
         first_row : int
             Index of the first of them.  Rows may be written again.
         rows : dict of str to ndarray (member, step, parameter), (member, step) or (step,)
-            New rows of any variables of the history.
+            New rows of the variables of the history; those of variables that are not given become NaN.
         """
         # All shapes are checked before anything is written, so a mistake leaves the block as it was.
-        where = {name: self._where(name, first_row, np.shape(values)) for name, values in rows.items()}
+        n_rows = max((self._n_rows(name, first_row, np.shape(values)) for name, values in rows.items()), default=0)
         with self._safely():
-            for name, values in rows.items():
-                self._rows[name][where[name]] = np.asarray(values)
+            for name, array in self._rows.items():
+                array[self._place(name, first_row, n_rows)] = np.asarray(rows.get(name, np.nan))
 
     def write_chains(self, posterior: ArrayLike, predictive: ArrayLike) -> None:
         """Write all draws of this rank's replica.
@@ -172,12 +178,14 @@ class RunWriter:
             # From here on readers use the rows.
             self._progress[self.rank] = step
         self.step = step
+        if self._expected is not None:
+            self._expected.progress[self.rank] = step
 
     def _array(self, group: str, name: str) -> zarr.Array:
         return array_of(self.path, self._root, group, name)
 
-    def _where(self, name: str, first_row: int, shape: tuple[int, ...]) -> tuple[int | slice, ...]:
-        """Where in the array `name` rows of this shape go."""
+    def _n_rows(self, name: str, first_row: int, shape: tuple[int, ...]) -> int:
+        """Number of rows in values of this shape for the array `name`; ValueError if they do not fit."""
         if name not in schema.ROWS:
             raise ValueError(f"The history has no {name!r}. {allowed(name, schema.ROWS)}")
         dims, sizes = schema.ROWS[name].dims, self._rows[name].shape
@@ -190,9 +198,15 @@ class RunWriter:
             raise ValueError(
                 f"{name} of shape {shape}: should be ({wanted}), and from row {first_row} on there are {n_left} rows."
             )
-        where: list[int | slice] = [slice(None)] * len(dims)
-        where[0], where[axis] = self.rank, slice(first_row, first_row + n_rows)
-        return tuple(where)
+        return n_rows
+
+    def _place(self, name: str, first_row: int, n_rows: int) -> tuple[int | slice, ...]:
+        """Where in the array `name` these rows are."""
+        dims = schema.ROWS[name].dims
+        return tuple(
+            {schema.RANK: self.rank, schema.STEP: slice(first_row, first_row + n_rows)}.get(dim, slice(None))
+            for dim in dims
+        )
 
     def _write_group(self, group: str, names: list[str], values: np.ndarray) -> None:
         wanted = (self._layout.n_members, *self._array(group, names[0]).shape[1:], len(names))
@@ -215,6 +229,16 @@ class RunWriter:
         n_members = self._layout.n_members
         return slice(self.replica * n_members, (self.replica + 1) * n_members)
 
-    def _safely(self) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _safely(self) -> Iterator[None]:
+        if self._check is not None:
+            self._check()
         advice = f"Its rows up to step {spaced(self.step)} are safe: open_run({str(self.path)!r}) reads them."
-        return explained(f"Rank {self.rank} cannot write to `{self.path}`", advice)
+        try:
+            with explained(f"Rank {self.rank} cannot write to `{self.path}`", advice):
+                yield
+        except ValueError as error:  # shapes have been checked, so it is what was written before
+            raise ValueError(
+                f"`{self.path}` is damaged, so that rank {self.rank} cannot write to it: {error}. `sagips verify` "
+                "names all that is damaged: restore it from a copy and resume the run, or start the run again."
+            ) from error

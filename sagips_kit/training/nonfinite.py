@@ -31,6 +31,7 @@ class Guard:
         self._max_rollbacks = max_rollbacks
         first = self._weights[0]
         self._rejected = torch.zeros(len(first), dtype=torch.long, device=first.device)
+        self._damaged = torch.zeros((), dtype=torch.long, device=first.device)
         self.n_rollbacks = self._n_consecutive = 0
         self._keep()
 
@@ -40,6 +41,19 @@ class Guard:
         is_bad = ~gradient.norm(dim=1, keepdim=True).square().isfinite()
         self._rejected += is_bad[:, 0]
         return gradient.masked_fill_(is_bad, 0.0)
+
+    def zero_received_(self, gradient: Tensor) -> Tensor:
+        """Like `zero_nonfinite_`, of a mean of finite gradients: rows that are not finite were damaged on their way."""
+        before = self._rejected.sum()
+        self.zero_nonfinite_(gradient)
+        self._damaged += self._rejected.sum() - before
+        return gradient
+
+    def n_damaged(self) -> int:
+        """Number of received gradients of members that were damaged since the last call."""
+        n_damaged = int(self._damaged)
+        self._damaged.zero_()
+        return n_damaged
 
     def replace_nonfinite_(self, weights: Tensor, own: Tensor) -> Tensor:
         """Replace numbers in `weights` (member, weight) that are not finite by those of `own`, in place; returns it."""

@@ -21,12 +21,14 @@ from ..events.resampling import Resampling, check_events, require_resolution
 from ..exchange import Independent
 from ..problems.arguments import require_arguments
 from ..problems.noise import stratified_noise
+from ..ranks.gpu import memory_of
 from ..ranks.world import World
 from ..statistics.start import Start
 from ..store.diagnostics import Watch
 from ..store.witnesses import DISPLACED, is_witness, stretch
 from . import predictions, schedules, state_dicts
 from .data import RankData
+from .footprint import require_memory
 from .gan import GAN, Begin
 from .nonfinite import Guard
 from .records import Draws, Record
@@ -152,6 +154,7 @@ class Trainer:
         checked = check_events(problem, events)
         require_resolution(problem, checked)
         exchange, world = exchange or Independent(), world or World.alone()
+        require_memory(problem, settings, *memory_of(world.device))
         self.problem, self.settings, self.n_steps, self.seed, self.world = problem, settings, n_steps, seed, world
         self.step = 0
         replica = exchange.replica(world.rank, world.size)  # raises an error if the replicas depend on the nodes
@@ -206,6 +209,10 @@ class Trainer:
     def close(self) -> None:
         """Release the messages and buffers of the exchange.  Collective; `with Trainer(...)` does it."""
         self._channel.close()
+
+    def stand_by(self) -> None:
+        """After the last step of a run that was resumed, let the other ranks continue.  Collective."""
+        self._channel.stand_by(self.step - 1)
 
     @property
     def has_start(self) -> bool:
@@ -371,7 +378,7 @@ class Trainer:
         gan = self.gan
         mixed = self._channel.finish()
         if mixed.received:  # what comes from other ranks may be damaged
-            self._guard.zero_nonfinite_(gan.gradient.buffer)
+            self._guard.zero_received_(gan.gradient.buffer)
         gan.gradient.unpack()
         gan.optimisers["generator"].step()
         if self._channel.wants_weights(self.step):
@@ -417,6 +424,14 @@ class Trainer:
             self._guard.check(),
         )
         self._waited_s = 0.0
+        if n_damaged := self._guard.n_damaged():
+            warnings.warn(
+                f"Rank {self.world.rank}, step {self.step}: {n_damaged} mean gradients from other ranks were damaged "
+                "on their way, and were left out. Other ranks may have used theirs: if this rank holds the same "
+                "generators, they now differ by a step. To undo it, stop the run and resume it from an earlier "
+                "checkpoint.",
+                stacklevel=3,
+            )
         for sentence in self._watch.look(record):
             warnings.warn(f"Rank {self.world.rank}, step {self.step}: {sentence}", stacklevel=3)
         return record

@@ -18,11 +18,12 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 import pydantic
 from pydantic import Field
 
+from ..._text import has_control
 from ..._value import Count, ValueClass, value
 from .states import JobState, run_command
 
-Text = Annotated[str, Field(pattern=r"^[^\n]*$")] | None
-Line = Annotated[str, Field(pattern=r"^[^\n]*$")]
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$")]  # without control characters, such as ends of lines
+Text = Line | None
 Number = Annotated[int, Field(ge=0)]
 
 _PASSED = ("IPYTHONDIR", "PYTHONPATH")
@@ -303,24 +304,29 @@ class Job(Placement):
         Raises
         ------
         ValueError
-            If the ranks do not fit on the nodes, or an option has an unknown placeholder.
+            If the ranks do not fit on the nodes, an option has an unknown placeholder, or a text has control
+            characters.
         """
         variables = {"OMP_NUM_THREADS": str(self.threads), **(environment or {})}
         name = re.sub(r"[^A-Za-z0-9_.+-]", "_", name)
         words = [*self._directives(n, name, log), *([] if reruns else [self._no_rerun]), *self._words]
-        return "\n".join(
-            [
-                "#!/bin/bash -l",
-                *(f"{self.mark} {word}" for word in words),
-                "",
-                *self._preamble(log),
-                *self._end(),
-                *(f"export {variable}={shlex.quote(text)}" for variable, text in variables.items()),
-                *([self.setup] if self.setup else []),
-                *body,
-                "",
-            ]
-        )
+        lines = [
+            "#!/bin/bash -l",
+            *(f"{self.mark} {word}" for word in words),
+            "",
+            *self._preamble(log),
+            *self._end(),
+            *(f"export {variable}={shlex.quote(text)}" for variable, text in variables.items()),
+            *([self.setup] if self.setup else []),
+            *body,
+            "",
+        ]
+        for line in filter(has_control, lines):
+            raise ValueError(
+                f"{line!r} cannot be a line of a job script: control characters, such as the end of a line, could turn "
+                "a name into commands. Rename the file or folder, or change the option."
+            )
+        return "\n".join(lines)
 
     def submit(self, path: str | os.PathLike[str]) -> str:
         """Submit a script to the scheduler.
