@@ -229,9 +229,7 @@ def _settings(words: Iterable[str]) -> dict[str, str]:
     while words:
         name, equals, text = words.pop(0).partition("=")
         if not name.startswith("--") or not (equals or words):
-            raise ValueError(
-                f"{name!r}: options of a profile are written as --name value. Empty text, '', removes one."
-            )
+            raise ValueError(f"{name!r}: options of a profile are written as --name value. Empty text, '', removes it.")
         settings[name.removeprefix("--").replace("-", "_")] = text if equals else words.pop(0)
     return settings
 

@@ -1,7 +1,8 @@
 """Jobs of batch schedulers: one file per scheduler."""
 
-from .base import EXAMPLES, Job, Placement, parsed, passed_environment
+from .base import EXAMPLES, Job, passed_environment
 from .pbs import PBS
+from .placement import Placement, parsed
 from .slurm import Slurm
 from .states import JobState, JobWatch
 

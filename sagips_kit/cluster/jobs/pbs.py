@@ -5,7 +5,8 @@ import shlex
 from typing import ClassVar
 
 from ..._value import value
-from .base import Job, Text
+from .base import Job
+from .placement import Text
 from .states import JobState, Phase
 
 _QUEUED: dict[str, Phase] = dict.fromkeys("QHWT", "queued")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from ..._value import value
-from .base import Job, Number, Text
+from .base import Job
+from .placement import Number, Text
 from .states import JobState
 
 
