@@ -80,7 +80,7 @@ class Observed(metaclass=ValueClass):
         The column of each of the problem's observables, in the order of `problem.observables`; None takes the columns
         with the observables' own names.  Columns without names, as in a two-dimensional array, are called "0", "1" and
         so on; None takes all of these in their order.  Instead of a column, here and in `within` and `weights`, a
-        formula may be given: numbers, names of columns (odd ones in `backquotes`), + - * / ** and the functions sqrt,
+        formula may be given: numbers, names of columns (odd ones in backquotes), ``+ - * / **`` and the functions sqrt,
         exp, log, log10, abs, hypot, sin, cos, tan, their inverses arcsin, arccos, arctan and arctan2, sinh, cosh, tanh.
     table : str or None
         The table to read, where a file can hold several: the ROOT tree, the HDF5 group or dataset, the zarr group or

@@ -236,11 +236,14 @@ class Start:
     def in_ranges(self) -> tuple[Tensor, Tensor]:
         """The Fisher information of all events (parameter, parameter) and deviations (parameter,), in units of ranges.
 
-        Also of parameters whose logarithm was fitted.
+        Also of parameters whose logarithm was fitted.  The information is without that of constraints, priors and
+        measurements; the deviations are with it.
         """
         simulation, state = self._simulation, self.state
         slopes = simulation.scale(state["t"]) / (simulation.upper - simulation.lower)
-        return state["information"] / slopes / slopes[:, None], state["covariance"].diag().sqrt() * slopes
+        pulls = simulation.pulls(state["t"])
+        information = state["information"] - pulls.T @ pulls
+        return information / slopes / slopes[:, None], state["covariance"].diag().sqrt() * slopes
 
     @functools.cached_property
     def _simulation(self) -> Simulation:

@@ -3,6 +3,7 @@
 Networks and the exchange between ranks do not belong here.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -106,8 +107,27 @@ class Constraints:
 
     def __init__(self, problem: "Problem", statistics: Sequence[Tensor], shifts: Tensor, n_events: int):
         self.statistics, self.n_events = statistics, n_events
+        self._problem = problem
         self._residuals = torch.vmap(problem.residuals, in_dims=(0, None, None))
         self.shifts = shifts.to(statistics[0].device)
+
+    @functools.cached_property
+    def n_residuals(self) -> int:
+        """int: How many values the constraints, priors and measurements have together."""
+        middle = torch.full((1, len(self._problem.parameters)), 0.5, device=self.shifts.device)
+        return self._residuals(self._problem.scale(middle), self.statistics[0], self.shifts[0]).shape[1]
+
+    def information(self, t: Tensor) -> Tensor:
+        """Their information per event on t, in units of the ranges: (member, parameter, parameter) of float64.
+
+        At t (member, parameter); zero where they are not defined.
+        """
+
+        def pulls(t: Tensor, statistic: Tensor, shifts: Tensor) -> Tensor:
+            return torch.func.jacrev(lambda t: self._problem.residuals(self._problem.scale(t), statistic, shifts))(t)
+
+        each = [pulls(*one).double() for one in zip(t, self.statistics, self.shifts, strict=True)]
+        return torch.stack([one.T @ one for one in each]).nan_to_num(0.0) / self.n_events
 
     def __call__(self, theta: Tensor) -> Tensor:
         """Half the squared residuals per event, as in the likelihood: (member, set, parameter) -> (member,)."""

@@ -47,7 +47,8 @@ class Begin:
     is_blind : Tensor (member,) of bool
         Whose discriminator does not see the score.
     information : Tensor (parameter, parameter)
-        Fisher information of all events, in units of the ranges, from which the natural axes follow.
+        Fisher information of all events, in units of the ranges, from which the natural axes follow together with the
+        constraints, priors and measurements.
     stride : Tensor (member,)
         How far each member steps along these, relative to what its schedule says.
     deviation : Tensor (parameter,)
@@ -124,7 +125,9 @@ class GAN:
         image = problem.image_of_parameters() if settings.generator == "convolution" else None
         sizes = settings.latent_dim, settings.generator_widths, n_parameters
         has_axes = settings.axes_every > 0 and n_parameters <= _MOST_WITH_AXES
-        self.updates_axes = has_axes and begin is None
+        # On the way of a witness the information of events is nearly the same, but constraints turn.
+        has_turning = begin is not None and bool(begin.is_blind.any()) and data.constraints.n_residuals > 0
+        self.updates_axes = has_axes and (begin is None or has_turning)
         periodic = is_periodic(problem) if problem.periodic else None
         self.generator = Generator(*sizes, randoms["generator"], image, has_axes, periodic).to(device)
         if begin is None and periodic is not None and has_axes:
@@ -142,11 +145,7 @@ class GAN:
             n_observed = data.constraints.n_events
             self.generator.begin_at(begin.t)
             if has_axes:
-                # At an end of a range the slope is zero, but not a few deviations away, where steps may lead.
-                margin = (_FROM_ENDS * begin.deviation).clamp(max=0.5)
-                slopes = self.generator.slopes(begin.t.clamp(margin, 1 - margin))
-                information = slopes[:, :, None] * (begin.information / n_observed) * slopes[:, None]
-                self.generator.update_axes(information.to(device), DETERMINED / n_observed, begin.stride.to(device))
+                self._update_axes_from(begin, torch.ones_like(begin.is_blind))
             rates = schedules.first_rates_at_a_fit(n_steps, n_observed, settings)
         self._rates = dict(zip(self.optimisers, rates, strict=True))
         self._trust = ratio_trust(self.discriminator)
@@ -267,21 +266,36 @@ class GAN:
         """
         return backward_observed(self.discriminator, self._visible(batch), self._settings.loss, self._trust)
 
-    def update_axes(self, noise: Tensor):
-        """Set the generators' axes by the Fisher information per event that the features carry.
+    def update_axes(self, noise: Callable[[], Tensor]):
+        """Set the generators' axes by the Fisher information per event that the features carry, or that of the fit.
 
         Parameters
         ----------
-        noise : Tensor (member, event, noise_dim)
-            Uniform numbers for the events that estimate the information.
+        noise : callable
+            Gives uniform numbers (member, event, noise_dim) for the events that estimate the information.
         """
+        if self._begin is not None:
+            self._update_axes_from(self._begin, self._begin.is_blind)
+            return
         constraints = self._data.constraints
         weight = schedules.constraint_weight(self._done, self._settings) / constraints.n_events
         information = [
             self.features.information(y, one_noise, statistic, weight)
-            for y, one_noise, statistic in zip(self.generator.centre(), noise, constraints.statistics, strict=True)
+            for y, one_noise, statistic in zip(self.generator.centre(), noise(), constraints.statistics, strict=True)
         ]
         self.generator.update_axes(torch.stack(information), schedules.damping(self._done, self._settings))
+
+    def _update_axes_from(self, begin: Begin, which: Tensor):
+        """Set the axes of some generators by the information of events at the fit, and of the rest where they are."""
+        generator, constraints, device = self.generator, self._data.constraints, self.generator.origin.device
+        # At an end of a range the slope is zero, but not a few deviations away, where steps may lead.
+        margin = (_FROM_ENDS * begin.deviation).clamp(max=0.5)
+        t = generator.unit_centre()
+        slopes = generator.slopes(t.double().cpu().clamp(margin, 1 - margin)).to(device)
+        information = (begin.information / constraints.n_events).to(device) + constraints.information(t)
+        information = slopes[:, :, None] * information * slopes[:, None]
+        information[~which] = math.nan  # the axes of these stay
+        generator.update_axes(information, DETERMINED / constraints.n_events, begin.stride.to(device))
 
 
 def _adam(network):

@@ -189,6 +189,10 @@ class Generator(nn.Module):
         """The point y (member, parameter) that the latent origin is mapped to; the same on all ranks of a replica."""
         return torch.baddbmm(self.origin, self._centre_outputs(), self.axes)[:, 0]
 
+    def unit_centre(self) -> Tensor:
+        """The same as t (member, parameter), in [0, 1] unless the parameter is periodic."""
+        return to_unit(self.centre(), self._is_periodic)
+
     @torch.no_grad()
     def update_axes(self, information: Tensor, damping: float, stride: Tensor | None = None) -> None:
         """Make the axes those of `information` + damping (member, parameter, parameter), keeping the centre.

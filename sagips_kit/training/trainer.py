@@ -344,7 +344,7 @@ class Trainer:
         gan, done = self.gan, self.step / self.n_steps
         gan.set_schedule(done)
         if gan.updates_axes and self.step % self.settings.axes_every == 0 and done < 1 - self.settings.averaging:
-            gan.update_axes(self._information_noise())
+            gan.update_axes(self._information_noise)
         # The step of the paper: events from the generators; their gradients, sent to the other ranks; the
         # discriminators' update while messages travel; the generators' update with the mean gradient.
         theta = gan.generate(self._latent())
