@@ -74,8 +74,8 @@ class Observed(metaclass=ValueClass):
     Parameters
     ----------
     path : str or tuple of str
-        The file; a pattern such as "runs/*.root", a folder of files or a tuple of these takes several, in the order of
-        their names.  "~" is the home folder.
+        The file; a pattern such as ``"runs/*.root"``, a folder of files or a tuple of these takes several, in the order
+        of their names.  "~" is the home folder.
     columns : tuple of str or None
         The column of each of the problem's observables, in the order of `problem.observables`; None takes the columns
         with the observables' own names.  Columns without names, as in a two-dimensional array, are called "0", "1" and
