@@ -191,12 +191,13 @@ class Summary(pd.DataFrame):
     verdict: str = ""
 
     def __repr__(self) -> str:
-        table = self.to_string(max_rows=pd.get_option("display.max_rows"))  # without columns that pandas would hide
+        # All columns, and no NaN where nothing was published.
+        table = self.to_string(max_rows=pd.get_option("display.max_rows"), na_rep="-")
         return f"{self.verdict}\n{table}" if self.verdict else table
 
-    def _repr_html_(self) -> str | None:
-        table = super()._repr_html_()  # pyright: ignore[reportCallIssue]
-        return f"<p><b>{html.escape(self.verdict)}</b></p>{table}" if self.verdict and table else table
+    def _repr_html_(self) -> str:
+        table = self.to_html(max_rows=pd.get_option("display.max_rows"), na_rep="-", notebook=True)
+        return f"<p><b>{html.escape(self.verdict)}</b></p>{table}" if self.verdict else table
 
 
 @for_each_run
