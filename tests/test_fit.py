@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sagips_kit import Problem, fit, fit_likelihood
+from sagips_kit import Octants, Problem, fit, fit_likelihood
 from sagips_kit.statistics.basis import Basis
 from sagips_kit.statistics.coordinates import Coordinates
 from sagips_kit.statistics.limits import bounded_interval
@@ -211,6 +211,12 @@ def test_without_derivatives_differences_give_the_answer(name, without, rng):
     assert result.deviation == pytest.approx(reference.deviation, rel=0.08)
     assert f"The derivative of {name}.simulate with respect to {without} is not that" in result.notes[0]
     assert f"note: {result.notes[0]}" in str(result)
+
+
+def test_a_curved_dependence_is_no_wrong_derivative(rng):
+    problem = Octants()
+    result = fit(problem, problem.observed(5000, rng))
+    assert result.notes == () and "angle = " in result.findings[0]
 
 
 def test_what_cannot_be_fitted_is_refused_in_words(rng):

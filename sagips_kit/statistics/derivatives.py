@@ -9,6 +9,7 @@ from .simulated import Observation, Simulation
 
 _N, _N_PARTS = 16384, 8  # simulated events of the comparison, and the parts between which derivatives scatter
 _WRONG, _SIGNIFICANT = 0.3, 6.0  # relative difference of two derivatives that counts, if so many errors
+_NOTABLE = 0.05  # of the largest derivative by the same parameter, in deviations of the function
 _WIDTH = 0.6  # of differences, in deviations of one event
 
 
@@ -30,9 +31,10 @@ def wrong_derivatives(
     differences, errors_beside = _by_parts(at_neighbours(simulation, observed, t, deviation), basis)
     off, size = (slopes - differences).abs(), torch.maximum(slopes.abs(), differences.abs())
     error = _SIGNIFICANT * torch.maximum(errors, errors_beside)
-    # What is below is rounding.
-    least = 1e-6 * basis(sample.z).std(0)[:, None]
-    is_wrong = ((off > _WRONG * size) & (off > error) & (size > torch.maximum(error, least))).any(0)
+    # What is below is rounding, or curvature between the places of the differences.
+    spread = basis(sample.z).std(0)[:, None].clamp(min=1e-300)
+    least = spread * torch.clamp(_NOTABLE * (size / spread).amax(0), min=1e-6)
+    is_wrong = ((off > _WRONG * size) & (off > error) & (size > error) & (off > least)).any(0)
     return [name for name, wrong in zip(simulation.parameters, is_wrong, strict=True) if wrong]
 
 
