@@ -78,8 +78,8 @@ def _main(arguments: list[str] | None) -> int:
     parser = _parser()
     words, own = _own_options(sys.argv[1:] if arguments is None else arguments)
     options, rest = parser.parse_known_args(words)
-    if rest and not hasattr(options, "settings"):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if (own or rest) and not hasattr(options, "settings"):
+        parser.error(f"unrecognized arguments: {' '.join([*own, *rest])}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # for the module of a problem; last, so that it hides no other module
     try:
@@ -244,9 +244,10 @@ def _spec(options: Options) -> None:
 def _read_spec(path: str) -> "RunSpec":
     """The spec in a file, after printing which modules it imports, whose code is then executed."""
     from ._text import printable
+    from .ranks.launcher import rank_of_launcher
     from .running.spec import RunSpec, modules_of
 
-    for module in filter(lambda one: one not in sys.modules, modules_of(path)):
+    for module in filter(lambda one: rank_of_launcher() == 0 and one not in sys.modules, modules_of(path)):
         print(f"sagips: the spec imports the module {printable(module)}", file=sys.stderr, flush=True)
     return RunSpec.from_file(path)
 

@@ -361,6 +361,19 @@ def test_engines_follow_edited_modules_and_never_train_other_code_than_the_noteb
     assert not (tmp_path / "a.zarr").exists()
 
 
+def test_only_modules_of_the_user_are_imported_again(tmp_path, monkeypatch):
+    """Packages that pip has installed into any folder, and compiled ones, cannot be imported twice."""
+    for folder in ("own", "libs/pack", "libs/pack-1.0.dist-info", "built"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("own/mine.py", "libs/pack/__init__.py", "libs/pack/part.py", "built/fast.py"):
+        (tmp_path / file).write_text("")
+        name = file.partition("/")[2].removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(__file__=str(tmp_path / file)))
+    compiled = types.SimpleNamespace(__file__=str(tmp_path / "built/fast.so"))
+    monkeypatch.setitem(sys.modules, "fast.core", compiled)
+    assert {*remote._own_modules()} & {"mine", "pack", "pack.part", "fast"} == {"mine"}
+
+
 def test_the_versions_of_engines_are_those_that_they_use(monkeypatch):
     """A package that was upgraded under running engines is the new one on disk only."""
     here = remote._versions() | {"rank": 0, "size": 1, "device": "cpu", "library": "none"}

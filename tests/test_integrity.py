@@ -16,6 +16,7 @@ from sagips_kit.cli import main
 from sagips_kit.report.progress_line import snapshot
 from sagips_kit.running.checkpoints import Checkpoints
 from sagips_kit.store import location
+from sagips_kit.store.files import CHECKPOINTS
 from sagips_kit.store.writer import RunWriter
 
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "damage.py"
@@ -79,6 +80,15 @@ def test_verify_names_what_is_damaged_and_what_is_whole(store, capsys):
             snapshot(store)
     finally:
         file.write_bytes(data)
+
+
+def test_verify_names_a_checkpoint_that_cannot_be_read(spec):
+    prepare(spec, n_ranks=1)
+    folder = Path(spec.store) / CHECKPOINTS
+    folder.mkdir(exist_ok=True)
+    (folder / "000000000010-000000-0.safetensors").symlink_to(folder / "nowhere")
+    (name,) = verify(spec.store).damages
+    assert name.endswith("000000000010-000000-0.safetensors")
 
 
 @pytest.fixture

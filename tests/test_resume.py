@@ -36,7 +36,7 @@ from sagips_kit import (
     run_rank,
 )
 from sagips_kit.ranks.world import World
-from sagips_kit.running import resume, signals
+from sagips_kit.running import probe, resume, signals
 from sagips_kit.running.checkpoints import FOLDER, Checkpoints
 from sagips_kit.running.coordination import Control, Due, Milestones
 from sagips_kit.running.signals import Signals
@@ -183,7 +183,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(spec, dam
     spoilt = {"cut": data[:-7], "flip": data[:999] + bytes([data[999] ^ 1]) + data[1000:], "empty": b"", "pickle": b"."}
     newer.write_bytes(spoilt[damage])
     damaged = r"checkpoint 000000000120-.* is damaged: .*"
-    with pytest.warns(UserWarning, match=f"{damaged} An earlier checkpoint is used, of step 60"):
+    with pytest.warns(UserWarning, match=f"{damaged} The run resumes from the checkpoint of step 60"):
         assert alone(spec, resume=True)["first_step"] == 60
 
 
@@ -203,7 +203,7 @@ def test_a_progress_that_a_loss_of_power_has_emptied_follows_from_the_checkpoint
     progress.write_bytes(b"")
     with pytest.raises(ValueError, match="a.zarr` is damaged: .*checksum"):
         read_status(spec.store)
-    with pytest.warns(UserWarning, match="progress of rank 0 .* is damaged .* Its newest checkpoint tells it"):
+    with pytest.warns(UserWarning, match="progress of rank 0 .* is damaged .* It is read from the newest checkpoint instead"):
         assert alone(spec, resume=True)["first_step"] == 60
     assert_same_bits(spec.store, whole.store)
     # Of a finished run there is no checkpoint: it is not trained again.
@@ -489,8 +489,7 @@ def test_a_problem_whose_code_was_changed_is_refused(spec, monkeypatch, name, co
     [
         ("SLURM_RESTART_COUNT", "0", False),
         ("SLURM_RESTART_COUNT", "1", True),
-        ("PBS_RUNCOUNT", "1", False),
-        ("PBS_RUNCOUNT", "2", True),
+        ("SLURM_RESTART_COUNT", "many", False),
         ("SAGIPS_RESTARTS", "1", True),
     ],
 )
@@ -500,6 +499,23 @@ def test_a_job_that_runs_again_resumes_and_deletes_nothing(spec, monkeypatch, va
     monkeypatch.setitem(sys.modules, "IPython", None)
     first_step = run(change(spec, overwrite=True), World.alone("cpu"))["first_step"]
     assert first_step == (20 if is_restart else 0)
+
+
+class Seconds(Gaussian):
+    """Times of nanoseconds, in seconds."""
+
+    _unit = 1e-9
+
+    def simulate(self, theta, noise):
+        return self._unit * super().simulate(theta, noise)
+
+
+def test_small_numbers_are_compared_as_exactly_as_large_ones(monkeypatch):
+    problem = Seconds()
+    known = probe.probe(problem)
+    assert probe.changes(problem, known) == ""
+    monkeypatch.setattr(Seconds, "_unit", 1.001e-9)
+    assert "events" in probe.changes(problem, known)
 
 
 def test_a_notebook_that_is_open_in_a_restarted_job_may_overwrite(spec, monkeypatch):

@@ -79,7 +79,7 @@ def discriminator(run: xr.DataTree, n_bins: int = 40) -> xr.Dataset:
         auc (rank, member) : probability that a discriminator gives an observed event a higher score than a generated
         one.  It is 0.5 if the discriminator cannot separate them; since it was trained on these observed events, a
         slightly higher value means little.
-        auc_error () : standard deviation of the AUC of one blind discriminator, from the number of events.
+        auc_error () : standard deviation of the AUC of one discriminator that guesses, from the number of events.
         generated, observed (score,) : densities of the scores of all discriminators.
         low, high (score,) : edges; 0.2 % of the scores are below and 0.2 % above.
 

@@ -4,6 +4,7 @@ An engine lives longer than the code that it has imported.  Modules of the user 
 again, and a problem that still computes other numbers than in the notebook is reported.
 """
 
+import functools
 import importlib
 import os
 import pickle
@@ -33,12 +34,13 @@ def run_in(folder: str, call: bytes) -> Any:
     if sys.path[:1] != [""]:
         sys.path[:] = ["", *filter(None, sys.path)]
     own = _own_modules()
-    if _folders != [folder] or any(own.get(name, state) != state for name, state in _loaded.items()):
+    is_first = _folders == [""]
+    if not is_first and (_folders != [folder] or any(own.get(name, state) != state for name, state in _loaded.items())):
         for name in own:
             del sys.modules[name]
         _loaded.clear()
-        _folders[:] = [folder]
         importlib.invalidate_caches()
+    _folders[:] = [folder]
     function, args = pickle.loads(call)
     _note()  # now, because a call may take hours
     try:
@@ -78,14 +80,29 @@ def _note() -> None:
 def _own_modules() -> dict[str, tuple[str, int, int]]:
     """Imported modules of the user, not of an installed package, Python or the kit, with the states of their files."""
     installed = (*(sysconfig.get_path(name) for name in ("stdlib", "platstdlib")), str(Path(__file__).parents[1]))
+    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    # Compiled modules cannot be imported twice.
+    compiled = {name.partition(".")[0] for name, file in files.items() if isinstance(file, str) and file[-3:] == ".so"}
     found = {}
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if name == "__main__" or not isinstance(file, str) or not file.endswith(".py"):
+    for name, file in files.items():
+        package = name.partition(".")[0]
+        if name == "__main__" or package in compiled or not isinstance(file, str) or not file.endswith(".py"):
             continue
-        if not file.startswith(installed) and not any(word in file for word in _INSTALLED):
+        is_installed = file.startswith(installed) or any(word in file for word in _INSTALLED)
+        if not is_installed and not _has_distributions(_folder_of_package(name, file)):
             found[name] = _state(file)
     return found
+
+
+def _folder_of_package(name: str, file: str) -> str:
+    parents, depth = Path(file).parents, name.count(".") + file.endswith("__init__.py")
+    return str(parents[min(depth, len(parents) - 1)])
+
+
+@functools.lru_cache
+def _has_distributions(folder: str) -> bool:
+    """Whether pip has installed packages into a folder."""
+    return any(Path(folder).glob("*.dist-info"))
 
 
 def _state(file: str) -> tuple[str, int, int]:

@@ -91,6 +91,7 @@ class Session:
             If engines are missing or different; those that were started here are ended.
         """
         try:
+            self._answer_s = max(_ANSWER_S, timeout_s)
             self._open_client = self._engines.open(timeout_s)
             deadline = self._await_engines(timeout_s, queue_timeout_s)
             # Engines in the middle of a run do not answer: they are checked before the next one.
@@ -188,7 +189,7 @@ class Session:
         if other_code(problem, known):  # hidden randomness: the same
             return
         try:
-            found = self._ask(self._start(other_code, problem, known), time.monotonic() + _ANSWER_S)
+            found = self._ask(self._start(other_code, problem, known), time.monotonic() + self._answer_s)
         except RemoteError as error:
             raise RuntimeError(
                 f"The engines cannot load {type(problem).__name__}: {error.ename}: {error.evalue}. They look for its "
@@ -224,7 +225,8 @@ class Session:
                 raise RuntimeError(self._gone())
             if time.monotonic() > deadline:
                 raise RuntimeError(
-                    "The engines are there but do not answer. Allow more time with connect(timeout_s=...)."
+                    "The engines are there but have not answered. If packages load slowly here, type session.close(), "
+                    "then connect(..., timeout_s=...) with more time."
                 )
             time.sleep(POLL_S)
         if any(getattr(answer.exception(), "ename", "") == "EngineError" for answer in answers):
@@ -279,7 +281,7 @@ class Session:
         """
         self._check_idle()
         if not self._facts:
-            self._check_engines(time.monotonic() + _ANSWER_S)
+            self._check_engines(time.monotonic() + self._answer_s)
         from ..running import launch
         from ..running.resume import after_restart
 

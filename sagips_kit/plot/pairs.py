@@ -145,7 +145,9 @@ def _draw_marginal(ax: Axes, chains: xr.DataArray, values: xr.Dataset) -> None:
         if values[name].notnull():
             ax.axvline(values[name].item(), color=TRUTH, ls=style, lw=1.4)
     name, deviation = ("fit", "fit_deviation") if values["fit"].notnull() else ("mean", "deviation")
-    ax.set_title(with_error(values[name].item(), values[deviation].item(), PM), fontsize="small", pad=3)
+    value, error = values[name].item(), values[deviation].item()
+    title = with_error(value, error, PM) if np.isfinite(error) else f"{value:.4g}"  # of one chain
+    ax.set_title(title, fontsize="small", pad=3)
 
 
 def _draw_normal(ax: Axes, mean: float, deviation: float, color: str) -> None:

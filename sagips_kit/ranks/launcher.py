@@ -7,6 +7,7 @@ from importlib.util import find_spec
 # Variables by which launchers give each copy of a program the number of all copies; those of a node alone come last.
 # Of Slurm only that of srun counts: SLURM_NTASKS is also set in a job script, where there is one process.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "PALS_SIZE", "SLURM_STEP_NUM_TASKS")
+_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "PALS_RANKID", "SLURM_PROCID")
 _NODE_SIZES = ("MPI_LOCALNRANKS", "PALS_LOCAL_SIZE")
 
 
@@ -16,6 +17,11 @@ def under_mpi() -> bool:
     if started is not None and started.Is_initialized():
         return True
     return any(_number(name) > 1 for name in (*_SIZES, *_NODE_SIZES))
+
+
+def rank_of_launcher() -> int:
+    """The number that an MPI launcher has given to this process; 0 without one."""
+    return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdecimal()), 0)
 
 
 def require_one_world(size: int, library: str) -> None:
@@ -37,7 +43,9 @@ def require_one_world(size: int, library: str) -> None:
 
 def _number(name: str) -> int:
     text = os.environ.get(name, "")
-    return int(text) if text.isdecimal() else 1
+    # `srun --pty` starts one shell, whatever the number of tasks.
+    is_shell = name == "SLURM_STEP_NUM_TASKS" and sys.stdin is not None and sys.stdin.isatty()
+    return int(text) if text.isdecimal() and not is_shell else 1
 
 
 def require_mpi4py() -> None:

@@ -21,8 +21,8 @@ from .coordination import Control
 from .probe import changes, probe
 from .spec import RunSpec
 
-# Variables that count the attempts at a job, and what they are in the first.
-_BATCH, _RESTARTS = {"SAGIPS_RESTARTS": 0}, {"SLURM_RESTART_COUNT": 0, "PBS_RUNCOUNT": 1}
+# Variables that count how often a job has been run again
+_BATCH, _RESTARTS = "SAGIPS_RESTARTS", "SLURM_RESTART_COUNT"
 # Fields of a spec that may change when a run is resumed: where it is stored, how it is kept safe, and what it is
 # compared with.
 _FREE = ("store", "overwrite", "checkpoint_s", "reference", "fit")
@@ -36,8 +36,8 @@ def after_restart(spec: RunSpec, resume: bool) -> tuple[RunSpec, bool]:
     """
     ipython = sys.modules.get("IPython")
     is_notebook = ipython is not None and ipython.get_ipython() is not None
-    counts = _BATCH if is_notebook else _BATCH | _RESTARTS
-    if any(int(os.environ.get(name) or first) > first for name, first in counts.items()):
+    names = (_BATCH,) if is_notebook else (_BATCH, _RESTARTS)
+    if any(os.environ.get(name, "").isdecimal() and int(os.environ[name]) for name in names):
         return dataclasses.replace(spec, overwrite=False), True
     return spec, resume
 
@@ -68,9 +68,7 @@ def reopen(spec: RunSpec, n_ranks: int) -> None:
         If the store holds another run than that of `spec` on `n_ranks` ranks; the text lists the differences.
     """
     root: Any = group.open_group(spec.store, "r")
-    _repair_progress(spec.store, root)
     attributes, control = root.attrs, root[schema.CONTROL].attrs
-    is_finished = read_status(spec.store).is_finished
     stored = json.loads(attributes[schema.SPEC_KEY])
     differences, wider = _differences(_without_free(stored), _without_free(spec.to_dict())), ""
     if (n_stored := attributes[schema.LAYOUT_KEY]["n_ranks"]) != n_ranks:
@@ -81,6 +79,10 @@ def reopen(spec: RunSpec, n_ranks: int) -> None:
     if changed := changes(spec.problem, _trained(control.get(schema.PROBE_KEY))):
         name = type(spec.problem).__name__
         differences.append(f"problem: the code of {name} now gives other {changed} than when the run was started")
+    is_finished = False
+    if not differences:  # the store of another run is left as it is
+        _repair_progress(spec.store, root)
+        is_finished = read_status(spec.store).is_finished
     if spec.streamed and not differences and not is_finished:
         differences = _changes_of_file(control.get(schema.FILE_KEY), spec.streamed, spec.problem)
     if differences:
@@ -95,7 +97,7 @@ def reopen(spec: RunSpec, n_ranks: int) -> None:
 
 
 def _repair_progress(path: str | os.PathLike[str], root: Any) -> None:
-    """Where a loss of power has damaged the progress of a rank, let its newest checkpoint tell it."""
+    """Reset the progress of ranks that a loss of power has damaged; their newest checkpoint then sets it."""
     progress: Any = group.array_of(path, root, schema.HISTORY, schema.PROGRESS)
     for rank in range(progress.shape[0]):
         try:
@@ -106,7 +108,8 @@ def _repair_progress(path: str | os.PathLike[str], root: Any) -> None:
             writable: Any = group.array_of(path, group.open_group(path, "r+"), schema.HISTORY, schema.PROGRESS)
             writable[rank] = 0
             warnings.warn(
-                f"The progress of rank {rank} in `{path}` is damaged ({error}). Its newest checkpoint tells it.",
+                f"The progress of rank {rank} in `{path}` is damaged ({error}). It is read from the newest checkpoint "
+                "instead.",
                 stacklevel=2,
             )
 
@@ -121,9 +124,9 @@ def agreed_steps(checkpoints: Checkpoints, world: World) -> list[int]:
     for damage in checkpoints.damages:
         step = agreed[world.rank]
         what = (
-            f"An earlier checkpoint is used, of step {step}."
+            f"The run resumes from the checkpoint of step {step}."
             if step
-            else ("There is no other checkpoint that all ranks have, so that the run starts again from its first step.")
+            else "There is no other checkpoint that all ranks have, so the run starts again from its first step."
         )
         warnings.warn(f"{damage} {what}", stacklevel=2)
     return agreed

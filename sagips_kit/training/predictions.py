@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .seeds import snapshot_noise
 
+_MARGIN = 5.0  # standard deviations by which a category may have fewer simulated events than expected
+
 if TYPE_CHECKING:
     from .settings import Settings
     from .trainer import Trainer
@@ -53,8 +55,11 @@ def snapshot(trainer: "Trainer") -> tuple[NDArray, NDArray]:
 
 
 def n_simulated(trainer: "Trainer", n_events: int) -> int:
-    """Number of events to simulate, so that enough of the most frequent category are among them."""
-    return math.ceil(n_events * float(trainer.data.category_weights.max()))
+    """Number of events to simulate, so that enough of each category are among them."""
+    if trainer.problem.n_categories == 1:
+        return n_events
+    n_expected = n_events * float(trainer.data.category_weights.max())
+    return math.ceil(n_expected + _MARGIN * math.sqrt(trainer.problem.n_categories * n_expected) + 1)
 
 
 def with_observed_shares(trainer: "Trainer", events: Tensor, n_events: int) -> Tensor:

@@ -428,8 +428,8 @@ class Trainer:
             warnings.warn(
                 f"Rank {self.world.rank}, step {self.step}: {n_damaged} mean gradients from other ranks were damaged "
                 "on their way, and were left out. Other ranks may have used theirs: if this rank holds the same "
-                "generators, they now differ by a step. To undo it, stop the run and resume it from an earlier "
-                "checkpoint.",
+                "generators, they now differ by a step, until weights are exchanged. To exclude that, start the run "
+                "again.",
                 stacklevel=3,
             )
         for sentence in self._watch.look(record):
