@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 _SHORT = 60  # characters of an entry in a message
 _EXACT = 2.0**53  # integers beyond are not all numbers of double precision
-_LARGEST = float(np.finfo(np.float32).max)
 _LOST = 1e-3  # the largest harmless change of numbers by single precision, in units of their spread
 _NUMBER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf(inity)?)\s*", re.ASCII | re.IGNORECASE)
 _INTEGER = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
@@ -99,7 +98,8 @@ def is_number(text: str) -> bool:
 
 def is_beyond(numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether numbers are finite, but too large for single precision, in which networks and simulators calculate."""
-    return np.isfinite(numbers) & (np.abs(numbers) > _LARGEST)
+    with np.errstate(over="ignore"):
+        return np.isfinite(numbers) & np.isinf(numbers.astype(np.float32))
 
 
 def is_blurred(numbers: NDArray[np.float64]) -> bool:

@@ -30,7 +30,7 @@ def ending_of(path: str | Path, endings: tuple[str, ...]) -> str | None:
 
 def stamp(path: Path) -> list[int]:
     """Size in bytes and time of the last change in nanoseconds, by which a change of a file, or folder, is noticed."""
-    found = [path.stat(), *(each.stat() for each in sorted(path.iterdir()))] if path.is_dir() else [path.stat()]
+    found = [each.stat() for each in (path, *path.rglob("*"))] if path.is_dir() else [path.stat()]
     return [sum(each.st_size for each in found), max(each.st_mtime_ns for each in found)]
 
 

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from .columns import Column, Field, columns_of_array
 
-_UNWRITTEN = {"f4": 9.969209968386869e36, "f8": 9.969209968386869e36, "i4": -(2**31) + 1, "i8": -(2**63) + 2}
+_UNWRITTEN = {"f4": 9.969209968386869e36, "f8": 9.969209968386869e36}  # single bytes have none, by convention
+_UNWRITTEN |= {"i2": -(2**15) + 1, "i4": -(2**31) + 1, "i8": -(2**63) + 2}
+_UNWRITTEN |= {"u2": 2**16 - 1, "u4": 2**32 - 1, "u8": 2**64 - 2}
 
 
 class Stored:
@@ -142,7 +144,7 @@ def _same_type(fill: Any, dtype: np.dtype[Any]) -> Any:
 def _require_complete(array: Any) -> None:
     """Raise ValueError if an array of h5py or zarr would return its fill value for parts that are not in the file."""
     if hasattr(array, "nchunks_initialized"):
-        n_there, n_all, fill = array.nchunks_initialized, array.nchunks, array.fill_value
+        (n_there, n_all), fill = _parts_of_zarr(array), array.fill_value
         how = ". zarr leaves such chunks out unless you type zarr.config.set({'array.write_empty_chunks': True})"
     elif hasattr(array, "is_virtual"):
         (n_there, n_all), fill, how = _parts_of_hdf5(array), array.fillvalue, ""
@@ -153,6 +155,16 @@ def _require_complete(array: Any) -> None:
             f"of {array.name}, {n_all - n_there} of {n_all} chunks are not in the file, and would be read as {fill}. "
             f"Copy the file again. If their numbers really are {fill}, write the file again with all of them{how}"
         )
+
+
+def _parts_of_zarr(array: Any) -> tuple[int, int]:
+    """How many chunks are in the file, or shards if it has these, out of how many."""
+    if array.shards is None:
+        return array.nchunks_initialized, array.nchunks
+    # zarr counts all chunks of each shard that is there, also those outside the array.
+    n_each = math.prod(shard // chunk for shard, chunk in zip(array.shards, array.chunks, strict=True))
+    n_all = math.prod(-(-n // step) for n, step in zip(array.shape, array.shards, strict=True))
+    return array.nchunks_initialized // n_each, n_all
 
 
 def _parts_of_hdf5(array: Any) -> tuple[int, int]:
