@@ -213,6 +213,9 @@ TABLE = [
     ("a.csv", text("# note\n# x\n1\nbad\n"), {}, "row 1 .line 4., holds 'bad'"),
     ("a.csv", text("x;y\n1,5;2,5\n"), {}, "holds '1,5', which .* Write decimal points: pandas.read_csv.*decimal=','"),
     ("a.csv", text("x,y\n1,5,2,5\n"), {}, "cannot be read"),
+    ("a.csv", text("x,s\n1,mu\n2,\n3,NA\n4,mu\n"), {"within": {"s": "mu"}}, [1, 4]),
+    ("a.csv", text("x,s\n1,\n2,\n"), {"within": {"s": "mu"}}, "a.csv` has no event within"),
+    ("a.csv", text("x,b\n1,\n2,True\n"), {"within": {"b": "True"}}, "row 1 .* holds .*True.* by True or False"),
     ("a.csv", text("x\n1,5\n2,5\n"), {}, "its header has 1 name, and the next line 2 entries, '1, 5'. If their commas"),
     ("a.csv", text("x,y\n1,2,\n3,4,\n"), {}, [1, 3]),
     ("a.csv", text("x\n"), {}, "a.csv` has no event."),
@@ -291,7 +294,8 @@ TABLE = [
     ("a.h5", hdf5_with([1.0, 99.0, 3.0], valid_max=10.0), FINITE, [1, 3]),
     ("a.h5", hdf5_with(np.array([-1, 1], "i1"), _Unsigned="true"), {}, [255, 1]),
     ("a.h5", hdf5_with([1.0, 2.0], units="seconds since 1970-01-01"), {}, "it holds dates, 'seconds since"),
-    ("a.h5", hdf5_with([1.0, 2.0], units="s"), {}, [1, 2]),
+    ("a.h5", hdf5_with([1.0, 2.0], units="days since -4713-11-24"), {}, "it holds dates, 'days since"),
+    *[("a.h5", hdf5_with([1.0, 2.0], units=units), {}, [1, 2]) for units in ("s", "ns since trigger")],
     ("a.nc", netcdf3([0.5, 9.969209968386869e36]), FINITE, [0.5]),
     (
         "a.nc",
@@ -358,6 +362,15 @@ TABLE = [
     ("runs", folder("README"), {}, "There is no file of observed events"),
     ("runs", folder("b.csv", "a.csv"), {"path": "runs/*.csv"}, [1, 0]),
     ("runs", folder("b.csv", "a.csv"), {"path": ("runs/b.csv", "runs/a.csv")}, [0, 1]),
+    (
+        "runs",
+        folder("b.csv", "a.csv"),
+        {"path": ("runs/*.csv", "runs/../runs/a.csv")},
+        "/runs/a.csv` would be read twice",
+    ),
+    ("runs", folder("a.csv"), {"path": ("runs", "runs")}, "/runs/a.csv` would be read twice"),
+    ("runs", folder("a.csv", "a.csv.gz"), {}, "/runs/a.csv.gz` lies beside `a.csv`, so .* Remove or rename one"),
+    ("runs", folder("a.csv", "a.csv.gz"), {"path": "runs/*.csv"}, [0]),
     ("runs", folder("b.csv"), {"path": ("runs/b.csv", "runs/q.csv")}, "There is no file of observed events"),
 ]
 

@@ -84,11 +84,14 @@ def _are_integers(numbers: NDArray[Any]) -> bool:
 
 def is_text(column: Any, text: str) -> NDArray[np.bool_]:
     """Whether the entries of a column of texts are this one; empty ones are not."""
-    data = np.ma.getdata(column)
-    if data.dtype.kind not in "OSUT" and len(data):
-        raise EntryError(0, f"holds {_short(data[0])}, which is not text", "Select numbers by a range, (low, high).")
-    same = np.array([(entry.decode() if isinstance(entry, bytes) else entry) == text for entry in data], dtype=bool)
-    return same & ~np.ma.getmaskarray(column)
+    data, is_there = np.ma.getdata(column), ~np.ma.getmaskarray(column)
+    if data.dtype.kind not in "OSUT" and is_there.any():
+        row = int(is_there.argmax())
+        are_truths = data.dtype.kind == "b"
+        advice = "Select truth values by True or False." if are_truths else "Select numbers by a range, (low, high)."
+        raise EntryError(row, f"holds {_short(data[row])}, which is not text", advice)
+    entries = (entry.decode() if isinstance(entry, bytes) else entry for entry in data)
+    return is_there & [isinstance(entry, str) and entry == text for entry in entries]  # NA of pandas equals nothing
 
 
 def is_number(text: str) -> bool:

@@ -68,7 +68,7 @@ class Stored:
         """The numbers that packed ones stand for."""
         units = self._attributes.get("units", "")
         units = units.decode(errors="replace") if isinstance(units, bytes) else str(units)
-        if re.match(r"\s*\w+\s+since\s", units) or (units := _of_pandas(self._attributes.get("value_type"))):
+        if re.match(r"\s*\w+\s+since\s+[-+]?\d", units) or (units := _of_pandas(self._attributes.get("value_type"))):
             raise ValueError(f"it holds dates, {units!r}. Write the time since one of them as a number, in other units")
         if raw.dtype.kind not in "iuf":
             return raw
