@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 _SHORT = 60  # characters of an entry in a message
 _EXACT = 2.0**53  # integers beyond are not all numbers of double precision
-_LARGEST = float(np.finfo(np.float32).max)
 _LOST = 1e-3  # the largest harmless change of numbers by single precision, in units of their spread
 _NUMBER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf(inity)?)\s*", re.ASCII | re.IGNORECASE)
 _INTEGER = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
@@ -85,11 +84,14 @@ def _are_integers(numbers: NDArray[Any]) -> bool:
 
 def is_text(column: Any, text: str) -> NDArray[np.bool_]:
     """Whether the entries of a column of texts are this one; empty ones are not."""
-    data = np.ma.getdata(column)
-    if data.dtype.kind not in "OSUT" and len(data):
-        raise EntryError(0, f"holds {_short(data[0])}, which is not text", "Select numbers by a range, (low, high).")
-    same = np.array([(entry.decode() if isinstance(entry, bytes) else entry) == text for entry in data], dtype=bool)
-    return same & ~np.ma.getmaskarray(column)
+    data, is_there = np.ma.getdata(column), ~np.ma.getmaskarray(column)
+    if data.dtype.kind not in "OSUT" and is_there.any():
+        row = int(is_there.argmax())
+        are_truths = data.dtype.kind == "b"
+        advice = "Select truth values by True or False." if are_truths else "Select numbers by a range, (low, high)."
+        raise EntryError(row, f"holds {_short(data[row])}, which is not text", advice)
+    entries = (entry.decode() if isinstance(entry, bytes) else entry for entry in data)
+    return is_there & [isinstance(entry, str) and entry == text for entry in entries]  # NA of pandas equals nothing
 
 
 def is_number(text: str) -> bool:
@@ -99,7 +101,8 @@ def is_number(text: str) -> bool:
 
 def is_beyond(numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether numbers are finite, but too large for single precision, in which networks and simulators calculate."""
-    return np.isfinite(numbers) & (np.abs(numbers) > _LARGEST)
+    with np.errstate(over="ignore"):
+        return np.isfinite(numbers) & np.isinf(numbers.astype(np.float32))
 
 
 def is_blurred(numbers: NDArray[np.float64]) -> bool:

@@ -18,8 +18,12 @@ def files_of(paths: tuple[str, ...], endings: tuple[str, ...]) -> list[Path]:
     ------
     FileNotFoundError
         If there is none for one of them.
+    ValueError
+        If one file would be read twice: under two of the paths, or beside its own compressed copy.
     """
-    return [file for path in paths for file in _files_of(Path(path).expanduser(), endings)]
+    files = [file for path in paths for file in _files_of(Path(path).expanduser(), endings)]
+    _require_different(files)
+    return files
 
 
 def ending_of(path: str | Path, endings: tuple[str, ...]) -> str | None:
@@ -30,8 +34,24 @@ def ending_of(path: str | Path, endings: tuple[str, ...]) -> str | None:
 
 def stamp(path: Path) -> list[int]:
     """Size in bytes and time of the last change in nanoseconds, by which a change of a file, or folder, is noticed."""
-    found = [path.stat(), *(each.stat() for each in sorted(path.iterdir()))] if path.is_dir() else [path.stat()]
+    found = [each.stat() for each in (path, *path.rglob("*"))] if path.is_dir() else [path.stat()]
     return [sum(each.st_size for each in found), max(each.st_mtime_ns for each in found)]
+
+
+def _require_different(files: list[Path]) -> None:
+    """Raise ValueError if events would be read twice."""
+    known: set[Path] = set()
+    for file in (each.resolve() for each in files):
+        if file in known:
+            raise ValueError(f"`{file}` would be read twice: under two paths or patterns, or by a link. Name it once.")
+        known.add(file)
+    places = dict.fromkeys(file.parent.resolve() / file.name for file in files)
+    for place in places:
+        if place.suffix.lower() == ".gz" and place.with_suffix("") in places:
+            raise ValueError(
+                f"`{place}` lies beside `{place.stem}`, so the same events may be read twice. Remove or rename one of "
+                "them."
+            )
 
 
 def _files_of(path: Path, endings: tuple[str, ...]) -> list[Path]:

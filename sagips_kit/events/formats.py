@@ -14,7 +14,7 @@ import numpy as np
 
 from .columns import Block, Choose, Mapped, Member, Ranges, columns_of_array, columns_of_tree, no_table, slices
 from .files import ending_of
-from .stored import Stored, frames_of_pandas
+from .stored import Stored, frames_of_pandas, text_of
 from .texts import TEXTS, layout
 from .trees import Clusters
 
@@ -175,17 +175,17 @@ def _hdf5(path: Path, table: str | None, choose: Choose, ranges: Ranges) -> Iter
     arrays: dict[str, Stored] = {}
 
     def add(name: str, item: Any) -> None:
-        is_placeholder = item.attrs.get("NAME", b"").startswith(_PLACEHOLDER)
+        is_placeholder = text_of(item.attrs.get("NAME", "")).startswith(_PLACEHOLDER)
         is_index = "/_i_" in name  # of PyTables
         if isinstance(item, h5py.Dataset) and item.ndim and not is_placeholder and not is_index:
-            arrays[name] = Stored(item, dict(item.attrs), is_netcdf)
+            arrays[name] = Stored(item, dict(item.attrs), name, is_netcdf)
 
     with h5py.File(path, locking=False) as file:  # some parallel file systems have no locks
         file.visititems(add)
         yield from slices(columns_of_tree(frames_of_pandas(arrays), table), choose, ranges)
 
 
-_PLACEHOLDER = b"This is a netCDF dimension but not a netCDF variable"
+_PLACEHOLDER = "This is a netCDF dimension but not a netCDF variable"
 
 
 def _netcdf(path: Path, table: str | None, choose: Choose, ranges: Ranges) -> Iterator[Block]:
@@ -198,7 +198,7 @@ def _netcdf(path: Path, table: str | None, choose: Choose, ranges: Ranges) -> It
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # that arrays of it are still in use
         with netcdf_file(path, mmap=True) as file:
-            arrays = {k: Stored(v.data, v._attributes, True) for k, v in file.variables.items() if v.shape}
+            arrays = {k: Stored(v.data, v._attributes, k, True) for k, v in file.variables.items() if v.shape}
             yield from slices(columns_of_tree(arrays, table), choose, ranges)
 
 
@@ -207,15 +207,15 @@ def _zarr(path: Path, table: str | None, choose: Choose, ranges: Ranges) -> Iter
 
     found = zarr.open(path, mode="r")
     members = found.members(max_depth=None) if isinstance(found, zarr.Group) else [("", found)]
-    arrays = {name: _of_zarr(array) for name, array in members if isinstance(array, zarr.Array) and array.ndim}
+    arrays = {name: _of_zarr(name, array) for name, array in members if isinstance(array, zarr.Array) and array.ndim}
     yield from slices(columns_of_tree(arrays, table), choose, ranges)
 
 
-def _of_zarr(array: Any) -> Stored:
+def _of_zarr(name: str, array: Any) -> Stored:
     attributes = dict(array.attrs)
     if array.metadata.zarr_format == 2 and "_ARRAY_DIMENSIONS" in attributes and array.fill_value is not None:
         attributes.setdefault("_FillValue", array.fill_value)  # as xarray writes it
-    return Stored(array, attributes)
+    return Stored(array, attributes, name)
 
 
 def _root(path: Path, table: str | None, choose: Choose, ranges: Ranges) -> Iterator[Block]:

@@ -212,7 +212,7 @@ class Observed(metaclass=ValueClass):
             For a file that cannot be read, a missing column, or an entry that is not a finite number; the message names
             file, column and row.
         ValueError
-            If no event is selected, or fewer than `n_events`.
+            If no event is selected, or fewer than `n_events`; or if a file would be read twice.
 
         Warns
         -----
@@ -268,6 +268,8 @@ class Observed(metaclass=ValueClass):
             If the file, or the package that reads it, is missing.
         EventFileError
             For a file that cannot be read, a missing column, or an entry that is not a finite number.
+        ValueError
+            If a file would be read twice.
         """
         sample = WeightedSample(None, numpy_stream(seed, Stream.ROWS, 1 + number))
         for rows, weights in self._blocks(problem, lambda n_all: window_ranges(n_all, number, n_rows, seed)):
@@ -311,6 +313,8 @@ class Observed(metaclass=ValueClass):
         ------
         FileNotFoundError
             If there is no file.
+        ValueError
+            If a file would be read twice.
         """
         return [stamp(path) for path in self._files]
 

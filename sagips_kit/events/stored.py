@@ -8,7 +8,7 @@ NetCDF Climate and Forecast (CF) metadata conventions, sections 2.5.1 (missing d
 import base64
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from .columns import Column, Field, columns_of_array
 
-_UNWRITTEN = {"f4": 9.969209968386869e36, "f8": 9.969209968386869e36, "i4": -(2**31) + 1, "i8": -(2**63) + 2}
+_UNWRITTEN = {"f4": 9.969209968386869e36, "f8": 9.969209968386869e36}  # single bytes have none, by convention
+_UNWRITTEN |= {"i2": -(2**15) + 1, "i4": -(2**31) + 1, "i8": -(2**63) + 2}
+_UNWRITTEN |= {"u2": 2**16 - 1, "u4": 2**32 - 1, "u8": 2**64 - 2}
 
 
 class Stored:
@@ -29,6 +31,8 @@ class Stored:
         Of h5py, zarr or `scipy.io.netcdf_file`.
     attributes : dict
         Its attributes by name.
+    name : str
+        Its path in the file.
     is_netcdf : bool
         Whether the netCDF library has filled what was never written with numbers of its own.
 
@@ -38,12 +42,14 @@ class Stored:
         By a slice, if parts of the array are missing in the file, or for attributes that cannot be followed.
     """
 
-    def __init__(self, array: Any, attributes: Mapping[str, Any], is_netcdf: bool = False):
-        self._array, self._attributes = array, attributes
+    def __init__(self, array: Any, attributes: Mapping[str, Any], name: str, is_netcdf: bool = False):
+        self._array, self._attributes, self._name = array, attributes, name
         self.dtype, self.shape, self.ndim = array.dtype, tuple(array.shape), len(array.shape)
-        self._fills = [*np.ravel(attributes.get("_FillValue", [])), *np.ravel(attributes.get("missing_value", []))]
+        self._fills = [
+            (key, fill) for key in ("_FillValue", "missing_value") for fill in np.ravel(attributes.get(key, []))
+        ]
         if is_netcdf and "_FillValue" not in attributes:
-            self._fills += [fill for kind, fill in _UNWRITTEN.items() if kind == self.dtype.str[1:]]
+            self._fills += [("_FillValue", fill) for kind, fill in _UNWRITTEN.items() if kind == self.dtype.str[1:]]
         self._is_checked = False
 
     def __getitem__(self, rows: Any) -> NDArray[Any]:
@@ -64,44 +70,61 @@ class Stored:
 
     def _decoded(self, raw: NDArray[Any]) -> NDArray[Any]:
         """The numbers that packed ones stand for."""
-        units = self._attributes.get("units", "")
-        units = units.decode(errors="replace") if isinstance(units, bytes) else str(units)
-        if re.match(r"\s*\w+\s+since\s", units) or (units := _of_pandas(self._attributes.get("value_type"))):
+        units = text_of(self._attributes.get("units", ""))
+        if re.match(r"\s*\w+\s+since\s+[-+]?\d", units) or (units := _of_pandas(self._attributes.get("value_type"))):
             raise ValueError(f"it holds dates, {units!r}. Write the time since one of them as a number, in other units")
         if raw.dtype.kind not in "iuf":
             return raw
-        if str(self._attributes.get("_Unsigned", "")).lower() == "true":
+        if text_of(self._attributes.get("_Unsigned", "")).lower() == "true":
             raw = raw.view(raw.dtype.str.replace("i", "u"))
         is_missing = self._is_missing(raw)
-        if scaling := self._attributes.keys() & {"scale_factor", "add_offset"}:
-            try:
-                factor, offset = (float(np.ravel(self._attributes.get(*one))[0]) for one in _NEUTRAL)
-            except (TypeError, ValueError):
-                raise ValueError(f"its attributes {', '.join(sorted(scaling))} are no numbers") from None
-            raw = raw.astype(np.float64) * factor + offset
+        if self._attributes.keys() & {"scale_factor", "add_offset"}:
+            (factor,), (offset,) = self._numbers("scale_factor", 1.0), self._numbers("add_offset", 0.0)
+            raw = raw.astype(np.float64) * float(factor) + float(offset)
         return np.ma.array(raw, mask=is_missing) if is_missing.any() else raw
 
     def _is_missing(self, raw: NDArray[Any]) -> NDArray[np.bool_]:
         is_missing = np.zeros(raw.shape, bool)
-        for fill in self._fills:
-            is_missing |= raw == _same_type(fill, raw.dtype)
-        low, high = self._attributes.get("valid_range", (None, None))
-        low, high = self._attributes.get("valid_min", low), self._attributes.get("valid_max", high)
+        for key, fill in self._fills:
+            try:
+                is_missing |= raw == _same_type(fill, raw.dtype)
+            except (TypeError, ValueError, OverflowError):
+                raise self._error(key, "a number") from None
+        low, high = self._numbers("valid_range", None, None)
+        (low,), (high,) = self._numbers("valid_min", low), self._numbers("valid_max", high)
         if low is not None:
-            is_missing |= raw < np.ravel(low)[0]
+            is_missing |= raw < low
         if high is not None:
-            is_missing |= raw > np.ravel(high)[0]
+            is_missing |= raw > high
         return is_missing
+
+    def _numbers(self, key: str, *otherwise: Any) -> Sequence[Any]:
+        """The numbers in an attribute, or others, as many, without it."""
+        if key not in self._attributes:
+            return otherwise
+        found = np.ravel(self._attributes[key])
+        if found.dtype.kind not in "iuf" or len(found) != len(otherwise):
+            raise self._error(key, "a number" if len(otherwise) == 1 else f"{len(otherwise)} numbers")
+        return list(found)
+
+    def _error(self, key: str, what: str) -> ValueError:
+        given = self._attributes[key]
+        given = given.tolist() if isinstance(given, (np.ndarray, np.generic)) else given
+        return ValueError(f"attribute {key} of /{self._name} is {given!r}, and should be {what}. Correct or delete it")
+
+
+def text_of(attribute: Any) -> str:
+    """A text that may be stored as characters, as bytes or as an array of these."""
+    first = next(iter(np.ravel(attribute)), "")
+    return first.decode(errors="replace") if isinstance(first, bytes) else str(first)
 
 
 _PICKLED = re.compile(r"index|values_block_\d+")
-_NEUTRAL = (("scale_factor", 1.0), ("add_offset", 0.0))
 
 
 def _of_pandas(*kinds: Any) -> str:
     """The kind of dates that pandas has stored as integers; "" for other ones."""
-    texts = [kind.decode(errors="replace") if isinstance(kind, bytes) else str(kind) for kind in kinds]
-    return next((text for text in texts if text.startswith(("datetime64", "timedelta64"))), "")
+    return next((text for text in map(text_of, kinds) if text.startswith(("datetime64", "timedelta64"))), "")
 
 
 def frames_of_pandas(arrays: Mapping[str, Stored]) -> dict[str, Any]:
@@ -131,18 +154,15 @@ def frames_of_pandas(arrays: Mapping[str, Stored]) -> dict[str, Any]:
 
 def _same_type(fill: Any, dtype: np.dtype[Any]) -> Any:
     """The number that marks missing ones, of their type; xarray writes floats to zarr as text in base 64."""
-    try:
-        if isinstance(fill, str) and dtype.kind == "f" and len(fill) == 12:
-            fill = np.frombuffer(base64.standard_b64decode(fill), "<f8")[0]
-        return np.array(fill).astype(dtype)[()]
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"its attribute for missing numbers, {fill!r}, is no number") from None
+    if isinstance(fill, str) and dtype.kind == "f" and len(fill) == 12:
+        fill = np.frombuffer(base64.standard_b64decode(fill), "<f8")[0]
+    return np.array(fill).astype(dtype)[()]
 
 
 def _require_complete(array: Any) -> None:
     """Raise ValueError if an array of h5py or zarr would return its fill value for parts that are not in the file."""
     if hasattr(array, "nchunks_initialized"):
-        n_there, n_all, fill = array.nchunks_initialized, array.nchunks, array.fill_value
+        (n_there, n_all), fill = _parts_of_zarr(array), array.fill_value
         how = ". zarr leaves such chunks out unless you type zarr.config.set({'array.write_empty_chunks': True})"
     elif hasattr(array, "is_virtual"):
         (n_there, n_all), fill, how = _parts_of_hdf5(array), array.fillvalue, ""
@@ -153,6 +173,16 @@ def _require_complete(array: Any) -> None:
             f"of {array.name}, {n_all - n_there} of {n_all} chunks are not in the file, and would be read as {fill}. "
             f"Copy the file again. If their numbers really are {fill}, write the file again with all of them{how}"
         )
+
+
+def _parts_of_zarr(array: Any) -> tuple[int, int]:
+    """How many chunks are in the file, or shards if it has these, out of how many."""
+    if array.shards is None:
+        return array.nchunks_initialized, array.nchunks
+    # zarr counts all chunks of each shard that is there, also those outside the array.
+    n_each = math.prod(shard // chunk for shard, chunk in zip(array.shards, array.chunks, strict=True))
+    n_all = math.prod(-(-n // step) for n, step in zip(array.shape, array.shards, strict=True))
+    return array.nchunks_initialized // n_each, n_all
 
 
 def _parts_of_hdf5(array: Any) -> tuple[int, int]:
