@@ -203,7 +203,7 @@ def test_a_progress_that_a_loss_of_power_has_emptied_follows_from_the_checkpoint
     progress.write_bytes(b"")
     with pytest.raises(ValueError, match="a.zarr` is damaged: .*checksum"):
         read_status(spec.store)
-    with pytest.warns(UserWarning, match="progress of rank 0 .* is damaged .* It is read from the newest checkpoint instead"):
+    with pytest.warns(UserWarning, match="progress of rank 0 .* is damaged .* read from the newest checkpoint instead"):
         assert alone(spec, resume=True)["first_step"] == 60
     assert_same_bits(spec.store, whole.store)
     # Of a finished run there is no checkpoint: it is not trained again.
