@@ -12,7 +12,7 @@ import numpy as np
 from .._text import allowed
 from ..check.suite import require
 from ..events.observed import Observed
-from ..events.resampling import check_events, require_resolution
+from ..events.resampling import check_events
 from ..ranks.world import World
 from ..store import create
 from ..store.schema import RunLayout
@@ -95,11 +95,10 @@ def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
         return
     create.check_free(spec.store, spec.overwrite)
     problem, settings = spec.problem, spec.settings
-    require_memory(problem, settings)
     events, source = observed_events(spec)
     events = check_events(problem, events)
-    require_resolution(problem, events)
     require(problem, events)
+    require_memory(problem, settings)
     layout = RunLayout(
         n_ranks=n_ranks,
         n_replicas=spec.exchange.n_replicas(n_ranks),

@@ -6,6 +6,7 @@ from ..problems.base import Problem
 from .settings import Settings
 
 _MOST = 2**40  # bytes: no device has as much
+_UNKNOWN = 2**60  # bytes: more is not written as a number
 _COPIES = 4  # a weight, its gradient, and Adam's two moments of it
 _NUMBER = 4  # bytes
 
@@ -46,4 +47,6 @@ def require_memory(problem: Problem, settings: Settings, available: int = _MOST,
 
 
 def _in_words(n_bytes: int) -> str:
+    if n_bytes > _UNKNOWN:
+        return f"over {_in_words(_UNKNOWN)}"
     return f"{n_bytes / 2**30:,.1f} GiB".replace(",", " ")
