@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import types
 import weakref
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from sagips_kit import (
 )
 from sagips_kit.cli import main
 from sagips_kit.cluster.handle import RunHandle
+from sagips_kit.cluster.jobs import JobState
 from sagips_kit.ranks import launcher
 from sagips_kit.report import html
 from sagips_kit.report.dashboard import Dashboard
@@ -407,7 +409,8 @@ def test_stop_request_during_the_run(spec, monkeypatch):
 def words(spec, capsys):
     """The progress of the run as each interface reports it."""
     run, status = open_run(spec.store), read_status(spec.store)
-    handle = RunHandle(spec.store, [], [], None)
+    engines = types.SimpleNamespace(state=lambda: JobState("running", "running"))
+    handle = RunHandle(spec.store, [], [], engines)
     with pytest.raises(FileExistsError) as refused:
         prepare(spec, n_ranks=1)
     assert main(["describe", spec.store]) == 0
