@@ -109,7 +109,8 @@ def test_the_step_is_timed_with_the_events_of_the_run(path, tmp_path, monkeypatc
 def test_ranks_of_mpiexec_print_one_table(path, nest):
     done = mpiexec(2, *nest.stub, "-m", "mpi4py", "-m", "sagips_kit", "tune", path, "--trial-s", 0.2)
     assert done.returncode == 0, done.stdout
-    head, columns, *rows, last = done.stdout.splitlines()
+    imports, head, columns, *rows, last = done.stdout.splitlines()
+    assert imports == "sagips: the spec imports the module gaussian"  # once, not by each rank
     assert head.startswith("2 ranks, ") and columns.split() == ["rate", "waits", "(ms)", "staleness", "exchange"]
     tried = [row.split(maxsplit=3)[3] for row in rows]
     assert tried == ["Ring()", "AllReduce()", "Hypercube()", "OneSided()"]
