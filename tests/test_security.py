@@ -55,7 +55,7 @@ def test_only_the_call_that_a_notebook_sends_is_a_pickle():
     unpickling = ("pickle.load", "pickle.loads", "cloudpickle.load", "cloudpickle.loads", "torch.load", "eval", "exec")
     found = {(path.name, name) for path in PACKAGE.rglob("*.py") for name, _ in calls(path) if name in unpickling}
     # ipyparallel signs or encrypts it when sending it to the engines.
-    assert found == {("session.py", "pickle.loads")}
+    assert found == {("remote.py", "pickle.loads")}
     loads = [text for path in PACKAGE.rglob("*.py") for name, text in calls(path) if name in ("np.load", "numpy.load")]
     assert loads and all("allow_pickle=False" in text for text in loads)
 
@@ -118,7 +118,6 @@ def test_a_spec_file_replaces_no_run_outside_this_folder(spec, tmp_path, monkeyp
 @pytest.mark.parametrize(
     "given",
     [
-        {"name": "a\nrm -rf ~"},
         {"log": "/runs/a\n/{id}.log"},
         {"body": ["cd '/runs/a\nb'"]},
         {"environment": {"PYTHONPATH": "/a\r"}},
@@ -129,6 +128,7 @@ def test_a_spec_file_replaces_no_run_outside_this_folder(spec, tmp_path, monkeyp
 def test_no_name_becomes_a_command_of_a_job_script(kind, given):
     job, rest = kind(walltime="00:10:00"), {"body": ["true"], "name": "a", "log": "/runs/{id}.log"}
     assert "true" in job.script(2, **rest)
+    assert "a_rm_-rf__" in job.script(2, **rest | {"name": "a\nrm -rf ~"})  # a label
     with pytest.raises(ValueError, match="cannot be a line of a job script: control characters"):
         job.script(2, **rest | given)
     for option in ("setup", "affinity", "queue"):
