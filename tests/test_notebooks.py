@@ -37,12 +37,12 @@ def test_papermill_reads_every_parameter(path, caplog):
     assert all(entry["default"] != "None" for entry in found.values())
 
 
-def execute(notebook, folder, **parameters):
+def execute(notebook, folder, ipython_dir=None, **parameters):
     """Run a notebook by papermill in `folder`, with fewer engines, steps and members."""
     given = {"n": 2, "n_steps": 60, "n_members": 2, "n_events": 384} | parameters
     options = [word for name, value in given.items() for word in ("-p", name, str(value))]
     # Sockets need a short path, and the user's own profiles should not matter.
-    environment = os.environ | {"IPYTHONDIR": str(folder / "ipython"), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"IPYTHONDIR": str(ipython_dir or folder / "ipython"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "papermill", ROOT / f"notebooks/{notebook}.ipynb", folder / "executed.ipynb"]
     options += ["--cwd", str(folder), "--no-progress-bar"]
     return subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=400)

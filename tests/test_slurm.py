@@ -133,7 +133,7 @@ def assert_good(path):
 def test_a_notebook_joins_the_engines_that_ipcluster_has_started(folder):
     with background("-m", "ipyparallel.cluster", "start", "--profile=slurm", f"--n={N}") as terminal:
         until(lambda: "RUNNING" in terminal.log.read_text())
-        done = execute("00_quickstart", folder, profile="slurm", n=N)
+        done = execute("00_quickstart", folder, os.environ["IPYTHONDIR"], profile="slurm", n=N)
         assert done.returncode == 0, done.stderr[-3000:]
         assert_good(folder / "runs" / "quickstart.zarr")
         assert "ipcluster stop --profile=slurm" in (folder / "executed.ipynb").read_text()
