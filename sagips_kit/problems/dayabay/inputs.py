@@ -230,7 +230,7 @@ def reactor_errors(periods: tuple[str, ...]) -> NDArray[Any]:
     for into, spent_fuel in ((events, 1.0), (without_spent_fuel, 0.0)):
         for period in periods:
             for detector, by_reactor in exposures(period, spent_fuel).items():
-                into[hall(detector)] += [by_reactor[name] * np.ones(running.size) @ seen for name in spent]
+                into[hall(detector)] += [by_reactor[name] @ seen for name in spent]
     each = events.sum(-1, keepdims=True)
     shares, spent_shares = events / each, (events - without_spent_fuel) / each
     deviation = _percent("reactor_snf", "snf_scale")
@@ -252,8 +252,7 @@ def _variance_of_a_reactor() -> float:
     # At a given power, more fissions of one isotope are fewer of the others.
     mev = sum(fractions[name] * energies[name][0] for name in fractions)
     file = _raw("parameters/reactor_fission_fractions_scale.yaml")
-    published, correlation = file["parameters"]["fission_fractions_scale"], file["correlations"]
-    correlation = correlation["fission_fractions_scale"]
+    published, correlation = (file[kind]["fission_fractions_scale"] for kind in ("parameters", "correlations"))
     slopes = np.array(
         [
             published[name][1] / 100 * (events[name] / n_events - fractions[name] * energies[name][0] / mev)
