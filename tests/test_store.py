@@ -390,6 +390,17 @@ def test_snapshots_and_scores_have_their_shapes(make, path):
     assert not RunWriter(path, 2).wants_snapshot(50), "leaders write"
 
 
+def test_zarr_keeps_the_settings_of_the_user(make, path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("other threads, and the user's own arrays, would have these settings too")
+
+    monkeypatch.setattr(zarr.config, "set", refuse)
+    make(path)
+    array = groups.array_of(path, zarr.open_group(path, mode="r+"), schema.HISTORY, "theta")
+    array[...] = array.fill_value
+    assert array.nchunks_initialized == array.nchunks, "chunks of fill values are written"
+
+
 def test_rows_of_many_blocks_share_chunks(make, path, monkeypatch):
     monkeypatch.setattr(schema, "CHUNK_BYTES", 8 * 3 * 2 * 4)  # 8 rows of theta, two blocks
     with RunWriter(make(), 0) as writer:

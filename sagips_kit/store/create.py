@@ -288,28 +288,29 @@ def _write_template(
     mode = "w" if replaces else "w-"
     # Consolidated metadata would be a second copy, which zarr 3 does not specify.
     store = CheckedStore(store)
-    with zarr.config.set(WRITE_ALL):
-        xr.DataTree.from_dict({group: _checked(one) for group, one in given.items()}).to_zarr(
-            store,  # pyright: ignore[reportArgumentType]  # xarray takes zarr's stores, but its types do not say so
-            mode=mode,
-            consolidated=False,
-            zarr_format=3,
-        )
-        root = zarr.open_group(store, mode="r+", use_consolidated=False)
-        for group, arrays in schema.empty_arrays(_table(problem), layout).items():
-            for name, array in arrays.items():
-                created = root.create_array(
-                    f"{group}/{name}",
-                    shape=array.shape,
-                    chunks=array.chunks,
-                    dtype=array.variable.dtype,
-                    fill_value=array.variable.fill,
-                    compressors=_compressors(array.variable.dtype == "str"),
-                    dimension_names=array.variable.dims,
-                    attributes=dict(array.variable.attributes),
-                )
-                if due_step(array.variable, layout) == 0:
-                    created[...] = array.variable.fill
+    xr.DataTree.from_dict({group: _checked(one) for group, one in given.items()}).to_zarr(
+        store,  # pyright: ignore[reportArgumentType]  # xarray takes zarr's stores, but its types do not say so
+        mode=mode,
+        consolidated=False,
+        zarr_format=3,
+        write_empty_chunks=True,
+    )
+    root = zarr.open_group(store, mode="r+", use_consolidated=False)
+    for group, arrays in schema.empty_arrays(_table(problem), layout).items():
+        for name, array in arrays.items():
+            created = root.create_array(
+                f"{group}/{name}",
+                shape=array.shape,
+                chunks=array.chunks,
+                dtype=array.variable.dtype,
+                fill_value=array.variable.fill,
+                compressors=_compressors(array.variable.dtype == "str"),
+                dimension_names=array.variable.dims,
+                attributes=dict(array.variable.attributes),
+                config=WRITE_ALL,
+            )
+            if due_step(array.variable, layout) == 0:
+                created[...] = array.variable.fill
     # Written last: a run that has a version is complete.
     root.attrs[schema.VERSION_KEY] = schema.SCHEMA_VERSION
 

@@ -198,14 +198,14 @@ def group_of(path: Location, root: zarr.Group, group: str) -> zarr.Group:
 
 def array_of(path: Location, root: zarr.Group, group: str, name: str) -> zarr.Array:
     """An array of a run, with the dimensions and type that `schema` gives it; ValueError if it is missing."""
-    with damage_explained(path), zarr.config.set(WRITE_ALL):
+    with damage_explained(path):
         found = root.get(f"{group}/{name}")
     if not isinstance(found, zarr.Array):
         raise missing(path, f"{group}/{name}")
     with damage_explained(path):
         dims = getattr(found.metadata, "dimension_names", None)  # arrays of zarr 2 have none
         _check_array(schema.variable(group, name), dims, found.dtype)
-    return found
+    return found.with_config(WRITE_ALL)
 
 
 def check_contents(

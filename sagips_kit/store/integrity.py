@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import Crc32cCodec
+from zarr.core.array_spec import ArrayConfigParams
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
@@ -23,7 +24,7 @@ from . import schema
 
 CHECKSUM = Crc32cCodec()
 # Every chunk is written, so that one that is not there is known to be lost.
-WRITE_ALL = {"array.write_empty_chunks": True}
+WRITE_ALL: ArrayConfigParams = {"write_empty_chunks": True}
 _METADATA = "zarr.json"
 _CHUNKS = "/c"  # between the path of an array and the indices of a chunk
 
