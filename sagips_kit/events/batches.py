@@ -1,12 +1,16 @@
 """The order in which observed events are drawn: each batch is a small representative image of all of them."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+from .ahead import Ahead
+from .random_bits import RandomBits, positive
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
@@ -49,9 +53,10 @@ def in_batch_order(problem: "Problem", events: ArrayLike | Tensor, n_cells: int)
 
 
 class Batches:
-    """Batches of one member: equal shares of all categories, with one event from each of many cells of equal content.
+    """Batches of all members: equal shares of all categories, with one event from each of many cells of equal content.
 
-    Within an epoch no position in the order is drawn twice, so the next batches contain what one batch lacks.
+    Within an epoch no position in the order is drawn twice, and consecutive batches take positions far from each other
+    in each cell, so the next batches contain what one batch lacks.  A batch follows from its number alone.
 
     Parameters
     ----------
@@ -59,12 +64,23 @@ class Batches:
         In `batch_order`.
     categories : Tensor (event,) of int
         The category of each event, 0 to n_categories - 1.
+    indices : sequence of Tensor (event,) of int
+        Which events each member has, in rising order.
     n_categories : int
         Number of categories.
     batch_size : int
         Events of a batch.
-    random : torch.Generator
-        The source of randomness.
+    keys : sequence of int
+        The key of each member's random bits.
+    device : torch.device or str
+        Where the events and the batches are.
+    turn : int
+        Number of the first turn of random bits; each epoch takes one.
+
+    Attributes
+    ----------
+    n_batches : tuple of int
+        Batches in an epoch of each member.
 
     Raises
     ------
@@ -72,68 +88,61 @@ class Batches:
         If there are fewer events in a batch than categories, or none of some category.
     """
 
-    def __init__(self, events: Tensor, categories: Tensor, n_categories: int, batch_size: int, random: torch.Generator):
+    def __init__(
+        self,
+        events: Tensor,
+        categories: Tensor,
+        indices: Sequence[Tensor],
+        n_categories: int,
+        batch_size: int,
+        keys: Sequence[int],
+        device: torch.device | str = "cpu",
+        turn: int = 0,
+    ) -> None:
         if batch_size < n_categories:
             raise ValueError(
                 f"n_events = {batch_size}: should be at least {n_categories}, so that a batch holds an event of each "
                 f"category. Type Settings(n_events=...)."
             )
-        shares = torch.tensor([batch_size * (k + 1) // n_categories for k in range(n_categories)])
-        self._random = random
-        self._parts = []
-        for category, size in enumerate(shares.diff(prepend=torch.tensor([0])).tolist()):
-            part = events[categories == category]
-            if len(part) == 0:
-                raise ValueError(
-                    f"No observed event is in category {category}, and there should be events of all {n_categories}. "
-                    "Take more events, or leave this category out of the problem."
-                )
-            self._parts.append((part, size))
-        self._columns: list[Tensor] = []
-        self._start, self._n_drawn = random.get_state(), 0
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether the next batch begins another epoch."""
-        return not self._columns
-
-    def draw(self) -> Tensor:
-        """The next batch, (event, observable)."""
-        if not self._columns:
-            self._start, self._n_drawn = self._random.get_state(), 0
-            self._columns = self._epoch()
-        self._n_drawn += 1
-        return self._columns.pop()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position in the events: the random state at the start of the epoch, and the batches drawn since then."""
-        return {"random": self._start, "n_drawn": self._n_drawn}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from the position at which `state` was taken."""
-        self._start, self._n_drawn = state["random"], int(state["n_drawn"])
-        self._random.set_state(self._start)
-        self._columns = self._epoch() if self._n_drawn else []
-        if not 0 <= self._n_drawn <= len(self._columns):
-            raise ValueError(f"n_drawn = {self._n_drawn}: an epoch has {len(self._columns)} batches.")
-        del self._columns[len(self._columns) - self._n_drawn :]
-
-    def _epoch(self) -> list[Tensor]:
+        ends = torch.tensor([batch_size * (k + 1) // n_categories for k in range(n_categories)])
+        sizes = ends.diff(prepend=torch.tensor([0]))
+        counts = torch.stack([torch.bincount(categories[chosen], minlength=n_categories) for chosen in indices])
+        if (counts == 0).any():
+            raise ValueError(
+                f"No observed event is in category {int((counts == 0).any(0).nonzero()[0])}, and there should be "
+                f"events of all {n_categories}. Take more events, or leave this category out of the problem."
+            )
         # As many batches as the smallest category fills; larger categories are thinned evenly.
-        n_batches = max(1, min(len(part) // size for part, size in self._parts))
-        epochs = [self._positions(len(part), size, n_batches) for part, size in self._parts]
-        return [
-            torch.cat([part[at[:, k]] for (part, _), at in zip(self._parts, epochs, strict=True)])
-            for k in range(n_batches)
-        ]
+        n_batches = (counts // sizes).min(1).values.clamp(min=1)
+        self.n_batches = tuple(n_batches.tolist())
+        device = torch.device(device)
+        self._events = torch.cat([events[chosen] for chosen in indices]).to(device)
+        column = torch.repeat_interleave(torch.arange(n_categories), sizes)  # the category of each event of a batch
+        cell = torch.arange(batch_size) - (ends - sizes)[column]
+        first = (counts.flatten().cumsum(0) - counts.flatten()).view(counts.shape)
+        # A cell is cut into as many parts as there are batches, in units in which all of these are integers.
+        whole = n_batches[:, None] * counts[:, column]
+        tables = (n_batches[:, None], counts[:, column], whole, cell * whole, n_batches[:, None] * sizes[column])
+        self._tables = [table.to(device) for table in (*tables, first[:, column])]
+        self._stride = torch.tensor([[_stride(n)] for n in self.n_batches], device=device)
+        self._bits, self._turn = RandomBits(keys, batch_size, device), turn
 
-    def _positions(self, n_events: int, size: int, n_batches: int) -> Tensor:
-        """Where in the order each batch takes its events: (cell, batch)."""
-        turn = torch.rand((size, n_batches), generator=self._random).argsort(dim=1)
-        jitter = torch.rand((size, n_batches), generator=self._random, dtype=torch.float64)
-        within = (turn + jitter) / n_batches
-        at = (torch.arange(size)[:, None] + within) * (n_events / size)
-        return at.long().clamp_(max=n_events - 1)
+    def positions(self, numbers: Tensor) -> Tensor:
+        """Where the batches of these numbers (batch,) of int, from 0 on, have their events: (batch, member, event)."""
+        n_batches, n_events, whole, before, unit, first = self._tables
+        numbers = numbers[:, None, None]
+        epoch, part = numbers // n_batches, numbers % n_batches * self._stride % n_batches
+        at = (positive(self._bits(epoch + self._turn)) + part * n_events) % whole
+        return first + (before + at) // unit
+
+    def take(self, positions: Tensor) -> Tensor:
+        """The events at these positions (member, event): (member, event, observable)."""
+        return self._events[positions]
+
+
+def _stride(n: int) -> int:
+    """A number without a common divisor with n, near the golden section of n, whose multiples are spread evenly."""
+    return min(filter(lambda k: math.gcd(k, n) == 1, range(1, n + 1)), key=lambda k: abs(k - 0.618 * n))
 
 
 class Supply:
@@ -150,12 +159,14 @@ class Supply:
         Events of a batch.
     resampling : Resampling
         Which events of a window each member is trained on.
-    randoms : list of torch.Generator
-        One for each member.
+    keys : sequence of int
+        The key of each member's random bits.
     windows : callable or None
         Gets the number of a window and returns its events (event, observable); None for events given by `fill`.
     share : (int, int)
         The position of this rank in its replica, and the number of ranks in the replica.
+    device : torch.device or str
+        Where the events and the batches are.
     """
 
     def __init__(
@@ -163,40 +174,64 @@ class Supply:
         problem: "Problem",
         batch_size: int,
         resampling: "Resampling",
-        randoms: list[torch.Generator],
+        keys: Sequence[int],
         windows: Callable[[int], NDArray[Any]] | None = None,
         share: tuple[int, int] = (0, 1),
+        device: torch.device | str = "cpu",
     ):
-        self._problem, self._batch_size, self._resampling, self._randoms = problem, batch_size, resampling, randoms
-        self._windows, self._share = windows, share
-        self._n_windows, self._batches = 0, []
+        self._problem, self._batch_size, self._resampling, self._keys = problem, batch_size, resampling, keys
+        self._windows, self._share, self._device = windows, share, device
+        self._n_windows, self._n_drawn = 0, 0
+        self._batches: Batches
+        self._ahead: Ahead
 
     def fill(self, events: Tensor, categories: Tensor, indices: list[Tensor]) -> None:
         """Give each member its events, by their indices (event,) in events that are in `batch_order`."""
-        n = self._problem.n_categories
-        self._batches = []
-        for chosen, random in zip(indices, self._randoms, strict=True):
+        n, complete = self._problem.n_categories, []
+        for chosen in indices:
             # A resample may lack a rare category, of which such a member gets all events.
             is_lacking = torch.bincount(categories[chosen], minlength=n) == 0
-            chosen = torch.cat([chosen, torch.nonzero(is_lacking[categories]).flatten()]).sort().values
-            self._batches.append(Batches(events[chosen], categories[chosen], n, self._batch_size, random))
+            complete.append(torch.cat([chosen, torch.nonzero(is_lacking[categories]).flatten()]).sort().values)
+        self._batches = Batches(
+            events,
+            categories,
+            complete,
+            n,
+            self._batch_size,
+            self._keys,
+            self._device,
+            turn=self._n_windows << 32,
+        )
+        n_numbers = self._batch_size * len(self._keys)
+        self._ahead = Ahead(lambda numbers: [self._batches.positions(numbers)], n_numbers, self._device)
+        self._n_drawn = 0
+
+    @property
+    def reads_windows(self) -> bool:
+        """Whether the events are read from a file during training."""
+        return self._windows is not None
+
+    def advance(self) -> None:
+        """Count a batch, and read the next window if it begins there; before each `draw`."""
+        if self._windows and (not self._n_windows or self._n_drawn >= self._batches.n_batches[0]):
+            self._open(self._n_windows)
+        self._ahead.prepare(self._n_drawn)
+        self._n_drawn += 1
 
     def draw(self) -> Tensor:
-        """The next batch of each member, (member, event, observable)."""
-        if self._windows and (not self._n_windows or self._batches[0].is_spent):
-            self._open(self._n_windows)
-        return torch.stack([batches.draw() for batches in self._batches])
+        """The next batch of each member, (member, event, observable); works on the device alone."""
+        return self._batches.take(*self._ahead.take())
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of windows opened so far, and the position of each member in its events."""
-        return {"n_windows": self._n_windows} | {str(k): each.state_dict() for k, each in enumerate(self._batches)}
+        """The number of windows opened so far, and of batches drawn since then."""
+        return {"n_windows": self._n_windows, "n_drawn": self._n_drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the position at which `state` was taken."""
-        if n_windows := int(state["n_windows"]):
+        n_windows, n_drawn = int(state["n_windows"]), int(state["n_drawn"])
+        if n_windows:
             self._open(n_windows - 1)
-        for k, batches in enumerate(self._batches):
-            batches.load_state_dict(state[str(k)])
+        self._n_drawn = n_drawn
 
     def _open(self, number: int) -> None:
         """Read this rank's next window, which no other rank of its replica reads in the same turn."""
@@ -208,9 +243,9 @@ class Supply:
         rank, n_ranks = self._share
         window = rank + n_ranks * number
         events, categories = in_batch_order(self._problem, self._with_all_categories(window), self._batch_size)
+        self._n_windows = number + 1
         # The resamples of a window, too, add up to the window over all chains.
         self.fill(events, categories, self._resampling.indices(len(events), window))
-        self._n_windows = number + 1
 
     def _with_all_categories(self, window: int) -> NDArray[Any]:
         """The events of a window; if they lack a category, then with those of that category in the windows ahead."""

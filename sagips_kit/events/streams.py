@@ -18,7 +18,8 @@ class Stream(IntEnum):
     is [seed, 0, 0] as well; but that is a NumPy stream, and GENERATOR a PyTorch stream, which makes other numbers.
     """
 
-    # PyTorch streams; index: the member, counted through all replicas (the first two) or all ranks (the others)
+    # PyTorch streams, and keys of random bits (AXES, NOISE and BATCHES); index: the member, counted through all replicas
+    # (the first two) or all ranks (the others)
     GENERATOR = 0
     AXES = 1
     DISCRIMINATOR = 2
@@ -42,8 +43,12 @@ def numpy_stream(seed: int, purpose: Stream, *indices: int) -> np.random.Generat
 
 def torch_stream(seed: int, purpose: Stream, *indices: int) -> torch.Generator:
     """The PyTorch stream of a purpose, on the CPU."""
-    state = np.random.SeedSequence(_words(seed, purpose, indices)).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> 1))
+    return torch.Generator().manual_seed(key(seed, purpose, *indices) >> 1)
+
+
+def key(seed: int, purpose: Stream, *indices: int) -> int:
+    """The key of a purpose for numbers that follow from a key and a counter: 64 bits."""
+    return int(np.random.SeedSequence(_words(seed, purpose, indices)).generate_state(1, np.uint64)[0])
 
 
 def _words(seed, purpose, indices):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._circular import Periodic, circles, intervals, wrapped
+from .constants import Constant, constant
 from .measurement import Measurement
 from .pipeline import Pipeline
 from .spelling import misspelt_in
@@ -305,8 +306,9 @@ class Problem(ABC):
         constraints, known = self.constraints(theta, statistic), []
         if self.priors:
             columns = [self.parameters.index(name) for name in self.priors]
-            value, deviation = torch.tensor(list(self.priors.values()), dtype=theta.dtype, device=theta.device).T
-            known.append(self._around_the_circle(theta[columns] - value, self.priors) / deviation)
+            value, deviation = (constant(each).like(theta) for each in zip(*self.priors.values(), strict=True))
+            differences = theta.index_select(0, constant(columns, int).like(theta)) - value
+            known.append(self._around_the_circle(differences, self.priors) / deviation)
         known += [measurement.residuals(theta) for measurement in self.measurements.values()]
         return torch.cat([constraints, torch.cat(known) - shift]) if known else constraints
 
@@ -315,8 +317,8 @@ class Problem(ABC):
         if not self.periodic:
             return differences
         _, period = circles(tuple(names), intervals(self))
-        has_period = torch.as_tensor(~np.isnan(period), device=differences.device)
-        of_each = torch.as_tensor(np.nan_to_num(period, nan=1.0)).to(differences)
+        has_period = constant(~np.isnan(period), bool).like(differences)
+        of_each = constant(np.nan_to_num(period, nan=1.0)).like(differences)
         return torch.where(has_period, wrapped(differences, of_each), differences)
 
     def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
@@ -384,11 +386,11 @@ class Problem(ABC):
         Tensor (..., parameter)
             Parameters between `lower` and `upper`.
         """
-        lower, upper = (torch.as_tensor(bound, dtype=t.dtype, device=t.device) for bound in (self.lower, self.upper))
+        lower, upper = (constant(bound).like(t) for bound in (self.lower, self.upper))
         if self.periodic:
             # A step of whole periods has no derivative, so that of theta is the same everywhere.
-            t = torch.where(is_periodic(self).to(t.device), t - t.detach().floor(), t)
-        return lower + (upper - lower) * t
+            t = torch.where(_periodic(self).like(t), t - t.detach().floor(), t)
+        return torch.addcmul(lower, upper - lower, t)
 
     def refined(self, n: int) -> Self:
         """Return the same problem with the grids of its pipelines refined.
@@ -452,7 +454,11 @@ def require_problem(given: Any) -> None:
 
 def is_periodic(problem: Problem) -> Tensor:
     """Which parameters of a problem are periodic, Tensor (parameter,) of bool."""
-    return torch.tensor([name in problem.periodic for name in problem.parameters])
+    return _periodic(problem).values
+
+
+def _periodic(problem: Problem) -> Constant:
+    return constant([name in problem.periodic for name in problem.parameters], bool)
 
 
 def n_external(problem: Problem) -> int:

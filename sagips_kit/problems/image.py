@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._value import Count, ValueClass, value
 from .base import Problem
+from .constants import outside_transforms
 from .pipeline import Pipeline
 from .samplers import Plane
 
@@ -100,10 +101,7 @@ class Image(Problem, metaclass=ValueClass):
     @property
     def pipeline(self) -> Pipeline:
         """Pipeline: The density on a grid finer than the pixels, and its sampler."""
-        # Made anew each time: tensors made inside a transform (vmap, grad) must not outlive it.
-        n_between = min(_N_BETWEEN, math.ceil(_N_GRID / self.n_pixels))
-        grid = torch.linspace(0, 1, n_between * (self.n_pixels - 1) + 1, dtype=torch.float64)
-        return Pipeline(self._density, Plane(grid, grid))
+        return _pipeline(self.n_pixels)
 
     def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
         return self.pipeline.simulate(theta, noise)
@@ -123,14 +121,22 @@ class Image(Problem, metaclass=ValueClass):
     def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
         return self.pipeline.log_likelihood(theta, statistic)
 
-    def _density(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        n = self.n_pixels
-        return _hats(x[:, 0], n) @ theta.view(n, n).exp() @ _hats(y[0], n).mT
+
+@functools.lru_cache
+def _pipeline(n_pixels: int) -> Pipeline:
+    n_between = min(_N_BETWEEN, math.ceil(_N_GRID / n_pixels))
+
+    def density(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return _hats(x[:, 0], n_pixels) @ theta.view(n_pixels, n_pixels).exp() @ _hats(y[0], n_pixels).mT
+
+    with outside_transforms():
+        grid = torch.linspace(0, 1, n_between * (n_pixels - 1) + 1, dtype=torch.float64)
+        return Pipeline(density, Plane(grid, grid))
 
 
 def _hats(x: Tensor, n_pixels: int) -> Tensor:
     """Weights of linear interpolation between the pixels, (...) -> (..., pixel)."""
-    return torch.relu(1 - (x[..., None] * (n_pixels - 1) - torch.arange(n_pixels).to(x)).abs())
+    return torch.relu(1 - (x[..., None] * (n_pixels - 1) - torch.arange(n_pixels, dtype=x.dtype, device=x.device)).abs())
 
 
 @functools.lru_cache

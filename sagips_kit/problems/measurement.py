@@ -10,6 +10,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from .constants import Constant
+
 Function = Callable[[Tensor], Tensor | Sequence[Tensor]]
 
 
@@ -83,8 +85,7 @@ class Measurement:
                 f"Measurement: value of shape {self.value.shape}: should be a number, or several in a row."
             )
         self.covariance = _covariance(len(self.value), deviation, covariance)
-        # An array, because tensors made inside a transform (vmap, grad) must not outlive it.
-        self._whitening = np.linalg.inv(np.linalg.cholesky(self.covariance))
+        self._constants = Constant(np.linalg.inv(np.linalg.cholesky(self.covariance))), Constant(self.value)
 
     def __len__(self) -> int:
         return len(self.value)
@@ -136,7 +137,7 @@ class Measurement:
         Tensor (value,)
             Independent numbers with standard deviation 1, if theta is the truth.
         """
-        whitening, value = (torch.as_tensor(array).to(theta) for array in (self._whitening, self.value))
+        whitening, value = (constant.like(theta) for constant in self._constants)
         return whitening @ (self.predicted(theta) - value)
 
 

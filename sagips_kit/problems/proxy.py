@@ -15,10 +15,12 @@ from torch import Tensor
 
 from .._value import Count, ValueClass, value
 from .base import Problem
+from .constants import Constant, constant, outside_transforms
 from .samplers import cumulative, inverse_cdf
 
 _GRID = torch.linspace(0.1, 0.99999, 1000, dtype=torch.float64)
-_MIXTURE = torch.tensor([[4.0, 1.0], [1.0, 4.0]])  # of u and d, in sigma1 and sigma2
+_ON_GRID = Constant(_GRID), Constant(torch.stack([_GRID.log(), torch.log1p(-_GRID)]))
+_MIXTURE = Constant([[4.0, 1.0], [1.0, 4.0]])  # of u and d, in sigma1 and sigma2
 _NORM_ERROR = 1e-3  # relative; much smaller than the deviation that events alone allow, so practically exact
 
 
@@ -94,28 +96,34 @@ class Proxy(Problem, metaclass=ValueClass):
     def constraints(self, theta: Tensor, statistic: Tensor) -> Tensor:
         sigma, grid = self._sigma(theta)
         norms = cumulative(sigma, grid)[:, -1]
-        return (norms / norms.new_tensor(_true_norms(self.truth)) - 1) / _NORM_ERROR
+        return (norms / constant(_true_norms(self.truth)).like(norms) - 1) / _NORM_ERROR
 
     def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
         sigma, grid = self._sigma(theta)
         norms = cumulative(sigma, grid)[:, -1]
-        at_events = torch.stack([self._density(theta, x)[k] for k, x in enumerate(statistic.T)])
+        at_events = torch.stack([self._density(theta, _logarithms(x))[k] for k, x in enumerate(statistic.T)])
         return (at_events.log() - norms.log()[:, None]).sum()
 
     def _sigma(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Densities (observable, grid) and the grid (grid,)."""
-        grid = _GRID.to(theta)
-        return self._density(theta, grid), grid
+        grid, logarithms = (table.like(theta) for table in _ON_GRID)
+        return self._density(theta, logarithms), grid
 
     @staticmethod
-    def _density(theta: Tensor, x: Tensor) -> Tensor:
-        """Both densities at x (point,): (observable, point)."""
-        u_and_d = torch.exp(theta.view(2, 3)[:, 1:] @ torch.stack([x.log(), torch.log1p(-x)]))
-        return (_MIXTURE.to(theta) * theta[::3]) @ u_and_d
+    def _density(theta: Tensor, logarithms: Tensor) -> Tensor:
+        """Both densities at points with these logarithms of x and 1 - x, (2, point): (observable, point)."""
+        u_and_d = torch.exp(theta.view(2, 3)[:, 1:] @ logarithms)
+        return (_MIXTURE.like(theta) * theta[::3]) @ u_and_d
+
+
+def _logarithms(x: Tensor) -> Tensor:
+    """Logarithms of x and of 1 - x, (2, point)."""
+    return torch.stack([x.log(), torch.log1p(-x)])
 
 
 @functools.lru_cache
 def _true_norms(truth: tuple[float, ...]) -> tuple[float, ...]:
     """Integrals of sigma1 and sigma2 at the truth, by the same rule that the sampler uses."""
-    norms = cumulative(Proxy._density(torch.tensor(truth, dtype=_GRID.dtype), _GRID), _GRID)[:, -1]
-    return tuple(norm.item() for norm in norms)  # older torch has no `tolist` while it differentiates
+    with outside_transforms():
+        norms = cumulative(Proxy._density(torch.tensor(truth, dtype=_GRID.dtype), _logarithms(_GRID)), _GRID)[:, -1]
+        return tuple(norms.tolist())

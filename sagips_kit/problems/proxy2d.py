@@ -14,12 +14,14 @@ from torch import Tensor
 
 from .._value import Count, ValueClass, value
 from .base import Problem
+from .constants import Constant
 
 _LOW, _HIGH = 0.001, 0.999
 _N_GRID, _N_CELLS = 512, 50
 # Finer towards the pole of x^a, by the square of the distance.
 _GRID = _LOW + (_HIGH - _LOW) * torch.linspace(0, 1, _N_GRID + 1, dtype=torch.float64) ** 2
-_EDGES = torch.linspace(_LOW, _HIGH, _N_CELLS + 1, dtype=torch.float64)
+_ON_GRID = Constant(_GRID), Constant(torch.stack([_GRID.log(), torch.log1p(-_GRID)]))
+_EDGES = Constant(torch.linspace(_LOW, _HIGH, _N_CELLS + 1, dtype=torch.float64))
 
 
 @value
@@ -120,7 +122,7 @@ def _invert(plain: Tensor, first: Tensor, weight: Tensor, u: Tensor) -> Tensor:
     Linear inside a cell of the grid.  The choice of the cell has no derivative and needs none, because nothing jumps
     at the edges.
     """
-    grid = _GRID.to(u)
+    grid = _ON_GRID[0].like(u)
 
     def rise(k: Tensor) -> Tensor:
         return plain.gather(0, k) + weight * first.gather(0, k)
@@ -137,7 +139,7 @@ def _invert(plain: Tensor, first: Tensor, weight: Tensor, u: Tensor) -> Tensor:
 
 def _by_cells(theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Values x and y by LOITS, (event,) each, from noise (3, event): first the cell, then the place in it."""
-    edges = _EDGES.to(theta)
+    edges = _EDGES.like(theta)
     x, y = edges[:, None], edges[None, :]
     corners = torch.exp(_log_power(theta[:2], x) + _log_power(theta[2:4], y)) * (1 + theta[4] * x * y)
     in_x, in_y = 0.5 * (corners[:, 1:] + corners[:, :-1]), 0.5 * (corners[1:] + corners[:-1])

@@ -16,6 +16,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from .constants import Constant
+
 # Lowest cumulative fraction of an event: where a density fades away, less leaves no digits to differentiate.
 _LEAST = 1e-7
 EDGE = 1e-6  # distance from 0 and 1, where inverse distributions are infinite or have no neighbouring point
@@ -124,13 +126,13 @@ class Sampler(ABC, Generic[Density]):
     """
 
     def __init__(self, *grids: ArrayLike):
-        self._grids = self._given = tuple(_checked_grid(grid) for grid in grids)
+        self._grids = self._given = tuple(Constant(_checked_grid(grid)) for grid in grids)
         self._n_finer = 1
 
     @property
     def grids(self) -> tuple[Tensor, ...]:
         """Points of each observable, tuple of Tensor (grid,) in float64."""
-        return self._grids
+        return tuple(grid.values for grid in self._grids)
 
     def refined(self, n: int) -> Self:
         """Return the same sampler with `n` - 1 further points in each cell of its grids.
@@ -156,7 +158,7 @@ class Sampler(ABC, Generic[Density]):
             raise ValueError(f"refined({n!r}): should be a whole number of at least 1, how many times as fine.")
         finer = copy.copy(self)
         finer._n_finer = n * self._n_finer
-        finer._grids = tuple(_refined(grid, 0, finer._n_finer) for grid in self._given)
+        finer._grids = tuple(Constant(_refined(grid.values, 0, finer._n_finer)) for grid in self._given)
         return finer
 
     def density(self, theory: Callable[..., Any], theta: Tensor) -> Density:
@@ -176,10 +178,10 @@ class Sampler(ABC, Generic[Density]):
         """
         if self._n_finer > 1:
             try:
-                return self._asked(theory, theta, self._grids)
+                return self._asked(theory, theta, self.grids_like(theta))
             except Exception:  # raised by a user's function, so of any type; other checks report what is wrong with it
-                return self._interpolated(self._asked(theory, theta, self._given))
-        return self._asked(theory, theta, self._grids)
+                return self._interpolated(self._asked(theory, theta, [grid.like(theta) for grid in self._given]))
+        return self._asked(theory, theta, self.grids_like(theta))
 
     def grids_like(self, tensor: Tensor) -> list[Tensor]:
         """Return the grids in the type and on the device of a tensor.
@@ -194,7 +196,7 @@ class Sampler(ABC, Generic[Density]):
         list of Tensor (grid,)
             The grids.
         """
-        return [grid.to(tensor) for grid in self._grids]
+        return [grid.like(tensor) for grid in self._grids]
 
     @abstractmethod
     def sample(self, density: Density, noise: Tensor) -> list[Tensor]:
@@ -337,7 +339,7 @@ class Separate(Sampler[list[Tensor]]):
         return torch.stack(values).log().sum(0)
 
     def _asked(self, theory: Callable[..., Any], theta: Tensor, grids: Sequence[Tensor]) -> list[Tensor]:
-        found = theory(theta, *(grid.to(theta) for grid in grids))
+        found = theory(theta, *grids)
         found = [found] if isinstance(found, Tensor) else found
         _check_shapes(theory, [tuple(one.shape) for one in found], [tuple(grid.shape) for grid in grids])
         return found
@@ -403,7 +405,7 @@ class Plane(Sampler[Tensor]):
         return (left * (1 - in_y) + right * in_y).log()
 
     def _asked(self, theory: Callable[..., Any], theta: Tensor, grids: Sequence[Tensor]) -> Tensor:
-        x, y = (grid.to(theta) for grid in grids)
+        x, y = grids
         how = f"x comes as a column, ({len(x)}, 1), and y as a row, (1, {len(y)})"
         try:
             found = theory(theta, x[:, None], y[None, :])

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..problems.constants import Constant
 from .coordinates import Coordinates
 from .sample import Sample
 
@@ -28,11 +29,11 @@ class Basis:
         kinds = coordinates.kinds
         self._coordinates, self._n_waves, self._n_positions = coordinates, n_waves, n_positions
         plain = torch.tensor([k for k, kind in enumerate(kinds) if kind not in ("category", "position")])
-        self._plain = plain.long()
+        self._plain = Constant(plain.long())
         first, second = torch.triu_indices(len(plain), len(plain))
         # The square of an indicator is itself.
         keep = (first != second) | torch.tensor([kinds[k] != "indicator" for k in plain])[first]
-        self._first, self._second = first[keep], second[keep]
+        self._first, self._second = Constant(first[keep]), Constant(second[keep])
         self._scores = [k for k, kind in enumerate(kinds) if kind == "score"]
         self._positions = [k for k, kind in enumerate(kinds) if kind == "position"]
         self._angles = [k for k, kind in enumerate(kinds) if kind == "cosine"]
@@ -43,7 +44,8 @@ class Basis:
         n_categories = self._coordinates.n_categories
         if n_categories == 1:
             return values
-        is_category = torch.nn.functional.one_hot(self._coordinates.category(z), n_categories).to(values)
+        each = torch.arange(n_categories, device=z.device)
+        is_category = (self._coordinates.category(z)[:, None] == each).to(values)
         return (is_category[:, :, None] * values[:, None]).flatten(1)
 
     def combined(self, z: Tensor, matrix: Tensor) -> Tensor:
@@ -52,6 +54,9 @@ class Basis:
         if n_categories == 1:
             return self._values(z) @ matrix
         category, values = self._coordinates.category(z), self._values(z)
+        if z.device.type != "cpu":  # whose shapes should not depend on numbers, for which the host would wait
+            blocks = enumerate(matrix.chunk(n_categories))
+            return torch.stack([(category == k).to(values)[:, None] * (values @ block) for k, block in blocks]).sum(0)
         result = values.new_empty(len(z), matrix.shape[1])
         for k, block in enumerate(matrix.chunk(n_categories)):
             part = (category == k).nonzero()[:, 0]
@@ -70,8 +75,8 @@ class Basis:
         return torch.cat([part.sum() / len(sample.z) * one for part, one in zip(parts, slopes, strict=True)])
 
     def _values(self, z: Tensor) -> Tensor:
-        plain = z[:, self._plain]
-        values = [plain, plain[:, self._first] * plain[:, self._second]]
+        plain, (first, second) = self._plain_of(z), self._pairs(z)
+        values = [plain, plain.index_select(-1, first) * plain.index_select(-1, second)]
         for angle, _, _, n in self._waves(z):
             values.append(_multiples(angle, n)[0])
         for k in self._angles:
@@ -81,10 +86,10 @@ class Basis:
 
     def _slopes(self, z: Tensor, dz: Tensor, weights: Tensor) -> Tensor:
         weighted = weights / len(z)
-        plain, tangents = z[:, self._plain], dz[:, :, self._plain]
+        plain, tangents = self._plain_of(z), self._plain_of(dz)
         products = torch.einsum("ei,dej->ijd", weighted[:, None] * plain, tangents)
         products = products + products.transpose(0, 1)
-        slopes = [torch.einsum("e,dej->jd", weighted, tangents), products[self._first, self._second]]
+        slopes = [torch.einsum("e,dej->jd", weighted, tangents), products[self._pairs(z)]]
         for angle, slope, k, n in self._waves(z):
             slopes.append(self._along(-_multiples(angle, n)[1], slope * weighted, dz[:, :, k]))
         for k in self._angles:
@@ -92,6 +97,13 @@ class Basis:
             turn = z[:, k] * dz[:, :, k + 1] - z[:, k + 1] * dz[:, :, k]
             slopes += [self._along(one, weighted, turn)[1:] for one in (-sin, cos)]
         return torch.cat(slopes)
+
+    def _plain_of(self, z: Tensor) -> Tensor:
+        return z.index_select(-1, self._plain.like(z))
+
+    def _pairs(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers of the two coordinates of each product."""
+        return self._first.like(z), self._second.like(z)
 
     def _waves(self, z: Tensor) -> list[tuple[Tensor, Tensor, int, int]]:
         """For each set of waves: the angle (event,), its derivative, the coordinate, and the number of waves."""
@@ -107,7 +119,7 @@ class Basis:
     @staticmethod
     def _along(derivatives: Tensor, weights: Tensor, tangents: Tensor) -> Tensor:
         """Means (wave, direction) of k-th derivatives (event, wave) times k, along tangents (direction, event)."""
-        k = torch.arange(1, derivatives.shape[1] + 1).to(derivatives)
+        k = torch.arange(1, derivatives.shape[1] + 1, dtype=derivatives.dtype, device=derivatives.device)
         return k[:, None] * (derivatives.T @ (weights[:, None] * tangents.T))
 
 

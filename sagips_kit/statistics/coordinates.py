@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..problems.constants import Constant
+
 _N_KNOTS = 65  # of an empirical distribution function, evenly spaced in probability, and as many in its normal score
 _FEW_VALUES = 12  # an observable with at most so many different values is described by the indicator of each
 _SPREAD = 0.03  # least distance of the quartiles, as a fraction of the range, for which positions in it are useful
@@ -51,14 +53,13 @@ class _NormalScore:
         # Of equal values the middle rank.
         ranks = 0.5 * (np.searchsorted(ordered, knots, "left") + np.searchsorted(ordered, knots, "right"))
         scores = scipy.special.ndtri(np.clip(ranks / n, 0.5 / n, 1 - 0.5 / n))
-        self._knots, self._scores = torch.as_tensor(knots), torch.as_tensor(scores)
-        self._slopes = self._scores.diff() / self._knots.diff()
+        self._tables = [Constant(table) for table in (knots, scores, np.diff(scores) / np.diff(knots))]
         k = min(4, len(knots) - 1)
         self._first = float((scores[k] - scores[0]) / (knots[k] - knots[0]))
         self._last = float((scores[-1] - scores[-1 - k]) / (knots[-1] - knots[-1 - k]))
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        knots, scores, slopes = (tensor.to(x) for tensor in (self._knots, self._scores, self._slopes))
+        knots, scores, slopes = (table.like(x) for table in self._tables)
         k = torch.searchsorted(knots, x.detach().contiguous()).clamp(1, len(knots) - 1) - 1
         z, slope = scores[k] + slopes[k] * (x - knots[k]), slopes[k]
         below, above = self._first * (knots[0] - x).clamp(min=0), self._last * (x - knots[-1]).clamp(min=0)
@@ -85,11 +86,11 @@ class _Indicators:
     """
 
     def __init__(self, values: NDArray[np.float64]) -> None:
-        self._values = torch.as_tensor(values[1:])  # the first is where all others are not
-        self.kinds = ("indicator",) * len(self._values)
+        self._values = Constant(values[1:])  # the first is where all others are not
+        self.kinds = ("indicator",) * (len(values) - 1)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        is_value = (x[:, None] == self._values.to(x)).to(x.dtype)
+        is_value = (x[:, None] == self._values.like(x)).to(x.dtype)
         return is_value, torch.zeros_like(is_value)
 
 
@@ -192,7 +193,7 @@ class Coordinates:
     def category(self, z: Tensor) -> Tensor:
         """Categories (event,) of events with coordinates (event, coordinate)."""
         n = self.n_categories - 1
-        return (z[:, :n] @ torch.arange(1.0, n + 1).to(z)).long()
+        return (z[:, :n] @ torch.arange(1, n + 1, dtype=z.dtype, device=z.device)).long()
 
 
 def _part(values: NDArray[np.float64]) -> _Part:

@@ -5,7 +5,7 @@ Networks and the exchange between ranks do not belong here.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..events.batches import Supply, in_batch_order
 from ..events.resampling import Resampling, shifts_of_external, weights_of_categories
 from ..problems.base import n_external
+from .networks import to_unit
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
@@ -34,8 +35,8 @@ class RankData:
         Observed events that `check_events` has accepted.
     resampling : Resampling
         Which events each member learns from.
-    randoms : list of torch.Generator
-        One for each member, for its batches.
+    keys : sequence of int
+        The key of each member's random bits, for its batches.
     device : torch.device
         Where batches, weights and statistics are needed.
     windows : callable or None
@@ -61,7 +62,7 @@ class RankData:
         settings: "Settings",
         events: NDArray,
         resampling: Resampling,
-        randoms: list[torch.Generator],
+        keys: Sequence[int],
         device: torch.device,
         windows: Callable[[int], NDArray] | None = None,
         share: tuple[int, int] = (0, 1),
@@ -73,7 +74,7 @@ class RankData:
         statistics = (problem.statistic(self.observed[chosen]) for chosen in indices)
         statistics = [statistic.to(device, torch.float32) for statistic in statistics]
         self.constraints = Constraints(problem, statistics, _shifts(problem, resampling), len(self.observed))
-        self.batches = Supply(problem, settings.n_events, resampling, randoms, windows, share)
+        self.batches = Supply(problem, settings.n_events, resampling, keys, windows, share, device)
         if windows is not None and (self.category_weights == 0).any():
             raise ValueError(
                 f"The {len(self.observed)} events of the random sample have none in category "
@@ -83,11 +84,6 @@ class RankData:
             )
         if windows is None:
             self.batches.fill(self.observed, categories, indices)
-        self._device = device
-
-    def draw(self) -> Tensor:
-        """The next batch of each member, Tensor (member, event, observable), on the device."""
-        return self.batches.draw().to(self._device)
 
 
 class Constraints:
@@ -107,32 +103,76 @@ class Constraints:
 
     def __init__(self, problem: "Problem", statistics: Sequence[Tensor], shifts: Tensor, n_events: int):
         self.statistics, self.n_events = statistics, n_events
-        self._problem = problem
-        self._residuals = torch.vmap(problem.residuals, in_dims=(0, None, None))
+        self._problem, self._n_members = problem, len(shifts)
         self.shifts = shifts.to(statistics[0].device)
+
+    @functools.cached_property
+    def _statistic(self) -> Any:
+        """The statistics of all members as one argument of `residuals`, and its axis of members.
+
+        Resamples differ in length, so that their events, which are the statistic by default, cannot be stacked.
+        Constraints that need no statistic work with nothing in its place.
+        """
+        if all(one is self.statistics[0] for one in self.statistics):
+            return self.statistics[0], None
+        try:
+            self._problem.constraints(self._middle[0], _Nothing())  # pyright: ignore[reportArgumentType]
+            return _Nothing(), None
+        except Exception:  # of any type, from a function of the user that needs its statistic
+            pass
+        if len({one.shape for one in self.statistics}) == 1:
+            return torch.stack([*self.statistics]), 0
+        return None
+
+    @property
+    def _middle(self) -> Tensor:
+        """The middle of the ranges, (1, parameter)."""
+        middle = torch.full((1, len(self._problem.parameters)), 0.5, device=self.shifts.device)
+        return self._problem.scale(middle)
 
     @functools.cached_property
     def n_residuals(self) -> int:
         """int: How many values the constraints, priors and measurements have together."""
-        middle = torch.full((1, len(self._problem.parameters)), 0.5, device=self.shifts.device)
-        return self._residuals(self._problem.scale(middle), self.statistics[0], self.shifts[0]).shape[1]
+        return len(self._problem.residuals(self._middle[0], self.statistics[0], self.shifts[0]))
+
+    def _of_members(self, function: Callable[[Tensor, Tensor, Tensor], Tensor], each: Tensor) -> Tensor:
+        """A function of what belongs to a member, its statistic and its shifts, for all members: (member, ...)."""
+        if self._statistic is not None:
+            statistic, axis = self._statistic
+            return torch.vmap(function, in_dims=(0, axis, 0))(each, statistic, self.shifts)
+        return torch.stack([function(*one) for one in zip(each, self.statistics, self.shifts, strict=True)])
 
     def information(self, t: Tensor) -> Tensor:
         """Their information per event on t, in units of the ranges: (member, parameter, parameter) of float64.
 
         At t (member, parameter); zero where they are not defined.
         """
+        pulls = self._pulls(t, lambda t: t).double()
+        return (pulls.mT @ pulls).nan_to_num(0.0) / self.n_events
 
-        def pulls(t: Tensor, statistic: Tensor, shifts: Tensor) -> Tensor:
-            return torch.func.jacrev(lambda t: self._problem.residuals(self._problem.scale(t), statistic, shifts))(t)
+    def information_at(self, y: Tensor, is_periodic: Tensor | None) -> Tensor:
+        """Their information on the unbounded parameters y (member, parameter): (member, parameter, parameter)."""
+        pulls = self._pulls(y, lambda y: to_unit(y, is_periodic))
+        return pulls.mT @ pulls
 
-        each = [pulls(*one).double() for one in zip(t, self.statistics, self.shifts, strict=True)]
-        return torch.stack([one.T @ one for one in each]).nan_to_num(0.0) / self.n_events
+    def _pulls(self, at: Tensor, t_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Derivatives of the residuals, (member, residual, parameter), with respect to `at`, which gives t."""
+
+        def pulls(at: Tensor, statistic: Tensor, shifts: Tensor) -> Tensor:
+            return torch.func.jacrev(
+                lambda at: self._problem.residuals(self._problem.scale(t_of(at)), statistic, shifts)
+            )(at)
+
+        return self._of_members(pulls, at)
 
     def __call__(self, theta: Tensor) -> Tensor:
         """Half the squared residuals per event, as in the likelihood: (member, set, parameter) -> (member,)."""
-        each = [self._residuals(*one) for one in zip(theta, self.statistics, self.shifts, strict=True)]
-        return torch.stack(each).square().sum(-1).mean(-1) / (2 * self.n_events)
+        of_sets = torch.vmap(self._problem.residuals, in_dims=(0, None, None))
+        return self._of_members(of_sets, theta).square().sum(-1).mean(-1) / (2 * self.n_events)
+
+
+class _Nothing:
+    """Stands for a statistic that is not used; any use is an error."""
 
 
 def _shifts(problem, resampling):

@@ -67,9 +67,10 @@ class WhiteFeatures:
 
     def __call__(self, events: Tensor) -> Tensor:
         """Whitened features of events: (..., observable) -> (..., feature)."""
-        return (torch.cat([part(events) for part in self._parts], -1) - self._mean) @ self._whitening
+        parts = [part(events) for part in self._parts]
+        return ((parts[0] if len(parts) == 1 else torch.cat(parts, -1)) - self._mean) @ self._whitening
 
-    def information(self, y: Tensor, noise: Tensor, statistic: Tensor, constraint_weight: float) -> Tensor:
+    def information(self, y: Tensor, noise: Tensor) -> Tensor:
         """Fisher information per event on the unbounded parameters y, as far as these features carry it.
 
         Parameters
@@ -78,29 +79,24 @@ class WhiteFeatures:
             Where to compute it; `to_unit` and the problem's `scale` map it to theta.
         noise : Tensor (event, noise_dim)
             Uniform numbers for the simulated events.
-        statistic : Tensor
-            The problem's statistic of the observed events, for its constraints.
-        constraint_weight : float
-            Information per event of a constraint known to one standard deviation.
 
         Returns
         -------
         Tensor (parameter, parameter)
-            The information matrix.
+            The information matrix, without that of constraints, priors and measurements.
         """
 
         problem = self._problem
-        periodic = is_periodic(problem) if problem.periodic else None
+        periodic = is_periodic(problem).to(y.device) if problem.periodic else None
 
-        def responses(y):
-            theta = problem.scale(to_unit(y, periodic))
-            return self(events_of(problem, theta, noise)).mean(0), problem.residuals(theta, statistic)
+        def means(y: Tensor) -> Tensor:
+            return self(events_of(problem, problem.scale(to_unit(y, periodic)), noise)).mean(0)
 
         # Reverse mode, since more operators of a user's simulator lack a rule for forward mode.
-        features, constraints = torch.func.jacrev(responses)(y)
+        features = torch.func.jacrev(means)(y)
         n = self._n_of_information  # a score has all information, and what the others see of it would count twice
         features = features[:n]
-        return features.T @ self._gram[:n, :n] @ features + constraint_weight * constraints.T @ constraints
+        return features.T @ self._gram[:n, :n] @ features
 
 
 def _equal_shares(categories, n_categories):

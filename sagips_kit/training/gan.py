@@ -30,6 +30,7 @@ _BETAS = (0.9, 0.999)
 _N_STARTS, _N_EVENTS = 16, 512  # places on each circle where a generator may start, and events to compare them by
 _FROM_ENDS = 2.0  # deviations from an end of a range, within which axes are as long as there
 _MOST_WITH_AXES = 1000  # parameters; natural axes are a matrix of all pairs of them
+_MOST_AT_ONCE = 128  # parameters of all members whose derivatives are computed together
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +115,7 @@ class GAN:
     ):
         self._problem, self._settings, self._data = problem, settings, data
         self._simulate = torch.vmap(torch.vmap(functools.partial(events_of, problem)))
+        self._has_constraints = data.constraints.n_residuals > 0
         score = None if begin is None else begin.score
         self.features = WhiteFeatures(problem, data.observed, data.category_weights, device, score)
         self._begin, self._seen = begin, None
@@ -126,9 +128,9 @@ class GAN:
         sizes = settings.latent_dim, settings.generator_widths, n_parameters
         has_axes = settings.axes_every > 0 and n_parameters <= _MOST_WITH_AXES
         # On the way of a witness the information of events is nearly the same, but constraints turn.
-        has_turning = begin is not None and bool(begin.is_blind.any()) and data.constraints.n_residuals > 0
+        has_turning = begin is not None and bool(begin.is_blind.any()) and self._has_constraints
         self.updates_axes = has_axes and (begin is None or has_turning)
-        periodic = is_periodic(problem) if problem.periodic else None
+        periodic = is_periodic(problem).to(device) if problem.periodic else None
         self.generator = Generator(*sizes, randoms["generator"], image, has_axes, periodic).to(device)
         if begin is None and periodic is not None and has_axes:
             self.generator.start_at(self._places(randoms["generator"], periodic, device))
@@ -161,7 +163,7 @@ class GAN:
         places = []
         for random in randoms:
             t = torch.full((_N_STARTS * n_periodic, len(periodic)), 0.5)
-            t[:, periodic] = torch.rand((len(t), n_periodic), generator=random)
+            t[:, periodic.cpu()] = torch.rand((len(t), n_periodic), generator=random)
             noise = stratified_noise(_N_EVENTS, self._problem.noise_dim, random).to(device)
 
             def mean(theta: Tensor, noise: Tensor = noise) -> Tensor:
@@ -235,18 +237,21 @@ class GAN:
         """
         settings, discriminator = self._settings, self.discriminator
         features = self._visible(events)
-        weights = self._data.category_weights[self._problem.category(events.detach())]
+        weights = None
+        if self._problem.n_categories > 1:
+            weights = self._data.category_weights[self._problem.category(events.detach())]
         self.optimisers["discriminator"].zero_grad()
         self._trust = ratio_trust(discriminator)
         pull, loss_generated, loss_generator = backward_generated(
             discriminator, features.detach(), settings.loss, weights, self._trust
         )
-        weight = schedules.constraint_weight(self._explored, settings) * CURVATURE[settings.loss]
-        constraints = weight * self._data.constraints(theta)
+        outputs, slopes = [features], [pull]
+        if self._has_constraints:
+            weight = schedules.constraint_weight(self._explored, settings) * CURVATURE[settings.loss]
+            outputs.append(self._data.constraints(theta))
+            slopes.append(torch.full_like(outputs[1], weight))
         parameters = list(self.generator.parameters())
-        gradients = torch.autograd.grad(
-            (features, constraints), parameters, (pull, torch.ones_like(constraints)), materialize_grads=True
-        )
+        gradients = torch.autograd.grad(outputs, parameters, slopes, materialize_grads=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         return loss_generated, loss_generator
@@ -277,13 +282,14 @@ class GAN:
         if self._begin is not None:
             self._update_axes_from(self._begin, self._begin.is_blind)
             return
-        constraints = self._data.constraints
+        constraints, y = self._data.constraints, self.generator.centre()
         weight = schedules.constraint_weight(self._done, self._settings) / constraints.n_events
-        information = [
-            self.features.information(y, one_noise, statistic, weight)
-            for y, one_noise, statistic in zip(self.generator.centre(), noise(), constraints.statistics, strict=True)
-        ]
-        self.generator.update_axes(torch.stack(information), schedules.damping(self._done, self._settings))
+        # Few members at a time, where a matrix of derivatives is large.
+        n_at_once = max(1, _MOST_AT_ONCE // y.shape[1])
+        information = torch.vmap(self.features.information, chunk_size=n_at_once)(y, noise())
+        if self._has_constraints:
+            information = information + weight * constraints.information_at(y, self.generator.is_periodic)
+        self.generator.update_axes(information, schedules.damping(self._done, self._settings))
 
     def _update_axes_from(self, begin: Begin, which: Tensor):
         """Set the axes of some generators by the information of events at the fit, and of the rest where they are."""
@@ -299,4 +305,4 @@ class GAN:
 
 
 def _adam(network):
-    return torch.optim.Adam(network.parameters(), betas=_BETAS, foreach=True)
+    return torch.optim.Adam(network.parameters(), betas=_BETAS, fused=True)

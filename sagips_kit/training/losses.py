@@ -6,7 +6,6 @@ known as soon as the score is.  Problems, ranks and files do not belong here.
 """
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,7 +36,7 @@ def generated_loss(loss: Loss, scores: Tensor) -> Tensor:
     return scores.sigmoid().square() if loss == "least squares" else softplus(scores)
 
 
-def generator_loss(loss: Loss, scores: Tensor, weights: Tensor, trust: Tensor | float = 0.0) -> Tensor:
+def generator_loss(loss: Loss, scores: Tensor, weights: Tensor | float, trust: Tensor | float = 0.0) -> Tensor:
     """The generator's loss for each generated event, scores and weights (member, event) -> (member, event).
 
     Without trust, "likelihood" is linear in the scores.  With the best possible discriminator it is the
@@ -52,7 +51,7 @@ def generator_loss(loss: Loss, scores: Tensor, weights: Tensor, trust: Tensor | 
         The adversarial loss.
     scores : Tensor (member, event)
         Scores of generated events.
-    weights : Tensor (member, event)
+    weights : Tensor (member, event) or float
         Weights of these events.
     trust : Tensor (member, 1) or float
         Trust in the density ratio, from 0 to 1.
@@ -66,8 +65,7 @@ def generator_loss(loss: Loss, scores: Tensor, weights: Tensor, trust: Tensor | 
         return weights * (scores.sigmoid() - 1).square()
     if loss == "logistic":
         return weights * softplus(-scores)
-    ratio = (trust * scores.detach()).exp().clamp(1 / _LARGEST_RATIO, _LARGEST_RATIO)
-    return -weights * ratio * scores
+    return -weights * _ratio(scores, trust) * scores
 
 
 def ratio_trust(discriminator: "Discriminator") -> Tensor:
@@ -97,17 +95,17 @@ def backward_observed(discriminator: "Discriminator", features: Tensor, loss: Lo
     Tensor (member,)
         The observed events' part of the discriminator's loss.
     """
-    sums = torch.zeros_like(features[:, 0, 0])
+    sums = []
     for piece in _pieces(features, discriminator):
         scores = discriminator(piece)
-        values, slopes = _slopes(lambda scores: observed_loss(loss, scores), scores)
-        scores.backward(slopes * _emphasis(loss, scores, trust) / features.shape[1])
-        sums = sums + values.sum(-1)
-    return sums / features.shape[1]
+        values, slopes = _observed(loss, scores.detach())
+        scores.backward(_emphasised(loss, scores.detach(), slopes, trust) / features.shape[1])
+        sums.append(values.sum(-1))
+    return sum(sums) / features.shape[1]
 
 
 def backward_generated(
-    discriminator: "Discriminator", features: Tensor, loss: Loss, weights: Tensor, trust: Tensor
+    discriminator: "Discriminator", features: Tensor, loss: Loss, weights: Tensor | None, trust: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Add the part of generated events to the gradients of the discriminator, and differentiate the generator's loss.
 
@@ -119,8 +117,8 @@ def backward_generated(
         Whitened features of generated events, detached from their graph.
     loss : {"likelihood", "logistic", "least squares"}
         The adversarial loss.
-    weights : Tensor (member, event)
-        Weights of the events in the generator's loss.
+    weights : Tensor (member, event) or None
+        Weights of the events in the generator's loss; None for equal ones.
     trust : Tensor (member, 1)
         Trust in the density ratio.
 
@@ -133,28 +131,58 @@ def backward_generated(
     loss_generator : Tensor (member,)
         The generator's loss.
     """
-    n_events, pulls = features.shape[1], []
-    sums = torch.zeros_like(features[:, 0, 0]).repeat(3, 1)
-    for piece, weight in zip(_pieces(features, discriminator), _pieces(weights, discriminator), strict=True):
+    n_events, pulls, sums = features.shape[1], [], []
+    pieces = _pieces(features, discriminator)
+    for piece, weight in zip(pieces, _weights_of(weights, pieces), strict=True):
         piece.requires_grad_()
         scores = discriminator(piece)
-        values, slopes = _slopes(lambda scores: generated_loss(loss, scores), scores)
-        values_generator, slopes_generator = _slopes(
-            lambda scores, weight=weight: generator_loss(loss, scores, weight, trust), scores
-        )
-        slopes = (slopes * _emphasis(loss, scores, trust)).clamp(min=_LEAST_SLOPE)
+        fixed = scores.detach()
+        values, slopes = _generated(loss, fixed)
+        values_generator, slopes_generator = _generator(loss, fixed, weight, trust)
+        slopes = _emphasised(loss, fixed, slopes, trust).clamp(min=_LEAST_SLOPE)
         scores.backward(slopes / n_events)
         # The backward pass is linear in the slope of each event.
         pulls.append(piece.grad * (slopes_generator / slopes)[..., None])  # pyright: ignore[reportOptionalOperand] backward set it
-        sums = sums + torch.stack([values.sum(-1), values_generator.sum(-1), scores.detach().square().sum(-1)])
-    loss_generated, loss_generator, spread = sums / n_events
+        sums.append(torch.stack([values, values_generator, fixed.square()]).sum(-1))
+    loss_generated, loss_generator, spread = sum(sums) / n_events
     # The guard takes care of bad events; the next steps must not depend on them.
     discriminator.spread.copy_(spread.nan_to_num(nan=math.inf, posinf=math.inf))
-    return torch.cat(pulls, dim=1), loss_generated, loss_generator
+    return pulls[0] if len(pulls) == 1 else torch.cat(pulls, dim=1), loss_generated, loss_generator
 
 
-def _emphasis(loss: Loss, scores: Tensor, trust: Tensor) -> Tensor | float:
-    """Weight of each event in the discriminator's gradient, (member, event).
+# Values and slopes of the losses for each event.  Autograd would give the same slopes with more operations.
+
+
+def _observed(loss: Loss, scores: Tensor) -> tuple[Tensor, Tensor]:
+    if loss == "least squares":
+        p = scores.sigmoid()
+        return (p - 1).square(), -2 * p * (1 - p).square()
+    back = -scores
+    return softplus(back), -back.sigmoid()
+
+
+def _generated(loss: Loss, scores: Tensor) -> tuple[Tensor, Tensor]:
+    p = scores.sigmoid()
+    if loss == "least squares":
+        return p.square(), 2 * p.square() * (1 - p)
+    return softplus(scores), p
+
+
+def _generator(loss: Loss, scores: Tensor, weights: Tensor | float, trust: Tensor) -> tuple[Tensor, Tensor]:
+    if loss == "likelihood":
+        slopes = -weights * _ratio(scores, trust)
+        return slopes * scores, slopes
+    values, slopes = _observed(loss, scores)
+    return weights * values, weights * slopes
+
+
+def _ratio(scores: Tensor, trust: Tensor | float) -> Tensor:
+    """The density ratio that scores estimate, as far as it is trusted."""
+    return (trust * scores.detach()).exp().clamp(1 / _LARGEST_RATIO, _LARGEST_RATIO)
+
+
+def _emphasised(loss: Loss, scores: Tensor, slopes: Tensor, trust: Tensor) -> Tensor:
+    """The slopes of the discriminator's loss for each event, (member, event), times the weight of the event.
 
     A discriminator trained with the logistic loss compares means over observed and generated events in which each event
     is weighted by a function of its score.  For the likelihood the observed events should have equal weights: otherwise
@@ -162,20 +190,20 @@ def _emphasis(loss: Loss, scores: Tensor, trust: Tensor) -> Tensor | float:
     chance.  With full trust, observed events have the weight 1/2 and generated ones exp(score) / 2.
     """
     if loss != "likelihood":
-        return 1.0
-    return (trust * (softplus(scores.detach()) - math.log(2))).exp().clamp(max=_LARGEST_RATIO)
+        return slopes
+    return slopes * (trust * (softplus(scores) - math.log(2))).exp().clamp(max=_LARGEST_RATIO)
 
 
-def _slopes(function: Callable[[Tensor], Tensor], scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and derivatives of a function of each score."""
-    scores = scores.detach().requires_grad_()
-    values = function(scores)
-    return values.detach(), torch.autograd.grad(values.sum(), scores)[0]
+def _weights_of(weights: Tensor | None, pieces: list[Tensor]) -> list[Tensor] | list[float]:
+    """The weights of the events of each piece."""
+    if weights is None:
+        return [1.0] * len(pieces)
+    return list(weights.detach().split([piece.shape[1] for piece in pieces], dim=1))
 
 
-def _pieces(events, discriminator):
-    """Views (member, event, ...) of consecutive events; all at once on a GPU, which has no such cache."""
-    if events.is_cuda:
+def _pieces(events: Tensor, discriminator: "Discriminator") -> list[Tensor]:
+    """Views (member, event, ...) of consecutive events; all at once on an accelerator, which has no such cache."""
+    if events.device.type != "cpu":
         return [events.detach()]
     n_bytes = 4 * len(events) * discriminator.n_widest
-    return events.detach().split(max(64, torch.get_num_threads() * _CACHE_BYTES // n_bytes), dim=1)
+    return list(events.detach().split(max(64, torch.get_num_threads() * _CACHE_BYTES // n_bytes), dim=1))

@@ -151,7 +151,7 @@ class Generator(nn.Module):
         else:
             self.network = MemberConvolutions(latent_dim, widths, image, randoms, output_scale=0.1)
         self.has_axes = has_axes
-        self._is_periodic = is_periodic  # no buffer, since buffers are exchanged with the weights
+        self.is_periodic = is_periodic  # no buffer, since buffers are exchanged with the weights
         if has_axes:
             n_members = len(randoms)
             self.register_buffer("origin", torch.zeros(n_members, 1, n_parameters))
@@ -160,18 +160,18 @@ class Generator(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         """(member, set, latent_dim) -> t (member, set, parameter), in [0, 1] unless the parameter is periodic."""
         steps = self.network(latent)
-        return to_unit(torch.baddbmm(self.origin, steps, self.axes) if self.has_axes else steps, self._is_periodic)
+        return to_unit(torch.baddbmm(self.origin, steps, self.axes) if self.has_axes else steps, self.is_periodic)
 
     @torch.no_grad()
     def start_at(self, t: Tensor) -> None:
         """Begin around the values t (member, parameter) of periodic parameters; only with axes."""
-        assert self._is_periodic is not None
-        self.origin[:, 0, self._is_periodic] = from_unit(t.to(self.origin), self._is_periodic)[:, self._is_periodic]
+        assert self.is_periodic is not None
+        self.origin[:, 0, self.is_periodic] = from_unit(t.to(self.origin), self.is_periodic)[:, self.is_periodic]
 
     @torch.no_grad()
     def begin_at(self, t: Tensor) -> None:
         """Begin at exactly the values t (member, parameter), fractions of the ranges, whatever the input."""
-        y, network = from_unit(t.double(), self._is_periodic), self.network
+        y, network = from_unit(t.double(), self.is_periodic), self.network
         network.weights[-1].zero_()
         if self.has_axes:
             network.biases[-1].zero_()
@@ -182,7 +182,7 @@ class Generator(nn.Module):
     def slopes(self, t: Tensor) -> Tensor:
         """Derivatives dt/dy at t, both (member, parameter)."""
         slopes = 0.5 * (t * (1 - t)).clamp(min=0).sqrt()
-        return slopes if self._is_periodic is None else torch.where(self._is_periodic, 0.25, slopes)
+        return slopes if self.is_periodic is None else torch.where(self.is_periodic, 0.25, slopes)
 
     @torch.no_grad()
     def centre(self) -> Tensor:
@@ -191,7 +191,7 @@ class Generator(nn.Module):
 
     def unit_centre(self) -> Tensor:
         """The same as t (member, parameter), in [0, 1] unless the parameter is periodic."""
-        return to_unit(self.centre(), self._is_periodic)
+        return to_unit(self.centre(), self.is_periodic)
 
     @torch.no_grad()
     def update_axes(self, information: Tensor, damping: float, stride: Tensor | None = None) -> None:

@@ -4,6 +4,8 @@ A generator's gradient is computed from events, scores and the discriminator's w
 are.  It is tested on the device without waiting for the result, which is acted upon at the next record.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ class Guard:
     def zero_nonfinite_(self, gradient: Tensor) -> Tensor:
         """Set the rows of `gradient` (member, weight) that are not finite to zero, in place; returns it."""
         # Adam keeps squares: an infinite one would hold a weight in place for the rest of the run.
-        is_bad = ~gradient.norm(dim=1, keepdim=True).square().isfinite()
+        is_bad = ~(gradient.norm(dim=1, keepdim=True).square() < math.inf)
         self._rejected += is_bad[:, 0]
         return gradient.masked_fill_(is_bad, 0.0)
 

@@ -6,20 +6,25 @@ Streams that all ranks of a replica must share are numbered by the replica, all 
 import torch
 from torch import Tensor
 
-from ..events.streams import Stream, torch_stream
+from ..events.streams import Stream, key, torch_stream
 from ..problems.noise import stratified_noise
 
 _SHARED = (Stream.GENERATOR, Stream.AXES)  # the ranks of a replica hold the same generators
-_OWN = (Stream.DISCRIMINATOR, Stream.NOISE, Stream.BATCHES, Stream.PREDICTION)
 
 
-def random_streams(seed: int, replica: int, rank: int, n_members: int) -> dict[str, list[torch.Generator]]:
-    """Random generators of one rank: name of the purpose, such as "noise" -> one generator for each member."""
-    streams = {}
-    for purpose in _SHARED + _OWN:
-        first = (replica if purpose in _SHARED else rank) * n_members
-        streams[purpose.name.lower()] = [torch_stream(seed, purpose, first + member) for member in range(n_members)]
-    return streams
+def random_streams(seed: int, replica: int, rank: int, n_members: int, purpose: Stream) -> list[torch.Generator]:
+    """Random generators of one rank for a purpose, one for each member, on the CPU."""
+    return [torch_stream(seed, purpose, member) for member in _members(replica, rank, n_members, purpose)]
+
+
+def random_keys(seed: int, replica: int, rank: int, n_members: int, purpose: Stream) -> list[int]:
+    """Keys of the random bits of one rank for a purpose, one for each member."""
+    return [key(seed, purpose, member) for member in _members(replica, rank, n_members, purpose)]
+
+
+def _members(replica: int, rank: int, n_members: int, purpose: Stream) -> range:
+    first = (replica if purpose in _SHARED else rank) * n_members
+    return range(first, first + n_members)
 
 
 def snapshot_noise(seed: int, chain: int, step: int, n_events: int, noise_dim: int) -> Tensor:

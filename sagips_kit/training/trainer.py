@@ -18,9 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import _circular
 from ..events.resampling import Resampling, check_events, require_resolution
+from ..events.streams import Stream
 from ..exchange import Independent
 from ..problems.arguments import require_arguments
-from ..problems.noise import stratified_noise
+from ..events.ahead import Ahead
+from ..events.random_bits import N_BITS, RandomBits, normal, words
+from ..problems.noise import ShiftedNet, stratified_noise
 from ..ranks.gpu import memory_of
 from ..ranks.world import World
 from ..statistics.start import Start
@@ -32,7 +35,7 @@ from .footprint import require_memory
 from .gan import GAN, Begin
 from .nonfinite import Guard
 from .records import Draws, Record
-from .seeds import random_streams
+from .seeds import random_keys, random_streams
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -159,25 +162,29 @@ class Trainer:
         self.step = 0
         replica = exchange.replica(world.rank, world.size)  # raises an error if the replicas depend on the nodes
         replicas = exchange.replicas(world.size) or ()
-        self._random = random_streams(seed, replica, world.rank, settings.n_members)
+        whose = seed, replica, world.rank, settings.n_members
+        self._random = random_streams(*whose, Stream.PREDICTION)
         chains = range(replica * settings.n_members, (replica + 1) * settings.n_members)
         n_chains = exchange.n_replicas(world.size) * settings.n_members
         resampling = Resampling(chains, n_chains, seed, settings.bootstrap)
         share = replicas[: world.rank].count(replica), replicas.count(replica)
-        batches = self._random.pop("batches")  # their state belongs to the data
-        self.data = RankData(problem, settings, checked, resampling, batches, world.device, windows, share)
+        keys = random_keys(*whose, Stream.BATCHES)
+        self.data = RankData(problem, settings, checked, resampling, keys, world.device, windows, share)
         self._start, begin = start, None
         self.chain_fits = np.full((settings.n_members, len(problem.parameters)), np.nan)
         self.chain_starts, self.is_witness = self.chain_fits, np.zeros(settings.n_members, dtype=bool)
         if start is not None:
             begin = self._begin(start, resampling, n_seen=n_steps * settings.n_events * share[1])
-        self.gan = GAN(problem, settings, self.data, self._random, n_steps, world.device, begin)
+        networks = {name.name.lower(): random_streams(*whose, name) for name in (Stream.GENERATOR, Stream.DISCRIMINATOR)}
+        self.gan = GAN(problem, settings, self.data, networks, n_steps, world.device, begin)
+        self._make_noise(whose)
         self.theta = torch.empty(settings.n_members, 0, len(problem.parameters))
         self._guard = Guard(self.gan.discriminator, self.gan.optimisers["discriminator"], settings.max_rollbacks)
         self._circles = None
         if problem.periodic:
             self._circles = _circular.circles(problem.parameters, _circular.intervals(problem))
         self._draws = Draws.of_run(settings, n_steps, len(problem.parameters), self._circles)
+        self._averaged: list[Tensor] = []  # theta of steps since the last record, on the device
         self._watch = Watch(problem, settings.loss, settings.exploration * n_steps)
         self._waited_s, self._elapsed_s, self._staleness = 0.0, 0.0, 0
         self._channel: Channel = exchange.open(world, self.gan.gradient.buffer)
@@ -264,10 +271,11 @@ class Trainer:
         start = time.perf_counter() - self._elapsed_s
         while self.step < last:
             losses = self._train_step()
-            if self._draws.wants(self.step - 1):  # copied only then, since it makes the CPU wait for the GPU
-                self._draws.add(self.step - 1, self._mean_theta())
+            if self._draws.wants(self.step - 1):
+                self._averaged.append(self._mean_theta())
             self._elapsed_s = time.perf_counter() - start
             if self.step % self.settings.record_every == 0 or self.step == last:
+                self._add_draws()
                 yield self._record(losses)
 
     def run(self, n_steps: int | None = None) -> Record | None:
@@ -300,7 +308,10 @@ class Trainer:
         """
         theta = torch.as_tensor(self.draws, dtype=torch.float32, device=self.world.device)
         n_events = self.settings.n_predictive
-        noise = self._noise("prediction", self.settings.n_draws, predictions.n_simulated(self, n_events))
+        n_made, noise_dim = predictions.n_simulated(self, n_events), self.problem.noise_dim
+        # Not a net, whose points are more even than those of observed events.
+        drawn = [stratified_noise(self.settings.n_draws * n_made, noise_dim, random) for random in self._random]
+        noise = torch.stack(drawn).view(len(drawn), -1, n_made, noise_dim).to(self.world.device)
         with torch.no_grad():
             events = predictions.with_observed_shares(self, self.gan.simulate(theta, noise), n_events)
         return events.cpu().numpy()
@@ -343,21 +354,22 @@ class Trainer:
     def _train_step(self):
         gan, done = self.gan, self.step / self.n_steps
         gan.set_schedule(done)
+        self._ahead.prepare(self.step)
+        self.data.batches.advance()
         if gan.updates_axes and self.step % self.settings.axes_every == 0 and done < 1 - self.settings.averaging:
             gan.update_axes(self._information_noise)
         # The step of the paper: events from the generators; their gradients, sent to the other ranks; the
         # discriminators' update while messages travel; the generators' update with the mean gradient.
-        theta = gan.generate(self._latent())
-        loss_generated, loss_generator = self._send_gradient(theta, self._generate(theta))
+        latent, noise = self._drawn()
+        theta = gan.generate(latent)
+        loss_generated, loss_generator = self._send_gradient(theta, self._generate(theta, noise))
         loss_observed = self._update_discriminator()
         self._update_generator()
         self.step, self.theta = self.step + 1, theta.detach()
         return loss_observed + loss_generated, loss_generator
 
-    def _generate(self, theta):
+    def _generate(self, theta, noise):
         """Events of all sets of a member: (member, set, parameter) -> (member, event, observable)."""
-        n_sets = self.settings.n_sets
-        noise = self._noise("noise", n_sets, self.settings.n_events // n_sets)
         return self.gan.simulate(theta, noise).flatten(1, 2)
 
     def _send_gradient(self, theta, events):
@@ -367,7 +379,7 @@ class Trainer:
 
     def _update_discriminator(self):
         """Complete the discriminators' step, and let the exchange proceed in between."""
-        batch = self.data.draw()
+        batch = self.data.batches.draw()
         self._channel.poll()
         loss = self.gan.learn(batch)
         self._channel.poll()
@@ -389,33 +401,53 @@ class Trainer:
         self._waited_s += mixed.waited_s
         self._staleness = mixed.staleness
 
-    def _latent(self):
-        """Inputs of the generators, Tensor (member, set, latent_dim)."""
-        shape = (self.settings.n_sets, self.settings.latent_dim)
-        draws = [torch.randn(shape, generator=random) for random in self._random["noise"]]
-        return self.gan.latent_spread() * torch.stack(draws).to(self.world.device)
+    def _make_noise(self, whose: tuple[int, int, int, int]) -> None:
+        """Prepare the random numbers of all steps; nothing of them changes but the number of the step."""
+        settings, device, noise_dim = self.settings, self.world.device, self.problem.noise_dim
+        n_sets, n_latent = settings.n_sets, settings.n_sets * settings.latent_dim
+        self._net = ShiftedNet(n_sets, settings.n_events // n_sets, noise_dim, N_BITS, device)
+        self._axes_net = ShiftedNet(1, _N_INFORMATION, noise_dim, N_BITS, device)
+        self._axes_bits = RandomBits(random_keys(*whose, Stream.AXES), noise_dim, device)
+        bits = RandomBits(random_keys(*whose, Stream.NOISE), n_latent + noise_dim, device)
 
-    def _noise(self, purpose, n_sets, n_events):
-        """Uniform numbers, stratified over all events of a member: (member, set, event, noise_dim)."""
-        noise_dim = self.problem.noise_dim
-        draws = [stratified_noise(n_sets * n_events, noise_dim, random) for random in self._random[purpose]]
-        return torch.stack(draws).view(len(draws), n_sets, n_events, noise_dim).to(self.world.device)
+        def make(steps: Tensor) -> list[Tensor]:
+            latent, shift = words(bits(steps[:, None, None])).split([n_latent, noise_dim], -1)
+            return [normal(latent).unflatten(-1, (n_sets, settings.latent_dim)), shift]
+
+        self._ahead = Ahead(make, settings.n_members * (n_latent + noise_dim), device)
+
+    def _drawn(self) -> tuple[Tensor, Tensor]:
+        """Inputs of the generators (member, set, latent_dim), and uniform numbers (member, set, event, noise_dim)."""
+        latent, shift = self._ahead.take()
+        return self.gan.latent_spread() * latent, self._net(shift)
 
     def _information_noise(self):
         """Uniform numbers for the estimate of the Fisher information, (member, event, noise_dim)."""
-        return self._noise("axes", 1, _N_INFORMATION)[:, 0]
+        step = torch.full((), self.step, device=self.world.device)
+        return self._axes_net(words(self._axes_bits(step)))[:, 0]
 
-    def _mean_theta(self) -> NDArray:
-        """The parameters of each member, averaged over the sets of the last step: ndarray (member, parameter)."""
-        if self._circles is None:
-            return self.theta.mean(1).cpu().numpy()
-        return _circular.mean(self.theta.transpose(1, 2).cpu().numpy(), *self._circles)
+    def _mean_theta(self) -> Tensor:
+        """The parameters of each member, averaged over the sets of the last step; all of them where some are angles."""
+        return self.theta.mean(1, keepdim=True) if self._circles is None else self.theta.clone()
+
+    def _averages(self, theta: Tensor) -> NDArray:
+        """What `_mean_theta` gave, as one vector (member, parameter) each."""
+        values = theta.cpu().numpy()
+        return values.mean(-2) if self._circles is None else _circular.mean(values.swapaxes(-1, -2), *self._circles)
+
+    def _add_draws(self) -> None:
+        """Add the parameters of the steps since the last record to the draws."""
+        if self._averaged:
+            first = self.step - len(self._averaged)
+            for k, theta in enumerate(self._averages(torch.stack(self._averaged))):
+                self._draws.add(first + k, theta)
+            self._averaged.clear()
 
     def _record(self, losses):
         loss_discriminator, loss_generator = (loss.cpu().numpy() for loss in losses)
         record = Record(
             self.step,
-            self._mean_theta().astype(float),
+            self._averages(self._mean_theta()).astype(float),
             loss_discriminator,
             loss_generator,
             self._waited_s,

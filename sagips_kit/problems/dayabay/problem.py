@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..._value import Count, ValueClass, value
 from ..base import Problem
+from ..constants import Constant
 from ..measurement import Measurement
 from . import inputs
 
@@ -179,8 +180,9 @@ class DayaBay(Problem, metaclass=ValueClass):
         tables = self._tables(theta)
         mixing, x = theta[:1], (theta[1:2] - _DM2_MID) / _DM2_HALF
         shapes, norm, nuisances = theta[2:].split([self.n_knots, 1, len(self._nuisances)])
-        cos4_theta13 = (0.5 + 0.5 * (1 - mixing).sqrt()) ** 2
-        factors = torch.cat([x**0, cos4_theta13, mixing, *(mixing * x**k for k in range(_DM2_ORDER))])
+        cos4_theta13 = (0.5 + 0.5 * (1 - mixing).sqrt()).square()
+        powers = x ** torch.arange(_DM2_ORDER, dtype=theta.dtype, device=theta.device)
+        factors = torch.cat([torch.ones_like(x), cos4_theta13, mixing, mixing * powers])
         interacting = (factors @ tables.terms).view(inputs.N_HALLS, -1) * (tables.shapes @ shapes).exp()
         nominal = interacting @ tables.response
         if not self.nuisances:
@@ -191,7 +193,7 @@ class DayaBay(Problem, metaclass=ValueClass):
 
     def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
         # One CDF over all halls that rises by 1 in each, so a hall's share of the noise does not depend on theta.
-        cdf = _shares(self.spectra(theta)).cumsum(-1) + torch.arange(inputs.N_HALLS).to(theta)[:, None]
+        cdf = _shares(self.spectra(theta)).cumsum(-1) + _count(inputs.N_HALLS, theta)[:, None]
         cdf = torch.nn.functional.pad(cdf.flatten(), (1, 0))
         u = inputs.N_HALLS * noise[:, 0]
         cell = torch.searchsorted(cdf.detach(), u, right=True).clamp(1, inputs.N_HALLS * inputs.N_BINS) - 1
@@ -214,8 +216,8 @@ class DayaBay(Problem, metaclass=ValueClass):
         # Harmonics of sqrt(energy), in which the resolution is nearly constant, and their differences between halls.
         low, high = math.sqrt(inputs.BIN * inputs.FIRST), math.sqrt(inputs.BIN * inputs.LAST)
         x = (events[..., :1].sqrt() - low) / (high - low)
-        waves = torch.cat([2 * x - 1, (math.pi * torch.arange(1, self.n_knots + _N_MORE + 1).to(x) * x).cos()], dim=-1)
-        hall = (events[..., 1:] == torch.arange(inputs.N_HALLS).to(events)).to(events)
+        waves = torch.cat([2 * x - 1, (math.pi * (_count(self.n_knots + _N_MORE, x) + 1) * x).cos()], dim=-1)
+        hall = (events[..., 1:] == _count(inputs.N_HALLS, events)).to(events)
         columns = [hall, waves, (2 * hall[..., 2:] - 1) * waves]
         if self.nuisances:
             columns.append((hall[..., :1] - hall[..., 1:2]) * waves[..., :_N_NEAR])
@@ -271,8 +273,17 @@ class DayaBay(Problem, metaclass=ValueClass):
         return float(correlation * efficiency[0] / scale[0])
 
     def _tables(self, like: Tensor) -> _Tables:
-        # The cache holds arrays, because tensors made inside a transform (vmap, grad) must not outlive it.
-        return _Tables(*(torch.as_tensor(array).to(like) for array in _tables(self._periods, self.n_knots)))
+        return _Tables(*(table.like(like) for table in _constants(self._periods, self.n_knots)))
+
+
+@functools.lru_cache
+def _constants(periods: tuple[str, ...], n_knots: int) -> tuple[Constant, ...]:
+    return tuple(Constant(table) for table in _tables(periods, n_knots))
+
+
+def _count(n: int, like: Tensor) -> Tensor:
+    """The numbers 0 to n - 1."""
+    return torch.arange(n, dtype=like.dtype, device=like.device)
 
 
 def _shares(x: Tensor) -> Tensor:
