@@ -58,7 +58,7 @@ def test_information_is_that_of_the_likelihood():
     theta = problem.scale(to_unit(y))
     slope = torch.func.jacrev(lambda y: problem.scale(to_unit(y)))(y).diagonal()
     events = problem.simulate(theta, noise)
-    found = WhiteFeatures(problem, events, torch.ones(1), CPU).information(y, noise, problem.statistic(events), 0.0)
+    found = WhiteFeatures(problem, events, torch.ones(1), CPU).information(y, noise)
     expected = torch.diag(torch.tensor([1.0, 2.0]) / theta[1] ** 2 * slope**2)
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02 * float(expected.max()))
 

@@ -29,8 +29,8 @@ def poison(trainer, what, steps, member=1):
     """Make a member's generated events NaN, or its observed events infinite, in some steps."""
     generate, draw = trainer._generate, trainer.data.batches.draw
 
-    def poisoned_generate(theta):
-        events = generate(theta)
+    def poisoned_generate(theta, noise):
+        events = generate(theta, noise)
         if trainer.step in steps and what == "generated":
             return events * torch.tensor([np.nan if k == member else 1.0 for k in range(3)])[:, None, None]
         return events

@@ -108,9 +108,11 @@ def test_ranks_of_a_replica_share_the_generator_and_nothing_else(events, exchang
         for mine, its in zip(state(ranks[0].gan.generator), state(other.gan.generator), strict=True):
             np.testing.assert_array_equal(mine, its)
     weights = [trainer.gan.discriminator.network.weights[0].detach().numpy() for trainer in ranks]
-    noise = [trainer._noise("noise", 2, 8).numpy() for trainer in ranks]
-    latent = [trainer._latent().numpy() for trainer in ranks]
-    batches = [trainer.data.batches.draw().numpy() for trainer in ranks]
+    for trainer in ranks:
+        trainer._ahead.prepare(0)
+        trainer.data.batches.advance()
+    latent, noise = zip(*(trainer._drawn() for trainer in ranks), strict=True)
+    batches = [trainer.data.batches.draw() for trainer in ranks]
     for drawn in (weights, noise, latent, batches):
         streams = [stream for rank in drawn for stream in rank]
         for k, stream in enumerate(streams):

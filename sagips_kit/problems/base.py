@@ -386,11 +386,12 @@ class Problem(ABC):
         Tensor (..., parameter)
             Parameters between `lower` and `upper`.
         """
-        lower, upper = (constant(bound).like(t) for bound in (self.lower, self.upper))
+        ends = np.asarray(self.lower, dtype=float), np.asarray(self.upper, dtype=float)
+        lower, width = (constant(values).like(t) for values in (ends[0], ends[1] - ends[0]))
         if self.periodic:
             # A step of whole periods has no derivative, so that of theta is the same everywhere.
             t = torch.where(_periodic(self).like(t), t - t.detach().floor(), t)
-        return torch.addcmul(lower, upper - lower, t)
+        return torch.addcmul(lower, width, t)
 
     def refined(self, n: int) -> Self:
         """Return the same problem with the grids of its pipelines refined.

@@ -55,14 +55,15 @@ class ShiftedNet:
         digits = (engine.draw(n_sets * n_events, dtype=torch.float64) * 2**n_bits).to(torch.int32)
         # In this order of memory, simulators take the columns without a copy.
         self._digits = digits.view(n_sets, n_events, noise_dim).mT.contiguous().to(device)
-        self._n_bits = n_bits
+        self._half_of_last = 2.0 ** -(n_bits + 1)
+        self._half = torch.tensor(self._half_of_last, device=device)
 
     def __call__(self, shift: Tensor) -> Tensor:
         """Points shifted for each member.
 
         Parameters
         ----------
-        shift : Tensor (member, noise_dim) of int
+        shift : Tensor (member, noise_dim) of int32
             Random digits, below 2^n_bits.
 
         Returns
@@ -70,5 +71,5 @@ class ShiftedNet:
         Tensor (member, set, event, noise_dim)
             Numbers above 0 and below 1, in float32.
         """
-        digits = self._digits ^ shift.to(torch.int32)[:, None, :, None]
-        return digits.to(torch.float32).add_(0.5).mul_(2.0**-self._n_bits).mT
+        digits = self._digits ^ shift[:, None, :, None]
+        return torch.add(self._half, digits, alpha=2 * self._half_of_last).mT

@@ -16,7 +16,7 @@ from torch import Tensor
 from .._value import Count, ValueClass, value
 from .base import Problem
 from .constants import Constant, constant, outside_transforms
-from .samplers import cumulative, inverse_cdf
+from .samplers import cumulative, inverted
 
 _GRID = torch.linspace(0.1, 0.99999, 1000, dtype=torch.float64)
 _ON_GRID = Constant(_GRID), Constant(torch.stack([_GRID.log(), torch.log1p(-_GRID)]))
@@ -82,8 +82,7 @@ class Proxy(Problem, metaclass=ValueClass):
                 raise ValueError(f"truth: {name} = {true}: should be above {low} and below {high}, its range.")
 
     def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
-        sigma, grid = self._sigma(theta)
-        return inverse_cdf(sigma, grid, noise.T.contiguous()).T
+        return inverted(self._integrals(theta), _ON_GRID[0].like(theta), noise.T.contiguous()).T
 
     def observed(self, n_events: int | None, rng: np.random.Generator) -> "NDArray[Any]":
         noise = torch.as_tensor(rng.random((n_events or self.n_observed, self.noise_dim)))
@@ -94,26 +93,24 @@ class Proxy(Problem, metaclass=ValueClass):
         return torch.cat([events.log(), torch.log1p(-events), events], dim=-1)
 
     def constraints(self, theta: Tensor, statistic: Tensor) -> Tensor:
-        sigma, grid = self._sigma(theta)
-        norms = cumulative(sigma, grid)[:, -1]
+        norms = self._integrals(theta)[:, -1]
         return (norms / constant(_true_norms(self.truth)).like(norms) - 1) / _NORM_ERROR
 
     def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
-        sigma, grid = self._sigma(theta)
-        norms = cumulative(sigma, grid)[:, -1]
+        norms = self._integrals(theta)[:, -1]
         at_events = torch.stack([self._density(theta, _logarithms(x))[k] for k, x in enumerate(statistic.T)])
         return (at_events.log() - norms.log()[:, None]).sum()
 
-    def _sigma(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Densities (observable, grid) and the grid (grid,)."""
+    def _integrals(self, theta: Tensor) -> Tensor:
+        """Cumulative integrals of both densities from the first point of the grid to each: (observable, grid)."""
         grid, logarithms = (table.like(theta) for table in _ON_GRID)
-        return self._density(theta, logarithms), grid
+        return cumulative(self._density(theta, logarithms), grid)
 
     @staticmethod
     def _density(theta: Tensor, logarithms: Tensor) -> Tensor:
         """Both densities at points with these logarithms of x and 1 - x, (2, point): (observable, point)."""
-        u_and_d = torch.exp(theta.view(2, 3)[:, 1:] @ logarithms)
-        return (_MIXTURE.like(theta) * theta[::3]) @ u_and_d
+        scale, powers = theta.view(2, 3).split([1, 2], 1)
+        return _MIXTURE.like(theta) @ (scale * torch.exp(powers @ logarithms))
 
 
 def _logarithms(x: Tensor) -> Tensor:

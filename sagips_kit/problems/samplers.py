@@ -41,7 +41,7 @@ def cumulative(density: Tensor, grid: Tensor) -> Tensor:
     Tensor (..., grid)
         Integrals from the first point to each; the last column is the norm.
     """
-    cells = 0.5 * (density[..., 1:] + density[..., :-1]) * grid.diff()
+    cells = (density[..., 1:] + density[..., :-1]) * (0.5 * grid.diff())
     return torch.nn.functional.pad(cells.cumsum(-1), (1, 0))
 
 
@@ -69,11 +69,16 @@ def inverse_cdf(density: Tensor, grid: Tensor, noise: Tensor) -> Tensor:
     ----------
     Figurnov, Mohamed and Mnih, Implicit Reparameterization Gradients, arXiv 1805.08498.
     """
-    integral = cumulative(density, grid)
+    return inverted(cumulative(density, grid), grid, noise)
+
+
+def inverted(integral: Tensor, grid: Tensor, noise: Tensor) -> Tensor:
+    """The same from the cumulative integral (..., grid) of a density."""
     target = noise.clamp(min=_LEAST) * integral[..., -1:]
-    right = torch.searchsorted(integral.detach(), target.detach(), right=True).clamp(1, grid.numel() - 1)
-    low, high = integral.gather(-1, right - 1), integral.gather(-1, right)
-    return grid[right - 1] + (target - low) / (high - low) * (grid[right] - grid[right - 1])
+    left = torch.searchsorted(integral.detach(), target.detach(), right=True).clamp(1, grid.numel() - 1) - 1
+    # Both ends of each event's cell at once
+    low, high = integral.gather(-1, torch.cat([left, left + 1], -1)).chunk(2, -1)
+    return torch.addcmul(grid[left], (target - low) / (high - low), grid.diff()[left])
 
 
 def inverse_cdf_between(rows: Tensor, grid: Tensor, left: Tensor, part: Tensor, noise: Tensor) -> Tensor:

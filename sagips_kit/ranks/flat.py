@@ -37,6 +37,7 @@ class _Flat:
         first = self.parameters[0]
         self.buffer: torch.Tensor = torch.zeros((rows, sum(sizes)), dtype=first.dtype, device=first.device)
         columns = self.buffer.split(sizes, dim=1)
+        self._sizes = sizes
         self._views = [column.view(p.shape) for column, p in zip(columns, self.parameters, strict=True)]
 
 
@@ -92,20 +93,19 @@ class FlatGradient(_Flat):
         Tensor (member, weight)
             The buffer.
         """
-        for view, parameter in zip(self._views, self.parameters, strict=True):
-            if parameter.grad is None:
-                view.zero_()
-            else:
-                view.copy_(parameter.grad)
+        rows = len(self.buffer)
+        each = [torch.zeros_like(one) if one.grad is None else one.grad for one in self.parameters]
+        torch.cat([gradient.reshape(rows, -1) for gradient in each], 1, out=self.buffer)
         return self.buffer
 
     def unpack(self) -> None:
         """Copy the contents of the buffer to the gradients of the parameters."""
-        for view, parameter in zip(self._views, self.parameters, strict=True):
-            if parameter.grad is None:
-                parameter.grad = view.clone()
-            else:
-                parameter.grad.copy_(view)
+        rows = len(self.buffer)
+        for parameter in self.parameters:
+            if parameter.grad is None or not parameter.grad.is_contiguous():
+                parameter.grad = torch.empty_like(parameter, memory_format=torch.contiguous_format)
+        each = [parameter.grad.view(rows, -1) for parameter in self.parameters if parameter.grad is not None]
+        torch.split_with_sizes_copy(self.buffer, self._sizes, 1, out=each)
 
 
 class FlatWeights(_Flat):
@@ -161,8 +161,8 @@ class FlatWeights(_Flat):
         Tensor (member, weight)
             The buffer.
         """
-        for view, parameter in zip(self._views, self.parameters, strict=True):
-            view.copy_(parameter)
+        rows = len(self.buffer)
+        torch.cat([parameter.reshape(rows, -1) for parameter in self.parameters], 1, out=self.buffer)
         return self.buffer
 
     @torch.no_grad()

@@ -168,7 +168,7 @@ class Constraints:
     def __call__(self, theta: Tensor) -> Tensor:
         """Half the squared residuals per event, as in the likelihood: (member, set, parameter) -> (member,)."""
         of_sets = torch.vmap(self._problem.residuals, in_dims=(0, None, None))
-        return self._of_members(of_sets, theta).square().sum(-1).mean(-1) / (2 * self.n_events)
+        return self._of_members(of_sets, theta).square().sum((1, 2)) / (2 * self.n_events * theta.shape[1])
 
 
 class _Nothing:

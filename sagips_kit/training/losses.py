@@ -5,6 +5,7 @@ contribution of an event to either gradient is the gradient of its score times t
 known as soon as the score is.  Problems, ranks and files do not belong here.
 """
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ def ratio_trust(discriminator: "Discriminator") -> Tensor:
 
     It follows from the scores of the last generated events: an estimate of densities that differ much is poor.
     """
-    return torch.exp(-discriminator.spread / (2 * _CLOSE**2))[:, None]
+    return torch.exp(discriminator.spread * (-1 / (2 * _CLOSE**2)))[:, None]
 
 
 def backward_observed(discriminator: "Discriminator", features: Tensor, loss: Loss, trust: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ def backward_observed(discriminator: "Discriminator", features: Tensor, loss: Lo
         values, slopes = _observed(loss, scores.detach())
         scores.backward(_emphasised(loss, scores.detach(), slopes, trust) / features.shape[1])
         sums.append(values.sum(-1))
-    return sum(sums) / features.shape[1]
+    return _total(sums) / features.shape[1]
 
 
 def backward_generated(
@@ -144,10 +145,14 @@ def backward_generated(
         # The backward pass is linear in the slope of each event.
         pulls.append(piece.grad * (slopes_generator / slopes)[..., None])  # pyright: ignore[reportOptionalOperand] backward set it
         sums.append(torch.stack([values, values_generator, fixed.square()]).sum(-1))
-    loss_generated, loss_generator, spread = sum(sums) / n_events
+    loss_generated, loss_generator, spread = _total(sums) / n_events
     # The guard takes care of bad events; the next steps must not depend on them.
-    discriminator.spread.copy_(spread.nan_to_num(nan=math.inf, posinf=math.inf))
+    torch.nan_to_num(spread, nan=math.inf, posinf=math.inf, out=discriminator.spread)
     return pulls[0] if len(pulls) == 1 else torch.cat(pulls, dim=1), loss_generated, loss_generator
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, parts)
 
 
 # Values and slopes of the losses for each event.  Autograd would give the same slopes with more operations.

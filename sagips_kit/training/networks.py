@@ -271,4 +271,4 @@ class Discriminator(nn.Module):
         """Scores of whitened features: (member, event, feature) -> (member, event)."""
         with torch.autocast(whitened.device.type, torch.bfloat16, enabled=self._is_short):
             nonlinear = self.network(whitened)
-        return (nonlinear.float() + torch.bmm(whitened, self.linear))[..., 0]
+        return torch.baddbmm(nonlinear.float(), whitened, self.linear).squeeze(-1)

@@ -341,6 +341,11 @@ class Trainer:
         ValueError
             If that trainer was made with other arguments.
         """
+        if "noise" in state.get("random", {}):
+            raise ValueError(
+                "The checkpoint is that of an earlier version of sagips_kit, which drew other random numbers. Resume the "
+                "run with that version, or start it again with overwrite=True."
+            )
         state_dicts.restore(self._parts(), state)
 
     def _parts(self):
@@ -366,7 +371,7 @@ class Trainer:
         loss_observed = self._update_discriminator()
         self._update_generator()
         self.step, self.theta = self.step + 1, theta.detach()
-        return loss_observed + loss_generated, loss_generator
+        return (loss_observed, loss_generated), loss_generator
 
     def _generate(self, theta, noise):
         """Events of all sets of a member: (member, set, parameter) -> (member, event, observable)."""
@@ -412,7 +417,7 @@ class Trainer:
 
         def make(steps: Tensor) -> list[Tensor]:
             latent, shift = words(bits(steps[:, None, None])).split([n_latent, noise_dim], -1)
-            return [normal(latent).unflatten(-1, (n_sets, settings.latent_dim)), shift]
+            return [normal(latent).unflatten(-1, (n_sets, settings.latent_dim)), shift.to(torch.int32)]
 
         self._ahead = Ahead(make, settings.n_members * (n_latent + noise_dim), device)
 
@@ -424,7 +429,7 @@ class Trainer:
     def _information_noise(self):
         """Uniform numbers for the estimate of the Fisher information, (member, event, noise_dim)."""
         step = torch.full((), self.step, device=self.world.device)
-        return self._axes_net(words(self._axes_bits(step)))[:, 0]
+        return self._axes_net(words(self._axes_bits(step)).to(torch.int32))[:, 0]
 
     def _mean_theta(self) -> Tensor:
         """The parameters of each member, averaged over the sets of the last step; all of them where some are angles."""
@@ -444,7 +449,7 @@ class Trainer:
             self._averaged.clear()
 
     def _record(self, losses):
-        loss_discriminator, loss_generator = (loss.cpu().numpy() for loss in losses)
+        loss_discriminator, loss_generator = sum(losses[0]).cpu().numpy(), losses[1].cpu().numpy()
         record = Record(
             self.step,
             self._averages(self._mean_theta()).astype(float),

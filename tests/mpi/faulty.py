@@ -126,10 +126,10 @@ def install_nan(where):
 
     if where == "before the exchange":
         generate = Trainer._generate
-        Trainer._generate = lambda self, theta: spoil(generate(self, theta))
+        Trainer._generate = lambda self, *given: spoil(generate(self, *given))
     elif where == "during the exchange":
-        draw = Batches.draw
-        Batches.draw = lambda self: spoil(draw(self))
+        take = Batches.take
+        Batches.take = lambda self, positions: spoil(take(self, positions))
     else:
         after(
             Trainer, "_update_generator", lambda self: spoil(torch.ones(1)).isnan() and poison(self.gan.discriminator)
