@@ -297,7 +297,7 @@ class Channel(ABC):
         if self._under_way is not None:
             raise RuntimeError("An exchange is under way already. Call finish() before the next start(...).")
         self._check(buffer, payload)
-        stage = self._stage(buffer, payload)
+        stage = self._stage(buffer, payload, step)
         mixing = self.mixing(stage.detach().view(-1), step, payload)
         self._under_way = _UnderWay(mixing, buffer, stage)
         self._under_way.advance()
@@ -356,9 +356,10 @@ class Channel(ABC):
                 f"contiguous one of shape {tuple(shape)} and {dtype}. Open another channel for this buffer."
             )
 
-    def _stage(self, buffer: torch.Tensor, payload: Payload) -> torch.Tensor:
-        # A GPU's buffer passes through pinned host memory, unless MPI reads the GPU's memory itself.
-        if buffer.device.type == "cpu" or self.world.device_buffers:
+    def _stage(self, buffer: torch.Tensor, payload: Payload, step: int) -> torch.Tensor:
+        # A GPU's buffer passes through pinned host memory, unless MPI reads the GPU's memory itself or nothing is sent.
+        is_sent = self.world.size > 1 and self.exchange.carries(payload, step)
+        if buffer.device.type == "cpu" or self.world.device_buffers or not is_sent:
             return buffer
         if payload not in self._stages:
             self._stages[payload] = torch.empty(buffer.shape, dtype=buffer.dtype, pin_memory=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 
 def outside_transforms() -> AbstractContextManager[Any]:
@@ -56,3 +57,40 @@ def constant(values: ArrayLike, kind: type = float) -> Constant:
 @functools.lru_cache(maxsize=1024)
 def _of(values: tuple[float, ...], kind: type) -> Constant:
     return Constant(np.array(values, dtype=kind))
+
+
+class NumbersOnDevice(TorchFunctionMode):
+    """A context in which 2 * theta[0] copies nothing from the host to an accelerator, also inside vmap.
+
+    There, each number that meets a tensor without dimensions would become a tensor on the host and be copied.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in _ARITHMETIC and len(args) == 2:
+            args = (_tensor_beside(args[0], args[1]), _tensor_beside(args[1], args[0]))
+        return function(*args, **(kwargs or {}))
+
+
+_ARITHMETIC = {
+    getattr(place, name)
+    for place, names in (
+        (torch, "add sub mul div true_divide"),
+        (Tensor, "add sub mul div true_divide __add__ __radd__ __sub__ __mul__ __rmul__ __truediv__ __rtruediv__"),
+    )
+    for name in names.split()
+}
+
+
+def _tensor_beside(one: Any, other: Any) -> Any:
+    """A number as a tensor like the other operand, if that has no dimensions and is on an accelerator."""
+    if not isinstance(one, float | int) or isinstance(one, bool) or not isinstance(other, Tensor):
+        return one
+    if other.ndim or not other.is_floating_point() or other.device.type == "cpu":
+        return one
+    return _number(float(one), other.device, other.dtype)
+
+
+@functools.lru_cache(maxsize=1024)
+def _number(value: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with outside_transforms():
+        return torch.full((), value, device=device, dtype=dtype)

@@ -15,13 +15,15 @@ from torch import Tensor
 from .._value import Count, ValueClass, value
 from .base import Problem
 from .constants import Constant
+from .samplers import cumulative
 
 _LOW, _HIGH = 0.001, 0.999
 _N_GRID, _N_CELLS = 512, 50
 # Finer towards the pole of x^a, by the square of the distance.
 _GRID = _LOW + (_HIGH - _LOW) * torch.linspace(0, 1, _N_GRID + 1, dtype=torch.float64) ** 2
 _ON_GRID = Constant(_GRID), Constant(torch.stack([_GRID.log(), torch.log1p(-_GRID)]))
-_EDGES = Constant(torch.linspace(_LOW, _HIGH, _N_CELLS + 1, dtype=torch.float64))
+_EDGES = torch.linspace(_LOW, _HIGH, _N_CELLS + 1, dtype=torch.float64)
+_AT_EDGES = Constant(_EDGES), Constant(torch.stack([_EDGES.log(), torch.log1p(-_EDGES)]))
 
 
 @value
@@ -89,23 +91,18 @@ class Proxy2D(Problem, metaclass=ValueClass):
 
     def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
         (x, y), (power_x, power_y) = statistic.T, (theta[:2], theta[2:4])
-        at_events = _log_power(power_x, x) + _log_power(power_y, y) + torch.log1p(theta[4] * x * y)
+        logarithms = (torch.stack([one.log(), torch.log1p(-one)]) for one in (x, y))
+        at_events = sum(power @ each for power, each in zip((power_x, power_y), logarithms, strict=True))
+        at_events = at_events + torch.log1p(theta[4] * x * y)
         plain_x, first_x, plain_y, first_y = (moment[-1] for moment in _moments(theta))
         return at_events.sum() - len(x) * (plain_x * plain_y + theta[4] * first_x * first_y).log()
 
 
-def _log_power(powers: Tensor, x: Tensor) -> Tensor:
-    return powers[0] * x.log() + powers[1] * torch.log1p(-x)
-
-
 def _moments(theta: Tensor) -> Iterator[Tensor]:
     """Cumulative integrals of x^a (1-x)^b and x^(a+1) (1-x)^b, then the same of y: four (grid,)."""
-    grid = _GRID.to(theta)
-    for powers in (theta[:2], theta[2:4]):
-        density = torch.exp(_log_power(powers, grid))
-        for at_grid in (density, grid * density):
-            cells = 0.5 * (at_grid[1:] + at_grid[:-1]) * grid.diff()
-            yield torch.nn.functional.pad(cells.cumsum(0), (1, 0))
+    grid, logarithms = (table.like(theta) for table in _ON_GRID)
+    density = torch.exp(theta[:4].view(2, 2) @ logarithms)
+    yield from cumulative(torch.stack([density, grid * density], 1), grid).flatten(0, 1)
 
 
 def _pathwise(theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,9 +136,10 @@ def _invert(plain: Tensor, first: Tensor, weight: Tensor, u: Tensor) -> Tensor:
 
 def _by_cells(theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Values x and y by LOITS, (event,) each, from noise (3, event): first the cell, then the place in it."""
-    edges = _EDGES.like(theta)
+    edges, logarithms = (table.like(theta) for table in _AT_EDGES)
     x, y = edges[:, None], edges[None, :]
-    corners = torch.exp(_log_power(theta[:2], x) + _log_power(theta[2:4], y)) * (1 + theta[4] * x * y)
+    along = theta[:4].view(2, 2) @ logarithms
+    corners = torch.exp(along[0][:, None] + along[1]) * (1 + theta[4] * x * y)
     in_x, in_y = 0.5 * (corners[:, 1:] + corners[:, :-1]), 0.5 * (corners[1:] + corners[:-1])
     weights = (0.5 * (in_x[1:] + in_x[:-1])).flatten().detach().cumsum(0)  # all cells have the same area
     cell = torch.searchsorted(weights, noise[0] * weights[-1], right=True).clamp(max=_N_CELLS**2 - 1)

@@ -38,7 +38,7 @@ class RankData:
     keys : sequence of int
         The key of each member's random bits, for its batches.
     device : torch.device
-        Where batches, weights and statistics are needed.
+        Where batches and statistics are needed.
     windows : callable or None
         Maps the number of a window to its events (event, observable), if these are too many for memory.
     share : (int, int)
@@ -49,7 +49,7 @@ class RankData:
     observed : Tensor (event, observable)
         All observed events, in batch order, on the CPU.
     category_weights : Tensor (category,)
-        Weight of a simulated event of each category.
+        Weight of a simulated event of each category, on the CPU.
     constraints : Constraints
         Constraints, priors and measurements, with the statistic of each member's own events.
     batches : Supply
@@ -69,7 +69,7 @@ class RankData:
     ):
         # Ordered once, since resampling keeps the order.
         self.observed, categories = in_batch_order(problem, events, settings.n_events)
-        self.category_weights = weights_of_categories(problem, self.observed).to(device)
+        self.category_weights = weights_of_categories(problem, self.observed)
         indices = resampling.indices(len(self.observed))
         statistics = (problem.statistic(self.observed[chosen]) for chosen in indices)
         statistics = [statistic.to(device, torch.float32) for statistic in statistics]

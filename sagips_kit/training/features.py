@@ -33,7 +33,7 @@ class WhiteFeatures:
     events : Tensor (event, observable)
         The observed events.  Each category has the same influence, however many events it has.
     category_weights : Tensor (category,)
-        Weight of a simulated event of each category.
+        Weight of a simulated event of each category, on the CPU.
     device : torch.device
         Where features are computed.
     score : callable or None
@@ -58,7 +58,7 @@ class WhiteFeatures:
         mean, whitening = features.mean(0), torch.block_diag(*(_whitening(part, jitter) for part in parts))
         self._n_of_information = parts[0].shape[1]
         white = (features - mean) @ whitening
-        weights = category_weights.cpu().double()[categories[chosen]]
+        weights = category_weights.double()[categories[chosen]]
         self._gram = (white.T @ (white * weights[:, None]) / len(white)).float().to(device)
         self._mean, self._whitening = mean.float().to(device), whitening.float().to(device)
 

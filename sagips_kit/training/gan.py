@@ -115,6 +115,7 @@ class GAN:
     ):
         self._problem, self._settings, self._data = problem, settings, data
         self._simulate = torch.vmap(torch.vmap(functools.partial(events_of, problem)))
+        self._category_weights = data.category_weights.to(device)
         self._has_constraints = data.constraints.n_residuals > 0
         score = None if begin is None else begin.score
         self.features = WhiteFeatures(problem, data.observed, data.category_weights, device, score)
@@ -239,7 +240,7 @@ class GAN:
         features = self._visible(events)
         weights = None
         if self._problem.n_categories > 1:
-            weights = self._data.category_weights[self._problem.category(events.detach())]
+            weights = self._category_weights[self._problem.category(events.detach())]
         self.optimisers["discriminator"].zero_grad()
         self._trust = ratio_trust(discriminator)
         pull, loss_generated, loss_generator = backward_generated(

@@ -269,6 +269,9 @@ class Discriminator(nn.Module):
 
     def forward(self, whitened: Tensor) -> Tensor:
         """Scores of whitened features: (member, event, feature) -> (member, event)."""
-        with torch.autocast(whitened.device.type, torch.bfloat16, enabled=self._is_short):
+        if self._is_short:
+            with torch.autocast(whitened.device.type, torch.bfloat16):
+                nonlinear = self.network(whitened)
+        else:
             nonlinear = self.network(whitened)
         return torch.baddbmm(nonlinear.float(), whitened, self.linear).squeeze(-1)

@@ -67,7 +67,7 @@ def with_observed_shares(trainer: "Trainer", events: Tensor, n_events: int) -> T
     problem = trainer.problem
     if problem.n_categories == 1:
         return events
-    shares = trainer.data.category_weights.cpu() / problem.n_categories
+    shares = trainer.data.category_weights / problem.n_categories
     sets = events.flatten(0, -3)
     chosen = [each[_of_each_category(problem.category(each).cpu(), shares, n_events).to(each.device)] for each in sets]
     return torch.stack(chosen).view(*events.shape[:-2], n_events, -1)
@@ -98,7 +98,7 @@ def scores(trainer: "Trainer", predictive: NDArray) -> tuple[NDArray, NDArray]:
     n = n_scored(trainer.settings, len(observed))
     predicted = torch.as_tensor(predictive).flatten(1, 2)
     predicted = predicted[:, _evenly(predicted.shape[1], n)]
-    shares = trainer.data.category_weights.cpu() / problem.n_categories
+    shares = trainer.data.category_weights / problem.n_categories
     observed = observed[_of_each_category(problem.category(observed), shares, n)]
     observed = observed.expand(len(predicted), -1, -1)
     gan, device = trainer.gan, trainer.world.device

@@ -6,6 +6,7 @@ and files not at all.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from ..exchange import Independent
 from ..problems.arguments import require_arguments
 from ..events.ahead import Ahead
 from ..events.random_bits import N_BITS, RandomBits, normal, words
+from ..problems.constants import NumbersOnDevice
 from ..problems.noise import ShiftedNet, stratified_noise
 from ..ranks.gpu import memory_of
 from ..ranks.world import World
@@ -178,6 +180,7 @@ class Trainer:
         networks = {name.name.lower(): random_streams(*whose, name) for name in (Stream.GENERATOR, Stream.DISCRIMINATOR)}
         self.gan = GAN(problem, settings, self.data, networks, n_steps, world.device, begin)
         self._make_noise(whose)
+        self._numbers = contextlib.nullcontext() if world.device.type == "cpu" else NumbersOnDevice()
         self.theta = torch.empty(settings.n_members, 0, len(problem.parameters))
         self._guard = Guard(self.gan.discriminator, self.gan.optimisers["discriminator"], settings.max_rollbacks)
         self._circles = None
@@ -365,11 +368,12 @@ class Trainer:
             gan.update_axes(self._information_noise)
         # The step of the paper: events from the generators; their gradients, sent to the other ranks; the
         # discriminators' update while messages travel; the generators' update with the mean gradient.
-        latent, noise = self._drawn()
-        theta = gan.generate(latent)
-        loss_generated, loss_generator = self._send_gradient(theta, self._generate(theta, noise))
-        loss_observed = self._update_discriminator()
-        self._update_generator()
+        with self._numbers:
+            latent, noise = self._drawn()
+            theta = gan.generate(latent)
+            loss_generated, loss_generator = self._send_gradient(theta, self._generate(theta, noise))
+            loss_observed = self._update_discriminator()
+            self._update_generator()
         self.step, self.theta = self.step + 1, theta.detach()
         return (loss_observed, loss_generated), loss_generator
 

@@ -1,0 +1,61 @@
+"""Training steps on an accelerator: nothing comes from the host or waits for it between two records."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from device_work import OnDevice
+
+from sagips_kit import DayaBay, Image, Linear, Octants, Proxy, Proxy2D, Settings, Trainer, World
+
+SMALL = Settings(n_members=3, n_events=64, generator_widths=(8, 8), discriminator_widths=(8, 8))
+# The most launches of a step, which does not depend on numbers of members or events
+BUDGETS = {
+    "Proxy": (Proxy(n_observed=500), 250),
+    "Proxy2D": (Proxy2D(n_observed=500), 540),
+    "Proxy2D, LOITS": (Proxy2D(n_observed=500, sampler="LOITS"), 340),
+    "Image": (Image(n_pixels=4, n_observed=500), 520),
+    "Linear": (Linear(n_observed=500), 190),
+    "Octants": (Octants(n_observed=500), 170),
+    "DayaBay": (DayaBay(), 440),
+}
+
+
+@pytest.fixture(autouse=True)
+def adam_on_meta(monkeypatch):
+    """PyTorch knows no fused optimiser of the meta device, but has the operator."""
+    optimisers = sys.modules[torch.optim.Optimizer.__module__]  # `del optimizer` hides it in torch.optim
+    monkeypatch.setattr(optimisers, "_get_fused_kernels_supported_devices", lambda: ["cpu", "meta"])
+
+
+def make_trainer(problem, settings=SMALL, device="meta", **options):
+    events = problem.observed(2000 if isinstance(problem, DayaBay) else None, np.random.default_rng(0))
+    return Trainer(problem, settings, events, n_steps=200, world=World.alone(device), **options)
+
+
+def step_between_records(trainer):
+    """The work of a step far from its records, axes and new blocks of random numbers."""
+    trainer.step = 1
+    for _ in range(2):  # the first copies constants to the device
+        trainer._train_step()
+    with OnDevice("meta") as work:
+        trainer._train_step()
+    return work
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_a_step_needs_nothing_of_the_host(name):
+    problem, most = BUDGETS[name]
+    work = step_between_records(make_trainer(problem))
+    assert work.n <= most, work.launches.most_common()
+    assert work.n_copies <= 6, work.launches  # changes of type, on the device
+
+
+def test_the_host_would_be_noticed():
+    numbers = torch.zeros(3, device="meta")
+    for mixed in (lambda: numbers + torch.tensor(1.0), lambda: torch.ones(3).to("meta"), lambda: numbers.copy_(torch.ones(3))):
+        with OnDevice("meta"), pytest.raises(AssertionError, match="not on 'meta'"):
+            mixed()
+    with OnDevice("meta"), pytest.raises(AssertionError, match="depends on a mask"):
+        torch.ops.aten.index(torch.zeros(3, device="meta"), [torch.zeros(3, device="meta", dtype=torch.bool)])
