@@ -1,5 +1,6 @@
 """Training steps on an accelerator: nothing comes from the host or waits for it between two records."""
 
+import contextlib
 import sys
 
 import numpy as np
@@ -8,6 +9,9 @@ import torch
 from device_work import OnDevice
 
 from sagips_kit import DayaBay, Image, Linear, Octants, Proxy, Proxy2D, Settings, Trainer, World
+from sagips_kit.statistics.basis import Basis
+from sagips_kit.statistics.features import AutomaticFeatures, of_events
+from sagips_kit.statistics.simulated import Observation
 
 SMALL = Settings(n_members=3, n_events=64, generator_widths=(8, 8), discriminator_widths=(8, 8))
 # The most launches of a step, which does not depend on numbers of members or events
@@ -59,3 +63,18 @@ def test_the_host_would_be_noticed():
             mixed()
     with OnDevice("meta"), pytest.raises(AssertionError, match="depends on a mask"):
         torch.ops.aten.index(torch.zeros(3, device="meta"), [torch.zeros(3, device="meta", dtype=torch.bool)])
+
+
+@pytest.mark.parametrize("problem", [Linear(n_observed=400), DayaBay()], ids=["score", "score and categories"])
+def test_the_learned_score_needs_nothing_of_the_host(problem):
+    """Its functions, and those of events without declared features, are on the device, too."""
+    events = problem.observed(2000 if isinstance(problem, DayaBay) else None, np.random.default_rng(0)).astype(float)
+    observation = Observation(problem, events)
+    function = Basis(observation.coordinates, 4)
+    matrix = torch.zeros(function(observation.coordinates(observation.events, category=observation.category)[0]).shape[1], 2)
+    automatic = AutomaticFeatures(problem, observation.events.float())
+    some, there = torch.zeros(50, len(problem.observables), device="meta"), matrix.to("meta")
+    for context in (contextlib.nullcontext(), OnDevice("meta")):  # constants are copied to the device once
+        with context:
+            automatic(some)
+            of_events(problem, observation.coordinates, lambda z: function.combined(z, there), some)
