@@ -9,6 +9,7 @@ import torch
 from device_work import OnDevice
 
 from sagips_kit import DayaBay, Image, Linear, Octants, Proxy, Proxy2D, Settings, Trainer, World
+from sagips_kit.ranks import accelerators
 from sagips_kit.statistics.basis import Basis
 from sagips_kit.statistics.features import AutomaticFeatures, of_events
 from sagips_kit.statistics.simulated import Observation
@@ -78,3 +79,55 @@ def test_the_learned_score_needs_nothing_of_the_host(problem):
         with context:
             automatic(some)
             of_events(problem, observation.coordinates, lambda z: function.combined(z, there), some)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with so many accelerators of a kind."""
+
+    def make(kind, n):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: n > 0)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: n)
+        monkeypatch.setattr(accelerators, "_hardware", lambda: "a GPU of Intel" if kind == "xpu" else "")
+
+    monkeypatch.delenv("SAGIPS_DEVICE", raising=False)
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "wanted", "expected"),
+    [
+        ("cuda", 4, "", ["cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:0"]),
+        ("xpu", 1, "", ["xpu:0"] * 5),  # each rank sees its own, by ZE_AFFINITY_MASK
+        ("xpu", 12, "xpu", ["xpu:0", "xpu:1", "xpu:2", "xpu:3", "xpu:4"]),
+        ("cuda", 4, "cpu", ["cpu"] * 5),
+        ("mps", 1, "", ["cpu"] * 5),
+        ("mps", 1, "mps", ["mps:0"] * 5),
+        ("cuda", 0, "", ["cpu"] * 5),
+    ],
+)
+def test_ranks_take_the_accelerators_of_their_node_in_turn(machine, monkeypatch, kind, n, wanted, expected):
+    machine(kind, n)
+    monkeypatch.setenv("SAGIPS_DEVICE", wanted)
+    assert [accelerators.pick_device(rank, 12) for rank in range(5)] == expected
+
+
+def test_an_idle_accelerator_is_reported_once_on_a_node(machine):
+    machine("cuda", 4)
+    with pytest.warns(UserWarning, match="2 of the 4 accelerators of this machine are idle, because it has only 2 ranks"):
+        accelerators.pick_device(0, 2)
+    accelerators.pick_device(1, 2)
+    machine("xpu", 0)  # of which this PyTorch knows nothing
+    with pytest.warns(UserWarning, match="a GPU of Intel, which this PyTorch .* does not support.*SAGIPS_DEVICE=cpu"):
+        accelerators.pick_device(0)
+
+
+def test_a_device_that_is_not_there_is_refused(machine, monkeypatch):
+    machine("cuda", 2)
+    monkeypatch.setenv("SAGIPS_DEVICE", "xpu")
+    with pytest.raises(ValueError, match="'xpu': this PyTorch .* finds no such device on this machine, only 'cuda'"):
+        accelerators.pick_device(0)
+    monkeypatch.setenv("SAGIPS_DEVICE", "gpu")
+    with pytest.raises(ValueError, match="'gpu': should be one of cpu, cuda, xpu, mps, or empty"):
+        World.alone()

@@ -429,6 +429,6 @@ def test_device_buffers_are_tried_before_they_are_used(device):
 
 def test_the_mpi_library_reports_whether_it_reads_gpus():
     mpi4py = pytest.importorskip("mpi4py")
-    code = "from sagips_kit.ranks.gpu import mpi_reads_gpus; print(mpi_reads_gpus())"
+    code = "from sagips_kit.ranks.accelerators import mpi_reads_gpus; print(mpi_reads_gpus())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout in ("True\n", "False\n"), (mpi4py.__version__, done.stderr)

@@ -182,7 +182,7 @@ def test_the_controller_listens_where_the_interface_says(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lokal", {}, "no profile 'lokal'. Did you mean local. Allowed: allocation, frontier, local"),
+        ("lokal", {}, "no profile 'lokal'. Did you mean local. Allowed: allocation, aurora, frontier"),
         ("polaris", {"acount": "x"}, "no option 'acount'. Did you mean account"),
         ("polaris", {"nodes": "two"}, "nodes = 'two': should be a valid integer"),
         ("slurm", {"setup": "a\nb"}, "setup = 'a"),
@@ -223,6 +223,29 @@ def test_the_script_for_polaris_is_exact(n_nodes):
     queue = "debug" if n_nodes <= 2 else "prod"
     text = shown("polaris", 4 * n_nodes, queue=queue, **GIVEN)
     assert text == (GOLDEN / f"polaris_{n_nodes}.sh").read_text()
+
+
+@pytest.mark.parametrize("n_nodes", [1, 2])
+def test_the_script_for_aurora_is_exact(n_nodes):
+    text = shown("aurora", 12 * n_nodes, **GIVEN | {"filesystems": "home:flare"})
+    assert text == (GOLDEN / f"aurora_{n_nodes}.sh").read_text()
+
+
+def test_each_rank_of_a_node_of_aurora_sees_another_tile():
+    script = read_script(shown("aurora", 24, **GIVEN))
+    options, program = script.mpiexec()
+    assert (options.n, options.ppn, options.depth) == (24, 12, 8) and options.ppn * options.depth <= 104
+    asked = [*program[:3], "printenv", "ZE_AFFINITY_MASK"]
+    ranks = [os.environ | {"PALS_LOCAL_RANKID": str(rank)} for rank in range(12)]
+    seen = [subprocess.run(asked, env=rank, capture_output=True, text=True).stdout.strip() for rank in ranks]
+    assert seen == [str(tile) for tile in range(12)]
+
+
+def test_the_device_of_a_profile_reaches_the_ranks():
+    assert "export SAGIPS_DEVICE=cpu\n" in shown("polaris", device="cpu", **GIVEN)
+    assert "SAGIPS_DEVICE=cpu " in shown("allocation", device="cpu")
+    with pytest.raises(ValueError, match="device = 'gpu'"):
+        shown("polaris", device="gpu", **GIVEN)
 
 
 @pytest.mark.parametrize("name", SITES)

@@ -9,7 +9,7 @@ import torch
 from gaussian import Gaussian
 
 from sagips_kit import AllReduce, DayaBay, Independent, Problem, Proxy, Ring, RunSpec, Settings, prepare
-from sagips_kit.ranks.gpu import memory_of
+from sagips_kit.ranks.accelerators import memory_of
 from sagips_kit.running.spec import require_spec
 from sagips_kit.training.footprint import require_memory
 

@@ -33,6 +33,9 @@ c.AllocationEngines.defaults = {
     "affinity": "",
     # Network by which engines reach the controller, such as "ib0" or "hsn0"; "" uses the host's name.
     "interface": "",
+    # Type of device that the engines train on: "cpu", "cuda" (NVIDIA and AMD), "xpu" (Intel); "" takes an accelerator
+    # if there is one.
+    "device": "",
 }
 
 # Seconds between requesting mpiexec to end and killing it: an engine inside an MPI call cannot react to the request.

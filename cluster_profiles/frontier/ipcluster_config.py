@@ -49,4 +49,7 @@ c.SlurmEngines.defaults = {
     # Network by which engines reach the controller: the high-speed network that login and compute nodes share.  If
     # no network has this name, the host's name is used.
     "interface": "hsn0",
+    # Type of device that the engines train on: "cpu", "cuda" (NVIDIA and AMD), "xpu" (Intel); "" takes an accelerator
+    # if there is one.
+    "device": "",
 }

@@ -93,12 +93,13 @@ class AllocationEngines(PlacedEngines, MPIEngineSetLauncher):
         return shlex.split(self.placement.command(self.n, [*self.program, *self.program_args]))
 
     def get_env(self) -> dict[str, str]:
-        return super().get_env() | {"OMP_NUM_THREADS": str(self.placement.threads)}
+        return super().get_env() | self.placement.variables
 
     def script(self, n: int) -> str:
         """What starts n engines, as text."""
         self.n = n
-        return f"OMP_NUM_THREADS={self.placement.threads} {shlex.join(self.args)}\n"
+        variables = " ".join(f"{name}={text}" for name, text in self.placement.variables.items())
+        return f"{variables} {shlex.join(self.args)}\n"
 
 
 class JobEngines(PlacedEngines):

@@ -117,21 +117,17 @@ def facts() -> dict[str, Any]:
     """What an engine is; executed on the engines, the only place where MPI is imported."""
     from mpi4py import MPI
 
+    from ..ranks.accelerators import inventory
+
     return {
         "rank": MPI.COMM_WORLD.rank,
         "size": MPI.COMM_WORLD.size,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "device": _device(),
+        "device": inventory(),
         "library": MPI.Get_library_version().splitlines()[0].strip("\0 "),
         **_versions(),
     }
-
-
-def _device() -> str:
-    import torch
-
-    return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "cpu"
 
 
 def _versions() -> dict[str, str]:

@@ -407,7 +407,7 @@ class Channel(ABC):
             flat = flat.view(torch.int16)  # MPI transports the bits only
         if flat.device.type == "cpu":
             return flat.numpy()
-        torch.cuda.current_stream(flat.device).synchronize()
+        torch.accelerator.current_stream(flat.device).synchronize()
         return flat
 
     def keep_deltas(self) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from .gpu import check_device_buffers, pick_device
+from .accelerators import check_device_buffers, pick_device
 from .launcher import require_mpi4py, require_one_world, under_mpi
 from .memory import RemoteMemory, SharedMemory, keep_until_exit
 from .topology import groups
@@ -108,7 +108,8 @@ class World:
         Parameters
         ----------
         device : torch.device, str or None
-            Where to compute; None takes the first GPU, or the CPU if there is none.
+            Where to compute; None takes the first accelerator, or the CPU if there is none, unless the environment has
+            SAGIPS_DEVICE=cpu, cuda, xpu or mps.
 
         Returns
         -------
@@ -132,8 +133,8 @@ class World:
         comm : mpi4py.MPI.Intracomm or None
             The communicator, which is duplicated; None takes MPI.COMM_WORLD.
         device : torch.device, str or None
-            Where this rank computes; None takes a GPU of the node, one rank after the other, or the CPU if there is
-            none.
+            Where this rank computes; None takes an accelerator of the node, one rank after the other, or the CPU if
+            there is none, unless the environment has SAGIPS_DEVICE=cpu, cuda, xpu or mps.
         timeout_s : float
             Longest wait for another rank, in seconds.
         device_buffers : bool or None
@@ -158,7 +159,7 @@ class World:
         require_one_world(MPI.COMM_WORLD.size, MPI.Get_library_version().splitlines()[0].strip("\0 "))
         comm = (MPI.COMM_WORLD if comm is None else comm).Dup()
         node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-        device = torch.device(device or pick_device(node.rank))
+        device = torch.device(device or pick_device(node.rank, node.size))
         node.Free()
         hosts = tuple(comm.allgather(socket.gethostname()))
         if device_buffers is None:

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import Any, TypedDict
 
 import numpy as np
-import torch
 import xarray as xr
 from numpy.typing import NDArray
 
 from ..analysis.answer import verdict
+from ..ranks.accelerators import name_of
 from ..ranks.world import World
 from ..statistics.start import Start
 from ..store.files import sync_rows
@@ -163,7 +163,7 @@ class RankRun:
         spec, settings, writer = self._spec, self._spec.settings, self._writer
         self._first_step = self._trainer.step
         writer.write_facts(
-            host=self._world.hostname, device=_device_name(self._world.device), library=_library(self._world)
+            host=self._world.hostname, device=name_of(self._world.device), library=_library(self._world)
         )
         block_steps = settings.record_every * settings.rows_per_block
         milestones = Milestones(
@@ -314,10 +314,6 @@ def _rows(records: list[Record]) -> dict[str, NDArray]:
     """Records as rows of the history: name -> (member, row[, parameter]) or (row,)."""
     columns = {name: np.array([getattr(record, name) for record in records]) for name in ROWS}
     return {name: column if column.ndim == 1 else np.moveaxis(column, 0, 1) for name, column in columns.items()}
-
-
-def _device_name(device: torch.device) -> str:
-    return f"{device}: {torch.cuda.get_device_name(device)}" if device.type == "cuda" else str(device)
 
 
 def _library(world: World) -> str:

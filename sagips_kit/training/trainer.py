@@ -26,7 +26,7 @@ from ..events.ahead import Ahead
 from ..events.random_bits import N_BITS, RandomBits, normal, words
 from ..problems.constants import NumbersOnDevice
 from ..problems.noise import ShiftedNet, stratified_noise
-from ..ranks.gpu import memory_of
+from ..ranks.accelerators import memory_of
 from ..ranks.world import World
 from ..statistics.start import Start
 from ..store.diagnostics import Watch

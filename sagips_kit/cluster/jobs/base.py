@@ -42,6 +42,8 @@ class Job(Placement):
         Shell commands that each rank executes before MPI starts.
     interface : str
         Network interface by which the engines reach the controller.
+    device : {"", "cpu", "cuda", "xpu", "mps"}
+        Type of device on which ranks train (SAGIPS_DEVICE); empty takes an accelerator if there is one.
     account : str
         Project that the node hours are charged to.
     queue : str
@@ -168,7 +170,7 @@ class Job(Placement):
             If the ranks do not fit on the nodes, an option has an unknown placeholder, or a text has control
             characters.
         """
-        variables = {"OMP_NUM_THREADS": str(self.threads), **(environment or {})}
+        variables = {**self.variables, **(environment or {})}
         name = re.sub(r"[^A-Za-z0-9_.+-]", "_", name)
         words = [*self._directives(n, name, log), *([] if reruns else [self._no_rerun]), *self._words]
         lines = [

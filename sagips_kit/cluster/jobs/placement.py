@@ -4,7 +4,7 @@ import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import pydantic
 from pydantic import Field
@@ -38,6 +38,8 @@ class Placement(metaclass=ValueClass):
     interface : str
         Network interface by which the engines reach the controller, such as "hsn0".  If the machine has no interface of
         this name, the controller listens on all of them and is found by the host's name.
+    device : {"", "cpu", "cuda", "xpu", "mps"}
+        Type of device on which ranks train (SAGIPS_DEVICE); empty takes an accelerator if there is one.
 
     Raises
     ------
@@ -69,6 +71,12 @@ class Placement(metaclass=ValueClass):
     threads: Count = 1
     affinity: Line = ""
     interface: Line = ""
+    device: Literal["", "cpu", "cuda", "xpu", "mps"] = ""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """dict of str to str: Environment variables of all ranks."""
+        return {"OMP_NUM_THREADS": str(self.threads)} | ({"SAGIPS_DEVICE": self.device} if self.device else {})
 
     def missing(self) -> list[str]:
         """Names of mandatory options that have not been given yet.

@@ -31,6 +31,8 @@ class Slurm(Job):
     interface : str
         Network interface by which the engines reach the controller, such as "hsn0".  If the machine has no interface of
         this name, the controller listens on all of them and is found by the host's name.
+    device : {"", "cpu", "cuda", "xpu", "mps"}
+        Type of device on which ranks train (SAGIPS_DEVICE); empty takes an accelerator if there is one.
     account : str
         Project that the node hours are charged to.  Here and below, empty text leaves the option out of the script.
     queue : str
