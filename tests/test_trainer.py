@@ -109,9 +109,9 @@ def test_ranks_of_a_replica_share_the_generator_and_nothing_else(events, exchang
             np.testing.assert_array_equal(mine, its)
     weights = [trainer.gan.discriminator.network.weights[0].detach().numpy() for trainer in ranks]
     for trainer in ranks:
-        trainer._ahead.prepare(0)
+        trainer._noise.prepare(0)
         trainer.data.batches.advance()
-    latent, noise = zip(*(trainer._drawn() for trainer in ranks), strict=True)
+    latent, noise = zip(*(trainer._noise.take() for trainer in ranks), strict=True)
     batches = [trainer.data.batches.draw() for trainer in ranks]
     for drawn in (weights, noise, latent, batches):
         streams = [stream for rank in drawn for stream in rank]

@@ -5,7 +5,7 @@ The training loop, the exchange between ranks and all random numbers belong to t
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -101,6 +101,8 @@ class GAN:
         Gradient of the generators, as one buffer (member, weight).
     weights : FlatWeights
         Weights of the generators with their natural axes, as one buffer (member, weight).
+    latent_spread : float or Tensor ()
+        Standard deviation of the generators' inputs.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class GAN:
             rates = schedules.first_rates_at_a_fit(n_steps, n_observed, settings)
         self._rates = dict(zip(self.optimisers, rates, strict=True))
         self._trust = ratio_trust(self.discriminator)
+        self._dials: Tensor | None = None
         self.set_schedule(0.0)
 
     def _places(self, randoms: list[torch.Generator], periodic: Tensor, device: torch.device) -> Tensor:
@@ -182,21 +185,33 @@ class GAN:
     def set_schedule(self, done: float):
         """Set learning rates, damping and weight of the constraints to their values at a fraction of the run."""
         self._done = done
-        of_generator = schedules.generator_rate_factor
+        if self._dials is None:
+            self._turn(self.values(done))
+
+    def values(self, done: float) -> tuple[float, float, float, float]:
+        """Both learning rates, the spread of the generators' inputs, and the weight of the constraints."""
+        settings, of_generator = self._settings, schedules.generator_rate_factor
         if self._begin is not None:
             of_generator = schedules.generator_rate_factor_at_a_fit
-        factors = {"generator": of_generator, "discriminator": schedules.rate_factor}
-        for name, optimiser in self.optimisers.items():
-            optimiser.param_groups[0]["lr"] = self._rates[name] * factors[name](done, self._settings)
+        explored = done if self._begin is None else 1.0  # what changes only while generators look for the answer
+        return (
+            self._rates["generator"] * of_generator(done, settings),
+            self._rates["discriminator"] * schedules.rate_factor(done, settings),
+            schedules.latent_spread(explored, settings),
+            schedules.constraint_weight(explored, settings) * CURVATURE[settings.loss],
+        )
 
-    @property
-    def _explored(self) -> float:
-        """Fraction of the run that is done, for what changes only while generators look for the answer."""
-        return self._done if self._begin is None else 1.0
+    def take_values_from(self, dials: Tensor):
+        """From now on, `values` are read from a tensor (4,) on the device, whatever it holds in a step."""
+        self._dials = dials
+        for optimiser in self.optimisers.values():
+            optimiser.param_groups[0]["capturable"] = True
+        self._turn(dials.unbind())
 
-    def latent_spread(self) -> float:
-        """Standard deviation of the generators' inputs."""
-        return schedules.latent_spread(self._explored, self._settings)
+    def _turn(self, values: Sequence[float] | Sequence[Tensor]):
+        for optimiser, rate in zip(self.optimisers.values(), values, strict=False):
+            optimiser.param_groups[0]["lr"] = rate
+        self.latent_spread, self._constraint_weight = values[2:]
 
     def _visible(self, events: Tensor) -> Tensor:
         """Features of events that each member's discriminator sees."""
@@ -248,9 +263,9 @@ class GAN:
         )
         outputs, slopes = [features], [pull]
         if self._has_constraints:
-            weight = schedules.constraint_weight(self._explored, settings) * CURVATURE[settings.loss]
             outputs.append(self._data.constraints(theta))
-            slopes.append(torch.full_like(outputs[1], weight))
+            weight = self._constraint_weight
+            slopes.append(weight.expand(len(theta)) if isinstance(weight, Tensor) else outputs[1].new_full((len(theta),), weight))
         parameters = list(self.generator.parameters())
         gradients = torch.autograd.grad(outputs, parameters, slopes, materialize_grads=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):

@@ -41,6 +41,10 @@ class Settings(metaclass=ValueClass):
     precision : {"full", "bfloat16"}
         Floating-point precision of the matrix products in the discriminators, which dominate the cost of wide networks.
         "full" is float32.
+    capture : {"auto", "on", "off"}
+        Whether the work of a step is recorded once and then repeated by the device, which saves the time that Python
+        and single launches take: CUDA graphs, for GPUs of NVIDIA and AMD.  "auto" does it there unless something in the
+        problem cannot be recorded, which is reported once.
     generator_rate : float
         Learning rate of the generators' Adam optimiser in the first step.  If it is too high, the generator moves
         faster than its discriminator can learn, and circles around the answer.  For many parameters, such as the pixels
@@ -143,6 +147,7 @@ class Settings(metaclass=ValueClass):
     generator_widths: tuple[Count, ...] = (64, 64)
     discriminator_widths: tuple[Count, ...] = (32, 32)
     precision: Literal["full", "bfloat16"] = "full"
+    capture: Literal["auto", "on", "off"] = "auto"
     generator_rate: Positive = 3e-4
     discriminator_rate: Positive = 4e-3
     full_rate_steps: Count = 2000

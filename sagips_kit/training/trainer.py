@@ -23,21 +23,21 @@ from ..events.streams import Stream
 from ..exchange import Independent
 from ..problems.arguments import require_arguments
 from ..events.ahead import Ahead
-from ..events.random_bits import N_BITS, RandomBits, normal, words
 from ..problems.constants import NumbersOnDevice
-from ..problems.noise import ShiftedNet, stratified_noise
+from ..problems.noise import stratified_noise
 from ..ranks.accelerators import memory_of
 from ..ranks.world import World
 from ..statistics.start import Start
 from ..store.diagnostics import Watch
 from ..store.witnesses import DISPLACED, is_witness, stretch
 from . import predictions, schedules, state_dicts
+from .capture import Recorder, Repeated, recorder_for
 from .data import RankData
 from .footprint import require_memory
 from .gan import GAN, Begin
 from .nonfinite import Guard
 from .records import Draws, Record
-from .seeds import random_keys, random_streams
+from .seeds import StepNoise, random_keys, random_streams
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from ..problems.base import Problem
 
 _CALL = "Trainer(problem, settings, events, n_steps=...)"
-_N_INFORMATION = 512  # events that estimate the Fisher information
 _CLOCK = ("step", "_waited_s", "_elapsed_s", "_staleness")
 
 
@@ -179,7 +178,8 @@ class Trainer:
             begin = self._begin(start, resampling, n_seen=n_steps * settings.n_events * share[1])
         networks = {name.name.lower(): random_streams(*whose, name) for name in (Stream.GENERATOR, Stream.DISCRIMINATOR)}
         self.gan = GAN(problem, settings, self.data, networks, n_steps, world.device, begin)
-        self._make_noise(whose)
+        self._noise = StepNoise(whose, settings, problem.noise_dim, world.device)
+        self._repeat_with(recorder_for(settings, world.device, windows is not None))
         self._numbers = contextlib.nullcontext() if world.device.type == "cpu" else NumbersOnDevice()
         self.theta = torch.empty(settings.n_members, 0, len(problem.parameters))
         self._guard = Guard(self.gan.discriminator, self.gan.optimisers["discriminator"], settings.max_rollbacks)
@@ -350,6 +350,10 @@ class Trainer:
                 "run with that version, or start it again with overwrite=True."
             )
         state_dicts.restore(self._parts(), state)
+        # The optimisers have other tensors now.
+        self._repeated.forget()
+        if self._schedule is not None:
+            self.gan.take_values_from(self._dials)
 
     def _parts(self):
         """What changes during a run."""
@@ -362,36 +366,49 @@ class Trainer:
     def _train_step(self):
         gan, done = self.gan, self.step / self.n_steps
         gan.set_schedule(done)
-        self._ahead.prepare(self.step)
+        for ahead in filter(None, (self._noise, self._schedule)):
+            ahead.prepare(self.step)
         self.data.batches.advance()
         if gan.updates_axes and self.step % self.settings.axes_every == 0 and done < 1 - self.settings.averaging:
-            gan.update_axes(self._information_noise)
+            gan.update_axes(lambda: self._noise.for_axes(self.step))
         # The step of the paper: events from the generators; their gradients, sent to the other ranks; the
         # discriminators' update while messages travel; the generators' update with the mean gradient.
-        with self._numbers:
-            latent, noise = self._drawn()
-            theta = gan.generate(latent)
-            loss_generated, loss_generator = self._send_gradient(theta, self._generate(theta, noise))
+        with self._numbers, self._repeated.stream():
+            theta, losses = self._send_gradient()
             loss_observed = self._update_discriminator()
             self._update_generator()
-        self.step, self.theta = self.step + 1, theta.detach()
+        self.step, self.theta = self.step + 1, theta
+        loss_generated, loss_generator = losses
         return (loss_observed, loss_generated), loss_generator
 
     def _generate(self, theta, noise):
         """Events of all sets of a member: (member, set, parameter) -> (member, event, observable)."""
         return self.gan.simulate(theta, noise).flatten(1, 2)
 
-    def _send_gradient(self, theta, events):
-        losses = self.gan.pull(theta, events)
-        self._channel.start(self._guard.zero_nonfinite_(self.gan.gradient.pack()), self.step)
-        return losses
+    def _send_gradient(self):
+        theta, losses = self._repeated("gradient", self._make_gradient)
+        self._channel.start(self.gan.gradient.buffer, self.step)
+        return theta, losses
+
+    def _make_gradient(self):
+        """Parameters of the step, and losses; the gradients of the generators are in their buffer."""
+        gan = self.gan
+        self._read_dials()
+        latent, noise = self._noise.take()
+        theta = gan.generate(gan.latent_spread * latent)
+        losses = gan.pull(theta, self._generate(theta, noise))
+        self._guard.zero_nonfinite_(gan.gradient.pack())
+        return theta.detach(), losses
 
     def _update_discriminator(self):
-        """Complete the discriminators' step, and let the exchange proceed in between."""
-        batch = self.data.batches.draw()
+        """Complete the discriminators' step, and let the exchange proceed before and after."""
         self._channel.poll()
-        loss = self.gan.learn(batch)
+        loss = self._repeated("discriminator", self._learn)
         self._channel.poll()
+        return loss
+
+    def _learn(self):
+        loss = self.gan.learn(self.data.batches.draw())
         self.gan.optimisers["discriminator"].step()
         return loss
 
@@ -400,8 +417,7 @@ class Trainer:
         mixed = self._channel.finish()
         if mixed.received:  # what comes from other ranks may be damaged
             self._guard.zero_received_(gan.gradient.buffer)
-        gan.gradient.unpack()
-        gan.optimisers["generator"].step()
+        self._repeated("generator", self._step_generator)
         if self._channel.wants_weights(self.step):
             own = gan.weights.pack().clone()
             mixed = mixed.then(self._channel.mix_weights_(gan.weights.buffer, self.step))
@@ -410,30 +426,28 @@ class Trainer:
         self._waited_s += mixed.waited_s
         self._staleness = mixed.staleness
 
-    def _make_noise(self, whose: tuple[int, int, int, int]) -> None:
-        """Prepare the random numbers of all steps; nothing of them changes but the number of the step."""
-        settings, device, noise_dim = self.settings, self.world.device, self.problem.noise_dim
-        n_sets, n_latent = settings.n_sets, settings.n_sets * settings.latent_dim
-        self._net = ShiftedNet(n_sets, settings.n_events // n_sets, noise_dim, N_BITS, device)
-        self._axes_net = ShiftedNet(1, _N_INFORMATION, noise_dim, N_BITS, device)
-        self._axes_bits = RandomBits(random_keys(*whose, Stream.AXES), noise_dim, device)
-        bits = RandomBits(random_keys(*whose, Stream.NOISE), n_latent + noise_dim, device)
+    def _step_generator(self):
+        self.gan.gradient.unpack()
+        self.gan.optimisers["generator"].step()
+
+    def _repeat_with(self, recorder: Recorder | None) -> None:
+        """Record the parts of a step with a recorder, for which all that changes has to be on the device."""
+        self._repeated, self._schedule = Repeated(recorder), None
+        if recorder is None:
+            return
+        dials = torch.zeros(4, device=self.world.device)
 
         def make(steps: Tensor) -> list[Tensor]:
-            latent, shift = words(bits(steps[:, None, None])).split([n_latent, noise_dim], -1)
-            return [normal(latent).unflatten(-1, (n_sets, settings.latent_dim)), shift.to(torch.int32)]
+            first = self.step  # of those that are prepared
+            rows = [self.gan.values(step / self.n_steps) for step in range(first, first + len(steps))]
+            return [torch.tensor(rows, device=self.world.device)]
 
-        self._ahead = Ahead(make, settings.n_members * (n_latent + noise_dim), device)
+        self._schedule, self._dials = Ahead(make, len(dials), self.world.device), dials
+        self.gan.take_values_from(dials)
 
-    def _drawn(self) -> tuple[Tensor, Tensor]:
-        """Inputs of the generators (member, set, latent_dim), and uniform numbers (member, set, event, noise_dim)."""
-        latent, shift = self._ahead.take()
-        return self.gan.latent_spread() * latent, self._net(shift)
-
-    def _information_noise(self):
-        """Uniform numbers for the estimate of the Fisher information, (member, event, noise_dim)."""
-        step = torch.full((), self.step, device=self.world.device)
-        return self._axes_net(words(self._axes_bits(step)).to(torch.int32))[:, 0]
+    def _read_dials(self) -> None:
+        if self._schedule is not None:
+            self._dials.copy_(self._schedule.take()[0])
 
     def _mean_theta(self) -> Tensor:
         """The parameters of each member, averaged over the sets of the last step; all of them where some are angles."""
