@@ -27,8 +27,8 @@ from sagips_kit.running.coordination import Control
 from sagips_kit.store import create, files, integrity, location, reader, schema
 from sagips_kit.store import group as groups
 from sagips_kit.store.create import create_run
+from sagips_kit.store.layout import RunLayout
 from sagips_kit.store.reader import open_run
-from sagips_kit.store.schema import RunLayout
 from sagips_kit.store.status import is_fitting, read_status, request_stop, stop_soon
 from sagips_kit.store.writer import RunWriter
 
