@@ -790,7 +790,9 @@ def test_a_missing_variable_is_named(make, path, name):
         ("reference/zarr.json", "fit", {"state": "done"}, "attribute fit = .*: should be a state of the fit"),
         ("reference/zarr.json", "fit", {"state": "refused", "reason": 3}, "attribute fit = .*: should be a state"),
         ("reference/zarr.json", "fit", {"state": "made", "findings": "none"}, "attribute fit = .*: should be a state"),
-        ("control/zarr.json", "resumed", 5, "attribute resumed = 5: should be a list"),
+        ("control/zarr.json", "resumed", 5, "notes of a resumption 5: should be a list"),
+        ("zarr.json", "continued", [{"from_step": "5"}], "should have from_step, created_at, hostname"),
+        ("posterior/zarr.json", "n_resampled", "many", "attribute n_resampled = 'many': should be a number"),
         ("control/zarr.json", "resumed", [{"at": "noon", "from_step": 5}], "should have at, from_step, reached"),
         (
             "control/zarr.json",

@@ -145,6 +145,7 @@ def _given(
         schema.LIBRARY_KEY: "sagips_kit",
         schema.LIBRARY_VERSION_KEY: installed_version("sagips_kit"),
         schema.UNCERTAINTY_KEY: uncertainty,
+        schema.RESAMPLED_KEY: layout.n_chains,
     }
     known = {
         schema.POSTERIOR: xr.Dataset(attrs=posterior),

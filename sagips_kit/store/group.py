@@ -253,6 +253,10 @@ def _check_attributes(group: str, attributes: Mapping[Any, Any]) -> None:
         _check_spec(attributes[schema.SPEC_KEY])
         _check_layout(attributes[schema.LAYOUT_KEY])
         _check_notes("a continuation", attributes.get(schema.CONTINUED_KEY, []), _CONTINUED)
+    if group == schema.POSTERIOR:
+        n_chains = attributes.get(schema.RESAMPLED_KEY, 1)
+        if not isinstance(n_chains, int) or n_chains < 1:
+            raise ValueError(f"attribute {schema.RESAMPLED_KEY} = {reprlib.repr(n_chains)}: should be a number")
     if group == schema.REFERENCE:
         _check_fit(attributes.get(schema.FIT_KEY, {"state": schema.UNDER_WAY}))
     if group == schema.CONTROL:

@@ -123,6 +123,7 @@ OWNER_KEY = "owner"
 LIBRARY_KEY = "inference_library"
 LIBRARY_VERSION_KEY = "inference_library_version"
 UNCERTAINTY_KEY = "uncertainty"
+RESAMPLED_KEY = "n_resampled"  # chains of which events were resampled together, witnesses included
 # Attribute of posterior, predictive and observed events: intervals of periodic variables by their names, as JSON text,
 # which netCDF takes, too
 PERIODIC_KEY = "periodic"
