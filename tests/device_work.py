@@ -40,7 +40,9 @@ class OnDevice(TorchDispatchMode):
         if name.startswith("profiler::"):
             return result
         tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
-        elsewhere = [(tensor.device.type, tuple(tensor.shape)) for tensor in tensors if tensor.device.type != self.device]
+        elsewhere = [
+            (tensor.device.type, tuple(tensor.shape)) for tensor in tensors if tensor.device.type != self.device
+        ]
         assert not elsewhere, f"{name} has tensors that are not on {self.device!r}: {elsewhere}"
         if not _is_view(function._schema) and name not in _NO_WORK:
             self.launches[name] += 1

@@ -23,7 +23,7 @@ def make_trainer(problem, recorder=None, n_steps=60, settings=SMALL):
 
 @pytest.mark.parametrize("problem", [Calibrated(), Proxy(), DayaBay()], ids=lambda problem: type(problem).__name__)
 def test_a_recorded_run_is_the_run(problem):
-    """Schedules, random numbers and batches change from step to step, though Python runs no step after the first ones."""
+    """Schedules, random numbers and batches change from step to step, though Python runs only the first ones."""
     settings = dataclasses.replace(SMALL, n_members=2, axes_every=20)
     graphs = FakeGraphs()
     plain, recorded = make_trainer(problem, settings=settings), make_trainer(problem, graphs, settings=settings)

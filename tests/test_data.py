@@ -26,9 +26,7 @@ def make_batches(events, categories=None, n_categories=1, batch_size=8, seed=0):
     events = torch.as_tensor(events)
     categories = torch.zeros(len(events), dtype=torch.long) if categories is None else torch.as_tensor(categories)
     order = batch_order(events.numpy(), categories.numpy(), batch_size)
-    return Batches(
-        events[order], categories[order], [torch.arange(len(events))], n_categories, batch_size, keys=[seed]
-    )
+    return Batches(events[order], categories[order], [torch.arange(len(events))], n_categories, batch_size, keys=[seed])
 
 
 def draw(batches, n_batches):

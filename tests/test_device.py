@@ -59,7 +59,11 @@ def test_a_step_needs_nothing_of_the_host(name):
 
 def test_the_host_would_be_noticed():
     numbers = torch.zeros(3, device="meta")
-    for mixed in (lambda: numbers + torch.tensor(1.0), lambda: torch.ones(3).to("meta"), lambda: numbers.copy_(torch.ones(3))):
+    for mixed in (
+        lambda: numbers + torch.tensor(1.0),
+        lambda: torch.ones(3).to("meta"),
+        lambda: numbers.copy_(torch.ones(3)),
+    ):
         with OnDevice("meta"), pytest.raises(AssertionError, match="not on 'meta'"):
             mixed()
     with OnDevice("meta"), pytest.raises(AssertionError, match="depends on a mask"):
@@ -72,7 +76,9 @@ def test_the_learned_score_needs_nothing_of_the_host(problem):
     events = problem.observed(2000 if isinstance(problem, DayaBay) else None, np.random.default_rng(0)).astype(float)
     observation = Observation(problem, events)
     function = Basis(observation.coordinates, 4)
-    matrix = torch.zeros(function(observation.coordinates(observation.events, category=observation.category)[0]).shape[1], 2)
+    matrix = torch.zeros(
+        function(observation.coordinates(observation.events, category=observation.category)[0]).shape[1], 2
+    )
     automatic = AutomaticFeatures(problem, observation.events.float())
     some, there = torch.zeros(50, len(problem.observables), device="meta"), matrix.to("meta")
     for context in (contextlib.nullcontext(), OnDevice("meta")):  # constants are copied to the device once
@@ -115,7 +121,9 @@ def test_ranks_take_the_accelerators_of_their_node_in_turn(machine, monkeypatch,
 
 def test_an_idle_accelerator_is_reported_once_on_a_node(machine):
     machine("cuda", 4)
-    with pytest.warns(UserWarning, match="2 of the 4 accelerators of this machine are idle, because it has only 2 ranks"):
+    with pytest.warns(
+        UserWarning, match="2 of the 4 accelerators of this machine are idle, because it has only 2 ranks"
+    ):
         accelerators.pick_device(0, 2)
     accelerators.pick_device(1, 2)
     machine("xpu", 0)  # of which this PyTorch knows nothing

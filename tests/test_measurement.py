@@ -18,6 +18,8 @@ from sagips_kit.training.data import RankData
 EVENTS = Gaussian().observed(2000, np.random.default_rng(0))
 COVARIANCE = [[0.0004, -0.0003], [-0.0003, 0.0009]]
 
+CPU = torch.device("cpu")
+
 
 @value
 class Measured(Linear):
@@ -55,7 +57,9 @@ def chains_of(problem, events, n_chains):
     """Where the loss of each chain, with its own events and its own shifts of what is known, is lowest."""
     resampling = Resampling(range(n_chains), n_chains, 0, True)
     settings = dataclasses.replace(QUICK, n_members=n_chains)
-    data = RankData(problem, settings, check_events(problem, events), resampling, resampling.chains, torch.device("cpu"))
+    data = RankData(
+        problem, settings, check_events(problem, events), resampling, resampling.chains, torch.device("cpu")
+    )
     n, found = len(events), []
     for k, sample in enumerate(data.constraints.statistics):
         sample = sample.double()
@@ -98,7 +102,9 @@ def test_chains_scatter_by_the_errors_of_what_was_measured():
 def test_the_training_sees_the_same_residuals():
     events = Measured().observed(300, np.random.default_rng(0))
     resampling = Resampling(range(2), 2, 0, True)
-    data = RankData(Measured(), QUICK, check_events(Measured(), events), resampling, resampling.chains, torch.device("cpu"))
+    data = RankData(
+        Measured(), QUICK, check_events(Measured(), events), resampling, resampling.chains, torch.device("cpu")
+    )
     theta = torch.tensor([[[1.0, -0.5], [0.9, -0.6]]] * 2)
     factor = np.linalg.cholesky(COVARIANCE)
     each = []

@@ -18,8 +18,8 @@ class Stream(IntEnum):
     is [seed, 0, 0] as well; but that is a NumPy stream, and GENERATOR a PyTorch stream, which makes other numbers.
     """
 
-    # PyTorch streams, and keys of random bits (AXES, NOISE and BATCHES); index: the member, counted through all replicas
-    # (the first two) or all ranks (the others)
+    # PyTorch streams, and keys of random bits (AXES, NOISE and BATCHES); index: the member, counted through all
+    # replicas (the first two) or all ranks (the others)
     GENERATOR = 0
     AXES = 1
     DISCRIMINATOR = 2

@@ -136,7 +136,9 @@ def _pipeline(n_pixels: int) -> Pipeline:
 
 def _hats(x: Tensor, n_pixels: int) -> Tensor:
     """Weights of linear interpolation between the pixels, (...) -> (..., pixel)."""
-    return torch.relu(1 - (x[..., None] * (n_pixels - 1) - torch.arange(n_pixels, dtype=x.dtype, device=x.device)).abs())
+    return torch.relu(
+        1 - (x[..., None] * (n_pixels - 1) - torch.arange(n_pixels, dtype=x.dtype, device=x.device)).abs()
+    )
 
 
 @functools.lru_cache

@@ -88,7 +88,13 @@ class Linear(Problem, metaclass=ValueClass):
     def features(self, events: Tensor) -> Tensor:
         # The scores are x^k (y - polynomial of x): linear in these.
         x, y = events[..., 0], events[..., 1:]
-        return torch.cat([y * self._powers(x), x[..., None] ** torch.arange(1, 2 * self.n_coefficients, dtype=x.dtype, device=x.device)], dim=-1)
+        return torch.cat(
+            [
+                y * self._powers(x),
+                x[..., None] ** torch.arange(1, 2 * self.n_coefficients, dtype=x.dtype, device=x.device),
+            ],
+            dim=-1,
+        )
 
     def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
         x, y = statistic.T

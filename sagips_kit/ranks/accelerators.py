@@ -49,8 +49,8 @@ def pick_device(local_rank: int, n_local: int = 1) -> str:
         raise ValueError(f"{VARIABLE} = {wanted!r}: should be one of {allowed}, or empty for what there is.")
     if wanted not in ("", "cpu", kind):
         raise ValueError(
-            f"{VARIABLE} = {wanted!r}: this PyTorch ({torch.__version__}) finds no such device on {_what_there_is(kind)}. "
-            f"Install the PyTorch of this machine, or unset {VARIABLE}."
+            f"{VARIABLE} = {wanted!r}: this PyTorch ({torch.__version__}) finds no such device on this machine, only "
+            f"{kind!r}. Install the PyTorch of this machine, or unset {VARIABLE}."
         )
     if wanted == "cpu" or kind == "cpu" or (kind == "mps" and not wanted):  # on which nobody has tried it
         if not wanted and local_rank == 0 and (hardware := _hardware()):
@@ -87,10 +87,6 @@ def _kind() -> str:
     """The type of the accelerators that PyTorch finds, or "cpu"."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return "cpu" if found is None else found.type
-
-
-def _what_there_is(kind: str) -> str:
-    return "this machine, only a CPU" if kind == "cpu" else f"this machine, only {kind!r}"
 
 
 def _hardware() -> str:

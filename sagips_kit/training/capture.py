@@ -6,12 +6,17 @@ changes from step to step is in tensors there.  What a step consists of belongs 
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
+from ..events.ahead import Ahead
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .gan import GAN
 
 _N_WARM = 3  # steps before the first recording, in which memory is reserved and optimisers make their state
 
@@ -116,6 +121,43 @@ class Repeated:
         """Record anew, as after the memory of a part has moved."""
         self._recorded.clear()
         self._n_calls.clear()
+
+
+class Dials:
+    """The numbers of a step that follow schedules, in tensors on the device from which recorded steps read them.
+
+    Parameters
+    ----------
+    gan : GAN
+        Whose numbers they are.
+    values : callable
+        What `GAN.values` gives for the number of a step.
+    device : torch.device
+        Where they are needed.
+    """
+
+    def __init__(self, gan: "GAN", values: Callable[[int], Sequence[float]], device: torch.device) -> None:
+        self._gan, self._first = gan, 0
+        self._values = torch.zeros(len(values(0)), device=device)
+
+        def make(steps: Tensor) -> list[Tensor]:
+            return [torch.tensor([values(self._first + k) for k in range(len(steps))], device=device)]
+
+        self._ahead = Ahead(make, len(self._values), device)
+        self.connect()
+
+    def connect(self) -> None:
+        """Let networks and optimisers read them, also after the state of these has been restored."""
+        self._gan.take_values_from(self._values)
+
+    def prepare(self, step: int) -> None:
+        """Make sure that `read` gives what belongs to a step: from time to time, one small copy to the device."""
+        self._first = step
+        self._ahead.prepare(step)
+
+    def read(self) -> None:
+        """Take over what belongs to the step that was prepared; on the device."""
+        self._values.copy_(self._ahead.take()[0])
 
 
 def recorder_for(settings: Settings, device: torch.device, reads_windows: bool) -> Recorder | None:

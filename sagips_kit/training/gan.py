@@ -81,11 +81,13 @@ class GAN:
     randoms : dict of str to list of torch.Generator
         One generator for each member, for the initial weights: "generator" and "discriminator".
     n_steps : int
-        Length of the run; longer runs have smaller learning rates.
+        Length of the run, or of the segment that continues it; longer ones have smaller learning rates.
     device : torch.device
         Where the networks are.
     begin : Begin or None
         Where the generators begin and what the discriminators then see; None begins in the middle of the ranges.
+    continues : bool
+        Whether generators have looked for the answer in an earlier segment.
 
     Attributes
     ----------
@@ -114,6 +116,7 @@ class GAN:
         n_steps: int,
         device: torch.device,
         begin: "Begin | None" = None,
+        continues: bool = False,
     ):
         self._problem, self._settings, self._data = problem, settings, data
         self._simulate = torch.vmap(torch.vmap(functools.partial(events_of, problem)))
@@ -121,7 +124,7 @@ class GAN:
         self._has_constraints = data.constraints.n_residuals > 0
         score = None if begin is None else begin.score
         self.features = WhiteFeatures(problem, data.observed, data.category_weights, device, score)
-        self._begin, self._seen = begin, None
+        self._begin, self._seen, self._explores = begin, None, begin is None and not continues
         if begin is not None and begin.is_blind.any():
             # A discriminator that does not see the score has zeros in its place.
             self._seen = torch.ones(settings.n_members, 1, len(self.features), device=device)
@@ -190,16 +193,21 @@ class GAN:
 
     def values(self, done: float) -> tuple[float, float, float, float]:
         """Both learning rates, the spread of the generators' inputs, and the weight of the constraints."""
-        settings, of_generator = self._settings, schedules.generator_rate_factor
-        if self._begin is not None:
-            of_generator = schedules.generator_rate_factor_at_a_fit
-        explored = done if self._begin is None else 1.0  # what changes only while generators look for the answer
+        settings, explored = self._settings, self._explored_at(done)
+        if self._begin is None:
+            factor = schedules.generator_rate_factor(done, settings, self._explores)
+        else:
+            factor = schedules.generator_rate_factor_at_a_fit(done, settings)
         return (
-            self._rates["generator"] * of_generator(done, settings),
+            self._rates["generator"] * factor,
             self._rates["discriminator"] * schedules.rate_factor(done, settings),
             schedules.latent_spread(explored, settings),
             schedules.constraint_weight(explored, settings) * CURVATURE[settings.loss],
         )
+
+    def _explored_at(self, done: float) -> float:
+        """Fraction of the run that is done, for what changes only while generators look for the answer."""
+        return done if self._explores else 1.0
 
     def take_values_from(self, dials: Tensor):
         """From now on, `values` are read from a tensor (4,) on the device, whatever it holds in a step."""
@@ -265,7 +273,9 @@ class GAN:
         if self._has_constraints:
             outputs.append(self._data.constraints(theta))
             weight = self._constraint_weight
-            slopes.append(weight.expand(len(theta)) if isinstance(weight, Tensor) else outputs[1].new_full((len(theta),), weight))
+            slopes.append(
+                weight.expand(len(theta)) if isinstance(weight, Tensor) else outputs[1].new_full((len(theta),), weight)
+            )
         parameters = list(self.generator.parameters())
         gradients = torch.autograd.grad(outputs, parameters, slopes, materialize_grads=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -299,13 +309,13 @@ class GAN:
             self._update_axes_from(self._begin, self._begin.is_blind)
             return
         constraints, y = self._data.constraints, self.generator.centre()
-        weight = schedules.constraint_weight(self._done, self._settings) / constraints.n_events
+        weight = schedules.constraint_weight(self._explored_at(self._done), self._settings) / constraints.n_events
         # Few members at a time, where a matrix of derivatives is large.
         n_at_once = max(1, _MOST_AT_ONCE // y.shape[1])
         information = torch.vmap(self.features.information, chunk_size=n_at_once)(y, noise())
         if self._has_constraints:
             information = information + weight * constraints.information_at(y, self.generator.is_periodic)
-        self.generator.update_axes(information, schedules.damping(self._done, self._settings))
+        self.generator.update_axes(information, schedules.damping(self._explored_at(self._done), self._settings))
 
     def _update_axes_from(self, begin: Begin, which: Tensor):
         """Set the axes of some generators by the information of events at the fit, and of the rest where they are."""

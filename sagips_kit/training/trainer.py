@@ -9,20 +9,20 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from .. import _circular
 from ..events.resampling import Resampling, check_events, require_resolution
 from ..events.streams import Stream
 from ..exchange import Independent
 from ..problems.arguments import require_arguments
-from ..events.ahead import Ahead
 from ..problems.constants import NumbersOnDevice
 from ..problems.noise import stratified_noise
 from ..ranks.accelerators import memory_of
@@ -31,7 +31,7 @@ from ..statistics.start import Start
 from ..store.diagnostics import Watch
 from ..store.witnesses import DISPLACED, is_witness, stretch
 from . import predictions, schedules, state_dicts
-from .capture import Recorder, Repeated, recorder_for
+from .capture import Dials, Recorder, Repeated, recorder_for
 from .data import RankData
 from .footprint import require_memory
 from .gan import GAN, Begin
@@ -78,6 +78,9 @@ class Trainer:
         Begin at a fit, whose score the discriminators see: `fit(problem, events).start()`.  The last quarter of the
         chains are witnesses, which begin 2 deviations away, or more in a short run, and do not see the score.  None
         begins in the middle of the ranges, and explores them.
+    earlier : sequence of int
+        Last step of each earlier segment, if this continues a finished run: learning rates begin anew, generators do
+        not explore again, and draws are those of the last segment.  `load_state_dict` gives the state to continue from.
 
     Attributes
     ----------
@@ -151,6 +154,7 @@ class Trainer:
         exchange: Exchange | None = None,
         windows: Callable[[int], NDArray] | None = None,
         start: Start | None = None,
+        earlier: Sequence[int] = (),
     ):
         require_arguments(_CALL, problem, events)
         if not isinstance(settings, Settings):
@@ -160,7 +164,7 @@ class Trainer:
         exchange, world = exchange or Independent(), world or World.alone()
         require_memory(problem, settings, *memory_of(world.device))
         self.problem, self.settings, self.n_steps, self.seed, self.world = problem, settings, n_steps, seed, world
-        self.step = 0
+        self.step, self._first_step = 0, max(earlier, default=0)  # the latter of this segment
         replica = exchange.replica(world.rank, world.size)  # raises an error if the replicas depend on the nodes
         replicas = exchange.replicas(world.size) or ()
         whose = seed, replica, world.rank, settings.n_members
@@ -175,9 +179,12 @@ class Trainer:
         self.chain_fits = np.full((settings.n_members, len(problem.parameters)), np.nan)
         self.chain_starts, self.is_witness = self.chain_fits, np.zeros(settings.n_members, dtype=bool)
         if start is not None:
-            begin = self._begin(start, resampling, n_seen=n_steps * settings.n_events * share[1])
-        networks = {name.name.lower(): random_streams(*whose, name) for name in (Stream.GENERATOR, Stream.DISCRIMINATOR)}
-        self.gan = GAN(problem, settings, self.data, networks, n_steps, world.device, begin)
+            begin = self._begin(start, resampling, n_seen=min(earlier, default=n_steps) * settings.n_events * share[1])
+        n_left = n_steps - self._first_step
+        networks = {
+            name.name.lower(): random_streams(*whose, name) for name in (Stream.GENERATOR, Stream.DISCRIMINATOR)
+        }
+        self.gan = GAN(problem, settings, self.data, networks, n_left, world.device, begin, bool(earlier))
         self._noise = StepNoise(whose, settings, problem.noise_dim, world.device)
         self._repeat_with(recorder_for(settings, world.device, windows is not None))
         self._numbers = contextlib.nullcontext() if world.device.type == "cpu" else NumbersOnDevice()
@@ -186,9 +193,9 @@ class Trainer:
         self._circles = None
         if problem.periodic:
             self._circles = _circular.circles(problem.parameters, _circular.intervals(problem))
-        self._draws = Draws.of_run(settings, n_steps, len(problem.parameters), self._circles)
+        self._draws = Draws.of_run(settings, n_steps, len(problem.parameters), self._circles, self._first_step)
         self._averaged: list[Tensor] = []  # theta of steps since the last record, on the device
-        self._watch = Watch(problem, settings.loss, settings.exploration * n_steps)
+        self._watch = Watch(problem, settings.loss, 0 if earlier else settings.exploration * n_steps)
         self._waited_s, self._elapsed_s, self._staleness = 0.0, 0.0, 0
         self._channel: Channel = exchange.open(world, self.gan.gradient.buffer)
 
@@ -346,14 +353,16 @@ class Trainer:
         """
         if "noise" in state.get("random", {}):
             raise ValueError(
-                "The checkpoint is that of an earlier version of sagips_kit, which drew other random numbers. Resume the "
-                "run with that version, or start it again with overwrite=True."
+                "The checkpoint is that of an earlier version of sagips_kit, which drew other random numbers. Resume "
+                "the run with that version, or start it again with overwrite=True."
             )
         state_dicts.restore(self._parts(), state)
+        if self.step == self._first_step:
+            self._draws.clear()
         # The optimisers have other tensors now.
         self._repeated.forget()
-        if self._schedule is not None:
-            self.gan.take_values_from(self._dials)
+        if self._dials is not None:
+            self._dials.connect()
 
     def _parts(self):
         """What changes during a run."""
@@ -363,10 +372,14 @@ class Trainer:
         parts |= {} if self._start is None else {"start": self._start}
         return parts | {"clock": state_dicts.Numbers(self, _CLOCK)}
 
+    def _done_at(self, step: int) -> float:
+        """Fraction of the segment that is done before a step."""
+        return (step - self._first_step) / (self.n_steps - self._first_step)
+
     def _train_step(self):
-        gan, done = self.gan, self.step / self.n_steps
+        gan, done = self.gan, self._done_at(self.step)
         gan.set_schedule(done)
-        for ahead in filter(None, (self._noise, self._schedule)):
+        for ahead in filter(None, (self._noise, self._dials)):
             ahead.prepare(self.step)
         self.data.batches.advance()
         if gan.updates_axes and self.step % self.settings.axes_every == 0 and done < 1 - self.settings.averaging:
@@ -393,7 +406,8 @@ class Trainer:
     def _make_gradient(self):
         """Parameters of the step, and losses; the gradients of the generators are in their buffer."""
         gan = self.gan
-        self._read_dials()
+        if self._dials is not None:
+            self._dials.read()
         latent, noise = self._noise.take()
         theta = gan.generate(gan.latent_spread * latent)
         losses = gan.pull(theta, self._generate(theta, noise))
@@ -432,22 +446,10 @@ class Trainer:
 
     def _repeat_with(self, recorder: Recorder | None) -> None:
         """Record the parts of a step with a recorder, for which all that changes has to be on the device."""
-        self._repeated, self._schedule = Repeated(recorder), None
-        if recorder is None:
-            return
-        dials = torch.zeros(4, device=self.world.device)
-
-        def make(steps: Tensor) -> list[Tensor]:
-            first = self.step  # of those that are prepared
-            rows = [self.gan.values(step / self.n_steps) for step in range(first, first + len(steps))]
-            return [torch.tensor(rows, device=self.world.device)]
-
-        self._schedule, self._dials = Ahead(make, len(dials), self.world.device), dials
-        self.gan.take_values_from(dials)
-
-    def _read_dials(self) -> None:
-        if self._schedule is not None:
-            self._dials.copy_(self._schedule.take()[0])
+        self._repeated = Repeated(recorder)
+        self._dials = None
+        if recorder is not None:
+            self._dials = Dials(self.gan, lambda step: self.gan.values(self._done_at(step)), self.world.device)
 
     def _mean_theta(self) -> Tensor:
         """The parameters of each member, averaged over the sets of the last step; all of them where some are angles."""
@@ -467,7 +469,7 @@ class Trainer:
             self._averaged.clear()
 
     def _record(self, losses):
-        loss_discriminator, loss_generator = sum(losses[0]).cpu().numpy(), losses[1].cpu().numpy()
+        loss_discriminator, loss_generator = (losses[0][0] + losses[0][1]).cpu().numpy(), losses[1].cpu().numpy()
         record = Record(
             self.step,
             self._averages(self._mean_theta()).astype(float),
