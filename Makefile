@@ -20,13 +20,14 @@ endif
 # Keep profiles and logs of engines out of ~/.ipython, and use the mpiexec that belongs to the installed mpi4py.
 RUN = IPYTHONDIR="$(CURDIR)/.ipython" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
 
-.PHONY: help install wheels demo test test-quick lint format docs docs-links docs-code clean distclean
+.PHONY: help install wheels demo test test-quick test-gpu lint format docs docs-links docs-code clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo        run the example notebooks on MPI engines of this machine and print the results"
 	@echo "make test        run all tests"
 	@echo "make test-quick  run all tests except slow ones and those of a batch scheduler"
+	@echo "make test-gpu    run the tests of accelerators, and benchmarks/gpu.py for two minutes, on a machine that has one"
 	@echo "make lint        check style, format, types, docstrings and the order of imports"
 	@echo "make format      correct style and format where that can be done automatically"
 	@echo "make docs        build the documentation into build/docs; make docs-links checks its external links,"
@@ -51,6 +52,10 @@ test: $(ALL)
 
 test-quick: $(ALL)
 	@$(RUN) -m pytest -m "not slow and not scheduler" $(ARGS)
+
+test-gpu: $(ALL)
+	@$(RUN) -m pytest tests/test_device.py tests/test_capture.py tests/test_exchange.py $(ARGS)
+	@$(RUN) benchmarks/gpu.py --seconds 120 --out build/gpu.json
 
 lint: $(ALL)
 	@$(BIN)/ruff check .

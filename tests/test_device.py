@@ -139,3 +139,15 @@ def test_a_device_that_is_not_there_is_refused(machine, monkeypatch):
     monkeypatch.setenv("SAGIPS_DEVICE", "gpu")
     with pytest.raises(ValueError, match="'gpu': should be one of cpu, cuda, xpu, mps, or empty"):
         World.alone()
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="there is no accelerator")
+def test_an_accelerator_does_what_the_cpu_does():
+    """The random numbers are the same, so that whole runs agree, and a resumed run has the same bits."""
+    problem, device = Proxy(n_observed=2000), World.alone().device
+    on_cpu, there, resumed = (make_trainer(problem, device=where) for where in ("cpu", device, device))
+    np.testing.assert_allclose(there.run(40).theta, on_cpu.run(40).theta, rtol=1e-2, atol=1e-2)
+    resumed.load_state_dict(there.state_dict())
+    there.run()
+    resumed.run()
+    np.testing.assert_array_equal(resumed.draws, there.draws)
