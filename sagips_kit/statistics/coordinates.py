@@ -60,7 +60,9 @@ class _NormalScore:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         knots, scores, slopes = (table.like(x) for table in self._tables)
-        k = torch.searchsorted(knots, x.detach().contiguous()).clamp(1, len(knots) - 1) - 1
+        # Inside vmap, `contiguous` does not see the axis of members.
+        at = x.detach().clone(memory_format=torch.contiguous_format)
+        k = torch.searchsorted(knots, at).clamp(1, len(knots) - 1) - 1
         z, slope = scores[k] + slopes[k] * (x - knots[k]), slopes[k]
         below, above = self._first * (knots[0] - x).clamp(min=0), self._last * (x - knots[-1]).clamp(min=0)
         z = torch.where(
