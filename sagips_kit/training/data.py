@@ -143,11 +143,11 @@ class Constraints:
         return torch.stack([function(*one) for one in zip(each, self.statistics, self.shifts, strict=True)])
 
     def information(self, t: Tensor) -> Tensor:
-        """Their information per event on t, in units of the ranges: (member, parameter, parameter) of float64.
+        """Their information per event on t, in units of the ranges: (member, parameter, parameter) of float64, on the CPU.
 
         At t (member, parameter); zero where they are not defined.
         """
-        pulls = self._pulls(t, lambda t: t).double()
+        pulls = self._pulls(t, lambda t: t).cpu().double()
         return (pulls.mT @ pulls).nan_to_num(0.0) / self.n_events
 
     def information_at(self, y: Tensor, is_periodic: Tensor | None) -> Tensor:

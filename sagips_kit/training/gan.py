@@ -319,15 +319,15 @@ class GAN:
 
     def _update_axes_from(self, begin: Begin, which: Tensor):
         """Set the axes of some generators by the information of events at the fit, and of the rest where they are."""
-        generator, constraints, device = self.generator, self._data.constraints, self.generator.origin.device
+        generator, constraints = self.generator, self._data.constraints
         # At an end of a range the slope is zero, but not a few deviations away, where steps may lead.
         margin = (_FROM_ENDS * begin.deviation).clamp(max=0.5)
         t = generator.unit_centre()
-        slopes = generator.slopes(t.double().cpu().clamp(margin, 1 - margin)).to(device)
-        information = (begin.information / constraints.n_events).to(device) + constraints.information(t)
+        slopes = generator.slopes(t.cpu().double().clamp(margin, 1 - margin))
+        information = begin.information / constraints.n_events + constraints.information(t)
         information = slopes[:, :, None] * information * slopes[:, None]
         information[~which] = math.nan  # the axes of these stay
-        generator.update_axes(information, DETERMINED / constraints.n_events, begin.stride.to(device))
+        generator.update_axes(information, DETERMINED / constraints.n_events, begin.stride)
 
 
 def _adam(network):

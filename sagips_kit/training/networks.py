@@ -182,7 +182,7 @@ class Generator(nn.Module):
     def slopes(self, t: Tensor) -> Tensor:
         """Derivatives dt/dy at t, both (member, parameter)."""
         slopes = 0.5 * (t * (1 - t)).clamp(min=0).sqrt()
-        return slopes if self.is_periodic is None else torch.where(self.is_periodic, 0.25, slopes)
+        return slopes if self.is_periodic is None else torch.where(self.is_periodic.to(t.device), 0.25, slopes)
 
     @torch.no_grad()
     def centre(self) -> Tensor:
@@ -199,14 +199,15 @@ class Generator(nn.Module):
 
         With a stride (member,), they are so many times longer.
         """
-        centre = self.centre()[:, None]
+        # In double precision on the CPU, which all accelerators would have to wait for.
+        centre, information = self.centre()[:, None], information.cpu().double()
         # Information that is not finite says nothing; the axes of that member stay.
         is_known = information.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
-        values, vectors = torch.linalg.eigh(information.double().where(is_known, 0.0))
+        values, vectors = torch.linalg.eigh(information.where(is_known, 0.0))
         root = (vectors * (values.clamp(min=0) + damping).rsqrt()[:, None]) @ vectors.mT
         if stride is not None:
             root = stride.to(root)[:, None, None] * root
-        self.axes.copy_(root.to(self.axes).where(is_known, self.axes))
+        self.axes.copy_(root.to(self.axes).where(is_known.to(self.axes.device), self.axes))
         self.origin.copy_(centre - torch.bmm(self._centre_outputs(), self.axes))
 
     def _centre_outputs(self):
