@@ -266,7 +266,7 @@ def test_members_start_near_an_answer_and_near_different_ones_if_there_are_two()
 def test_averages_of_sets_and_steps_are_those_on_the_circle():
     trainer = Trainer(Vector(), QUICK, Vector().observed(200, np.random.default_rng(0)), n_steps=10)
     trainer.theta = torch.tensor([[[3.1, 1.0], [-3.1, 2.0]]]).repeat(2, 1, 1)
-    np.testing.assert_allclose(np.abs(trainer._mean_theta()), [[PI, 1.5]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(np.abs(trainer._averages(trainer._mean_theta())), [[PI, 1.5]] * 2, rtol=1e-6)
     for step, phi in zip(range(5, 9), (3.1, -3.1, 3.0, -3.0), strict=True):
         trainer._draws.add(step, np.array([[phi, 1.0]] * 2))
     trainer._draws.add(9, np.array([[-3.13, 1.0]] * 2))

@@ -143,9 +143,9 @@ class Constraints:
         return torch.stack([function(*one) for one in zip(each, self.statistics, self.shifts, strict=True)])
 
     def information(self, t: Tensor) -> Tensor:
-        """Their information per event on t, in units of the ranges: (member, parameter, parameter) of float64, on the CPU.
+        """Their information per event on t, in units of the ranges: (member, parameter, parameter), on the CPU.
 
-        At t (member, parameter); zero where they are not defined.
+        At t (member, parameter), in double precision; zero where they are not defined.
         """
         pulls = self._pulls(t, lambda t: t).cpu().double()
         return (pulls.mT @ pulls).nan_to_num(0.0) / self.n_events
