@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from sagips_kit import Image, Proxy, RunSpec, Settings, Trainer
-from sagips_kit.problems.noise import stratified_noise
+from sagips_kit.events.random_bits import N_BITS, RandomBits, normal, uniform, words
+from sagips_kit.problems.noise import ShiftedNet, stratified_noise
 from sagips_kit.training.networks import Discriminator, Generator, MemberConvolutions, MemberMLP, to_unit
 
 
@@ -157,3 +158,43 @@ def test_columns_of_noise_are_independent_and_any_part_is_random():
     assert abs(torch.corrcoef(noise.T)[0, 1]) < 0.03
     assert noise[:2000].mean(0).tolist() == pytest.approx([0.5, 0.5], abs=0.03)
     assert noise[:2000].std(0).tolist() == pytest.approx([12**-0.5] * 2, rel=0.05)
+
+
+CPU = torch.device("cpu")
+
+
+def test_random_bits_are_those_of_splitmix64():
+    """The first numbers of the authors' reference program for the seed 1234567."""
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    whole = RandomBits([1234567, 5], 4, CPU)(torch.tensor(0))
+    assert [number % 2**64 for number in whole[0].tolist()] == expected
+    turns = RandomBits([1234567], 2, CPU)(torch.arange(2)[:, None, None])
+    assert torch.equal(turns.flatten(), whole[0]) and not torch.equal(whole[0], whole[1])
+
+
+def test_uniform_and_normal_numbers_have_their_moments():
+    bits = words(RandomBits(range(3), 100_000, CPU)(torch.tensor(7)))
+    u, x = uniform(bits), normal(bits)
+    assert u.min() > 0 and u.max() < 1 and x.isfinite().all()
+    torch.testing.assert_close(u.mean(1), torch.full((3,), 0.5), rtol=0, atol=0.005)
+    torch.testing.assert_close(x.mean(1), torch.zeros(3), rtol=0, atol=0.015)
+    torch.testing.assert_close(x.std(1), torch.ones(3), rtol=0, atol=0.015)
+    assert torch.corrcoef(u).fill_diagonal_(0).abs().max() < 0.015
+    ends = torch.tensor([0, 2**N_BITS - 1])
+    assert uniform(ends)[0] > 0 and uniform(ends)[1] < 1 and normal(ends).isfinite().all()
+
+
+def test_a_shifted_net_has_one_point_in_each_interval_of_each_column_and_set():
+    net = ShiftedNet(4, 64, 3, N_BITS, CPU)
+    shift = words(RandomBits([1, 2], 3, CPU)(torch.tensor(0))).to(torch.int32)
+    noise = net(shift)
+    assert noise.shape == (2, 4, 64, 3) and noise.min() > 0 and noise.max() < 1
+    assert not torch.equal(noise[0], noise[1])
+    for points in noise.flatten(0, 1):
+        cells = (64 * points).long().sort(0).values
+        assert torch.equal(cells, torch.arange(64)[:, None].expand(64, 3))
+    # Shifts are random, so each point is uniform.
+    many = torch.stack(
+        [net(words(RandomBits([9], 3, CPU)(torch.tensor(k))).to(torch.int32))[0, 0, 0] for k in range(2000)]
+    )
+    torch.testing.assert_close(many.mean(0), torch.full((3,), 0.5), rtol=0, atol=0.03)

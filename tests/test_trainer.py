@@ -52,6 +52,14 @@ def test_training_in_pieces_gives_the_same_bits(events):
     np.testing.assert_array_equal(whole.draws, pieces.draws)
 
 
+def test_a_checkpoint_with_other_random_numbers_is_refused(events):
+    trainer = make_trainer(events)
+    state = trainer.state_dict()
+    state["random"] = {"noise": {}, "prediction": {}}  # as before training had random numbers by counter
+    with pytest.raises(ValueError, match="that of an earlier version of sagips_kit.*overwrite=True"):
+        trainer.load_state_dict(state)
+
+
 def test_records_come_at_their_steps_and_after_the_last_step(events):
     trainer = make_trainer(events, dataclasses.replace(SMALL, record_every=4), n_steps=10)
     assert trainer.run(0) is None
