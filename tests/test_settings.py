@@ -27,6 +27,7 @@ WRONG = {
     "discriminator_widths": [64, [64], (64, 0), (64.5,), "64", None],
     "generator": ["transformer", 1, None],
     "precision": ["float64", 16, None],
+    "capture": ["always", True, None],
     "loss": ["wasserstein", 1, None],
     "bootstrap": [1, "yes", None],
     "max_rollbacks": [0, 1.5, None],
