@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import time
 import types
 import weakref
 from pathlib import Path
@@ -42,7 +43,7 @@ from sagips_kit.running import reference, resume
 from sagips_kit.statistics.fit import ScoreFit
 from sagips_kit.store import diagnostics
 from sagips_kit.store.findings import Finding
-from sagips_kit.store.status import is_fitting
+from sagips_kit.store.heartbeat import SCORE, read_pulse
 from sagips_kit.store.writer import RunWriter
 from sagips_kit.training import predictions
 
@@ -188,11 +189,21 @@ def test_a_run_without_its_fit_continues_and_says_why(spec, monkeypatch, error, 
     assert read_status(spec.store).is_finished and stored["reference"]["fit"].isnull().all()
 
 
+def phase_of(path):
+    """What the run says that it does, after at most 5 s."""
+    deadline = time.monotonic() + 5
+    while (pulse := read_pulse(path)) is None or pulse.phase != SCORE:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    return pulse and pulse.phase
+
+
 def test_a_fit_is_made_once_and_again_if_it_was_killed(spec, monkeypatch):
     made = []
 
     def fit(*given, **options):
-        made.append(is_fitting(spec.store))
+        made.append(phase_of(spec.store))
         if len(made) == 1:
             raise KeyboardInterrupt
         return fake_fit(*given, **options)
@@ -207,7 +218,7 @@ def test_a_fit_is_made_once_and_again_if_it_was_killed(spec, monkeypatch):
         run_rank(spec, World.alone("cpu"), resume=True)
         assert read_status(spec.store).stop_step == (stop or spec.n_steps) and len(made) == 2
         prepare(spec, n_ranks=1, resume=True)
-    assert made == [True, True] and read_status(spec.store).is_finished
+    assert made == [SCORE, SCORE] and read_status(spec.store).is_finished
     # It may be asked for later.
     prepare(change(spec, fit=False), n_ranks=1, resume=True)
 

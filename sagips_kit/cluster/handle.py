@@ -4,14 +4,16 @@ The progress of a run is read from its store, failures from the results of the e
 waiting for an engine inside a collective operation would block the notebook forever after another rank has failed.
 """
 
+import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._text import counted, listed, tail
-from ..report.progress_line import ProgressLine
+from ..report.line import ProgressLine
+from ..report.progress_line import Follower
 from ..running.coordination import Control
 from ..store import schema
 from .attached import RankResult
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 CARRIER = "run_in"  # the function that carries a call to an engine, in `remote`
 POLL_S = 0.1  # between two looks at the engines
+_SHOW_S = 1.0  # between two updates of the progress
 _GRACE_S = 2.0  # for other ranks to fail too, before a failure is reported
 _RESUME = "Type session.close(), connect(...), and submit(spec, resume=True) to resume it."
 _SECONDARY = ("PeerError",)  # raised on a rank because another one failed: never the cause
@@ -126,6 +129,7 @@ class RunHandle:
     ):
         self.path = path
         self._results, self._facts, self._engines = results, facts, engines
+        self._follower = Follower(path)
 
     def status(self) -> "RunStatus":
         """How far the run is, from its store.
@@ -152,7 +156,7 @@ class RunHandle:
 
         return accessor.open_run(self.path)
 
-    def dashboard(self, interval_s: float = 2.0) -> "Dashboard":
+    def dashboard(self, interval_s: float = 1.0) -> "Dashboard":
         """A live view of the run in the notebook, with a button that stops the run.
 
         Parameters
@@ -172,9 +176,9 @@ class RunHandle:
     def watch(self, until: int | None = None, interval_s: float = 1.0) -> None:
         """Show the progress of the run until it ends; interrupting the cell does not affect the run.
 
-        One line shows the steps, the time used and left, the steps of the slowest and the fastest rank, how far the
-        answer has moved during the last tenth of the run, the fraction of the time that ranks wait, and the age of
-        messages.
+        One line, which moves every second, shows what the run does, the steps, the time used and left, the steps of the
+        slowest and the fastest rank where they differ, how far the answer has moved during the last tenth of the run,
+        the fraction of the time that ranks wait, and the age of messages.  It says if there is no sign of life.
 
         Parameters
         ----------
@@ -191,20 +195,26 @@ class RunHandle:
         """
         line = ProgressLine()
         try:
-            while not self._is_over():
-                line.show(self._bar())
-                if until is not None and self.status().step >= until:
+            for is_shown in self._looks(line, interval_s):
+                if is_shown and until is not None and self.status().step >= until:
                     return
-                time.sleep(interval_s)
         except KeyboardInterrupt:
             line.end(f"{self._bar()}\nThe run continues. Show it again with .watch(), end it with .stop().")
             return
-        self._await_failed()
-        line.end(self._bar())
-        self.wait()
+        self._end(line)
+
+    def _looks(self, line: ProgressLine, interval_s: float) -> Iterator[bool]:
+        """Show the progress at regular intervals until the run has ended; yields more often, whether it was shown."""
+        shown = -math.inf
+        while not self._is_over():
+            if is_due := time.monotonic() - shown >= interval_s:
+                shown = time.monotonic()
+                line.show(self._bar())
+            yield is_due
+            time.sleep(min(POLL_S, interval_s))
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Wait until all ranks have ended, and show whether the result may be used.
+        """Wait until all ranks have ended, show the progress meanwhile, and at the end whether the result may be used.
 
         Parameters
         ----------
@@ -219,9 +229,30 @@ class RunHandle:
         TimeoutError
             If the run has not ended in time; it continues.
         """
-        self._wait(timeout_s)
+        line, deadline = ProgressLine(), math.inf if timeout_s is None else time.monotonic() + timeout_s
+        for _ in self._looks(line, _SHOW_S):
+            if time.monotonic() > deadline:
+                status, how = self.status(), "Call .wait() again, or .stop() to end it."
+                if status.stop_step < status.n_steps:
+                    how = f"It will stop at step {status.stop_step} and is at step {status.step}: call .wait() again."
+                raise TimeoutError(f"{self.path} continues after {timeout_s} s. {how}")
+        self._end(line)
+
+    def _end(self, line: ProgressLine) -> None:
+        """Show how a run has ended that is over; RankError if it did not end well."""
+        self._await_failed()
+        line.end(self._bar())
+        self._check_end()
         if self.status().is_finished:
             ProgressLine().end(f"Verdict: {self._verdict()}")
+
+    def _check_end(self) -> None:
+        if self._failed():
+            raise self._error()
+        if not self._is_ready():
+            raise self._lost()
+        if self._was_ended():
+            raise self._ended()
 
     def _verdict(self) -> str:
         from ..analysis.answer import verdict
@@ -230,23 +261,6 @@ class RunHandle:
             return verdict(self.open()).headline
         except Exception as error:  # the run has its results all the same
             return f"not made: {type(error).__name__}: {error}"
-
-    def _wait(self, timeout_s: float | None = None) -> None:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._is_over():
-            if deadline is not None and time.monotonic() > deadline:
-                status, how = self.status(), "Call .wait() again, or .stop() to end it."
-                if status.stop_step < status.n_steps:
-                    how = f"It will stop at step {status.stop_step} and is at step {status.step}: call .wait() again."
-                raise TimeoutError(f"{self.path} continues after {timeout_s} s. {how}")
-            time.sleep(POLL_S)
-        self._await_failed()
-        if self._failed():
-            raise self._error()
-        if not self._is_ready():
-            raise self._lost()
-        if self._was_ended():
-            raise self._ended()
 
     def stop(self) -> None:
         """Ask the ranks to stop cleanly, all at the same step; returns at once.
@@ -270,7 +284,10 @@ class RunHandle:
         RankError
             If a rank has failed, or the run was stopped early by a signal or the end of its job's time.
         """
-        self._wait()
+        while not self._is_over():
+            time.sleep(POLL_S)
+        self._await_failed()
+        self._check_end()
         return [result.get() for result in self._results]
 
     def _is_ready(self) -> bool:
@@ -346,9 +363,7 @@ class RunHandle:
         return ended.timestamp() if ended else float("inf")
 
     def _bar(self) -> str:
-        from ..report import progress_line
-
-        return progress_line.snapshot(self.path).line()
+        return self._follower.line()
 
     def __repr__(self):
         try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from .._text import listed, tail
-from ..report.progress_line import ProgressLine
+from ..report.line import ProgressLine
 from ..store.location import absolute
 from .attached import AttachedResult, RankResult
 from .engines import Engines

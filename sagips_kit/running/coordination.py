@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..store import schema
 from ..store.group import array_of, identity, open_group
+from ..store.heartbeat import forget
 from ..store.location import explained
 
 _MARGIN_S = 1.0  # time for all ranks to see what has been written, before the fastest rank gets there
@@ -80,7 +81,8 @@ class Control:
         return self._persistently(lambda: np.asarray(self._progress[ranks]))
 
     def reset(self) -> None:
-        """Withdraw all requests, before a run is resumed."""
+        """Withdraw all requests, and forget the signs of life of those who made them, before a run is resumed."""
+        forget(self._path)
         self[schema.STOP_STEP], self[schema.CHECKPOINT_STEP], self[schema.ASKED] = schema.NO_STOP, 0, 0
 
     def take(self) -> str:

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from ..analysis.answer import verdict
 from ..ranks.world import World
 from ..statistics.start import Start
+from ..store import heartbeat
 from ..store.files import sync_rows
+from ..store.heartbeat import Heartbeat
 from ..store.reader import open_run
 from ..store.schema import ELAPSED, HISTORY, OBSERVED, ROWS, WAITED
 from ..store.status import read_status
@@ -80,6 +82,7 @@ class RankRun:
         self._events, self._start = _events(spec), None
         self._writer = RunWriter(spec.store, world.rank, replica if self._is_leader else None, check=self._check_owner)
         self._control, self._signals = Control(spec.store), Signals()
+        self._heartbeat = _heartbeat(spec, world)
         self._owner = world.from_rank_0(self._control.take, "rank 0 to take over the run")
         self._resources = contextlib.ExitStack()
         self._trainer: Trainer
@@ -88,7 +91,7 @@ class RankRun:
     def __enter__(self) -> "RankRun":
         # A rank that has finished waits for the others while the trainer, which is entered later, closes its exchange.
         # A signal that killed it there would end all ranks, so the handlers of signals are restored last.
-        for resource in (self._signals, self._writer):
+        for resource in (self._signals, self._heartbeat, self._writer):
             self._resources.enter_context(resource)
         return self
 
@@ -97,6 +100,7 @@ class RankRun:
 
     def begin(self, resumes: bool) -> None:
         """Make the networks, at the newest checkpoint that all ranks have if the run is resumed.  Collective."""
+        self._heartbeat.enter(heartbeat.NETWORKS)
         if resumes:
             self._go_back()
         else:
@@ -150,6 +154,7 @@ class RankRun:
     def fit(self) -> None:
         """Fit the events by the learned score on rank 0, unless this has been done; the others wait.  Collective."""
         if self._spec.fit:
+            self._heartbeat.enter(heartbeat.SCORE)
             self._start = self._world.from_rank_0(self._fit, "rank 0 to fit the events by the learned score")
 
     def _fit(self) -> dict[str, Any] | None:
@@ -162,6 +167,7 @@ class RankRun:
         """Train to the last step, or to the step at which the run was asked to stop, and store all rows."""
         spec, settings, writer = self._spec, self._spec.settings, self._writer
         self._first_step = self._trainer.step
+        self._heartbeat.enter(heartbeat.TRAINING, lambda: self._trainer.step)
         writer.write_facts(
             host=self._world.hostname, device=_device_name(self._world.device), library=_library(self._world)
         )
@@ -188,6 +194,7 @@ class RankRun:
 
     def finish(self) -> None:
         """Store the chains and scores if this rank made all its steps, and declare its last rows valid."""
+        self._heartbeat.enter(heartbeat.WRITING)
         if self._trainer.step == self._spec.n_steps:
             if len(set(self._replicas)) > 1 or self._spec.exchange.lets_finish:
                 self._save()  # other replicas, or ranks, may take much longer, and be resumed without this rank
@@ -286,6 +293,13 @@ def _result(spec: RunSpec, world: World, steps: int, elapsed_s: float, waited_s:
         "host": world.hostname,
         "device": str(world.device),
     }
+
+
+def _heartbeat(spec: RunSpec, world: World) -> Heartbeat:
+    """The signs of life of this rank's node, which its first rank writes."""
+    nodes = list(dict.fromkeys(world.hosts))
+    is_first = world.hosts.index(world.hostname) == world.rank
+    return Heartbeat(spec.store, nodes.index(world.hostname), len(nodes), is_first)
 
 
 def _checkpoints(spec: RunSpec, world: World) -> Checkpoints:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import schema
-from .group import array_of, damage_explained, group_of, open_group
+from .group import array_of, damage_explained, open_group
 from .location import explained
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ class RunStatus:
     The four states are
 
     ==============  ==========================================================================
-    "unfinished"    Ranks have steps left.  They may be training, or may have been killed:
-                    the store alone does not tell the difference.
+    "unfinished"    Ranks have steps left.  They may be training, or may have been killed.
     "stopping"      The run was asked to stop at `stop_step`, which some rank has not reached.
     "stopped"       All ranks stopped at `stop_step`, before the end; the run can be resumed.
     "finished"      All ranks made all `n_steps` steps, and the results are complete.
@@ -247,13 +246,6 @@ def stop_soon(path: str | os.PathLike[str] | Store) -> None:
         is_needed = _status(path, root).state == "unfinished" and not has_been_asked
     if is_needed:
         _write_request(path, schema.ASKED, schema.BY_USER)
-
-
-def is_fitting(path: str | os.PathLike[str] | Store) -> bool:
-    """Whether rank 0 is making the fit by the learned score, for which all ranks wait before they train."""
-    with damage_explained(path):
-        reference = group_of(path, open_group(path, "r"), schema.REFERENCE)
-        return schema.fit_state(reference.attrs) == schema.UNDER_WAY
 
 
 def _status(path: str | os.PathLike[str] | Store, root: Any) -> RunStatus:
