@@ -349,13 +349,14 @@ class RunHandle:
                 f"{tail(self._engines.output())}"
             )
             return RankError(text, first, host, failures)
-        lines = [f"Rank {first}{on_host} failed: {errors[first].ename}: {errors[first].evalue}\n\n{failures[first]}\n"]
+        lines = [f"Rank {first}{on_host} failed: {errors[first].ename}: {errors[first].evalue}"]
         others: dict[str, list[int]] = {}
         for rank in errors.keys() - {first}:
             others.setdefault(f"{errors[rank].ename}: {errors[rank].evalue}", []).append(rank)
         busy = [rank for rank, result in enumerate(self._results) if not result.ready()]
         lines += [f"Ranks that failed too: {listed(ranks)}: {error}" for error, ranks in others.items()]
         lines += [f"Ranks still running: {listed(busy)}; session.close() ends them by force."] if busy else []
+        lines += ["", failures[first]]
         return RankError("\n".join(lines), first, host, failures)
 
     def _ended_at(self, rank: int) -> float:

@@ -116,6 +116,7 @@ class Snapshot:
             words.append(f"{self.rejected} bad steps dropped")
         rate = self.rate if self.pulse is None or not math.isnan(self.rate) else self.pulse.rate
         left = "" if status.has_ended else f"<{'?' if math.isnan(self.left_s) else clock(self.left_s)}"
+        own: Any = {"doing": f"{doing}: " * bool(doing), "left": left}
         return tqdm.format_meter(
             self.step,
             status.n_steps,
@@ -124,8 +125,7 @@ class Snapshot:
             unit="step",
             postfix=", ".join(words),
             bar_format="{doing}{percentage:3.0f}%|{bar:16}| {n_fmt}/{total_fmt} [{elapsed}{left}, {rate_fmt}{postfix}]",
-            doing=f"{doing}: " * bool(doing),
-            left=left,
+            **own,
         )
 
 
