@@ -4,6 +4,7 @@ The progress of a run is read from its store, failures from the results of the e
 waiting for an engine inside a collective operation would block the notebook forever after another rank has failed.
 """
 
+import linecache
 import math
 import re
 import time
@@ -30,6 +31,7 @@ POLL_S = 0.1  # between two looks at the engines
 _SHOW_S = 1.0  # between two updates of the progress
 _GRACE_S = 2.0  # for other ranks to fail too, before a failure is reported
 _RESUME = "Type session.close(), connect(...), and submit(spec, resume=True) to resume it."
+_NOT_OF_USERS = (str(Path(__file__).parents[1]), "site-packages", "dist-packages", "/lib/python3")
 _SECONDARY = ("PeerError",)  # raised on a rank because another one failed: never the cause
 
 
@@ -356,7 +358,7 @@ class RunHandle:
         busy = [rank for rank, result in enumerate(self._results) if not result.ready()]
         lines += [f"Ranks that failed too: {listed(ranks)}: {error}" for error, ranks in others.items()]
         lines += [f"Ranks still running: {listed(busy)}; session.close() ends them by force."] if busy else []
-        lines += ["", failures[first]]
+        lines += ["", _own_frames(failures[first])]
         return RankError("\n".join(lines), first, host, failures)
 
     def _ended_at(self, rank: int) -> float:
@@ -374,6 +376,17 @@ class RunHandle:
         except (OSError, ValueError):
             status = "no run in its store"  # which was moved or deleted
         return f"RunHandle({str(self.path)!r}, {counted(len(self._results), 'rank')}, {status})"
+
+
+def _own_frames(traceback: str) -> str:
+    """The frames of a remote traceback that are of the user's code, with lines of cells; all if there are none."""
+    own = []
+    for block in traceback.split("\n\n"):
+        found = re.match(r"File (.+?):(\d+), in ", block)
+        if found and not any(folder in found[1] for folder in _NOT_OF_USERS):
+            line = linecache.getline(found[1], int(found[2])).strip()  # engines do not know the text of a cell
+            own.append(f"{block.splitlines()[0]}\n---> {found[2]} {line}" if line else block)
+    return "\n\n".join(own) or traceback
 
 
 def _user_frames(traceback: str) -> str:
