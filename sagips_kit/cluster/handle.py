@@ -4,19 +4,21 @@ The progress of a run is read from its store, failures from the results of the e
 waiting for an engine inside a collective operation would block the notebook forever after another rank has failed.
 """
 
+import functools
 import linecache
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._text import counted, listed, tail
-from ..report.line import ProgressLine
+from ..report.line import ProgressLine, clock
 from ..report.progress_line import Follower
 from ..running.coordination import Control
 from ..store import schema
+from ..store.heartbeat import TRAINING
 from .attached import RankResult
 from .engines import Engines
 
@@ -28,9 +30,12 @@ if TYPE_CHECKING:
 
 CARRIER = "run_in"  # the function that carries a call to an engine, in `remote`
 POLL_S = 0.1  # between two looks at the engines
+_NO_SESSION = "This handle belongs to no session. Type session.resume(path)."
+_AGREE_S = 10.0  # for the ranks to agree on the step at which they stop
+_LOOK_S = 0.25  # between two looks whether they have
 _SHOW_S = 1.0  # between two updates of the progress
 _GRACE_S = 2.0  # for other ranks to fail too, before a failure is reported
-_RESUME = "Type session.close(), connect(...), and submit(spec, resume=True) to resume it."
+_RESUME = "Type session.close(), session = connect(...), and session.resume(path) to continue it."
 _NOT_OF_USERS = (str(Path(__file__).parents[1]), "site-packages", "dist-packages", "/lib/python3")
 _SECONDARY = ("PeerError",)  # raised on a rank because another one failed: never the cause
 
@@ -97,6 +102,8 @@ class RunHandle:
         What each engine reported about itself.
     engines : Engines
         The engines of the session.
+    again : callable or None
+        Submits the run once more to be resumed, called without arguments, and returns its new handle.
 
     Attributes
     ----------
@@ -127,10 +134,15 @@ class RunHandle:
     path: Path | str
 
     def __init__(
-        self, path: Path | str, results: Sequence[RankResult], facts: Sequence[Mapping[str, Any]], engines: Engines
+        self,
+        path: Path | str,
+        results: Sequence[RankResult],
+        facts: Sequence[Mapping[str, Any]],
+        engines: Engines,
+        again: "Callable[[], RunHandle] | None" = None,
     ):
         self.path = path
-        self._results, self._facts, self._engines = results, facts, engines
+        self._results, self._facts, self._engines, self._again = results, facts, engines, again
         self._follower = Follower(path)
 
     def status(self) -> "RunStatus":
@@ -159,7 +171,7 @@ class RunHandle:
         return accessor.open_run(self.path)
 
     def dashboard(self, interval_s: float = 1.0) -> "Dashboard":
-        """A live view of the run in the notebook, with a button that stops the run.
+        """A live view of the run in the notebook, with a button that stops the run, and resumes it.
 
         Parameters
         ----------
@@ -172,8 +184,10 @@ class RunHandle:
             A widget, which the notebook displays.
         """
         from ..report.dashboard import Dashboard
+        from ..store import status
 
-        return Dashboard(self.path, interval_s, self.stop, lambda: bool(self._failed()))
+        stop = functools.partial(status.stop_soon, self.path)
+        return Dashboard(self.path, interval_s, stop, lambda: bool(self._failed()), self._again and self.resume)
 
     def watch(self, until: int | None = None, interval_s: float = 1.0) -> None:
         """Show the progress of the run until it ends; interrupting the cell does not affect the run.
@@ -265,13 +279,62 @@ class RunHandle:
             return f"not made: {type(error).__name__}: {error}"
 
     def stop(self) -> None:
-        """Ask the ranks to stop cleanly, all at the same step; returns at once.
+        """Ask the ranks to stop cleanly, all at the same step, and show at which one: within seconds.
 
-        The step is one that no rank has reached yet.  The run can be resumed by `Session.submit(spec, resume=True)`.
+        The step is one that no rank has reached yet; all ranks write a checkpoint there.  `resume` continues the run.
         """
         from ..store import status
 
         status.stop_soon(self.path)
+        line, deadline = ProgressLine(), time.monotonic() + _AGREE_S
+        while not self._is_over() and self.status().state == "unfinished" and time.monotonic() < deadline:
+            now = self._follower.snapshot()
+            if now.pulse is not None and now.pulse.phase != TRAINING:
+                break  # the ranks look for requests while they train
+            line.show(now.line())
+            time.sleep(_LOOK_S)
+        line.end(self._how_it_stops())
+
+    def _how_it_stops(self) -> str:
+        now = self._follower.snapshot()
+        again = "handle.resume() continues it from there."
+        if now.status.is_finished or self._failed():
+            return f"The run has ended: {now.doing()}."
+        if now.status.state == "stopped":
+            return f"Stopped at step {now.status.step} of {now.status.n_steps}. {again}"
+        if now.status.state == "stopping":
+            left = "" if math.isnan(now.left_s) else f", in about {clock(now.left_s)}"
+            return f"Stopping at step {now.status.stop_step} of {now.status.n_steps}{left}. {again}"
+        doing = f" (now: {now.doing()})" if now.doing() else ""
+        return f"The ranks were asked to stop. They do soon after they have begun to train{doing}."
+
+    def resume(self) -> "RunHandle":
+        """Continue the run where it was stopped, on the same engines; waits for the stop if that is under way.
+
+        Returns
+        -------
+        RunHandle
+            This handle, which follows the run again.
+
+        Raises
+        ------
+        RuntimeError
+            If the run has not been asked to stop and goes on, or if the engines are gone or busy.
+        ValueError
+            If the problem has changed since the run was started.
+        """
+        if self._again is None:
+            raise RuntimeError(_NO_SESSION)
+        if not self._is_over() and not self._is_asked():
+            raise RuntimeError(f"{self.path} has not been stopped: {self.status()}. Follow it with .watch().")
+        for _ in self._looks(ProgressLine(), _SHOW_S):
+            pass
+        self._results = self._again()._results
+        self._follower = Follower(self.path)
+        return self
+
+    def _is_asked(self) -> bool:
+        return self.status().state == "stopping" or bool(Control(self.path)[schema.ASKED])
 
     def result(self) -> list[dict[str, Any]]:
         """What each rank returned; waits for the end of the run, without a limit.

@@ -3,6 +3,7 @@
 `engines` starts them; `handle` follows a submitted run to its end.
 """
 
+import dataclasses
 import os
 import sys
 import time
@@ -288,9 +289,38 @@ class Session:
         spec, resume = after_restart(spec, resume)
         self._check_code(spec)
         launch.prepare(spec, n_ranks=self.n, resume=resume)
-        return RunHandle(
-            absolute(spec.store), self._start(launch.run_rank, spec, None, resume), self._facts, self._engines
-        )
+        place, again = absolute(spec.store), dataclasses.replace(spec, overwrite=False)
+        results = self._start(launch.run_rank, spec, None, resume)
+        return RunHandle(place, results, self._facts, self._engines, lambda: self.submit(again, resume=True))
+
+    def resume(self, path: str | os.PathLike[str]) -> RunHandle:
+        """Continue a run on all engines that was stopped, or whose job or notebook has ended.
+
+        Parameters
+        ----------
+        path : path
+            The store of the run, which knows its spec.
+
+        Returns
+        -------
+        RunHandle
+            Follows the run; a finished run stays as it is.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no run at `path`.
+        ValueError
+            If its problem cannot be imported here or computes other numbers now, or if it was started on another number
+            of ranks.
+        RuntimeError
+            If the session is closed, or the engines are gone or busy.
+        """
+        from ..running.spec import RunSpec
+        from ..store.reader import open_run
+
+        spec = dataclasses.replace(RunSpec.from_run(open_run(path)), store=os.fspath(path))
+        return self.submit(spec, resume=True)
 
     def tune(self, spec: "RunSpec", trial_s: float = 2.0) -> "Tuning":
         """Measure the speed of several modes of exchange on the engines, for the generators of a run; waits for it.
@@ -351,7 +381,7 @@ class Session:
             )
         place = absolute(path)
         self._results = [AttachedResult(self._client, rank, place) for rank in range(self.n)]
-        return RunHandle(place, self._results, self._facts, self._engines)
+        return RunHandle(place, self._results, self._facts, self._engines, lambda: self.resume(place))
 
     def _start(self, function: Callable[..., Any], *args: Any) -> Sequence[RankResult]:
         import cloudpickle

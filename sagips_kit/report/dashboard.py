@@ -45,6 +45,8 @@ class Dashboard:
         What the button does, called without arguments; None asks the ranks through the store to stop.
     has_failed : callable or None
         Returns whether a rank has failed, called without arguments; None means that this is not known.
+    resume : callable or None
+        What the button does when the run has stopped, called without arguments; None leaves it without effect.
 
     Attributes
     ----------
@@ -80,6 +82,7 @@ class Dashboard:
         interval_s: float = 1.0,
         stop: Callable[[], object] | None = None,
         has_failed: Callable[[], bool] | None = None,
+        resume: Callable[[], object] | None = None,
     ):
         try:
             import ipywidgets
@@ -88,12 +91,12 @@ class Dashboard:
             raise ModuleNotFoundError(text, name=error.name) from None
         self.path, self.interval_s = path, interval_s
         self._stop = stop or (lambda: stop_soon(path))
-        self._has_failed = has_failed or (lambda: False)
+        self._has_failed, self._resume = has_failed or (lambda: False), resume
         self._bar = ipywidgets.IntProgress(min=0, layout={"width": "100%"})
         self._facts = ipywidgets.HTML()
         self._image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
         self._button = ipywidgets.Button(description="Stop the run", button_style="warning")
-        self._button.on_click(lambda _: self.stop())
+        self._button.on_click(lambda _: self._click())
         top = ipywidgets.HBox([self._bar, self._button])
         self.widget = ipywidgets.VBox([top, self._facts, self._image])
         self._follower = Follower(path)
@@ -102,7 +105,11 @@ class Dashboard:
         self._answer = ""  # to a request to stop
         self._is_closed, self._drawing = threading.Event(), threading.Lock()
         self.refresh()
-        # A picture takes longer than what is said should stand still.
+        self._threads: list[threading.Thread] = []
+        self._follow()
+
+    def _follow(self) -> None:
+        # Two threads: a picture takes longer than what is said should stand still.
         self._threads = [
             threading.Thread(target=self._repeat, args=(act,), name="sagips_kit dashboard", daemon=True)
             for act in (self._say, self._draw)
@@ -126,7 +133,9 @@ class Dashboard:
         now = self._follower.snapshot()
         is_running = not (now.status.has_ended or self._has_failed())
         self._bar.max, self._bar.value = now.status.n_steps, now.step
-        self._button.disabled = not is_running
+        can_resume = now.status.state == "stopped" and self._resume is not None
+        self._button.description = "Resume the run" if can_resume else "Stop the run"
+        self._button.disabled = not (is_running or can_resume)
         self._facts.value = self._words(now)
         return is_running
 
@@ -144,11 +153,33 @@ class Dashboard:
         return not (status.has_ended or self._has_failed())
 
     def stop(self) -> None:
-        """Ask the ranks to stop cleanly, as the button does."""
+        """Ask the ranks to stop cleanly, as the button does; what is shown says at which step."""
+        self._try(self._stop, "The ranks were asked to stop. ")
+
+    def resume(self) -> None:
+        """Continue a run that has stopped, as the button does then.
+
+        Raises
+        ------
+        RuntimeError
+            If this view cannot resume runs, since no session knows it: `session.resume(path)` does.
+        """
+        if self._resume is None:
+            raise RuntimeError(f"This view has no engines. Type session.resume({str(self.path)!r}).")
+        for thread in self._threads:  # of the attempt that has ended
+            thread.join()
+        self._try(self._resume, "")
+        self._follow()
+
+    def _click(self) -> None:
+        has_stopped = read_status(self.path).state == "stopped" and self._resume is not None
+        (self.resume if has_stopped else self.stop)()
+
+    def _try(self, act: Callable[[], object], answer: str) -> None:
         try:
-            self._stop()
-            self._answer = "The ranks were asked to stop. "
-        except (ValueError, OSError) as error:
+            act()
+            self._answer = answer
+        except (ValueError, OSError, RuntimeError) as error:
             self._answer = f"{error} "
         self.refresh()
 

@@ -42,6 +42,8 @@ class Snapshot:
         The steps of each rank, and where the run ends.
     pulse : Pulse or None
         What the run does now; None if it has given no sign of life.
+    is_asked : bool
+        Whether the ranks have been asked to stop.
     trained_s : float
         Time that the training had taken at the last row, in seconds.
     rate : float
@@ -61,6 +63,7 @@ class Snapshot:
 
     status: RunStatus
     pulse: Pulse | None = None
+    is_asked: bool = False
     trained_s: float = 0.0
     rate: float = math.nan
     moved: float = math.nan
@@ -96,7 +99,8 @@ class Snapshot:
         """What the run does now, in words; empty if that is not known."""
         if self.status.has_ended or self.pulse is None:
             return self.status.state if self.status.has_ended else ""
-        return stale(self.pulse) or ("stopping" if self.status.state == "stopping" else self.pulse.phase)
+        is_stopping = self.pulse.phase == TRAINING and (self.is_asked or self.status.state == "stopping")
+        return stale(self.pulse) or ("stopping" if is_stopping else self.pulse.phase)
 
     def line(self) -> str:
         """The snapshot as text: what is done, bar, steps, time used and left, rate, movement, waiting, staleness."""
@@ -171,7 +175,8 @@ class Follower:
             key = (identity(root), status.steps.tolist())
             if self._known is None or self._known[0] != key:
                 self._known = (key, _of_rows(self._path, root, status))
-        return replace(self._known[1], status=status, pulse=read_pulse(self._path))
+            is_asked = bool(array_of(self._path, root, schema.CONTROL, schema.ASKED)[()])
+        return replace(self._known[1], status=status, pulse=read_pulse(self._path), is_asked=is_asked)
 
     @property
     def is_created(self) -> bool:

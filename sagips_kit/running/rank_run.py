@@ -171,14 +171,19 @@ class RankRun:
         writer.write_facts(
             host=self._world.hostname, device=_device_name(self._world.device), library=_library(self._world)
         )
-        block_steps = settings.record_every * settings.rows_per_block
         milestones = Milestones(
-            self._control, self._world.rank, block_steps, spec.n_steps, spec.checkpoint_s, self._signals
+            self._control,
+            self._world.rank,
+            settings.record_every * settings.rows_per_block,
+            spec.n_steps,
+            spec.checkpoint_s,
+            self._signals,
+            settings.record_every,
         )
         if self._first_step == spec.n_steps:
             self._trainer.stand_by()
         next_row = self._first_step // settings.record_every
-        for block in self._blocks():
+        for block in self._blocks(milestones):
             writer.write_rows(next_row, _rows(block))
             next_row += len(block)
             step = block[-1].step
@@ -221,19 +226,21 @@ class RankRun:
     def _check_owner(self) -> None:
         self._control.check_owner(self._owner)
 
-    def _blocks(self) -> Iterator[list[Record]]:
-        """Train, and yield the records of each block of rows; the last block may be shorter.
+    def _blocks(self, milestones: Milestones) -> Iterator[list[Record]]:
+        """Train, and yield the records of each block of rows, or of fewer rows if the ranks are about to stop.
 
         The list is valid until the next one: small objects kept from many steps would fragment the memory.
         """
         trainer, writer, block = self._trainer, self._writer, []
+        block_steps = trainer.settings.record_every * trainer.settings.rows_per_block
         for record in trainer.iterate():
             block.append(record)
             self._waited_s, self._elapsed_s = self._waited_s + record.waited_s, record.elapsed_s
             if writer.wants_snapshot(record.step):
                 parameters, events = predictions.snapshot(trainer)
                 writer.write_snapshot(record.step, parameters=parameters, events=events)
-            if len(block) == trainer.settings.rows_per_block or record.step == trainer.n_steps:
+            is_wanted = milestones.wants_rows(record.step)
+            if is_wanted or record.step % block_steps == 0 or record.step == trainer.n_steps:
                 yield block
                 block.clear()
 

@@ -383,6 +383,11 @@ class RunLayout:
         return self.n_replicas * self.n_members
 
     @property
+    def block_steps(self) -> int:
+        """Steps in a block of rows, int."""
+        return self.record_every * self.rows_per_block
+
+    @property
     def steps(self) -> list[int]:
         """Step number of each row, list of int: every `record_every`-th step, and the last one."""
         return [*range(self.record_every, self.n_steps, self.record_every), self.n_steps]

@@ -5,6 +5,7 @@ Every part of the package that reports the progress of a run takes its words fro
 
 from __future__ import annotations
 
+import math
 import numbers
 import os
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ def request_stop(path: str | os.PathLike[str] | Store, step: int | None) -> None
     """Ask the ranks of a run to stop at a given step, or withdraw that request.
 
     The ranks stop at the end of the block of rows that holds `step`, all at the same step, and write a checkpoint
-    there.  The run can be resumed later with `run(spec, resume=True)`.
+    there.  The run can be resumed later with `run(spec, resume=True)`.  `RunHandle.stop` stops a run within seconds.
 
     Parameters
     ----------
@@ -202,7 +203,7 @@ def request_stop(path: str | os.PathLike[str] | Store, step: int | None) -> None
     -----
     All ranks must be able to see the request before they reach `step`.  Choose a step at least two blocks, that is
     `2 * record_every * rows_per_block` steps, ahead of the fastest rank.  `RunHandle.stop` and the dashboard let the
-    ranks choose the step themselves.
+    ranks choose the step themselves, which need not be the end of a block.
 
     Examples
     --------
@@ -211,9 +212,9 @@ def request_stop(path: str | os.PathLike[str] | Store, step: int | None) -> None
     ...     problem=Proxy(), store="stopped.zarr", n_steps=1000, n_observed=500, reference=False, overwrite=True
     ... )
     >>> prepare(spec, n_ranks=1)
-    >>> request_stop(spec.store, 400)
+    >>> request_stop(spec.store, 500)
     >>> read_status(spec.store)
-    RunStatus(step 0 of 1000, stopping at step 400)
+    RunStatus(step 0 of 1000, stopping at step 500)
     >>> request_stop(spec.store, None)
     >>> read_status(spec.store).state
     'unfinished'
@@ -235,7 +236,11 @@ def request_stop(path: str | os.PathLike[str] | Store, step: int | None) -> None
             f"step = {step}: some ranks have already stopped at step {status.stop_step}, and the other ranks must stop "
             "there too. Wait until they have, then resume the run."
         )
-    _write_request(path, schema.STOP_STEP, schema.NO_STOP if step is None else int(step))
+    if step is None:
+        _write_request(path, schema.STOP_STEP, schema.NO_STOP)
+        return
+    block_steps = schema.layout_of(open_group(path, "r").attrs).block_steps
+    _write_request(path, schema.STOP_STEP, min(math.ceil(step / block_steps) * block_steps, status.n_steps))
 
 
 def stop_soon(path: str | os.PathLike[str] | Store) -> None:
