@@ -9,6 +9,7 @@ import linecache
 import math
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,8 @@ class RunHandle:
         The engines of the session.
     again : callable or None
         Submits the run once more to be resumed, called without arguments, and returns its new handle.
+    follower : Follower or None
+        Reads the progress of a run that rank 0 is about to create; None if the run is there.
 
     Attributes
     ----------
@@ -140,10 +143,11 @@ class RunHandle:
         facts: Sequence[Mapping[str, Any]],
         engines: Engines,
         again: "Callable[[], RunHandle] | None" = None,
+        follower: Follower | None = None,
     ):
         self.path = path
         self._results, self._facts, self._engines, self._again = results, facts, engines, again
-        self._follower = Follower(path)
+        self._follower, self._n_notes = follower or Follower(path), 0
 
     def status(self) -> "RunStatus":
         """How far the run is, from its store.
@@ -153,9 +157,16 @@ class RunHandle:
         RunStatus
             Among others `.step`, which all ranks have completed, `.steps` (rank,), `.n_steps`, and `.state`:
             "unfinished", "stopping", "stopped" or "finished".
+
+        Raises
+        ------
+        FileNotFoundError
+            If rank 0 has not created the run yet.
         """
         from ..store import status
 
+        if not self._follower.is_created:
+            raise FileNotFoundError(f"There is no run at `{self.path}` yet: rank 0 is {self._follower.line()}.")
         return status.read_status(self.path)
 
     def open(self) -> "xr.DataTree":
@@ -226,6 +237,7 @@ class RunHandle:
             if is_due := time.monotonic() - shown >= interval_s:
                 shown = time.monotonic()
                 line.show(self._bar())
+                self._warn()
             yield is_due
             time.sleep(min(POLL_S, interval_s))
 
@@ -258,6 +270,7 @@ class RunHandle:
         """Show how a run has ended that is over; RankError if it did not end well."""
         self._await_failed()
         line.end(self._bar())
+        self._warn()
         self._check_end()
         if self.status().is_finished:
             ProgressLine().end(f"Verdict: {self._verdict()}")
@@ -330,7 +343,7 @@ class RunHandle:
         for _ in self._looks(ProgressLine(), _SHOW_S):
             pass
         self._results = self._again()._results
-        self._follower = Follower(self.path)
+        self._follower, self._n_notes = Follower(self.path), 0
         return self
 
     def _is_asked(self) -> bool:
@@ -427,6 +440,12 @@ class RunHandle:
     def _ended_at(self, rank: int) -> float:
         ended = self._results[rank].metadata["completed"]
         return ended.timestamp() if ended else float("inf")
+
+    def _warn(self) -> None:
+        """Repeat warnings of the engines here, each once."""
+        for note in self._follower.notes[self._n_notes :]:
+            warnings.warn(note, stacklevel=4)
+            self._n_notes += 1
 
     def _bar(self) -> str:
         return self._follower.line()

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from .._text import listed, tail
-from ..report.line import ProgressLine
+from ..report.line import ProgressLine, working
+from ..report.progress_line import Follower
 from ..store.location import absolute
 from .attached import AttachedResult, RankResult
 from .engines import Engines
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..running.tune import Tuning
 
 _CLOSED = "This session is closed. Type session = connect(...) to open another."
+_LONG_S = 1.0  # what takes longer shows its time
 _ANSWER_S = 60.0  # for idle engines to report what they are
 
 
@@ -93,11 +95,13 @@ class Session:
         """
         try:
             self._answer_s = max(_ANSWER_S, timeout_s)
-            self._open_client = self._engines.open(timeout_s)
+            with working(f"{self._engines.profile}: starting the controller", after_s=_LONG_S):
+                self._open_client = self._engines.open(timeout_s)
             deadline = self._await_engines(timeout_s, queue_timeout_s)
             # Engines in the middle of a run do not answer: they are checked before the next one.
             if not self._busy():
-                self._check_engines(deadline)
+                with working(f"{self._engines.profile}: the engines load PyTorch", after_s=_LONG_S):
+                    self._check_engines(deadline)
         except BaseException:
             self.close()
             raise
@@ -257,7 +261,10 @@ class Session:
         return "\n".join([*head, "", *table, *script])
 
     def submit(self, spec: "RunSpec", resume: bool = False) -> RunHandle:
-        """Create the store of a run and start the run on all engines; returns at once.
+        """Create the store of a run and start the run on all engines; returns within seconds.
+
+        The fits are made by rank 0, which also reads a file of events of more than 32 MiB.  What it refuses is an error
+        of `RunHandle.watch` and `RunHandle.wait`.
 
         Parameters
         ----------
@@ -284,14 +291,25 @@ class Session:
         if not self._facts:
             self._check_engines(time.monotonic() + self._answer_s)
         from ..running import launch
-        from ..running.resume import after_restart
+        from ..running.resume import after_restart, is_begun
 
         spec, resume = after_restart(spec, resume)
         self._check_code(spec)
-        launch.prepare(spec, n_ranks=self.n, resume=resume)
-        place, again = absolute(spec.store), dataclasses.replace(spec, overwrite=False)
-        results = self._start(launch.run_rank, spec, None, resume)
-        return RunHandle(place, results, self._facts, self._engines, lambda: self.submit(again, resume=True))
+        begin, follower = launch.run_rank, None
+        if not (resume and is_begun(spec.store)) and launch.is_slow(spec):
+            launch.prepare_later(spec)
+            begin, follower = launch.run, Follower(absolute(spec.store), is_new=True)
+        else:
+            launch.prepare(spec, n_ranks=self.n, resume=resume)
+        again = dataclasses.replace(spec, overwrite=False)
+        return RunHandle(
+            absolute(spec.store),
+            self._start(begin, spec, None, resume),
+            self._facts,
+            self._engines,
+            lambda: self.submit(again, resume=True),
+            follower,
+        )
 
     def resume(self, path: str | os.PathLike[str]) -> RunHandle:
         """Continue a run on all engines that was stopped, or whose job or notebook has ended.
@@ -407,7 +425,8 @@ class Session:
         """
         is_busy = not all(result.ready() for result in self._results)
         client, self._open_client = self._open_client, None
-        self._engines.close(client, patience_s, is_busy, is_kept=keep_run and is_busy)
+        with working(f"{self._engines.profile}: closing the session", after_s=_LONG_S):
+            self._engines.close(client, patience_s, is_busy, is_kept=keep_run and is_busy)
 
     def __enter__(self) -> Self:
         return self

@@ -25,26 +25,31 @@ def clock(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def working(text: str, interval_s: float = 1.0, is_shown: bool = True) -> Iterator[None]:
-    """Show a text and the time that the `with` block has taken so far."""
+def working(text: str, interval_s: float = 1.0, is_shown: bool = True, after_s: float | None = None) -> Iterator[None]:
+    """Show a text and the time that the `with` block has taken so far; nothing if that is less than `after_s`."""
     start = time.monotonic()
-    with ticking(lambda: f"{text}: {time.monotonic() - start:.0f} s", interval_s, is_shown):
+    with ticking(lambda: f"{text}: {time.monotonic() - start:.0f} s", interval_s, is_shown, after_s):
         yield
 
 
 @contextlib.contextmanager
-def ticking(text: Callable[[], str], interval_s: float = 1.0, is_shown: bool = True) -> Iterator[None]:
+def ticking(
+    text: Callable[[], str], interval_s: float = 1.0, is_shown: bool = True, after_s: float | None = None
+) -> Iterator[None]:
     """Show what `text()` returns, which is called by another thread at regular intervals during the `with` block.
 
-    With `is_shown` false, nothing is shown.
+    With `is_shown` false, nothing is shown; nor if the block ends within `after_s` seconds.
     """
     if not is_shown:
         yield
         return
-    line, is_done = ProgressLine(), threading.Event()
-    line.show(text())  # in this thread, so that a notebook shows it below this cell
+    line, is_done, start = ProgressLine(), threading.Event(), time.monotonic()
+    if after_s is None:
+        line.show(text())
 
     def follow() -> None:
+        if after_s is not None and not is_done.wait(after_s):
+            line.show(text())
         while not is_done.wait(interval_s):
             line.show(text())
 
@@ -55,7 +60,8 @@ def ticking(text: Callable[[], str], interval_s: float = 1.0, is_shown: bool = T
     finally:
         is_done.set()
         thread.join()
-        line.end(text())
+        if after_s is None or time.monotonic() - start > after_s:
+            line.end(text())
 
 
 class ProgressLine:

@@ -166,7 +166,8 @@ class Follower:
     ) -> None:
         self._path, self._before, self._began = path, before, time.monotonic()
         self._known: tuple[Any, Snapshot] | None = None
-        self._replaced = _identity(path) if is_new else None
+        self.notes: tuple[str, ...] = ()  # warnings of the ranks, as they were last read
+        self._is_new, self._replaced = is_new, _identity(path) if is_new else None
 
     def snapshot(self) -> Snapshot:
         """The progress at this moment."""
@@ -176,13 +177,17 @@ class Follower:
             if self._known is None or self._known[0] != key:
                 self._known = (key, _of_rows(self._path, root, status))
             is_asked = bool(array_of(self._path, root, schema.CONTROL, schema.ASKED)[()])
-        return replace(self._known[1], status=status, pulse=read_pulse(self._path), is_asked=is_asked)
+            pulse = read_pulse(self._path)
+        self.notes = () if pulse is None else pulse.notes
+        return replace(self._known[1], status=status, pulse=pulse, is_asked=is_asked)
 
     @property
     def is_created(self) -> bool:
         """Whether the run is there."""
-        found = _identity(self._path)
-        return found is not None and found != self._replaced
+        if self._is_new:
+            found = _identity(self._path)
+            self._is_new = found is None or found == self._replaced
+        return not self._is_new
 
     def line(self) -> str:
         """The progress as text, also before the run is created and while the store cannot be read."""
@@ -192,6 +197,8 @@ class Follower:
         try:
             return self.snapshot().line()
         except (OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError) and self._known is None:
+                return f"{self._before} [{elapsed}]"
             return f"the store cannot be read: {str(error).splitlines()[0]} [{elapsed}]"
 
 

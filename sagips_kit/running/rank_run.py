@@ -30,7 +30,7 @@ from ..training.trainer import Trainer
 from . import resume
 from .checkpoints import Checkpoints
 from .coordination import Control, Milestones
-from .reference import start_of, write_fit
+from .reference import has_likelihood, start_of, write_fit, write_likelihood
 from .signals import Signals
 from .spec import RunSpec
 
@@ -152,10 +152,24 @@ class RankRun:
             resume.note(writer.path, min(steps), reached)
 
     def fit(self) -> None:
-        """Fit the events by the learned score on rank 0, unless this has been done; the others wait.  Collective."""
+        """Make the likelihood fit and the fit by the learned score on rank 0, which the others await.  Collective.
+
+        What has been made is not made again.
+        """
+        if has_likelihood(self._spec):
+            self._heartbeat.enter(heartbeat.LIKELIHOOD)
+            self._world.from_rank_0(self._fit_likelihood, "rank 0 to fit the likelihood")
         if self._spec.fit:
             self._heartbeat.enter(heartbeat.SCORE)
             self._start = self._world.from_rank_0(self._fit, "rank 0 to fit the events by the learned score")
+
+    def _fit_likelihood(self) -> None:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            write_likelihood(self._spec, self._writer, self._events)
+        for warning in caught:
+            self._heartbeat.note(str(warning.message))  # a notebook does not see what engines print
+            warnings.warn(str(warning.message), warning.category, stacklevel=2)
 
     def _fit(self) -> dict[str, Any] | None:
         """Fit the events if that has not been done; returns where generators begin, if not in the middle."""

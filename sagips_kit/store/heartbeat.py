@@ -37,7 +37,7 @@ _MOST_OF_CPU = 0.002  # spent on files
 _PAUSES = 4  # of a slow file system between two files, in times that it needed for the last one
 _LATE_S = 3.0  # age of a file that is worth a word
 _SILENT_S = 60.0  # age that the cache of a network file system does not explain
-_MOST_READ = 32
+_MOST_READ, _MOST_NOTES = 32, 10
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Pulse:
         Time since the last step, in seconds.
     error : str
         Why the run has failed, if it has.
+    notes : tuple of str
+        Warnings that concern the user.
     """
 
     phase: str
@@ -72,6 +74,7 @@ class Pulse:
     age_s: float = 0.0
     step_age_s: float = 0.0
     error: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def has_ended(self) -> bool:
@@ -109,6 +112,7 @@ class Heartbeat:
         self._every_s = max(shortest_s, n_nodes / _PER_SECOND)
         self._step: Callable[[], int] | None = None
         self._state: dict[str, Any] = {"id": self._id, "n_nodes": n_nodes, "step": 0, "first_step": 0, "error": ""}
+        self._state["notes"] = []
         self._state |= {"started": time.time(), "every_s": self._every_s}
         self._lock, self._is_over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._beat, name="sagips_kit heartbeat", daemon=True)
@@ -143,6 +147,11 @@ class Heartbeat:
             self._state |= {"phase": phase, "phase_at": now, "step_at": now}
             if step is not None:
                 self._state["step"] = self._state["first_step"] = step()
+
+    def note(self, text: str) -> None:
+        """Add a warning to what is reported."""
+        with self._lock:
+            self._state["notes"] = [*self._state["notes"], text][:_MOST_NOTES]
 
     def _look(self) -> None:
         if self._step is not None and (step := self._step()) != self._state["step"]:
@@ -212,6 +221,7 @@ def read_pulse(path: Location) -> Pulse | None:
         age_s=age_s,
         step_age_s=max(0.0, until - least["step_at"]),
         error=least["error"],
+        notes=first["notes"],
     )
 
 
@@ -239,4 +249,6 @@ def _read(files: Files, name: str) -> dict[str, Any] | None:
     is_time = all(isinstance(found.get(key), int | float) and math.isfinite(found[key]) for key in _TIMES)
     if not is_time or found["n_nodes"] < 1 or found["phase"] not in _PHASES:
         return None
-    return found | {"error": printable(found["error"])}
+    notes = found.get("notes")
+    notes = [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
+    return found | {"error": printable(found["error"]), "notes": tuple(map(printable, notes))}
