@@ -104,7 +104,7 @@ class RunHandle:
     engines : Engines
         The engines of the session.
     again : callable or None
-        Submits the run once more to be resumed, called without arguments, and returns its new handle.
+        Submits the run once more to be resumed, called with its new length or None, and returns its new handle.
     follower : Follower or None
         Reads the progress of a run that rank 0 is about to create; None if the run is there.
 
@@ -142,7 +142,7 @@ class RunHandle:
         results: Sequence[RankResult],
         facts: Sequence[Mapping[str, Any]],
         engines: Engines,
-        again: "Callable[[], RunHandle] | None" = None,
+        again: "Callable[[int | None], RunHandle] | None" = None,
         follower: Follower | None = None,
     ):
         self.path = path
@@ -321,8 +321,13 @@ class RunHandle:
         doing = f" (now: {now.doing()})" if now.doing() else ""
         return f"The ranks were asked to stop. They do soon after they have begun to train{doing}."
 
-    def resume(self) -> "RunHandle":
+    def resume(self, n_steps: int | None = None) -> "RunHandle":
         """Continue the run where it was stopped, on the same engines; waits for the stop if that is under way.
+
+        Parameters
+        ----------
+        n_steps : int or None
+            Continue a finished run up to this step; None leaves its length as it is.
 
         Returns
         -------
@@ -342,7 +347,7 @@ class RunHandle:
             raise RuntimeError(f"{self.path} has not been stopped: {self.status()}. Follow it with .watch().")
         for _ in self._looks(ProgressLine(), _SHOW_S):
             pass
-        self._results = self._again()._results
+        self._results = self._again(n_steps)._results
         self._follower, self._n_notes = Follower(self.path), 0
         return self
 

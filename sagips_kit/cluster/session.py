@@ -271,8 +271,9 @@ class Session:
         spec : RunSpec
             The run.
         resume : bool
-            Resume this run from its newest checkpoint if the store contains it already; a finished run stays as it is.
-            So the same cell starts a run and, after its job has ended early, resumes it.
+            Resume this run from its newest checkpoint if the store contains it already; a finished run stays as it is,
+            unless `n_steps` is larger now, by which it is continued.  So the same cell starts a run and, after its job
+            has ended early, resumes it.
 
         Returns
         -------
@@ -301,23 +302,29 @@ class Session:
             begin, follower = launch.run, Follower(absolute(spec.store), is_new=True)
         else:
             launch.prepare(spec, n_ranks=self.n, resume=resume)
-        again = dataclasses.replace(spec, overwrite=False)
+
+        def again(n_steps: int | None) -> RunHandle:
+            longer = dataclasses.replace(spec, overwrite=False, n_steps=n_steps or spec.n_steps)
+            return self.submit(longer, resume=True)
+
         return RunHandle(
             absolute(spec.store),
             self._start(begin, spec, None, resume),
             self._facts,
             self._engines,
-            lambda: self.submit(again, resume=True),
+            again,
             follower,
         )
 
-    def resume(self, path: str | os.PathLike[str]) -> RunHandle:
+    def resume(self, path: str | os.PathLike[str], n_steps: int | None = None) -> RunHandle:
         """Continue a run on all engines that was stopped, or whose job or notebook has ended.
 
         Parameters
         ----------
         path : path
             The store of the run, which knows its spec.
+        n_steps : int or None
+            Continue a finished run up to this step; None leaves its length as it is.
 
         Returns
         -------
@@ -338,7 +345,7 @@ class Session:
         from ..store.reader import open_run
 
         spec = dataclasses.replace(RunSpec.from_run(open_run(path)), store=os.fspath(path))
-        return self.submit(spec, resume=True)
+        return self.submit(dataclasses.replace(spec, n_steps=n_steps or spec.n_steps), resume=True)
 
     def tune(self, spec: "RunSpec", trial_s: float = 2.0) -> "Tuning":
         """Measure the speed of several modes of exchange on the engines, for the generators of a run; waits for it.
@@ -399,7 +406,7 @@ class Session:
             )
         place = absolute(path)
         self._results = [AttachedResult(self._client, rank, place) for rank in range(self.n)]
-        return RunHandle(place, self._results, self._facts, self._engines, lambda: self.resume(place))
+        return RunHandle(place, self._results, self._facts, self._engines, lambda n_steps: self.resume(place, n_steps))
 
     def _start(self, function: Callable[..., Any], *args: Any) -> Sequence[RankResult]:
         import cloudpickle

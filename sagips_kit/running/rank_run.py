@@ -81,6 +81,7 @@ class RankRun:
         # The events in the store, not newly made ones: the analysis reads what the ranks were trained on.
         self._events, self._start = _events(spec), None
         self._writer = RunWriter(spec.store, world.rank, replica if self._is_leader else None, check=self._check_owner)
+        self._layout = self._writer.layout
         self._control, self._signals = Control(spec.store), Signals()
         self._heartbeat = _heartbeat(spec, world)
         self._owner = world.from_rank_0(self._control.take, "rank 0 to take over the run")
@@ -123,6 +124,7 @@ class RankRun:
             exchange=spec.exchange,
             windows=resume.windows(spec),
             start=None if start is None else Start.restored(spec.problem, self._events, start),
+            earlier=self._layout.earlier,
         )
         return self._resources.enter_context(trainer)
 
@@ -188,7 +190,7 @@ class RankRun:
         milestones = Milestones(
             self._control,
             self._world.rank,
-            settings.record_every * settings.rows_per_block,
+            self._layout.block_steps,
             spec.n_steps,
             spec.checkpoint_s,
             self._signals,
@@ -196,7 +198,7 @@ class RankRun:
         )
         if self._first_step == spec.n_steps:
             self._trainer.stand_by()
-        next_row = self._first_step // settings.record_every
+        next_row = self._layout.n_rows(self._first_step)
         for block in self._blocks(milestones):
             writer.write_rows(next_row, _rows(block))
             next_row += len(block)
@@ -215,14 +217,14 @@ class RankRun:
         """Store the chains and scores if this rank made all its steps, and declare its last rows valid."""
         self._heartbeat.enter(heartbeat.WRITING)
         if self._trainer.step == self._spec.n_steps:
-            if len(set(self._replicas)) > 1 or self._spec.exchange.lets_finish:
-                self._save()  # other replicas, or ranks, may take much longer, and be resumed without this rank
+            # To continue the run; and other replicas, or ranks, may take much longer, and be resumed without this rank.
+            self._save()
             self._write_results()
         # Last of all, so that a run which counts as finished has its chains.
         self._writer.set_progress(self._trainer.step)
         if read_status(self._spec.store).is_finished:  # true for the last rank
             self._check_owner()
-            self._checkpoints.clear()
+            self._checkpoints.keep_last()
             self._write_verdict()
 
     def _write_verdict(self) -> None:
@@ -246,7 +248,6 @@ class RankRun:
         The list is valid until the next one: small objects kept from many steps would fragment the memory.
         """
         trainer, writer, block = self._trainer, self._writer, []
-        block_steps = trainer.settings.record_every * trainer.settings.rows_per_block
         for record in trainer.iterate():
             block.append(record)
             self._waited_s, self._elapsed_s = self._waited_s + record.waited_s, record.elapsed_s
@@ -254,7 +255,7 @@ class RankRun:
                 parameters, events = predictions.snapshot(trainer)
                 writer.write_snapshot(record.step, parameters=parameters, events=events)
             is_wanted = milestones.wants_rows(record.step)
-            if is_wanted or record.step % block_steps == 0 or record.step == trainer.n_steps:
+            if is_wanted or record.step % self._layout.block_steps == 0 or record.step == trainer.n_steps:
                 yield block
                 block.clear()
 
@@ -295,9 +296,9 @@ class RankRun:
 
 
 def result_of_finished(spec: RunSpec, world: World) -> RankResult:
-    """What `run_rank` returns for a run that is already finished; removes checkpoints that a kill left behind."""
+    """What `run_rank` returns for a run that is already finished; removes old checkpoints that a kill left behind."""
     history = open_run(spec.store)[HISTORY].to_dataset()
-    _checkpoints(spec, world).clear()
+    _checkpoints(spec, world).keep_last()
     elapsed_s = float(history[ELAPSED][world.rank].values[-1])
     waited_s = float(history[WAITED][world.rank].values.sum())
     return _result(spec, world, spec.n_steps, elapsed_s, waited_s, first_step=spec.n_steps)
