@@ -18,7 +18,7 @@ from .attached import AttachedResult, RankResult
 from .engines import Engines
 from .handle import POLL_S, RunHandle
 from .jobs import JobState
-from .remote import VERSIONS, differences, facts, other_code, other_code_explained, run_in
+from .remote import VERSIONS, differences, facts, origin_explained, other_code, other_code_explained, run_in
 
 if TYPE_CHECKING:
     from ipyparallel import Client
@@ -105,6 +105,9 @@ class Session:
         except BaseException:
             self.close()
             raise
+        if self._engines.is_joined:
+            what = origin_explained(self._facts) if self._facts else "in the middle of a run"
+            ProgressLine().end(f"{self._engines.profile}: engines {self._engines.origin}; {what}")
 
     @property
     def _client(self) -> "Client":
