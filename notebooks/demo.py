@@ -6,11 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-import papermill
-
-from sagips_kit import analysis, open_run
-from sagips_kit.report.line import ticking
-from sagips_kit.report.progress_line import Follower
+from sagips_kit.report.line import ticking, working
 
 HERE = Path(__file__).parent
 NOTEBOOKS = {"00_quickstart": "quickstart", "01_dayabay": "dayabay"}
@@ -20,6 +16,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=4, help="number of MPI engines (default: 4)")
     options = parser.parse_args()
+    with working("loading Jupyter and sagips_kit"):
+        import papermill
+
+        from sagips_kit.report.progress_line import Follower
     runs = HERE / "runs"
     runs.mkdir(exist_ok=True)
     started = time.monotonic()
@@ -37,6 +37,8 @@ def main():
 
 
 def report(runs, notebook, name):
+    from sagips_kit import analysis, open_run
+
     run = open_run(runs / f"{name}.zarr")
     print(f"\n{notebook}: {analysis.distance_to_mle(run):.2f} floor units (RMS) from the maximum-likelihood estimate\n")
     print(f"{analysis.verdict(run).headline}\n")

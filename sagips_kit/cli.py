@@ -308,9 +308,9 @@ def _json_of(fit: "ScoreFit") -> str:
 def _run(options: Options) -> None:
     from ._text import counted
     from .ranks.launcher import rank_of_launcher
-    from .report.line import ticking, working
+    from .report.line import is_terminal, ticking, working
 
-    with working("loading PyTorch and zarr", is_shown=rank_of_launcher() == 0):
+    with working("loading PyTorch and zarr", is_shown=rank_of_launcher() == 0 and is_terminal()):
         from .ranks.world import World
         from .report.progress_line import Follower
         from .running.launch import run

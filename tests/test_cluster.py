@@ -405,6 +405,7 @@ def test_engines_with_other_code_are_named():
         ({"code": "/old"}, rf"of /old. This notebook uses {PACKAGE}: connect\(..., fresh=True\) starts new ones$"),
     ):
         assert re.search(text, remote.origin_explained([here | change]))
+    assert "with an older sagips_kit" in remote.origin_explained([here, {"rank": 1, "sagips_kit": "0.1"}])
 
 
 # A run

@@ -143,10 +143,11 @@ def _origin() -> dict[str, Any]:
 
 def origin_explained(found: list[dict[str, Any]]) -> str:
     """Whose engines they are, how old, and which code they use, for those who join them."""
-    first, here = found[0], _origin()
+    first, here, fresh = found[0], _origin(), "connect(..., fresh=True) starts new ones"
+    if not all(here.keys() <= fact.keys() for fact in found):
+        return f"with an older sagips_kit, which does not say where it is: {fresh}"
     age = ago(time.time() - min(fact["started"] for fact in found))
     text = f"started {age} ago by {first['user']}, with sagips_kit {first['sagips_kit']} of {first['code']}"
-    fresh = "connect(..., fresh=True) starts new ones"
     if any(fact["code"] != here["code"] for fact in found):
         return f"{text}. This notebook uses {here['code']}: {fresh}"
     if any(fact["is_edited"] for fact in found):

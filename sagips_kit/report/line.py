@@ -55,12 +55,15 @@ def ticking(
 
     thread = threading.Thread(target=follow, name="sagips_kit progress", daemon=True)
     thread.start()
+    has_failed = True
     try:
         yield
+        has_failed = False
     finally:
         is_done.set()
         thread.join()
-        if after_s is None or time.monotonic() - start > after_s:
+        is_shown = after_s is None or time.monotonic() - start > after_s
+        if is_shown and (line.is_seen or not has_failed):  # in the log of a job, the error says it all
             line.end(text())
 
 
@@ -68,6 +71,11 @@ class ProgressLine:
     """A line of text that is replaced in place: an output of the cell in a notebook, or a line of a terminal.
 
     Where there is neither, as in a batch job, a text is written once a minute, and the last one.
+
+    Attributes
+    ----------
+    is_seen : bool
+        Whether it is replaced in place, because somebody looks.
 
     Examples
     --------
@@ -84,7 +92,8 @@ class ProgressLine:
     def __init__(self):
         ipython = sys.modules.get("IPython")
         self._in_notebook = ipython is not None and getattr(ipython.get_ipython(), "kernel", None) is not None
-        self._in_terminal = not self._in_notebook and _is_terminal()
+        self._in_terminal = not self._in_notebook and is_terminal()
+        self.is_seen = self._in_notebook or self._in_terminal
         self._output = None
         self._last, self._logged = "", time.monotonic()
 
@@ -134,7 +143,7 @@ class ProgressLine:
             self._output.update(content, raw=True)
 
 
-def _is_terminal() -> bool:
+def is_terminal() -> bool:
     """Whether somebody looks at this process: in a terminal, or in that of the mpiexec that has started it."""
     if sys.stderr.isatty():
         return True

@@ -195,7 +195,9 @@ class Follower:
         if not self.is_created:
             return f"{self._before} [{elapsed}]"
         try:
-            return self.snapshot().line()
+            now = self.snapshot()
+            is_begun = now.pulse is not None or now.status.steps.any()
+            return now.line() if is_begun else f"0/{now.status.n_steps} steps, no sign of life yet [{elapsed}]"
         except (OSError, ValueError) as error:
             if isinstance(error, FileNotFoundError) and self._known is None:
                 return f"{self._before} [{elapsed}]"
