@@ -8,7 +8,7 @@ import pytest
 from test_analysis import make_run, make_theta
 from test_live import beat
 
-from sagips_kit import open_run, request_stop
+from sagips_kit import open_run
 from sagips_kit.report.dashboard import Dashboard
 from sagips_kit.running.coordination import Control
 from sagips_kit.store import heartbeat, schema
@@ -82,7 +82,7 @@ def test_the_button_stops_the_run(path, show):
     button.click()
     assert Control(path)[schema.ASKED] == schema.BY_USER
     assert "were asked to stop" in facts.value
-    request_stop(path, 800)  # as one of the ranks would
+    Control(path)[schema.STOP_STEP] = 800  # as one of the ranks would
     advance(path, 800)
     dashboard.refresh()
     assert "stopped</b>" in facts.value and button.disabled and (bar.value, bar.max) == (800, 1000)
