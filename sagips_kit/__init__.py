@@ -4,7 +4,14 @@ Names are imported when they are first used, so that opening results needs neith
 is public, and where it is defined, stands in the stub beside this file.
 """
 
+import sys
+
 import lazy_loader
+
+if "IPython" in sys.modules:
+    from .report import exceptions
+
+    exceptions.install()
 
 _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __all__ = [*__all__, "__version__"]

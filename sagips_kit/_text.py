@@ -98,6 +98,21 @@ def with_error(value: float, deviation: float, sign: str = "+-") -> str:
     return f"({text})e{power:+03d}" if power else text
 
 
+def ago(seconds: float) -> str:
+    """A time in its largest unit: "40 s", "12 min", "3 h", "2 days".
+
+    Examples
+    --------
+    >>> ago(40), ago(750), ago(3 * 3600), ago(50 * 3600)
+    ('40 s', '12 min', '3 h', '2 days')
+    """
+    for unit, length in (("day", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            number = int(seconds // length)
+            return counted(number, unit) if unit == "day" else f"{number} {unit}"
+    return f"{max(0, round(seconds))} s"
+
+
 def counted(number: int, name: str) -> str:
     """A number of things: "1 rank", "12 ranks"."""
     return f"{number} {name}{'' if number == 1 else 's'}"

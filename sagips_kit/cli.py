@@ -265,7 +265,7 @@ def _check(options: Options) -> int:
 
 def _fit(options: Options) -> int:
     from ._text import counted, listed, spaced
-    from .report.progress_line import working
+    from .report.line import working
     from .running.launch import observed_events
     from .statistics.fit import fit
 
@@ -290,20 +290,12 @@ def _assignment(text: str) -> tuple[str, float]:
 
 def _json_of(fit: "ScoreFit") -> str:
     """A fit as JSON; numbers that are not finite become null."""
-    values = {
-        "parameters": fit.parameters,
-        "theta": fit.theta.tolist(),
-        "deviation": fit.deviation.tolist(),
-        "covariance": fit.covariance.tolist(),
-        "goodness": fit.goodness,
-        "n_freedom": fit.n_freedom,
-        "p_value": fit.p_value,
-        "information": fit.information,
-        "findings": [finding.to_dict() for finding in fit.findings],
-        "notes": fit.notes,
-    }
+    names = ("parameters", "theta", "deviation", "covariance", "goodness", "n_freedom", "p_value", "information")
+    values: dict[str, Any] = {name: getattr(fit, name) for name in (*names, "notes")}
+    values["findings"] = [finding.to_dict() for finding in fit.findings]
 
     def finite(item: Any) -> Any:
+        item = item.tolist() if hasattr(item, "tolist") else item
         if isinstance(item, dict):
             return {name: finite(one) for name, one in item.items()}
         if isinstance(item, list | tuple):
@@ -315,11 +307,16 @@ def _json_of(fit: "ScoreFit") -> str:
 
 def _run(options: Options) -> None:
     from ._text import counted
-    from .ranks.world import World
-    from .running.launch import run
-    from .running.signals import Signals
-    from .store.location import is_in_memory
-    from .store.status import read_status
+    from .ranks.launcher import rank_of_launcher
+    from .report.line import is_terminal, ticking, working
+
+    with working("loading PyTorch and zarr", is_shown=rank_of_launcher() == 0 and is_terminal()):
+        from .ranks.world import World
+        from .report.progress_line import Follower
+        from .running.launch import run
+        from .running.signals import Signals
+        from .store.location import is_in_memory
+        from .store.status import read_status
 
     world = World.here()
     # Rank 0 reports a mistake in the spec for all ranks.
@@ -334,7 +331,8 @@ def _run(options: Options) -> None:
                 f"store = {spec.store!r} is in the memory of this process and would be lost with it. Give a folder, "
                 "for instance --store run.zarr."
             )
-    with Signals():  # a signal that killed this rank would kill the others before they have written their checkpoints
+    progress = ticking(Follower(spec.store, is_new=not options.resume).line, is_shown=world.rank == 0)
+    with Signals(), progress:  # a signal that killed this rank would kill the others before they write checkpoints
         result = run(spec, world, options.resume)
         # Ranks that exchange nothing may finish hours apart.
         world.barrier("the other ranks to finish", math.inf)

@@ -1,9 +1,11 @@
 """Profiles, sessions and handles, on real MPI engines of this machine."""
 
 import dataclasses
+import getpass
 import importlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -17,14 +19,16 @@ import numpy as np
 import psutil
 import pytest
 
-from sagips_kit import Proxy, RunSpec
+from sagips_kit import Proxy, RunSpec, Settings
 from sagips_kit.cluster import connect, handle, profiles, remote
 from sagips_kit.running.coordination import Control, Milestones
 from sagips_kit.running.signals import Signals
 from sagips_kit.store import create, schema
+from sagips_kit.store.heartbeat import read_pulse
 from sagips_kit.store.writer import RunWriter
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "sagips_kit"
 N = 2
 pytestmark = pytest.mark.timeout(180)
 
@@ -319,7 +323,7 @@ def test_submit_prepares_here_and_runs_there(engines, monkeypatch, tmp_path):
         prepared.append((spec.store, n_ranks, resume))
         create.create_run(spec.store, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)))
 
-    launch.prepare = prepare
+    launch.prepare, launch.is_slow = prepare, lambda spec: False
     launch.run_rank = lambda spec, world, resume: {"steps": spec.n_steps, "pid": os.getpid(), "resume": resume}
     monkeypatch.setattr("sagips_kit.running.launch", launch, raising=False)
     monkeypatch.setitem(sys.modules, "sagips_kit.running.launch", launch)
@@ -393,7 +397,44 @@ def test_busy_engines_are_refused_before_the_store_is_made(engines, start):
     run.wait(timeout_s=30)
 
 
+def test_engines_with_other_code_are_named():
+    here = remote._origin() | {"sagips_kit": "0.1", "started": time.time() - 7300, "user": "eve", "is_edited": False}
+    for change, text in (
+        ({}, rf"^started 2 h ago by eve, with sagips_kit 0.1 of {PACKAGE}$"),
+        ({"is_edited": True}, r"whose files have been edited since: connect\(..., fresh=True\) starts new ones$"),
+        ({"code": "/old"}, rf"of /old. This notebook uses {PACKAGE}: connect\(..., fresh=True\) starts new ones$"),
+    ):
+        assert re.search(text, remote.origin_explained([here | change]))
+    assert "with an older sagips_kit" in remote.origin_explained([here, {"rank": 1, "sagips_kit": "0.1"}])
+
+
 # A run
+
+
+def test_stop_says_where_and_resume_continues(engines, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = Settings(n_members=1, n_events=64, n_draws=2, n_predictive=2, rows_per_block=100_000)
+    spec = RunSpec(
+        problem=Proxy(), settings=small, store="long.zarr", n_steps=10**6, n_observed=500, reference=False, fit=False
+    )
+    run = engines.submit(spec)
+    with pytest.raises(RuntimeError, match="has not been stopped: step 0 of 1000000, unfinished"):
+        run.resume()
+    while (pulse := read_pulse(run.path)) is None or not pulse.step:
+        time.sleep(0.1)
+    for again in (run.resume, lambda: engines.resume("long.zarr")):
+        run.stop()
+        stop_step = run.status().stop_step
+        shown = capsys.readouterr().err
+        assert f"Stopping at step {stop_step} of 1000000, in about 0:0" in shown or f"at step {stop_step}" in shown
+        run.wait(timeout_s=60)
+        assert run.status().steps.tolist() == [stop_step] * N and stop_step % 10 == 0
+        run = again()
+        assert run.status().state == "unfinished"
+        while not (pulse := read_pulse(run.path)) or pulse.step <= stop_step:
+            time.sleep(0.1)
+    run.stop()
+    assert [rank["first_step"] for rank in run.result()] == [stop_step] * N
 
 
 def test_failure_surfaces_while_others_continue(start):
@@ -523,7 +564,7 @@ def test_a_run_of_another_notebook_is_attached(engines, train, capsys):
     found.stop()
     found.watch(interval_s=0.1)
     assert repr(found).endswith(", stopped)")
-    assert f"{found.status().stop_step}/{found.status().stop_step}" in capsys.readouterr().err
+    assert f"{found.status().stop_step}/400" in capsys.readouterr().err, "against its planned end"
     assert {rank["steps"] for rank in found.result()} == set(found.status().steps)
 
 
@@ -613,7 +654,7 @@ def test_idle_engines_leave_no_shared_memory_behind(ipython_dir):
     assert not any(map(os.path.exists, shared))
 
 
-def test_joins_engines_started_in_a_terminal(ipython_dir):
+def test_joins_engines_started_in_a_terminal(ipython_dir, capsys):
     profiles.install_profile("local")
     command = [sys.executable, "-m", "ipyparallel.cluster", "start", "--profile=local", "--n=3"]
     terminal = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -625,6 +666,10 @@ def test_joins_engines_started_in_a_terminal(ipython_dir):
         with connect.connect("local", 3) as joined:
             assert [fact["rank"] for fact in joined._facts] == [0, 1, 2]
             assert "ipcluster stop --profile=local" in joined.preview()
+            whose = rf"engines joined; .*; started \d+ s ago by {getpass.getuser()}, with sagips_kit .* of {PACKAGE}"
+            assert re.search(whose, capsys.readouterr().err)
+            with connect.connect("local", 1, fresh=True) as new:
+                assert new.n == 1 and new.preview().startswith("profile   local (started here)")
         assert _engines_of(terminal.pid)
         with pytest.raises(ValueError, match=r"has 3 engines, but n=2 .*ipcluster stop --profile=local"):
             connect.connect("local", 2)

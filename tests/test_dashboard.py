@@ -6,11 +6,12 @@ import time
 import numpy as np
 import pytest
 from test_analysis import make_run, make_theta
+from test_live import beat
 
-from sagips_kit import open_run, request_stop
+from sagips_kit import open_run
 from sagips_kit.report.dashboard import Dashboard
 from sagips_kit.running.coordination import Control
-from sagips_kit.store import schema
+from sagips_kit.store import heartbeat, schema
 from sagips_kit.store.writer import RunWriter
 
 pytest.importorskip("ipywidgets")
@@ -71,7 +72,7 @@ def test_it_follows_the_run_to_its_end(path, show):
     advance(path, 1000)
     until(lambda: "<b>finished</b>" in facts.value)
     assert button.disabled
-    until(lambda: not dashboard._thread.is_alive())
+    until(lambda: not any(thread.is_alive() for thread in dashboard._threads))
     assert "step 1000" in repr(dashboard)
 
 
@@ -81,10 +82,10 @@ def test_the_button_stops_the_run(path, show):
     button.click()
     assert Control(path)[schema.ASKED] == schema.BY_USER
     assert "were asked to stop" in facts.value
-    request_stop(path, 800)  # as one of the ranks would
+    Control(path)[schema.STOP_STEP] = 800  # as one of the ranks would
     advance(path, 800)
     dashboard.refresh()
-    assert "stopped</b>" in facts.value and button.disabled and bar.max == 800
+    assert "stopped</b>" in facts.value and button.disabled and (bar.value, bar.max) == (800, 1000)
 
 
 def test_it_shows_failures(path, show):
@@ -115,10 +116,9 @@ def test_a_run_without_rows_or_reference_has_a_view_too(tmp_path, show):
     make_run(make_theta(), tmp_path / "b.zarr", n_steps=0, reference=None)
     dashboard = show(tmp_path / "b.zarr", interval_s=60)
     assert "step 0 of 1 000" in parts(dashboard)[2].value and "fitting" not in parts(dashboard)[2].value
-    with RunWriter(tmp_path / "b.zarr", 0) as writer:
-        writer.write_fit({"state": "under way"})
+    beat(tmp_path / "b.zarr", heartbeat.SCORE, 7, 7)
     dashboard.refresh()
-    assert "step 0 of 1 000, fitting by the learned score" in parts(dashboard)[2].value
+    assert "<b>learning the score (the fit)</b>: step 0 of 1 000, 0:07" in parts(dashboard)[2].value
 
 
 def test_what_a_store_says_is_shown_as_text(path, show):

@@ -22,7 +22,7 @@ from sagips_kit.report import export
 from sagips_kit.report.accessor import ChainsAccessor, RunAccessor
 from sagips_kit.report.dashboard import Dashboard
 from sagips_kit.report.html import html_report
-from sagips_kit.report.progress_line import ProgressLine
+from sagips_kit.report.line import ProgressLine
 from sagips_kit.running.tune import Tuning
 from sagips_kit.statistics.fit import ScoreFit
 from sagips_kit.statistics.information import Information

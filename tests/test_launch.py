@@ -2,9 +2,12 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import re
+import time
 import types
+import warnings
 import weakref
 from pathlib import Path
 
@@ -38,11 +41,14 @@ from sagips_kit.ranks import launcher
 from sagips_kit.report import html
 from sagips_kit.report.dashboard import Dashboard
 from sagips_kit.report.progress_line import snapshot
-from sagips_kit.running import reference, resume
+from sagips_kit.running import launch, reference, resume
+from sagips_kit.running.launch import observed_events
+from sagips_kit.running.rank_run import RankRun
 from sagips_kit.statistics.fit import ScoreFit
+from sagips_kit.statistics.likelihood import LikelihoodFit
 from sagips_kit.store import diagnostics
 from sagips_kit.store.findings import Finding
-from sagips_kit.store.status import is_fitting
+from sagips_kit.store.heartbeat import SCORE, read_pulse
 from sagips_kit.store.writer import RunWriter
 from sagips_kit.training import predictions
 
@@ -117,6 +123,9 @@ def test_a_long_run_keeps_only_its_last_records(spec, monkeypatch):
 
 def test_store_holds_the_reference_and_the_spec(spec):
     prepare(spec, n_ranks=1)
+    assert open_run(spec.store)["reference"]["mle"].isnull().all(), "rank 0 makes the fit"
+    with RankRun(spec, World.alone("cpu")) as rank_run:
+        rank_run.fit()
     stored = open_run(spec.store)
     best, deviation = exact_fit(observed(spec))
     np.testing.assert_allclose(stored["reference"]["mle"], best, rtol=1e-6)
@@ -188,11 +197,54 @@ def test_a_run_without_its_fit_continues_and_says_why(spec, monkeypatch, error, 
     assert read_status(spec.store).is_finished and stored["reference"]["fit"].isnull().all()
 
 
+def test_a_likelihood_that_is_nowhere_finite_is_refused_at_once(spec, monkeypatch):
+    monkeypatch.setattr(Gaussian, "log_likelihood", lambda self, theta, statistic: theta.sum() - math.inf)
+    with pytest.raises(RuntimeError, match="found no finite value from 3 starting points"):
+        prepare(spec, n_ranks=1)
+    assert not Path(spec.store).exists()
+
+
+def test_warnings_of_the_likelihood_fit_reach_those_who_follow_the_run(spec, monkeypatch):
+    def fit_likelihood(problem, events):
+        warnings.warn("The fit ends at the end of a range.", stacklevel=1)
+        return LikelihoodFit(np.zeros(2), np.eye(2))
+
+    monkeypatch.setattr(reference, "fit_likelihood", fit_likelihood)
+    prepare(spec, n_ranks=1)
+    with pytest.warns(UserWarning, match="ends at the end"), RankRun(spec, World.alone("cpu")) as rank_run:
+        rank_run.fit()
+        rank_run.fit()  # once only
+    assert read_pulse(spec.store).notes == ("The fit ends at the end of a range.",)
+
+
+def test_a_large_file_is_left_to_rank_0_but_for_its_first_block(spec, tmp_path, monkeypatch):
+    np.save(tmp_path / "events.npy", observed_events(spec)[0])
+    spec = change(spec, events=str(tmp_path / "events.npy"))
+    assert not launch.is_slow(spec)
+    monkeypatch.setattr(launch, "_LARGE_BYTES", 100)
+    assert launch.is_slow(spec)
+    launch.prepare_later(spec)
+    assert not Path(spec.store).exists()
+    np.save(tmp_path / "events.npy", np.full((200, 1), np.nan))
+    with pytest.raises(ValueError, match="events.npy.*row 0"):
+        launch.prepare_later(spec)
+
+
+def phase_of(path):
+    """What the run says that it does, after at most 5 s."""
+    deadline = time.monotonic() + 5
+    while (pulse := read_pulse(path)) is None or pulse.phase != SCORE:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    return pulse and pulse.phase
+
+
 def test_a_fit_is_made_once_and_again_if_it_was_killed(spec, monkeypatch):
     made = []
 
     def fit(*given, **options):
-        made.append(is_fitting(spec.store))
+        made.append(phase_of(spec.store))
         if len(made) == 1:
             raise KeyboardInterrupt
         return fake_fit(*given, **options)
@@ -207,7 +259,7 @@ def test_a_fit_is_made_once_and_again_if_it_was_killed(spec, monkeypatch):
         run_rank(spec, World.alone("cpu"), resume=True)
         assert read_status(spec.store).stop_step == (stop or spec.n_steps) and len(made) == 2
         prepare(spec, n_ranks=1, resume=True)
-    assert made == [True, True] and read_status(spec.store).is_finished
+    assert made == [SCORE, SCORE] and read_status(spec.store).is_finished
     # It may be asked for later.
     prepare(change(spec, fit=False), n_ranks=1, resume=True)
 

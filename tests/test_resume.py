@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -38,12 +39,13 @@ from sagips_kit import (
     verify,
 )
 from sagips_kit.ranks.world import World
-from sagips_kit.running import probe, resume, signals
+from sagips_kit.running import coordination, probe, resume, signals
 from sagips_kit.running.checkpoints import FOLDER, Checkpoints
 from sagips_kit.running.coordination import Control, Due, Milestones
 from sagips_kit.running.signals import Signals
 from sagips_kit.store import extend, files, location, schema
 from sagips_kit.store.group import open_group
+from sagips_kit.store.status import stop_soon
 from sagips_kit.store.writer import RunWriter
 from sagips_kit.training.state_dicts import flattened, nested
 
@@ -84,6 +86,17 @@ def stop_at(spec, step, n_ranks=1, nest=None):
     else:
         done = mpiexec(n_ranks, *nest.stub, TESTS / "mpi" / "rank.py", file_of(spec))
         assert done.returncode == 0, done.stdout
+
+
+@contextlib.contextmanager
+def after_s(seconds, act):
+    """Call `act` in another thread while the `with` block lasts."""
+    timer = threading.Timer(seconds, act)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
 
 
 def files_of(path):
@@ -369,22 +382,59 @@ class Quiet:
         return False
 
 
-def test_the_lowest_unfinished_rank_plans(spec):
+def test_the_lowest_unfinished_rank_plans_once_all_others_have_answered(spec):
     prepare(spec, n_ranks=3)
     control = Control(spec.store)
-    ranks = [Milestones(control, rank, 20, 203, 0, Quiet()) for rank in range(3)]
+    ranks = [Milestones(control, rank, 20, 203, 0, Quiet(), row_steps=5) for rank in range(3)]
     writers = [RunWriter(spec.store, rank) for rank in range(3)]
     control[schema.ASKED] = schema.BY_USER
-    for rank in (1, 2):
-        assert ranks[rank].reached(20) == Due(stop=False, checkpoint=False)
-    assert control[schema.STOP_STEP] == schema.NO_STOP
     writers[0].set_progress(203)
-    time.sleep(0.5)  # the duration of a block
-    ranks[2].reached(40)
-    assert control[schema.STOP_STEP] == schema.NO_STOP
-    ranks[1].reached(40)
-    assert 40 < control[schema.STOP_STEP] < 203
-    assert read_status(spec.store).stop_step == control[schema.STOP_STEP]
+
+    def planned(rank, step):
+        assert ranks[rank].reached(step) == Due(stop=False, checkpoint=False)
+        writers[rank].set_progress(step)
+        return control[schema.STOP_STEP]
+
+    # Rank 2 completes a block that it had begun before the request, then stores its rows; only rank 1 plans.
+    for rank, step in ((1, 20), (2, 60), (1, 25), (2, 65)):
+        assert planned(rank, step) == schema.NO_STOP
+    stop_step = planned(1, 30)
+    assert 65 + 2 * 5 <= stop_step < 203 and stop_step % 5 == 0
+    assert read_status(spec.store).stop_step == stop_step
+    assert ranks[2].reached(stop_step) == Due(stop=True, checkpoint=True)
+
+
+@pytest.fixture
+def attentive(monkeypatch):
+    """Ranks that look for requests, and store rows once there is one, after every row."""
+    for name in ("_LOOK_S", "_SHORT_S"):
+        monkeypatch.setattr(coordination, name, 0.0)
+
+
+def test_a_request_is_noticed_between_blocks(spec):
+    spec = change(spec, n_steps=100_000, settings=dataclasses.replace(SMALL, rows_per_block=10_000))
+    prepare(spec, n_ranks=1)
+    began = time.monotonic()
+    with after_s(0.5, lambda: stop_soon(spec.store)):
+        run_rank(spec, World.alone("cpu"))
+    assert time.monotonic() - began < 15
+    status = read_status(spec.store)
+    assert status.state == "stopped" and 0 < status.step < 50_000 and status.step % SMALL.record_every == 0
+    assert len(files_of(spec.store)) == 1 and open_run(spec.store)["history"]["theta"][0].notnull().any()
+
+
+@pytest.mark.parametrize("stop", [45, 100, 155])
+@pytest.mark.usefixtures("attentive")
+def test_a_run_that_was_stopped_between_blocks_continues_with_the_same_bits(spec, tmp_path, stop):
+    whole = change(spec, store=str(tmp_path / "whole.zarr"))
+    alone(whole)
+    prepare(spec, n_ranks=1)
+    control = Control(spec.store)
+    control[schema.ASKED], control[schema.STOP_STEP] = schema.BY_USER, stop
+    run_rank(spec, World.alone("cpu"))
+    assert read_status(spec.store).steps.tolist() == [stop]
+    assert alone(spec, resume=True)["first_step"] == stop
+    assert_same_bits(spec.store, whole.store)
 
 
 def test_the_end_of_the_time_leaves_time_for_the_last_blocks(spec, monkeypatch):
@@ -416,7 +466,7 @@ def test_a_checkpoint_and_its_name_are_synced_to_disk(spec, monkeypatch):
 
 
 def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(spec, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.Files, "write", refuse)

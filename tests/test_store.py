@@ -29,7 +29,7 @@ from sagips_kit.store import group as groups
 from sagips_kit.store.create import create_run
 from sagips_kit.store.layout import RunLayout
 from sagips_kit.store.reader import open_run
-from sagips_kit.store.status import is_fitting, read_status, request_stop, stop_soon
+from sagips_kit.store.status import read_status, request_stop, stop_soon
 from sagips_kit.store.writer import RunWriter
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -226,7 +226,6 @@ def test_a_run_of_the_schema_before_has_no_fit(make, path):
     run = open_run(path)
     assert run["reference"]["fit"].isnull().all() and run["reference"]["fit_covariance"].shape == (2, 2)
     assert list(run["reference"].data_vars) == list(schema.of_group("reference"))
-    assert not is_fitting(path)
     with RunWriter(path, 0) as writer:
         assert not writer.wants_fit()
 

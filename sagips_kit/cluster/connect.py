@@ -31,6 +31,7 @@ def connect(
     n: int = 4,
     timeout_s: float = 120,
     queue_timeout_s: float | None = None,
+    fresh: bool = False,
     **options: Any,
 ) -> Session:
     """Start engines, or join running ones, and check that they are one MPI world.
@@ -52,6 +53,9 @@ def connect(
     queue_timeout_s : float or None
         Longest time to wait in the queue, in seconds; None waits as long as it takes.  Interrupting the cell cancels
         the job.
+    fresh : bool
+        Start new engines: close the open session of this notebook, and leave running engines of others alone.  Engines
+        that are joined otherwise say who started them, when, and which code of the kit they use.
     **options : str or int
         Options of the profile for engines that are started now, such as walltime="01:00:00"; they are not kept.
 
@@ -95,11 +99,11 @@ def connect(
     found = _found(profile).with_options(**options)
     session = _sessions.get(found.folder)
     if session is not None:
-        if session.is_open:
+        if session.is_open and not fresh:
             _check_number(n, session.n, "This notebook already has", "Type session.close()")
             return session
         session.close()
-    session = Session(_running(found, n) or Started(found, n), n)
+    session = Session((None if fresh else _running(found, n)) or Started(found, n), n)
     session.open(timeout_s, queue_timeout_s)
     _sessions[found.folder] = session
     atexit.unregister(_leave)

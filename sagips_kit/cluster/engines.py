@@ -43,12 +43,15 @@ class Engines(Protocol):
         Who started them, and how to end them.
     launcher_name : str
         Name of ipyparallel's launcher.
+    is_joined : bool
+        Whether somebody else has started them.
     """
 
     profile: str
     n: int
     origin: str
     launcher_name: str
+    is_joined: bool
 
     @property
     def command(self) -> str:
@@ -80,7 +83,7 @@ class Engines(Protocol):
 class Started:
     """Engines that this process starts and ends."""
 
-    origin = "started here"
+    origin, is_joined = "started here", False
 
     def __init__(self, profile: Profile, n: int):
         import ipyparallel
@@ -226,6 +229,8 @@ class Joined:
     connection : Path
         The file by which clients find the controller.
     """
+
+    is_joined = True
 
     def __init__(self, profile: Profile, state: Mapping[str, Any], connection: Path):
         self.profile, self.connection = profile.name, connection

@@ -4,16 +4,22 @@ The progress of a run is read from its store, failures from the results of the e
 waiting for an engine inside a collective operation would block the notebook forever after another rank has failed.
 """
 
+import functools
+import linecache
+import math
 import re
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._text import counted, listed, tail
-from ..report.progress_line import ProgressLine
+from ..report.line import ProgressLine, clock
+from ..report.progress_line import Follower
 from ..running.coordination import Control
 from ..store import schema
+from ..store.heartbeat import TRAINING
 from .attached import RankResult
 from .engines import Engines
 
@@ -25,8 +31,13 @@ if TYPE_CHECKING:
 
 CARRIER = "run_in"  # the function that carries a call to an engine, in `remote`
 POLL_S = 0.1  # between two looks at the engines
+_NO_SESSION = "This handle belongs to no session. Type session.resume(path)."
+_AGREE_S = 10.0  # for the ranks to agree on the step at which they stop
+_LOOK_S = 0.25  # between two looks whether they have
+_SHOW_S = 1.0  # between two updates of the progress
 _GRACE_S = 2.0  # for other ranks to fail too, before a failure is reported
-_RESUME = "Type session.close(), connect(...), and submit(spec, resume=True) to resume it."
+_RESUME = "Type session.close(), session = connect(...), and session.resume(path) to continue it."
+_NOT_OF_USERS = (str(Path(__file__).parents[1]), "site-packages", "dist-packages", "/lib/python3")
 _SECONDARY = ("PeerError",)  # raised on a rank because another one failed: never the cause
 
 
@@ -92,6 +103,10 @@ class RunHandle:
         What each engine reported about itself.
     engines : Engines
         The engines of the session.
+    again : callable or None
+        Submits the run once more to be resumed, called with its new length or None, and returns its new handle.
+    follower : Follower or None
+        Reads the progress of a run that rank 0 is about to create; None if the run is there.
 
     Attributes
     ----------
@@ -122,10 +137,17 @@ class RunHandle:
     path: Path | str
 
     def __init__(
-        self, path: Path | str, results: Sequence[RankResult], facts: Sequence[Mapping[str, Any]], engines: Engines
+        self,
+        path: Path | str,
+        results: Sequence[RankResult],
+        facts: Sequence[Mapping[str, Any]],
+        engines: Engines,
+        again: "Callable[[int | None], RunHandle] | None" = None,
+        follower: Follower | None = None,
     ):
         self.path = path
-        self._results, self._facts, self._engines = results, facts, engines
+        self._results, self._facts, self._engines, self._again = results, facts, engines, again
+        self._follower, self._n_notes = follower or Follower(path), 0
 
     def status(self) -> "RunStatus":
         """How far the run is, from its store.
@@ -135,9 +157,16 @@ class RunHandle:
         RunStatus
             Among others `.step`, which all ranks have completed, `.steps` (rank,), `.n_steps`, and `.state`:
             "unfinished", "stopping", "stopped" or "finished".
+
+        Raises
+        ------
+        FileNotFoundError
+            If rank 0 has not created the run yet.
         """
         from ..store import status
 
+        if not self._follower.is_created:
+            raise FileNotFoundError(f"There is no run at `{self.path}` yet: rank 0 is {self._follower.line()}.")
         return status.read_status(self.path)
 
     def open(self) -> "xr.DataTree":
@@ -152,8 +181,8 @@ class RunHandle:
 
         return accessor.open_run(self.path)
 
-    def dashboard(self, interval_s: float = 2.0) -> "Dashboard":
-        """A live view of the run in the notebook, with a button that stops the run.
+    def dashboard(self, interval_s: float = 1.0) -> "Dashboard":
+        """A live view of the run in the notebook, with a button that stops the run, and resumes it.
 
         Parameters
         ----------
@@ -166,15 +195,17 @@ class RunHandle:
             A widget, which the notebook displays.
         """
         from ..report.dashboard import Dashboard
+        from ..store import status
 
-        return Dashboard(self.path, interval_s, self.stop, lambda: bool(self._failed()))
+        stop = functools.partial(status.stop_soon, self.path)
+        return Dashboard(self.path, interval_s, stop, lambda: bool(self._failed()), self._again and self.resume)
 
     def watch(self, until: int | None = None, interval_s: float = 1.0) -> None:
         """Show the progress of the run until it ends; interrupting the cell does not affect the run.
 
-        One line shows the steps, the time used and left, the steps of the slowest and the fastest rank, how far the
-        answer has moved during the last tenth of the run, the fraction of the time that ranks wait, and the age of
-        messages.
+        One line, which moves every second, shows what the run does, the steps, the time used and left, the steps of the
+        slowest and the fastest rank where they differ, how far the answer has moved during the last tenth of the run,
+        the fraction of the time that ranks wait, and the age of messages.  It says if there is no sign of life.
 
         Parameters
         ----------
@@ -191,20 +222,27 @@ class RunHandle:
         """
         line = ProgressLine()
         try:
-            while not self._is_over():
-                line.show(self._bar())
-                if until is not None and self.status().step >= until:
+            for is_shown in self._looks(line, interval_s):
+                if is_shown and until is not None and self.status().step >= until:
                     return
-                time.sleep(interval_s)
         except KeyboardInterrupt:
             line.end(f"{self._bar()}\nThe run continues. Show it again with .watch(), end it with .stop().")
             return
-        self._await_failed()
-        line.end(self._bar())
-        self.wait()
+        self._end(line)
+
+    def _looks(self, line: ProgressLine, interval_s: float) -> Iterator[bool]:
+        """Show the progress at regular intervals until the run has ended; yields more often, whether it was shown."""
+        shown = -math.inf
+        while not self._is_over():
+            if is_due := time.monotonic() - shown >= interval_s:
+                shown = time.monotonic()
+                line.show(self._bar())
+                self._warn()
+            yield is_due
+            time.sleep(min(POLL_S, interval_s))
 
     def wait(self, timeout_s: float | None = None) -> None:
-        """Wait until all ranks have ended, and show whether the result may be used.
+        """Wait until all ranks have ended, show the progress meanwhile, and at the end whether the result may be used.
 
         Parameters
         ----------
@@ -219,9 +257,31 @@ class RunHandle:
         TimeoutError
             If the run has not ended in time; it continues.
         """
-        self._wait(timeout_s)
+        line, deadline = ProgressLine(), math.inf if timeout_s is None else time.monotonic() + timeout_s
+        for _ in self._looks(line, _SHOW_S):
+            if time.monotonic() > deadline:
+                status, how = self.status(), "Call .wait() again, or .stop() to end it."
+                if status.stop_step < status.n_steps:
+                    how = f"It will stop at step {status.stop_step} and is at step {status.step}: call .wait() again."
+                raise TimeoutError(f"{self.path} continues after {timeout_s} s. {how}")
+        self._end(line)
+
+    def _end(self, line: ProgressLine) -> None:
+        """Show how a run has ended that is over; RankError if it did not end well."""
+        self._await_failed()
+        line.end(self._bar())
+        self._warn()
+        self._check_end()
         if self.status().is_finished:
             ProgressLine().end(f"Verdict: {self._verdict()}")
+
+    def _check_end(self) -> None:
+        if self._failed():
+            raise self._error()
+        if not self._is_ready():
+            raise self._lost()
+        if self._was_ended():
+            raise self._ended()
 
     def _verdict(self) -> str:
         from ..analysis.answer import verdict
@@ -231,31 +291,68 @@ class RunHandle:
         except Exception as error:  # the run has its results all the same
             return f"not made: {type(error).__name__}: {error}"
 
-    def _wait(self, timeout_s: float | None = None) -> None:
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._is_over():
-            if deadline is not None and time.monotonic() > deadline:
-                status, how = self.status(), "Call .wait() again, or .stop() to end it."
-                if status.stop_step < status.n_steps:
-                    how = f"It will stop at step {status.stop_step} and is at step {status.step}: call .wait() again."
-                raise TimeoutError(f"{self.path} continues after {timeout_s} s. {how}")
-            time.sleep(POLL_S)
-        self._await_failed()
-        if self._failed():
-            raise self._error()
-        if not self._is_ready():
-            raise self._lost()
-        if self._was_ended():
-            raise self._ended()
-
     def stop(self) -> None:
-        """Ask the ranks to stop cleanly, all at the same step; returns at once.
+        """Ask the ranks to stop cleanly, all at the same step, and show at which one: within seconds.
 
-        The step is one that no rank has reached yet.  The run can be resumed by `Session.submit(spec, resume=True)`.
+        The step is one that no rank has reached yet; all ranks write a checkpoint there.  `resume` continues the run.
         """
         from ..store import status
 
         status.stop_soon(self.path)
+        line, deadline = ProgressLine(), time.monotonic() + _AGREE_S
+        while not self._is_over() and self.status().state == "unfinished" and time.monotonic() < deadline:
+            now = self._follower.snapshot()
+            if now.pulse is not None and now.pulse.phase != TRAINING:
+                break  # the ranks look for requests while they train
+            line.show(now.line())
+            time.sleep(_LOOK_S)
+        line.end(self._how_it_stops())
+
+    def _how_it_stops(self) -> str:
+        now = self._follower.snapshot()
+        again = "handle.resume() continues it from there."
+        if now.status.is_finished or self._failed():
+            return f"The run has ended: {now.doing()}."
+        if now.status.state == "stopped":
+            return f"Stopped at step {now.status.step} of {now.status.n_steps}. {again}"
+        if now.status.state == "stopping":
+            left = "" if math.isnan(now.left_s) else f", in about {clock(now.left_s)}"
+            return f"Stopping at step {now.status.stop_step} of {now.status.n_steps}{left}. {again}"
+        doing = f" (now: {now.doing()})" if now.doing() else ""
+        return f"The ranks were asked to stop. They do soon after they have begun to train{doing}."
+
+    def resume(self, n_steps: int | None = None) -> "RunHandle":
+        """Continue the run where it was stopped, on the same engines; waits for the stop if that is under way.
+
+        Parameters
+        ----------
+        n_steps : int or None
+            Continue a finished run up to this step; None leaves its length as it is.
+
+        Returns
+        -------
+        RunHandle
+            This handle, which follows the run again.
+
+        Raises
+        ------
+        RuntimeError
+            If the run has not been asked to stop and goes on, or if the engines are gone or busy.
+        ValueError
+            If the problem has changed since the run was started.
+        """
+        if self._again is None:
+            raise RuntimeError(_NO_SESSION)
+        if not self._is_over() and not self._is_asked():
+            raise RuntimeError(f"{self.path} has not been stopped: {self.status()}. Follow it with .watch().")
+        for _ in self._looks(ProgressLine(), _SHOW_S):
+            pass
+        self._results = self._again(n_steps)._results
+        self._follower, self._n_notes = Follower(self.path), 0
+        return self
+
+    def _is_asked(self) -> bool:
+        return self.status().state == "stopping" or bool(Control(self.path)[schema.ASKED])
 
     def result(self) -> list[dict[str, Any]]:
         """What each rank returned; waits for the end of the run, without a limit.
@@ -270,7 +367,10 @@ class RunHandle:
         RankError
             If a rank has failed, or the run was stopped early by a signal or the end of its job's time.
         """
-        self._wait()
+        while not self._is_over():
+            time.sleep(POLL_S)
+        self._await_failed()
+        self._check_end()
         return [result.get() for result in self._results]
 
     def _is_ready(self) -> bool:
@@ -332,23 +432,28 @@ class RunHandle:
                 f"{tail(self._engines.output())}"
             )
             return RankError(text, first, host, failures)
-        lines = [f"Rank {first}{on_host} failed: {errors[first].ename}: {errors[first].evalue}\n\n{failures[first]}\n"]
+        lines = [f"Rank {first}{on_host} failed: {errors[first].ename}: {errors[first].evalue}"]
         others: dict[str, list[int]] = {}
         for rank in errors.keys() - {first}:
             others.setdefault(f"{errors[rank].ename}: {errors[rank].evalue}", []).append(rank)
         busy = [rank for rank, result in enumerate(self._results) if not result.ready()]
         lines += [f"Ranks that failed too: {listed(ranks)}: {error}" for error, ranks in others.items()]
         lines += [f"Ranks still running: {listed(busy)}; session.close() ends them by force."] if busy else []
+        lines += ["", _own_frames(failures[first])]
         return RankError("\n".join(lines), first, host, failures)
 
     def _ended_at(self, rank: int) -> float:
         ended = self._results[rank].metadata["completed"]
         return ended.timestamp() if ended else float("inf")
 
-    def _bar(self) -> str:
-        from ..report import progress_line
+    def _warn(self) -> None:
+        """Repeat warnings of the engines here, each once."""
+        for note in self._follower.notes[self._n_notes :]:
+            warnings.warn(note, stacklevel=4)
+            self._n_notes += 1
 
-        return progress_line.snapshot(self.path).line()
+    def _bar(self) -> str:
+        return self._follower.line()
 
     def __repr__(self):
         try:
@@ -358,6 +463,17 @@ class RunHandle:
         except (OSError, ValueError):
             status = "no run in its store"  # which was moved or deleted
         return f"RunHandle({str(self.path)!r}, {counted(len(self._results), 'rank')}, {status})"
+
+
+def _own_frames(traceback: str) -> str:
+    """The frames of a remote traceback that are of the user's code, with lines of cells; all if there are none."""
+    own = []
+    for block in traceback.split("\n\n"):
+        found = re.match(r"File (.+?):(\d+), in ", block)
+        if found and not any(folder in found[1] for folder in _NOT_OF_USERS):
+            line = linecache.getline(found[1], int(found[2])).strip()  # engines do not know the text of a cell
+            own.append(f"{block.splitlines()[0]}\n---> {found[2]} {line}" if line else block)
+    return "\n\n".join(own) or traceback
 
 
 def _user_frames(traceback: str) -> str:

@@ -5,6 +5,7 @@ again, and a problem that still computes other numbers than in the notebook is r
 """
 
 import functools
+import getpass
 import importlib
 import os
 import pickle
@@ -12,11 +13,14 @@ import platform
 import socket
 import sys
 import sysconfig
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._text import listed
+import psutil
+
+from .._text import ago, listed
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
@@ -127,7 +131,30 @@ def facts() -> dict[str, Any]:
         "device": inventory(),
         "library": MPI.Get_library_version().splitlines()[0].strip("\0 "),
         **_versions(),
+        **_origin(),
     }
+
+
+def _origin() -> dict[str, Any]:
+    """Whose process this is, since when, and which code of the kit it has imported."""
+    folder, started = Path(__file__).parents[1], psutil.Process().create_time()
+    # Modules are imported when they are first needed, so an edited kit may be used in parts.
+    is_edited = any(file.stat().st_mtime > started for file in folder.rglob("*.py"))
+    return {"user": getpass.getuser(), "started": started, "code": str(folder), "is_edited": is_edited}
+
+
+def origin_explained(found: list[dict[str, Any]]) -> str:
+    """Whose engines they are, how old, and which code they use, for those who join them."""
+    first, here, fresh = found[0], _origin(), "connect(..., fresh=True) starts new ones"
+    if not all(here.keys() <= fact.keys() for fact in found):
+        return f"with an older sagips_kit, which does not say where it is: {fresh}"
+    age = ago(time.time() - min(fact["started"] for fact in found))
+    text = f"started {age} ago by {first['user']}, with sagips_kit {first['sagips_kit']} of {first['code']}"
+    if any(fact["code"] != here["code"] for fact in found):
+        return f"{text}. This notebook uses {here['code']}: {fresh}"
+    if any(fact["is_edited"] for fact in found):
+        return f"{text}, whose files have been edited since: {fresh}"
+    return text
 
 
 def _versions() -> dict[str, str]:

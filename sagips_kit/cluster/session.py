@@ -3,6 +3,7 @@
 `engines` starts them; `handle` follows a submitted run to its end.
 """
 
+import dataclasses
 import os
 import sys
 import time
@@ -10,13 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from .._text import listed, tail
-from ..report.progress_line import ProgressLine
+from ..report.line import ProgressLine, working
+from ..report.progress_line import Follower
 from ..store.location import absolute
 from .attached import AttachedResult, RankResult
 from .engines import Engines
 from .handle import POLL_S, RunHandle
 from .jobs import JobState
-from .remote import VERSIONS, differences, facts, other_code, other_code_explained, run_in
+from .remote import VERSIONS, differences, facts, origin_explained, other_code, other_code_explained, run_in
 
 if TYPE_CHECKING:
     from ipyparallel import Client
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from ..running.tune import Tuning
 
 _CLOSED = "This session is closed. Type session = connect(...) to open another."
+_LONG_S = 1.0  # what takes longer shows its time
 _ANSWER_S = 60.0  # for idle engines to report what they are
 
 
@@ -92,14 +95,19 @@ class Session:
         """
         try:
             self._answer_s = max(_ANSWER_S, timeout_s)
-            self._open_client = self._engines.open(timeout_s)
+            with working(f"{self._engines.profile}: starting the controller", after_s=_LONG_S):
+                self._open_client = self._engines.open(timeout_s)
             deadline = self._await_engines(timeout_s, queue_timeout_s)
             # Engines in the middle of a run do not answer: they are checked before the next one.
             if not self._busy():
-                self._check_engines(deadline)
+                with working(f"{self._engines.profile}: the engines load PyTorch", after_s=_LONG_S):
+                    self._check_engines(deadline)
         except BaseException:
             self.close()
             raise
+        if self._engines.is_joined:
+            what = origin_explained(self._facts) if self._facts else "in the middle of a run"
+            ProgressLine().end(f"{self._engines.profile}: engines {self._engines.origin}; {what}")
 
     @property
     def _client(self) -> "Client":
@@ -256,7 +264,10 @@ class Session:
         return "\n".join([*head, "", *table, *script])
 
     def submit(self, spec: "RunSpec", resume: bool = False) -> RunHandle:
-        """Create the store of a run and start the run on all engines; returns at once.
+        """Create the store of a run and start the run on all engines; returns within seconds.
+
+        The fits are made by rank 0, which also reads a file of events of more than 32 MiB.  What it refuses is an error
+        of `RunHandle.watch` and `RunHandle.wait`.
 
         Parameters
         ----------
@@ -284,14 +295,60 @@ class Session:
         if not self._facts:
             self._check_engines(time.monotonic() + self._answer_s)
         from ..running import launch
-        from ..running.resume import after_restart
+        from ..running.resume import after_restart, is_begun
 
         spec, resume = after_restart(spec, resume)
         self._check_code(spec)
-        launch.prepare(spec, n_ranks=self.n, resume=resume)
+        begin, follower = launch.run_rank, None
+        if not (resume and is_begun(spec.store)) and launch.is_slow(spec):
+            launch.prepare_later(spec)
+            begin, follower = launch.run, Follower(absolute(spec.store), is_new=True)
+        else:
+            launch.prepare(spec, n_ranks=self.n, resume=resume)
+
+        def again(n_steps: int | None) -> RunHandle:
+            longer = dataclasses.replace(spec, overwrite=False, n_steps=n_steps or spec.n_steps)
+            return self.submit(longer, resume=True)
+
         return RunHandle(
-            absolute(spec.store), self._start(launch.run_rank, spec, None, resume), self._facts, self._engines
+            absolute(spec.store),
+            self._start(begin, spec, None, resume),
+            self._facts,
+            self._engines,
+            again,
+            follower,
         )
+
+    def resume(self, path: str | os.PathLike[str], n_steps: int | None = None) -> RunHandle:
+        """Continue a run on all engines that was stopped, or whose job or notebook has ended.
+
+        Parameters
+        ----------
+        path : path
+            The store of the run, which knows its spec.
+        n_steps : int or None
+            Continue a finished run up to this step; None leaves its length as it is.
+
+        Returns
+        -------
+        RunHandle
+            Follows the run; a finished run stays as it is.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no run at `path`.
+        ValueError
+            If its problem cannot be imported here or computes other numbers now, or if it was started on another number
+            of ranks.
+        RuntimeError
+            If the session is closed, or the engines are gone or busy.
+        """
+        from ..running.spec import RunSpec
+        from ..store.reader import open_run
+
+        spec = dataclasses.replace(RunSpec.from_run(open_run(path)), store=os.fspath(path))
+        return self.submit(dataclasses.replace(spec, n_steps=n_steps or spec.n_steps), resume=True)
 
     def tune(self, spec: "RunSpec", trial_s: float = 2.0) -> "Tuning":
         """Measure the speed of several modes of exchange on the engines, for the generators of a run; waits for it.
@@ -352,7 +409,7 @@ class Session:
             )
         place = absolute(path)
         self._results = [AttachedResult(self._client, rank, place) for rank in range(self.n)]
-        return RunHandle(place, self._results, self._facts, self._engines)
+        return RunHandle(place, self._results, self._facts, self._engines, lambda n_steps: self.resume(place, n_steps))
 
     def _start(self, function: Callable[..., Any], *args: Any) -> Sequence[RankResult]:
         import cloudpickle
@@ -378,7 +435,8 @@ class Session:
         """
         is_busy = not all(result.ready() for result in self._results)
         client, self._open_client = self._open_client, None
-        self._engines.close(client, patience_s, is_busy, is_kept=keep_run and is_busy)
+        with working(f"{self._engines.profile}: closing the session", after_s=_LONG_S):
+            self._engines.close(client, patience_s, is_busy, is_kept=keep_run and is_busy)
 
     def __enter__(self) -> Self:
         return self

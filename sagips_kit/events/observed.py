@@ -240,6 +240,29 @@ class Observed(metaclass=ValueClass):
             )
         return events
 
+    def first(self, problem: "Problem") -> "NDArray[np.float64]":
+        """Read the selected events of the first block of the file, to find mistakes before all of it is read.
+
+        Parameters
+        ----------
+        problem : Problem
+            Whose observables are read.
+
+        Returns
+        -------
+        ndarray (event, observable)
+            In the problem's units; there may be none.
+
+        Raises
+        ------
+        FileNotFoundError, ModuleNotFoundError
+            If the file, or the package that reads it, is missing.
+        EventFileError
+            For a file that cannot be read, a missing column, or an entry that is not a finite number.
+        """
+        empty = np.empty((0, len(problem.observables)))
+        return next((rows for rows, _ in self._blocks(problem)), empty)
+
     def window(self, problem: "Problem", number: int, n_rows: int, seed: int = 0) -> "NDArray[np.float64]":
         """Read the selected events of some rows from all over the file, for `stream=True`.
 

@@ -218,7 +218,7 @@ class RunAccessor:
         """
         return open_run(self._source("reopen"))
 
-    def dashboard(self, interval_s: float = 2.0) -> Dashboard:
+    def dashboard(self, interval_s: float = 1.0) -> Dashboard:
         """Show the run in a notebook while it is running.
 
         Parameters

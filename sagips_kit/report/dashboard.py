@@ -6,8 +6,10 @@ affect the run.
 
 import html
 import io
+import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +18,10 @@ from matplotlib.figure import Figure
 
 from .. import analysis, plot
 from .._text import spaced
-from ..store import schema
 from ..store.reader import open_run
-from ..store.status import RunStatus, is_fitting, read_status, stop_soon
+from ..store.status import read_status, stop_soon
+from .line import clock
+from .progress_line import Follower, Snapshot
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -42,6 +45,8 @@ class Dashboard:
         What the button does, called without arguments; None asks the ranks through the store to stop.
     has_failed : callable or None
         Returns whether a rank has failed, called without arguments; None means that this is not known.
+    resume : callable or None
+        What the button does when the run has stopped, called without arguments; None leaves it without effect.
 
     Attributes
     ----------
@@ -74,9 +79,10 @@ class Dashboard:
     def __init__(
         self,
         path: "str | os.PathLike[str] | Store",
-        interval_s: float = 2.0,
+        interval_s: float = 1.0,
         stop: Callable[[], object] | None = None,
         has_failed: Callable[[], bool] | None = None,
+        resume: Callable[[], object] | None = None,
     ):
         try:
             import ipywidgets
@@ -85,22 +91,31 @@ class Dashboard:
             raise ModuleNotFoundError(text, name=error.name) from None
         self.path, self.interval_s = path, interval_s
         self._stop = stop or (lambda: stop_soon(path))
-        self._has_failed = has_failed or (lambda: False)
+        self._has_failed, self._resume = has_failed or (lambda: False), resume
         self._bar = ipywidgets.IntProgress(min=0, layout={"width": "100%"})
         self._facts = ipywidgets.HTML()
         self._image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
         self._button = ipywidgets.Button(description="Stop the run", button_style="warning")
-        self._button.on_click(lambda _: self.stop())
+        self._button.on_click(lambda _: self._click())
         top = ipywidgets.HBox([self._bar, self._button])
         self.widget = ipywidgets.VBox([top, self._facts, self._image])
-        self._status: RunStatus | None = None  # of the run that is shown
+        self._follower = Follower(path)
+        self._drawn: list[int] | None = None  # steps of the ranks in the picture
         self._verdict = ""  # when it has ended
-        self._pace: xr.Dataset | None = None
         self._answer = ""  # to a request to stop
-        self._is_closed = threading.Event()
+        self._is_closed, self._drawing = threading.Event(), threading.Lock()
         self.refresh()
-        self._thread = threading.Thread(target=self._follow, name="sagips_kit dashboard", daemon=True)
-        self._thread.start()
+        self._threads: list[threading.Thread] = []
+        self._follow()
+
+    def _follow(self) -> None:
+        # Two threads: a picture takes longer than what is said should stand still.
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(act,), name="sagips_kit dashboard", daemon=True)
+            for act in (self._say, self._draw)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def refresh(self) -> bool:
         """Read the store once and show what has changed.
@@ -110,73 +125,116 @@ class Dashboard:
         bool
             Whether the run can still change: it has neither ended nor failed.
         """
-        status = read_status(self.path)
-        is_running = not (status.has_ended or self._has_failed())
-        self._bar.max, self._bar.value = status.stop_step, status.step
-        self._button.disabled = not is_running
-        if self._status is None or self._status.steps.tolist() != status.steps.tolist():
-            run = open_run(self.path)
-            self._draw(run)
-            self._pace = analysis.pace(run) if status.steps.any() else None
-            self._verdict = analysis.verdict(run).headline if status.has_ended else ""
-        self._status = status
-        self._facts.value = self._words(status)
+        self._draw()
+        return self._say()
+
+    def _say(self) -> bool:
+        """Show the state of the run; returns whether it can still change."""
+        now = self._follower.snapshot()
+        is_running = not (now.status.has_ended or self._has_failed())
+        self._bar.max, self._bar.value = now.status.n_steps, now.step
+        can_resume = now.status.state == "stopped" and self._resume is not None
+        self._button.description = "Resume the run" if can_resume else "Stop the run"
+        self._button.disabled = not (is_running or can_resume)
+        self._facts.value = self._words(now)
         return is_running
 
+    def _draw(self) -> bool:
+        """Show the picture, and the verdict, if they have changed; returns whether they can still change."""
+        with self._drawing:
+            status = read_status(self.path)
+            if self._drawn != status.steps.tolist():
+                run = open_run(self.path)
+                self._image.value = _picture(run)
+                self._verdict = analysis.verdict(run).headline if status.has_ended else ""
+                self._drawn = status.steps.tolist()
+                if status.has_ended:
+                    self._say()
+        return not (status.has_ended or self._has_failed())
+
     def stop(self) -> None:
-        """Ask the ranks to stop cleanly, as the button does."""
+        """Ask the ranks to stop cleanly, as the button does; what is shown says at which step."""
+        self._try(self._stop, "The ranks were asked to stop. ")
+
+    def resume(self) -> None:
+        """Continue a run that has stopped, as the button does then.
+
+        Raises
+        ------
+        RuntimeError
+            If this view cannot resume runs, since no session knows it: `session.resume(path)` does.
+        """
+        if self._resume is None:
+            raise RuntimeError(f"This view has no engines. Type session.resume({str(self.path)!r}).")
+        for thread in self._threads:  # of the attempt that has ended
+            thread.join()
+        self._try(self._resume, "")
+        self._follow()
+
+    def _click(self) -> None:
+        has_stopped = read_status(self.path).state == "stopped" and self._resume is not None
+        (self.resume if has_stopped else self.stop)()
+
+    def _try(self, act: Callable[[], object], answer: str) -> None:
         try:
-            self._stop()
-            self._answer = "The ranks were asked to stop. "
-        except (ValueError, OSError) as error:
+            act()
+            self._answer = answer
+        except (ValueError, OSError, RuntimeError) as error:
             self._answer = f"{error} "
         self.refresh()
 
     def close(self) -> None:
         """End the live view; the run continues."""
         self._is_closed.set()
-        self._thread.join(timeout=10)
+        for thread in self._threads:
+            thread.join(timeout=10)
 
-    def _follow(self) -> None:
+    def _repeat(self, act: Callable[[], bool]) -> None:
+        """Call `act` at regular intervals while the run can change."""
         is_running = True
         while is_running and not self._is_closed.wait(self.interval_s):
             try:
-                is_running = self.refresh()
+                is_running = act()
             except (ValueError, OSError) as error:
                 # A store may be unavailable for a moment: try again.
                 self._facts.value = f"<b>The store cannot be read:</b> {html.escape(str(error))}"
 
-    def _words(self, status: RunStatus) -> str:
+    def _words(self, now: Snapshot) -> str:
         """The state of the run as a line of HTML."""
-        has_failed = self._has_failed() and not status.has_ended
-        words = f"<b>{'failed' if has_failed else status.state}</b>"
-        words += f": step {spaced(status.step)} of {spaced(status.stop_step)}"
-        if not status.steps.any() and is_fitting(self.path):
-            words += f", {schema.FITTING}"
-        if status.steps.max() > status.step:
+        status, has_failed = now.status, self._has_failed() and not now.status.has_ended
+        state = "failed" if has_failed else now.doing() or status.state
+        words = f"<b>{html.escape(state)}</b>"
+        words += f": step {spaced(now.step)} of {spaced(status.n_steps)}, {clock(now.elapsed_s)}"
+        if status.stop_step < status.n_steps:
+            words += f", {'stopped' if status.has_ended else 'stops'} at step {spaced(status.stop_step)}"
+        if status.steps.max() > now.step:
             words += f", the fastest rank is at {spaced(int(status.steps.max()))}"
-        if self._pace is not None:
-            rate = float(self._pace["step_rate"])
-            if rate > 0 and not (has_failed or status.has_ended):
-                words += f"; {rate:.3g} steps/s, about {(status.stop_step - status.step) / rate:.0f} s left"
-            words += f"; {float(self._pace['waiting']):.1%} of the time was spent waiting"
+        if not (math.isnan(now.rate) or has_failed or status.has_ended):
+            words += f"; {now.rate:.3g} steps/s"
+            words += "" if math.isnan(now.left_s) else f", about {clock(now.left_s)} left"
+        if not math.isnan(now.waited):
+            words += f"; {now.waited:.1%} of the time was spent waiting"
         first = f"<b>{html.escape(self._verdict)}</b><br>" if self._verdict else ""
-        return f"{first}{words}. {html.escape(self._answer)}"
-
-    def _draw(self, run: xr.DataTree) -> None:
-        figure = Figure(figsize=(11, 3.6), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        try:
-            plot.convergence(run, ax=left)
-        except ValueError:
-            left.set_axis_off()
-        plot.losses(run, ax=right)
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=_DPI)
-        self._image.value = image.getvalue()
+        # A view whose kernel was restarted stands still, with this time.
+        last = "" if status.has_ended or has_failed else f" <small>(as of {time.strftime('%H:%M:%S')})</small>"
+        return f"{first}{words}. {html.escape(self._answer)}{last}"
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         return self.widget._repr_mimebundle_(**options)
 
     def __repr__(self) -> str:
-        return f"Dashboard({str(self.path)!r}, {self._status})"
+        return f"Dashboard({str(self.path)!r}, {read_status(self.path)})"
+
+
+def _picture(run: xr.DataTree) -> bytes:
+    """The convergence and the losses of a run as PNG."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    try:
+        plot.convergence(run, ax=left)
+    except ValueError:
+        left.set_axis_off()
+    plot.losses(run, ax=right)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=_DPI)
+    return image.getvalue()

@@ -1,16 +1,13 @@
-"""The progress of a run as one line of text: how far, how fast, whether the estimate still moves, who waits.
+"""The progress of a run as one line of text: what it does, how far and fast, whether the estimate moves, who waits.
 
-Everything is read from the store, so any process can show the line, even if it has not started the run.
+Everything is read from the store, so any process can show the line, even if it has not started the run.  What is known
+of steps comes from the rows, which are written in blocks; between them, the signs of life of the nodes move the line.
 """
 
-import contextlib
 import math
 import os
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +16,10 @@ from numpy.typing import NDArray
 
 from .. import _circular
 from ..store import schema
-from ..store.group import array_of, damage_explained, expect, open_group
-from ..store.status import RunStatus, is_fitting, read_status
+from ..store.group import array_of, damage_explained, expect, identity, open_group
+from ..store.heartbeat import FAILED, TRAINING, Pulse, read_pulse
+from ..store.status import RunStatus, read_status
+from .line import clock
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -41,8 +40,12 @@ class Snapshot:
     ----------
     status : RunStatus
         The steps of each rank, and where the run ends.
-    elapsed_s : float
-        Time since the start of the run in seconds.
+    pulse : Pulse or None
+        What the run does now; None if it has given no sign of life.
+    is_asked : bool
+        Whether the ranks have been asked to stop.
+    trained_s : float
+        Time that the training had taken at the last row, in seconds.
     rate : float
         Steps per second of the slowest rank.
     moved : float
@@ -56,30 +59,57 @@ class Snapshot:
         Age of the oldest message used in the last row, in steps.
     rejected : int
         Steps that were dropped because their numbers were not finite.
-    is_fitting : bool
-        Whether the ranks wait for the fit by the learned score.
     """
 
     status: RunStatus
-    elapsed_s: float = 0.0
+    pulse: Pulse | None = None
+    is_asked: bool = False
+    trained_s: float = 0.0
     rate: float = math.nan
     moved: float = math.nan
     moved_unit: str = ""
     waited: float = math.nan
     staleness: float = math.nan
     rejected: int = 0
-    is_fitting: bool = False
+
+    @property
+    def step(self) -> int:
+        """Steps that every rank has made, also those that are not stored yet."""
+        step = max(self.status.step, 0 if self.pulse is None else self.pulse.step)
+        return min(step, self.status.stop_step)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Time since the start of the run, in seconds; without signs of life, that of its training."""
+        return self.trained_s if self.pulse is None else self.pulse.elapsed_s
+
+    @property
+    def left_s(self) -> float:
+        """Time until the ranks end, in seconds, extrapolated to this moment; NaN if it is not known."""
+        rate, since_s = self.rate, 0.0
+        if self.pulse is not None:
+            rate = self.pulse.rate if math.isnan(rate) else rate
+            since_s = self.pulse.step_age_s
+            if self.pulse.phase != TRAINING or self.pulse.is_late:
+                return math.nan
+        n_left = self.status.stop_step - self.step
+        return max(0.0, n_left / rate - since_s) if rate > 0 else math.nan
+
+    def doing(self) -> str:
+        """What the run does now, in words; empty if that is not known."""
+        if self.status.has_ended or self.pulse is None:
+            return self.status.state if self.status.has_ended else ""
+        is_stopping = self.pulse.phase == TRAINING and (self.is_asked or self.status.state == "stopping")
+        return stale(self.pulse) or ("stopping" if is_stopping else self.pulse.phase)
 
     def line(self) -> str:
-        """The snapshot as text: bar, steps, time used and left, rate, movement, waiting, staleness."""
+        """The snapshot as text: what is done, bar, steps, time used and left, rate, movement, waiting, staleness."""
         from tqdm import tqdm
 
-        step, stop_step, n_steps = self.status.step, self.status.stop_step, self.status.n_steps
-        words = [f"ranks at {step} to {self.status.steps.max()}"]
-        if stop_step < n_steps:
-            words.insert(0, f"asked to stop there, before {n_steps}")
-        if self.is_fitting:
-            words.insert(0, schema.FITTING)
+        status, doing = self.status, self.doing()
+        words = [f"ranks at {status.step} to {status.steps.max()}"] if status.steps.max() > status.step else []
+        if status.stop_step < status.n_steps:
+            words.insert(0, f"{'stopped' if status.has_ended else 'stops'} at step {status.stop_step}")
         if not math.isnan(self.moved):
             words.append(f"moved {self.moved:.2g} {self.moved_unit}")
         if not math.isnan(self.waited):
@@ -88,29 +118,106 @@ class Snapshot:
             words.append(f"staleness {self.staleness:.0f}")
         if self.rejected:
             words.append(f"{self.rejected} bad steps dropped")
+        rate = self.rate if self.pulse is None or not math.isnan(self.rate) else self.pulse.rate
+        left = "" if status.has_ended else f"<{'?' if math.isnan(self.left_s) else clock(self.left_s)}"
+        own: Any = {"doing": f"{doing}: " * bool(doing), "left": left}
         return tqdm.format_meter(
-            step,
-            stop_step,
+            self.step,
+            status.n_steps,
             self.elapsed_s,
-            rate=None if math.isnan(self.rate) else self.rate,
+            rate=None if math.isnan(rate) else rate,
             unit="step",
             postfix=", ".join(words),
-            bar_format="{percentage:3.0f}%|{bar:16}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+            bar_format="{doing}{percentage:3.0f}%|{bar:16}| {n_fmt}/{total_fmt} [{elapsed}{left}, {rate_fmt}{postfix}]",
+            **own,
         )
 
 
+def stale(pulse: Pulse) -> str:
+    """What is said of a run whose signs of life are late, or that has failed; else nothing."""
+    if pulse.phase == FAILED:
+        return f"failed ({pulse.error})"
+    if not pulse.is_late:
+        return ""
+    why = ", so it was probably killed" if pulse.is_silent else ""
+    return f"{pulse.phase}, no sign of life for {clock(pulse.age_s)}{why}"
+
+
 def snapshot(path: "Location") -> Snapshot:
-    """Read the progress of the run at `path`; cheap, and possible while the run is written."""
-    with damage_explained(path):
-        return _snapshot(path, open_group(path, "r"), read_status(path))
+    """Read the progress of the run at `path`; possible while the run is written."""
+    return Follower(path).snapshot()
 
 
-def _snapshot(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot:
+class Follower:
+    """Reads the progress of a run again and again: rows only when there are new ones, signs of life every time.
+
+    Parameters
+    ----------
+    path : path, URL or zarr Store
+        The run.
+    is_new : bool
+        Whether the run is about to be created, in place of one that may be there now.
+    before : str
+        What is done until then.
+    """
+
+    def __init__(
+        self, path: "Location", is_new: bool = False, before: str = "checking the problem and its events"
+    ) -> None:
+        self._path, self._before, self._began = path, before, time.monotonic()
+        self._known: tuple[Any, Snapshot] | None = None
+        self.notes: tuple[str, ...] = ()  # warnings of the ranks, as they were last read
+        self._is_new, self._replaced = is_new, _identity(path) if is_new else None
+
+    def snapshot(self) -> Snapshot:
+        """The progress at this moment."""
+        with damage_explained(self._path):
+            root, status = open_group(self._path, "r"), read_status(self._path)
+            key = (identity(root), status.steps.tolist())
+            if self._known is None or self._known[0] != key:
+                self._known = (key, _of_rows(self._path, root, status))
+            is_asked = bool(array_of(self._path, root, schema.CONTROL, schema.ASKED)[()])
+            pulse = read_pulse(self._path)
+        self.notes = () if pulse is None else pulse.notes
+        return replace(self._known[1], status=status, pulse=pulse, is_asked=is_asked)
+
+    @property
+    def is_created(self) -> bool:
+        """Whether the run is there."""
+        if self._is_new:
+            found = _identity(self._path)
+            self._is_new = found is None or found == self._replaced
+        return not self._is_new
+
+    def line(self) -> str:
+        """The progress as text, also before the run is created and while the store cannot be read."""
+        elapsed = clock(time.monotonic() - self._began)
+        if not self.is_created:
+            return f"{self._before} [{elapsed}]"
+        try:
+            now = self.snapshot()
+            is_begun = now.pulse is not None or now.status.steps.any()
+            return now.line() if is_begun else f"0/{now.status.n_steps} steps, no sign of life yet [{elapsed}]"
+        except (OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError) and self._known is None:
+                return f"{self._before} [{elapsed}]"
+            return f"the store cannot be read: {str(error).splitlines()[0]} [{elapsed}]"
+
+
+def _identity(path: "Location") -> str | None:
+    """What distinguishes the run at `path`; None if there is none, or it cannot be read."""
+    try:
+        return identity(open_group(path, "r"))
+    except (OSError, ValueError):
+        return None
+
+
+def _of_rows(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot:
     expect(root, status.steps.tolist())
     layout = schema.layout_of(root.attrs)
     row = int(np.searchsorted(layout.steps, status.step, side="right")) - 1
     if row < 1:
-        return Snapshot(status, is_fitting=is_fitting(path))
+        return Snapshot(status)
     back = max(0, row - max(1, round(_WINDOW * len(layout.steps))))
     ranks = slice(None, None, math.ceil(layout.n_ranks / _N_RANKS))
 
@@ -122,7 +229,7 @@ def _snapshot(path: "Location", root: zarr.Group, status: RunStatus) -> Snapshot
     moved, unit = _moved(path, root, *(rows(schema.THETA, slice(None), one) for one in (row, back)))
     return Snapshot(
         status,
-        elapsed_s=float(np.nan_to_num(elapsed[:, -1]).max()),
+        trained_s=float(np.nan_to_num(elapsed[:, -1]).max()),
         rate=(layout.steps[row] - layout.steps[back]) / float(duration.max()),
         moved=moved,
         moved_unit=unit,
@@ -149,86 +256,3 @@ def _moved(
     if not np.isfinite(unit).all():
         unit, name = (reference(schema.UPPER) - reference(schema.LOWER)) / 100, "% of the range"
     return float(np.sqrt(np.mean((shifts.mean(axis=(0, 1)) / unit) ** 2))), name
-
-
-@contextlib.contextmanager
-def working(text: str, interval_s: float = 1.0) -> Iterator[None]:
-    """Show a text and the time that the `with` block has taken so far."""
-    line, start, is_done = ProgressLine(), time.monotonic(), threading.Event()
-
-    def shown() -> str:
-        return f"{text}: {time.monotonic() - start:.0f} s"
-
-    def follow() -> None:
-        line.show(shown())
-        while not is_done.wait(interval_s):
-            line.show(shown())
-
-    thread = threading.Thread(target=follow, name="sagips_kit progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_done.set()
-        thread.join()
-        line.end(shown())
-
-
-class ProgressLine:
-    """A line of text that is replaced in place: an output of the cell in a notebook, or a line of a terminal.
-
-    Where there is neither, as in a batch job, only the last text is written.
-
-    Examples
-    --------
-    >>> import contextlib, io
-    >>> from sagips_kit.report.progress_line import ProgressLine
-    >>> with contextlib.redirect_stderr(io.StringIO()) as written:
-    ...     line = ProgressLine()
-    ...     line.show("1 of 2 engines")
-    ...     line.end("2 of 2 engines")
-    >>> written.getvalue()
-    '2 of 2 engines\\n'
-    """
-
-    def __init__(self):
-        from IPython import get_ipython
-
-        self._in_notebook = getattr(get_ipython(), "kernel", None) is not None
-        self._output = None
-        self._last = ""
-
-    def show(self, text: str) -> None:
-        """Replace the line.
-
-        Parameters
-        ----------
-        text : str
-            The new text.
-        """
-        if self._in_notebook:
-            self._display(text)
-        elif sys.stderr.isatty():
-            print(f"\r{text.ljust(len(self._last))}", end="", file=sys.stderr, flush=True)
-        self._last = text
-
-    def end(self, text: str) -> None:
-        """Replace the line for the last time, and end it.
-
-        Parameters
-        ----------
-        text : str
-            The last text.
-        """
-        self.show(text)
-        if not self._in_notebook:
-            print("" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
-
-    def _display(self, text: str) -> None:
-        from IPython.display import display
-
-        content = {"text/plain": text}
-        if self._output is None:
-            self._output = display(content, raw=True, display_id=True)
-        elif text != self._last:
-            self._output.update(content, raw=True)

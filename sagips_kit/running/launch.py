@@ -14,6 +14,7 @@ from ..check.suite import require
 from ..events.observed import Observed
 from ..events.resampling import check_events
 from ..ranks.world import World
+from ..statistics.likelihood import require_finite
 from ..store import create
 from ..store.layout import RunLayout
 from ..store.status import read_status
@@ -21,9 +22,10 @@ from ..training import predictions
 from ..training.footprint import require_memory
 from . import resume as resuming
 from .rank_run import RankResult, RankRun, result_of_finished
-from .reference import likelihood_fit
+from .reference import has_likelihood
 from .spec import RunSpec, require_spec
 
+_LARGE_BYTES = 2**25  # of a file of events, which takes a second to read as text
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -99,6 +101,8 @@ def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
     events = check_events(problem, events)
     require(problem, events)
     require_memory(problem, settings)
+    if has_likelihood(spec):
+        require_finite(problem, events)
     layout = RunLayout(
         n_ranks=n_ranks,
         n_replicas=spec.exchange.n_replicas(n_ranks),
@@ -119,13 +123,27 @@ def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
         layout,
         spec=spec.to_dict(),
         events=events,
-        reference=likelihood_fit(spec, events),
         mode=repr(spec.exchange),
         source=source,
         uncertainty="bootstrap ensemble" if settings.bootstrap and layout.n_chains > 1 else "none: no resampling",
         marks=resuming.marks(spec),
         overwrite=spec.overwrite,
     )
+
+
+def is_slow(spec: RunSpec) -> bool:
+    """Whether a notebook should leave it to rank 0 to prepare a run, because its file of events is large."""
+    return spec.events is not None and sum(size for size, _ in _file(spec).stamps()) > _LARGE_BYTES
+
+
+def prepare_later(spec: RunSpec) -> None:
+    """Refuse what can be refused of a new run without reading all of its file of events; `run` does the rest."""
+    require_spec(spec)
+    create.check_free(spec.store, spec.overwrite)
+    require_memory(spec.problem, spec.settings)
+    first = _file(spec).first(spec.problem)
+    if len(first):
+        require(spec.problem, first)
 
 
 @_names_explained
@@ -285,11 +303,16 @@ def observed_events(spec: RunSpec) -> tuple[Any, str]:
     if spec.events is None:
         events = spec.problem.observed(spec.n_observed, np.random.default_rng(spec.seed))
         return events, f"{spec.problem!r}.observed, seed {spec.seed}"
-    file = spec.events if isinstance(spec.events, Observed) else Observed(spec.events)
+    file = _file(spec)
     events = file.read(spec.problem, spec.n_observed, spec.seed)
     sampling = "" if spec.n_observed is None else f", {spec.n_observed} at random, seed {spec.seed}"
     rest = "; the ranks train on windows of the whole file" if spec.streamed else ""
     return events, f"{file!r}{sampling}{rest}"
+
+
+def _file(spec: RunSpec) -> Observed:
+    """The file of the observed events of a spec that names one."""
+    return spec.events if isinstance(spec.events, Observed) else Observed(cast(Any, spec.events))
 
 
 @contextlib.contextmanager

@@ -17,7 +17,9 @@ from ..analysis.answer import verdict
 from ..ranks.accelerators import name_of
 from ..ranks.world import World
 from ..statistics.start import Start
+from ..store import heartbeat
 from ..store.files import sync_rows
+from ..store.heartbeat import Heartbeat
 from ..store.reader import open_run
 from ..store.schema import ELAPSED, HISTORY, OBSERVED, ROWS, WAITED
 from ..store.status import read_status
@@ -28,7 +30,7 @@ from ..training.trainer import Trainer
 from . import resume
 from .checkpoints import Checkpoints
 from .coordination import Control, Milestones
-from .reference import start_of, write_fit
+from .reference import has_likelihood, start_of, write_fit, write_likelihood
 from .signals import Signals
 from .spec import RunSpec
 
@@ -81,6 +83,7 @@ class RankRun:
         self._writer = RunWriter(spec.store, world.rank, replica if self._is_leader else None, check=self._check_owner)
         self._layout = self._writer.layout
         self._control, self._signals = Control(spec.store), Signals()
+        self._heartbeat = _heartbeat(spec, world)
         self._owner = world.from_rank_0(self._control.take, "rank 0 to take over the run")
         self._resources = contextlib.ExitStack()
         self._trainer: Trainer
@@ -89,7 +92,7 @@ class RankRun:
     def __enter__(self) -> "RankRun":
         # A rank that has finished waits for the others while the trainer, which is entered later, closes its exchange.
         # A signal that killed it there would end all ranks, so the handlers of signals are restored last.
-        for resource in (self._signals, self._writer):
+        for resource in (self._signals, self._heartbeat, self._writer):
             self._resources.enter_context(resource)
         return self
 
@@ -98,6 +101,7 @@ class RankRun:
 
     def begin(self, resumes: bool) -> None:
         """Make the networks, at the newest checkpoint that all ranks have if the run is resumed.  Collective."""
+        self._heartbeat.enter(heartbeat.NETWORKS)
         if resumes:
             self._go_back()
         else:
@@ -150,9 +154,24 @@ class RankRun:
             resume.note(writer.path, min(steps), reached)
 
     def fit(self) -> None:
-        """Fit the events by the learned score on rank 0, unless this has been done; the others wait.  Collective."""
+        """Make the likelihood fit and the fit by the learned score on rank 0, which the others await.  Collective.
+
+        What has been made is not made again.
+        """
+        if has_likelihood(self._spec):
+            self._heartbeat.enter(heartbeat.LIKELIHOOD)
+            self._world.from_rank_0(self._fit_likelihood, "rank 0 to fit the likelihood")
         if self._spec.fit:
+            self._heartbeat.enter(heartbeat.SCORE)
             self._start = self._world.from_rank_0(self._fit, "rank 0 to fit the events by the learned score")
+
+    def _fit_likelihood(self) -> None:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            write_likelihood(self._spec, self._writer, self._events)
+        for warning in caught:
+            self._heartbeat.note(str(warning.message))  # a notebook does not see what engines print
+            warnings.warn(str(warning.message), warning.category, stacklevel=2)
 
     def _fit(self) -> dict[str, Any] | None:
         """Fit the events if that has not been done; returns where generators begin, if not in the middle."""
@@ -164,15 +183,21 @@ class RankRun:
         """Train to the last step, or to the step at which the run was asked to stop, and store all rows."""
         spec, settings, writer = self._spec, self._spec.settings, self._writer
         self._first_step = self._trainer.step
+        self._heartbeat.enter(heartbeat.TRAINING, lambda: self._trainer.step)
         writer.write_facts(host=self._world.hostname, device=name_of(self._world.device), library=_library(self._world))
-        block_steps = settings.record_every * settings.rows_per_block
         milestones = Milestones(
-            self._control, self._world.rank, block_steps, spec.n_steps, spec.checkpoint_s, self._signals
+            self._control,
+            self._world.rank,
+            self._layout.block_steps,
+            spec.n_steps,
+            spec.checkpoint_s,
+            self._signals,
+            settings.record_every,
         )
         if self._first_step == spec.n_steps:
             self._trainer.stand_by()
         next_row = self._layout.n_rows(self._first_step)
-        for block in self._blocks():
+        for block in self._blocks(milestones):
             writer.write_rows(next_row, _rows(block))
             next_row += len(block)
             step = block[-1].step
@@ -188,6 +213,7 @@ class RankRun:
 
     def finish(self) -> None:
         """Store the chains and scores if this rank made all its steps, and declare its last rows valid."""
+        self._heartbeat.enter(heartbeat.WRITING)
         if self._trainer.step == self._spec.n_steps:
             # To continue the run; and other replicas, or ranks, may take much longer, and be resumed without this rank.
             self._save()
@@ -214,8 +240,8 @@ class RankRun:
     def _check_owner(self) -> None:
         self._control.check_owner(self._owner)
 
-    def _blocks(self) -> Iterator[list[Record]]:
-        """Train, and yield the records of each block of rows; the last block may be shorter.
+    def _blocks(self, milestones: Milestones) -> Iterator[list[Record]]:
+        """Train, and yield the records of each block of rows, or of fewer rows if the ranks are about to stop.
 
         The list is valid until the next one: small objects kept from many steps would fragment the memory.
         """
@@ -226,7 +252,8 @@ class RankRun:
             if writer.wants_snapshot(record.step):
                 parameters, events = predictions.snapshot(trainer)
                 writer.write_snapshot(record.step, parameters=parameters, events=events)
-            if len(block) == trainer.settings.rows_per_block or record.step == trainer.n_steps:
+            is_wanted = milestones.wants_rows(record.step)
+            if is_wanted or record.step % self._layout.block_steps == 0 or record.step == trainer.n_steps:
                 yield block
                 block.clear()
 
@@ -286,6 +313,13 @@ def _result(spec: RunSpec, world: World, steps: int, elapsed_s: float, waited_s:
         "host": world.hostname,
         "device": str(world.device),
     }
+
+
+def _heartbeat(spec: RunSpec, world: World) -> Heartbeat:
+    """The signs of life of this rank's node, which its first rank writes."""
+    nodes = list(dict.fromkeys(world.hosts))
+    is_first = world.hosts.index(world.hostname) == world.rank
+    return Heartbeat(spec.store, nodes.index(world.hostname), len(nodes), is_first)
 
 
 def _checkpoints(spec: RunSpec, world: World) -> Checkpoints:

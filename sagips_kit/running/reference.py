@@ -1,8 +1,8 @@
 """What a run is compared with, computed from the same events: the likelihood fit and the fit by the learned score.
 
-The likelihood fit is made with the store, since a problem whose likelihood is wrong should not be trained.  The other
-fit takes longer and must not keep a notebook waiting, so rank 0 makes it, before it trains: its estimate is there while
-the run is under way, and no rank waits for rank 0 in the middle of an exchange.
+Both may take long and must not keep a notebook waiting, so rank 0 makes them, before it trains: they are there while
+the run is under way, and no rank waits for rank 0 in the middle of an exchange.  A problem whose likelihood is wrong
+should not be trained, so an error of that fit ends the run.
 """
 
 import warnings
@@ -21,12 +21,16 @@ _MOST_TO_START = 60  # parameters of a run that begins at its fit
 _MOST_PARAMETERS = 24  # more take longer than ranks should wait
 
 
-def likelihood_fit(spec: RunSpec, events: NDArray) -> dict[str, NDArray] | None:
-    """The likelihood fit as variables of the store; None if there is no likelihood, or it is switched off."""
-    if not (spec.reference and spec.problem.has_likelihood):
-        return None
-    found = fit_likelihood(spec.problem, events)
-    return {schema.MLE: found.theta, schema.DEVIATION: found.deviation, schema.COVARIANCE: found.covariance}
+def has_likelihood(spec: RunSpec) -> bool:
+    """Whether the run is compared with a likelihood fit."""
+    return spec.reference and spec.problem.has_likelihood
+
+
+def write_likelihood(spec: RunSpec, writer: RunWriter, events: NDArray) -> None:
+    """Make the likelihood fit and store it, unless it is there, with the errors and warnings of `fit_likelihood`."""
+    if has_likelihood(spec) and writer.wants_likelihood():
+        found = fit_likelihood(spec.problem, events)
+        writer.write_likelihood(mle=found.theta, deviation=found.deviation, covariance=found.covariance)
 
 
 def write_fit(spec: RunSpec, writer: RunWriter, events: NDArray) -> dict[str, Any] | None:

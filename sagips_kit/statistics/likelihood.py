@@ -24,6 +24,7 @@ from .information import Information
 
 Loss: TypeAlias = Callable[[Tensor], Tensor]
 
+_N_STARTS = 3
 _MOST = 2000  # parameters; the information is a matrix of all pairs
 _EDGE = 1e-6  # distance (in units of the range) that the fit keeps from the ends of the ranges
 _AT_EDGE = 1e-4  # distance below which the fit is reported to be at an end
@@ -62,7 +63,7 @@ class LikelihoodFit:
         return np.sqrt(np.diag(self.covariance))
 
 
-def fit_likelihood(problem: Problem, events: ArrayLike, n_starts: int = 3, seed: int = 0) -> LikelihoodFit:
+def fit_likelihood(problem: Problem, events: ArrayLike, n_starts: int = _N_STARTS, seed: int = 0) -> LikelihoodFit:
     """Maximise the likelihood of the events together with constraints, priors and measurements.
 
     Parameters
@@ -113,6 +114,30 @@ def fit_likelihood(problem: Problem, events: ArrayLike, n_starts: int = 3, seed:
     >>> np.allclose(fit.theta, mean), np.allclose(fit.deviation, np.sqrt(np.diag(covariance)))
     (True, True)
     """
+    loss, n_events = _loss_of(problem, events)
+    circular = is_periodic(problem).numpy()
+    edge = np.where(circular, -np.inf, _EDGE)
+    starts = _starts(n_starts, circular, seed)
+    t = _polish(loss, _lowest([_descend(loss, start, edge) for start in starts], problem), edge)
+    _warn_at_the_edge(problem, np.where(circular, 0.5, t))
+    information = Information(
+        tuple(problem.parameters),
+        np.subtract(problem.upper, problem.lower),
+        torch.func.hessian(loss)(torch.as_tensor(t)).numpy() * n_events,
+    )
+    information.warn(f"The likelihood fit of {type(problem).__name__}")
+    return LikelihoodFit(theta=problem.scale(torch.as_tensor(t)).numpy(), covariance=information.covariance)
+
+
+def require_finite(problem: Problem, events: NDArray) -> None:
+    """Raise the error of a fit that cannot be made, as far as that can be seen at its starting points, in no time."""
+    loss, _ = _loss_of(problem, events)
+    starts = _starts(_N_STARTS, is_periodic(problem).numpy(), seed=0)
+    _lowest([(float(loss(torch.as_tensor(start))), start) for start in starts], problem)
+
+
+def _loss_of(problem: Problem, events: ArrayLike) -> tuple[Loss, int]:
+    """What the fit minimises, as a function of fractions of the ranges, and the number of events."""
     require_arguments("fit_likelihood(problem, events)", problem, events)
     n_parameters = len(problem.parameters)
     if n_parameters > _MOST:
@@ -129,18 +154,7 @@ def fit_likelihood(problem: Problem, events: ArrayLike, n_starts: int = 3, seed:
         penalty = 0.5 * problem.residuals(theta, statistic).square().sum()
         return (penalty - problem.log_likelihood(theta, statistic)) / n_events
 
-    circular = is_periodic(problem).numpy()
-    edge = np.where(circular, -np.inf, _EDGE)
-    starts = _starts(n_starts, circular, seed)
-    t = _polish(loss, _lowest([_descend(loss, start, edge) for start in starts], problem), edge)
-    _warn_at_the_edge(problem, np.where(circular, 0.5, t))
-    information = Information(
-        tuple(problem.parameters),
-        np.subtract(problem.upper, problem.lower),
-        torch.func.hessian(loss)(torch.as_tensor(t)).numpy() * n_events,
-    )
-    information.warn(f"The likelihood fit of {type(problem).__name__}")
-    return LikelihoodFit(theta=problem.scale(torch.as_tensor(t)).numpy(), covariance=information.covariance)
+    return loss, n_events
 
 
 def _starts(n_starts: int, circular: NDArray[np.bool_], seed: int) -> NDArray[np.float64]:

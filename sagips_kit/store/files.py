@@ -1,4 +1,4 @@
-"""Files of a run next to its arrays: each is written as a whole, and is then safe from a loss of power.
+"""Files of a run next to its arrays: each is written as a whole, and those that matter are safe from a loss of power.
 
 What the files hold, and what zarr writes by itself, does not belong here.
 """
@@ -71,8 +71,18 @@ class Files:
             return (self._folder / name).read_bytes()
         return self._fs.cat_file(f"{self._root}/{name}")
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file.  It appears only when it is complete, and is safe from a loss of power on return."""
+    def write(self, name: str, data: bytes, is_durable: bool = True) -> None:
+        """Write a file, which appears only when it is complete.
+
+        Parameters
+        ----------
+        name : str
+            Name of the file.
+        data : bytes
+            All that it shall hold.
+        is_durable : bool
+            Whether it is safe from a loss of power on return.
+        """
         if self._fs is not None:
             self._fs.pipe_file(f"{self._root}/{name}", data)  # object stores show whole objects only
             return
@@ -80,13 +90,15 @@ class Files:
         try:
             with partial.open("wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if is_durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(partial, self._folder / name)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        _sync(self._folder)  # makes the new name safe, too
+        if is_durable:
+            _sync(self._folder)  # makes the new name safe, too
 
     def remove(self, name: str) -> None:
         """Remove a file if it exists."""

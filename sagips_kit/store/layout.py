@@ -74,6 +74,11 @@ class RunLayout:
         return self.n_replicas * self.n_members
 
     @property
+    def block_steps(self) -> int:
+        """Steps in a block of rows, int."""
+        return self.record_every * self.rows_per_block
+
+    @property
     def steps(self) -> list[int]:
         """Step number of each row, list of int: every `record_every`-th step, and the last one of each segment."""
         return sorted({*range(self.record_every, self.n_steps, self.record_every), *self.earlier, self.n_steps})

@@ -5,6 +5,7 @@ Every part of the package that reports the progress of a run takes its words fro
 
 from __future__ import annotations
 
+import math
 import numbers
 import os
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import schema
-from .group import array_of, damage_explained, group_of, open_group
+from .group import array_of, damage_explained, open_group
 from .location import explained
 
 if TYPE_CHECKING:
@@ -58,8 +59,7 @@ class RunStatus:
     The four states are
 
     ==============  ==========================================================================
-    "unfinished"    Ranks have steps left.  They may be training, or may have been killed:
-                    the store alone does not tell the difference.
+    "unfinished"    Ranks have steps left.  They may be training, or may have been killed.
     "stopping"      The run was asked to stop at `stop_step`, which some rank has not reached.
     "stopped"       All ranks stopped at `stop_step`, before the end; the run can be resumed.
     "finished"      All ranks made all `n_steps` steps, and the results are complete.
@@ -176,7 +176,7 @@ def request_stop(path: str | os.PathLike[str] | Store, step: int | None) -> None
     """Ask the ranks of a run to stop at a given step, or withdraw that request.
 
     The ranks stop at the end of the block of rows that holds `step`, all at the same step, and write a checkpoint
-    there.  The run can be resumed later with `run(spec, resume=True)`.
+    there.  The run can be resumed later with `run(spec, resume=True)`.  `RunHandle.stop` stops a run within seconds.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def request_stop(path: str | os.PathLike[str] | Store, step: int | None) -> None
     -----
     All ranks must be able to see the request before they reach `step`.  Choose a step at least two blocks, that is
     `2 * record_every * rows_per_block` steps, ahead of the fastest rank.  `RunHandle.stop` and the dashboard let the
-    ranks choose the step themselves.
+    ranks choose the step themselves, which need not be the end of a block.
 
     Examples
     --------
@@ -212,9 +212,9 @@ def request_stop(path: str | os.PathLike[str] | Store, step: int | None) -> None
     ...     problem=Proxy(), store="stopped.zarr", n_steps=1000, n_observed=500, reference=False, overwrite=True
     ... )
     >>> prepare(spec, n_ranks=1)
-    >>> request_stop(spec.store, 400)
+    >>> request_stop(spec.store, 500)
     >>> read_status(spec.store)
-    RunStatus(step 0 of 1000, stopping at step 400)
+    RunStatus(step 0 of 1000, stopping at step 500)
     >>> request_stop(spec.store, None)
     >>> read_status(spec.store).state
     'unfinished'
@@ -236,7 +236,11 @@ def request_stop(path: str | os.PathLike[str] | Store, step: int | None) -> None
             f"step = {step}: some ranks have already stopped at step {status.stop_step}, and the other ranks must stop "
             "there too. Wait until they have, then resume the run."
         )
-    _write_request(path, schema.STOP_STEP, schema.NO_STOP if step is None else int(step))
+    if step is None:
+        _write_request(path, schema.STOP_STEP, schema.NO_STOP)
+        return
+    block_steps = schema.layout_of(open_group(path, "r").attrs).block_steps
+    _write_request(path, schema.STOP_STEP, min(math.ceil(step / block_steps) * block_steps, status.n_steps))
 
 
 def stop_soon(path: str | os.PathLike[str] | Store) -> None:
@@ -247,13 +251,6 @@ def stop_soon(path: str | os.PathLike[str] | Store) -> None:
         is_needed = _status(path, root).state == "unfinished" and not has_been_asked
     if is_needed:
         _write_request(path, schema.ASKED, schema.BY_USER)
-
-
-def is_fitting(path: str | os.PathLike[str] | Store) -> bool:
-    """Whether rank 0 is making the fit by the learned score, for which all ranks wait before they train."""
-    with damage_explained(path):
-        reference = group_of(path, open_group(path, "r"), schema.REFERENCE)
-        return schema.fit_state(reference.attrs) == schema.UNDER_WAY
 
 
 def _status(path: str | os.PathLike[str] | Store, root: Any) -> RunStatus:

@@ -149,6 +149,16 @@ class RunWriter:
         with self._safely():
             self._root[schema.REFERENCE].attrs[schema.FIT_KEY] = dict(words)
 
+    def write_likelihood(self, **values: ArrayLike) -> None:
+        """Write the likelihood fit, as rank 0: mle and deviation (parameter,), covariance (parameter, parameter)."""
+        # The estimate comes last: where it is, the others are.
+        for name in sorted(values, key=lambda name: name == schema.MLE):
+            self._write(self._array(schema.REFERENCE, name), (...,), np.asarray(values[name]))
+
+    def wants_likelihood(self) -> bool:
+        """Whether this rank writes the likelihood fit, and has not done so yet."""
+        return self.rank == 0 and bool(np.isnan(np.asarray(self._array(schema.REFERENCE, schema.MLE)[:])).any())
+
     def write_starts(self, fits: ArrayLike, starts: ArrayLike) -> None:
         """Write the fit of each resample, and where the chains of this rank's replica began, (member, parameter)."""
         for name, values in ((schema.CHAIN_FIT, fits), (schema.CHAIN_START, starts)):
