@@ -229,7 +229,8 @@ class Joined:
 
     def __init__(self, profile: Profile, state: Mapping[str, Any], connection: Path):
         self.profile, self.connection = profile.name, connection
-        cluster_id = state["cluster"]["cluster_id"]
+        self.cluster_id = cluster_id = str(state["cluster"]["cluster_id"])
+        self._folder = profile.folder
         self.stop_line = f"ipcluster stop --profile={profile.name}" + f" --cluster-id={cluster_id}" * bool(cluster_id)
         self.origin = f"joined; `{self.stop_line}` ends it"
         self.launcher_name: str = state["engines"]["class"].rpartition(".")[2]
@@ -273,7 +274,29 @@ class Joined:
     def state(self) -> JobState:
         if self._job:
             return _of_job(self._job.job_id, self._job.state())
-        return JobState("running", "") if runs(self._engines["pid"]) else JobState("ended", "mpiexec has ended")
+        return self._of_process()
+
+    def asked(self) -> JobState:
+        """The state at this moment: waits for the answer of the scheduler, up to a minute."""
+        if self._job:
+            return _of_job(self._job.job_id, self._job.job.state(self._job.job_id))
+        return self._of_process()
+
+    def _of_process(self) -> JobState:
+        is_there = belongs(self._engines.get("pid", -1), self._folder)
+        return JobState("running", "") if is_there else JobState("ended", "mpiexec has ended")
+
+    @property
+    def is_job(self) -> bool:
+        """Whether the engines are a job of a scheduler."""
+        return self._job is not None
+
+    def end(self, patience_s: float) -> None:
+        """Cancel the job of the engines, or end their processes, by force after `patience_s` seconds."""
+        if self._job:
+            self._job.job.cancel(self._job.job_id)
+        elif belongs(self._engines.get("pid", -1), self._folder):
+            end_processes(self._engines["pid"], patience_s)
 
     def output(self) -> str:
         file = Path(self._engines.get("output_file", ""))
@@ -291,6 +314,29 @@ def runs(pid: int) -> bool:
         return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def belongs(pid: int, folder: Path) -> bool:
+    """Whether a process of this host is running for the profile in `folder`: numbers of processes are used again."""
+    try:
+        # The name alone: a folder may be reached by several paths.
+        return runs(pid) and folder.name in " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
+
+
+def end_processes(pid: int, patience_s: float) -> None:
+    """End a process and its children, by force if they do not end by themselves."""
+    try:
+        process = psutil.Process(pid)
+        processes = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for way in (psutil.Process.terminate, psutil.Process.kill):
+        for one in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                way(one)
+        processes = psutil.wait_procs(processes, timeout=patience_s)[1]
 
 
 def _finalize(client: "Client") -> None:
