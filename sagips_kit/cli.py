@@ -292,9 +292,11 @@ def _run(options: Options) -> None:
     # Rank 0 reports a mistake in the spec for all ranks.
     with world.rank_0_first("rank 0 to read the spec"):
         spec = _read_spec(options.spec)
-        if spec.overwrite and not (options.store or options.overwrite):
+        if spec.overwrite and not (options.store or options.overwrite or options.resume):
             _check_here(spec.store)
-        changes = {"store": options.store, "overwrite": options.overwrite or None}
+        # --resume is typed for this time, and has priority over what the file says.
+        overwrite = options.overwrite or (False if options.resume else None)
+        changes = {"store": options.store, "overwrite": overwrite}
         spec = dataclasses.replace(spec, **{name: change for name, change in changes.items() if change is not None})
         if is_in_memory(spec.store):
             raise ValueError(

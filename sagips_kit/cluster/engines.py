@@ -28,6 +28,7 @@ _POLL_S = 5.0  # between two queries of a scheduler
 _FINALIZE_S = 0.5  # for idle engines to finalize MPI
 _ALLOCATIONS = ("PBS_JOBID", "SLURM_JOB_ID")  # set where this process runs inside a job
 _counter = itertools.count()
+_WITHOUT_CONTROLLER = JobState("ended", "their controller has ended, without which they cannot be reached")
 
 
 class Engines(Protocol):
@@ -156,6 +157,8 @@ class Started:
         launcher = self._launcher
         if launcher is None:
             return JobState("ended", "the session was closed")
+        if not runs(getattr(getattr(self.cluster.controller, "process", None), "pid", -1)):
+            return _WITHOUT_CONTROLLER
         if self._is_job:
             return _of_job(launcher.job_id, launcher.job_state())
         return JobState("running", "") if launcher.poll() is None else JobState("ended", "mpiexec has ended")
@@ -231,6 +234,7 @@ class Joined:
         self.profile, self.connection = profile.name, connection
         self.cluster_id = cluster_id = str(state["cluster"]["cluster_id"])
         self._folder = profile.folder
+        self._controller: int | None = ((state.get("controller") or {}).get("state") or {}).get("pid")
         self.stop_line = f"ipcluster stop --profile={profile.name}" + f" --cluster-id={cluster_id}" * bool(cluster_id)
         self.origin = f"joined; `{self.stop_line}` ends it"
         self.launcher_name: str = state["engines"]["class"].rpartition(".")[2]
@@ -272,6 +276,8 @@ class Joined:
             ) from None
 
     def state(self) -> JobState:
+        if self._controller is not None and not belongs(self._controller, self._folder):
+            return _WITHOUT_CONTROLLER
         if self._job:
             return _of_job(self._job.job_id, self._job.state())
         return self._of_process()
