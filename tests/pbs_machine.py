@@ -143,7 +143,12 @@ def _run(jobs, job_id):
     limit_s = _seconds(script.resources.get("walltime"))
     with open(job / "output", "w") as output:
         process = subprocess.Popen(
-            ["bash", "-l", job / "script"], cwd=environment["HOME"], env=environment, stdout=output, stderr=output
+            ["bash", "-l", job / "script"],
+            cwd=environment["HOME"],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            umask=0o077,  # the default of PBS
         )
         (job / "pid").write_text(str(os.getpid()))
         try:

@@ -323,7 +323,8 @@ class Watch(threading.Thread):
     def seconds(self):
         """Seconds since then; None if it has not ended."""
         now, self._is_over = time.monotonic(), True
-        return None if self._known is None else round(max(0.0, now - self._known), 1)
+        known = now if self._known is None and self._room.knows(self._job_id) else self._known
+        return None if known is None else round(max(0.0, now - known), 1)
 
 
 def play(room, event, door):
@@ -689,12 +690,12 @@ def in_batch(room, event):
     contexts = {"greeting lines": "greeting", "--clusters": "clusters"}
     with getattr(room, contexts[event])() if event in contexts else contextlib.nullcontext():
         said, job = submit_batch(room, *steps, **options)
-        [job_id] = room.jobs()
         number = re.split("[.;]", job["job"])[0]
+        job_id = job["job"] if room.name == "pbs" else number
         if event in ("greeting lines", "--clusters"):
             until(lambda: not room.jobs(), 2 * _HANG_S)
             works = read_status(job["store"]).is_finished
-            return _cell("continued", None, said, f"job +{re.escape(re.split('[.]', job_id)[0])}", works=works)
+            return _cell("continued", None, said, f"job +{number}", works=works)
     if event == "cancelled in the queue":
         watch = Watch(room, job_id)
         room.cancel(job_id)

@@ -45,6 +45,8 @@ def test_polaris_runs_on_a_plain_pbs():
         assert "launcher  PBSEngines" in session.preview() and "#PBS -l select=1\n" in session.preview()
         pids = [fact["pid"] for fact in session._facts]
         assert session.submit(long_run("a.zarr", 40)).result()[1]["steps"] == 40
+        # PBS starts jobs with a umask of 077.
+        assert not [path for path in Path("a.zarr").rglob("*") if not path.stat().st_mode & 0o044]
         run = session.submit(long_run("b.zarr"))
         until(lambda: run.status().step > 0)
         job_id = session._engines.cluster.engine_set.job_id

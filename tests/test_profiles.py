@@ -26,7 +26,9 @@ GIVEN = {"account": "physics", "walltime": "00:30:00", "filesystems": "home:eagl
 def ipython_dir(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    return tmp_path / "ipython"
+    before = os.umask(0o022)
+    yield tmp_path / "ipython"
+    os.umask(before)
 
 
 def shown(name, n=4, **options):

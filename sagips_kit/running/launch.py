@@ -15,6 +15,7 @@ from ..events.observed import Observed
 from ..events.resampling import check_events
 from ..ranks.world import World
 from ..store import create
+from ..store.files import permissions_of
 from ..store.schema import RunLayout
 from ..store.status import read_status
 from ..training import predictions
@@ -91,7 +92,8 @@ def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
     if resume and spec.overwrite:
         raise ValueError("resume=True continues a run, and overwrite=True deletes it: give only one of them.")
     if resume and resuming.is_begun(spec.store):
-        resuming.reopen(spec, n_ranks)
+        with permissions_of(spec.store):
+            resuming.reopen(spec, n_ranks)
         return
     create.check_free(spec.store, spec.overwrite)
     problem, settings = spec.problem, spec.settings
@@ -183,7 +185,7 @@ def run_rank(spec: RunSpec, world: World | None = None, resume: bool = False) ->
     >>> result["rank"], result["steps"]
     (0, 20)
     """
-    with all_ranks(world) as world:
+    with all_ranks(world) as world, permissions_of(spec.store):
         try:
             if resume and read_status(spec.store).is_finished:
                 return result_of_finished(spec, world)

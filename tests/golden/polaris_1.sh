@@ -10,6 +10,7 @@
 #PBS -o /home/me/.ipython/profile_polaris/jobs/sagips.log.pbs
 #PBS -r n
 
+umask 022
 exec >>/home/me/.ipython/profile_polaris/jobs/sagips.log 2>&1
 export SAGIPS_ENDS_AT=$(($(date +%s) + 1800))
 export OMP_NUM_THREADS=8

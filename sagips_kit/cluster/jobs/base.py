@@ -175,6 +175,7 @@ class Job(Placement):
             "#!/bin/bash -l",
             *(f"{self.mark} {word}" for word in words),
             "",
+            f"umask {_umask():03o}",
             *self._preamble(log),
             *self._end(),
             *(f"export {variable}={shlex.quote(text)}" for variable, text in variables.items()),
@@ -351,3 +352,10 @@ def passed_environment() -> dict[str, str]:
     Nothing else is passed on, because schedulers show a job's environment to everybody.
     """
     return {name: os.environ[name] for name in _PASSED if os.environ.get(name)}
+
+
+def _umask() -> int:
+    """The umask of this process, which the files of a job get, too: that of PBS makes them unreadable to others."""
+    before = os.umask(0o077)
+    os.umask(before)
+    return before
