@@ -29,7 +29,8 @@ def main():
     parser.add_argument("--door", help="a single door")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "schedulers.json", help="file of the results")
     options = parser.parse_args()
-    cells = []
+    known = json.loads(options.output.read_text())["cells"] if options.output.exists() else []
+    found, are_good = {_key(cell): cell for cell in known}, []
     for name, room in ROOMS.items():
         chosen = [cell[1:] for cell in CELLS if cell[0] == name and options.only in (None, name)]
         chosen = [(event, door) for event, door in chosen if options.event in (None, event)]
@@ -39,19 +40,21 @@ def main():
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, room(Path(folder)).open() as opened:
             for event, door in chosen:
                 try:
-                    cells.append(play(opened, event, door))
+                    cell = play(opened, event, door)
                 except Exception:
                     traceback.print_exc()
-                    cells.append({"scheduler": name, "event": event, "door": door, "outcome": "FAILED"})
-                print(_words(cells[-1]), flush=True)
-    is_good_now = all(cell["outcome"] != "FAILED" and is_good(cell) for cell in cells)
-    known = json.loads(options.output.read_text())["cells"] if options.output.exists() else []
-    found = {_key(cell): cell for cell in [*known, *cells]}
-    cells = [found[cell] for cell in CELLS if cell in found]
+                    cell = {"scheduler": name, "event": event, "door": door, "outcome": "FAILED"}
+                print(_words(cell), flush=True)
+                found[_key(cell)] = cell
+                are_good.append(cell["outcome"] != "FAILED" and is_good(cell))
+                _write(options.output, found)
+    sys.exit(not all(are_good))
+
+
+def _write(path, found):
     excluded = [[*cell, reason] for cell, reason in EXCLUDED.items()]
-    about = {"limit_s": LIMIT_S, "slurm": _version(), "excluded": excluded, "cells": cells}
-    options.output.write_text(json.dumps(about, indent=1) + "\n")
-    sys.exit(not is_good_now)
+    about = {"limit_s": LIMIT_S, "slurm": _version(), "excluded": excluded}
+    path.write_text(json.dumps(about | {"cells": [found[cell] for cell in CELLS if cell in found]}, indent=1) + "\n")
 
 
 def _key(cell):
@@ -67,7 +70,8 @@ def _words(cell):
     if cell["outcome"] == "FAILED":
         return words
     bad = [name for name in ("has_reason", "has_log", "is_kept", "advice_works") if not cell[name]]
-    return f"{words}{cell['seconds']!s:6} s{' NOT GOOD: ' * (not is_good(cell))}{bad or ''} ({cell['took_s']} s)"
+    words = f"{words}{cell['seconds']!s:6} s, in {cell['took_s']} s"
+    return words if is_good(cell) else f"{words} NOT GOOD: {bad}\n    {cell['seen']}"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import psutil
 
+from ..ranks.segments import require_start
 from .jobs import Job, JobState, JobWatch
 from .profiles import CONFIG, KINDS, Profile
 
@@ -86,8 +87,10 @@ class Started:
     def __init__(self, profile: Profile, n: int):
         import ipyparallel
 
-        profile.placement()  # reports missing options
+        placement = profile.placement()  # reports missing options
         self.profile, self.n = profile.name, n
+        if not profile.is_job:
+            require_start(placement.sizes(n)["ranks_per_node"] if placement else n)
         self.cluster = ipyparallel.Cluster(
             load_profile=False,
             config=profile.config,

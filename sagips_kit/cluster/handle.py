@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._text import counted, listed, tail
+from ..ranks.segments import bus_error_explained
 from ..report.progress_line import ProgressLine
 from ..running.coordination import Control
 from ..store import schema
@@ -326,10 +327,11 @@ class RunHandle:
         host = self._facts[first]["host"] if self._facts else None
         on_host = f" on {host}" if host else ""
         if all(error.ename == "EngineError" for error in errors.values()):
+            output, state = self._engines.output(), self._engines.state()
+            why = f" ({state.words})" if state.is_over else ""
             text = (
-                f"The engines of ranks {listed(errors)} have died{on_host}; when one process dies, MPI ends them all. "
-                f"What is in {self.path} is safe. {_RESUME}\n"
-                f"{tail(self._engines.output())}"
+                f"The engines of ranks {listed(errors)} have died{on_host}{why}; when one process dies, MPI ends them "
+                f"all. {bus_error_explained(output)}What is in {self.path} is safe. {_RESUME}\n{tail(output)}"
             )
             return RankError(text, first, host, failures)
         lines = [f"Rank {first}{on_host} failed: {errors[first].ename}: {errors[first].evalue}\n\n{failures[first]}\n"]

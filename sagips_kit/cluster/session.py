@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from .._text import listed, tail
+from ..ranks.segments import bus_error_explained
 from ..report.progress_line import ProgressLine
 from ..store.location import absolute
 from .attached import AttachedResult, RankResult
@@ -147,10 +148,11 @@ class Session:
             advice = (
                 "If they are slow, type connect(timeout_s=...); if the machine is too small, request fewer engines."
             )
+        output = self._engines.output()
+        advice = bus_error_explained(output) or advice
         return (
-            f"{self.n} engines were requested, but only {n} came within {waited_s:.0f} s: {why}. {advice} The last "
-            "output of "
-            f"`{self._engines.command}`:\n{tail(self._engines.output())}"
+            f"{self.n} engines were requested, but only {n} came within {waited_s:.0f} s: {why}. {advice.strip()} The "
+            f"last output of `{self._engines.command}`:\n{tail(output)}"
         )
 
     def _check_idle(self) -> None:

@@ -6,6 +6,7 @@ error, so its room is tested before.  How ranks use shared memory belongs to `me
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ SHARED = Path("/dev/shm")
 # How MPI libraries begin the names of their files: MPICH and Cray MPICH, Open MPI, Intel MPI, the network layers PSM.
 _MPI_NAMES = ("mpich", "MPICH", "cray-shared-mem", "vader_segment", "sm_segment", "Intel_MPI", "psm2_shm", "psm3_shm")
 _LEAST_AGE_S = 60.0  # of a leftover: a younger file may belong to a program that has yet to map it
-_START_BYTES = 4_000_000  # of MPI itself, for each rank of a node; MPICH 5 needs 1 MB, and more on nodes of many ranks
+_START_BYTES = 1_100_000  # that MPICH 5 itself needs for each rank of a node
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,38 @@ def explain(needed: int, left: int) -> str:
     return text
 
 
-def require_start(n_ranks: int) -> None:
-    """Raise MemoryError if MPI cannot start ranks on this node, for lack of shared memory; it would be a bus error."""
-    left, needed = room_left(), n_ranks * _START_BYTES
-    if left is not None and left < needed:
-        raise MemoryError(explain(needed, left))
+def fits(n_bytes: int) -> bool:
+    """Whether that much shared memory is left on this node, as far as the system says."""
+    left = room_left()
+    return left is None or left >= n_bytes
+
+
+def require_start(n_ranks: int | None = None) -> None:
+    """Raise MemoryError if MPI cannot start for lack of shared memory, which would be a bus error.
+
+    Parameters
+    ----------
+    n_ranks : int or None
+        Ranks of this node; None takes the number that the launcher has given, and checks nothing if MPI is running.
+    """
+    started = sys.modules.get("mpi4py.MPI")
+    if n_ranks is None and started is not None and started.Is_initialized():
+        return
+    needed = _START_BYTES * (n_ranks or int(os.environ.get("MPI_LOCALNRANKS", "1")))
+    # Other ranks of this node may have taken theirs a moment ago.
+    taken = 0 if n_ranks else sum(segment.n_bytes for segment, age_s in _own() if age_s < _LEAST_AGE_S)
+    if not fits(needed - taken):
+        raise MemoryError(explain(needed, room_left() or 0))
+
+
+def bus_error_explained(output: str) -> str:
+    """What to do if `output` is that of a program that has ended with a bus error; empty for any other."""
+    if "Bus error" not in output:
+        return ""
+    return (
+        f"A bus error means that {SHARED} of that node is full: enlarge it (docker, podman: --shm-size=2g), or type "
+        "`sagips engines --clear` on the node, which removes what killed programs have left there. "
+    )
 
 
 def unused() -> list[Segment]:
@@ -72,19 +100,22 @@ def unused() -> list[Segment]:
 
     Processes in another container, which this one cannot see, are not noticed.
     """
-    try:
-        found = [entry for entry in os.scandir(SHARED) if entry.name.startswith(_MPI_NAMES)]
-    except OSError:
-        return []
-    old = []
-    for entry in found:
-        with contextlib.suppress(OSError):  # removed in the meantime
-            status = entry.stat(follow_symlinks=False)
-            age_s = time.time() - max(status.st_mtime, status.st_ctime)
-            if status.st_uid == os.getuid() and age_s > _LEAST_AGE_S:
-                old.append(Segment(Path(entry.path), 512 * status.st_blocks))
+    old = [segment for segment, age_s in _own() if age_s > _LEAST_AGE_S]
     used = set(_used()) if old else set()
     return [segment for segment in old if str(segment.path) not in used]
+
+
+def _own() -> Iterator[tuple[Segment, float]]:
+    """The files of MPI libraries in shared memory that belong to this user, and their ages in seconds."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(SHARED):
+            if not entry.name.startswith(_MPI_NAMES):
+                continue
+            with contextlib.suppress(OSError):  # removed in the meantime
+                status = entry.stat(follow_symlinks=False)
+                if status.st_uid == os.getuid():
+                    age_s = time.time() - max(status.st_mtime, status.st_ctime)
+                    yield Segment(Path(entry.path), 512 * status.st_blocks), age_s
 
 
 def clear() -> list[Segment]:
