@@ -12,12 +12,14 @@ others; answers and exit statuses are those of OpenPBS 23.06.  Files in its fold
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -213,7 +215,7 @@ def _qdel(jobs, job_id):
     if not job.is_dir() or (job / "status").exists():
         sys.exit(f"qdel: Job has finished {job_id}")
     (job / "status").write_text("271")
-    _kill(job)
+    _kill(job, patience_s=5)
 
 
 def _qrerun(jobs, job_id):
@@ -239,18 +241,33 @@ def _qsig(jobs, option, name, job_id):
         (job / "suspended").unlink()
 
 
-def _kill(job):
-    """End all processes of a job: the script, mpiexec and the engines."""
-    if (job / "pid").exists():
-        for process in _session(int((job / "pid").read_text())):
-            os.kill(process, signal.SIGKILL)
+def _kill(job, patience_s=0):
+    """End all processes of a job: the script, mpiexec and the engines; by SIGTERM first if there is time."""
+    import psutil
+
+    if not (job / "pid").exists():
+        return
+    # First the process that records how the job ended; otherwise it would record how it was killed.
+    recorder, *others = _session(int((job / "pid").read_text()))
+    _signal(recorder, signal.SIGKILL)
+    for pid in others if patience_s else ():
+        _signal(pid, signal.SIGTERM)
+    deadline = time.monotonic() + patience_s
+    while any(map(psutil.pid_exists, others)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for pid in others:
+        _signal(pid, signal.SIGKILL)
+
+
+def _signal(pid, number):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _session(pid):
     import psutil
 
     try:
-        # First the process that records how the job ended; otherwise it would record how it was killed.
         return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     except psutil.NoSuchProcess:
         return []

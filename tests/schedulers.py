@@ -150,7 +150,8 @@ class Room:
     def submitted(self, body):
         """Submit a job that executes a shell command; returns its id."""
         job = self.kind(**{name: text for name, text in self.options.items() if name != "mpiexec"})
-        Path("job.sh").write_text(job.script(N, [body], "run", f"{self.folder}/job.log", _environment(), reruns=True))
+        text = job.script(N, [body], "run", os.path.abspath("job.log"), _environment(), reruns=True)
+        Path("job.sh").write_text(text)
         return job.submit("job.sh")
 
     def greet(self, text):
@@ -379,7 +380,7 @@ _REASONS = {
     "fails at once": "FAILED|exit status 1|forgotten|mpiexec has ended",
     "cancelled in the queue": "CANCELLED|exit status 271|forgotten",
     "cancelled": "CANCELLED|exit status 271|forgotten|asked to stop by a signal",
-    "node lost": "NODE_FAIL|DOWN|exit status -1|have died|forgotten",
+    "node lost": "NODE_FAIL|DOWN|exit status -1|have died|forgotten|by a signal",
     "requeued": "[Dd]isabled|not rerunnable",
     "preempted": "PREEMPTED|CANCELLED|asked to stop by a signal",
     "time up": "nearly out of time",
@@ -537,8 +538,8 @@ def by_command(room, event):
     short = room.short if event == "time up" else {}
     with _options(room, short):
         job_id = room.submitted(f"cd {shlex.quote(os.getcwd())} && {line}")
-    log = room.folder / "job.log"
-    return _follow(room, event, job_id, log, "a.zarr", lambda: room.submitted(f"{line} --resume"))
+    again = f"cd {shlex.quote(os.getcwd())} && {line} --resume"
+    return _follow(room, event, job_id, "job.log", "a.zarr", lambda: room.submitted(again))
 
 
 @contextlib.contextmanager
@@ -634,11 +635,12 @@ def _engines_of_a_terminal(room, event):
             ends = event in ("cancelled in the queue", "history off")
             if ends:
                 room.cancel(job_id)
-                if event == "history off" and room.name == "slurm":
-                    until(lambda: "Invalid job" in text_of("squeue", "--jobs", job_id), 200)
             began = time.monotonic()
-            said = sagips("engines")
-            said += sagips("engines", "--end", room.name)
+            if ends:  # ipcluster says so, and removes its files
+                until(lambda: re.search(_REASONS[event], _read("terminal.log")), LIMIT_S)
+                said = _read("terminal.log")
+            else:
+                said = sagips("engines") + sagips("engines", "--end", room.name)
             until(lambda: not room.jobs(), LIMIT_S)
             seconds = round(time.monotonic() - began, 1)
             works = "There are no engines" in sagips("engines")

@@ -185,7 +185,7 @@ def test_a_notebook_runs_as_a_job(tmp_path):
         ValueError, match=r"takes no parameter 'n_step'. Did you mean n_steps\? Allowed: figures, n, n_events"
     ):
         notebook_job.write_batch(notebook, "polaris", {"n_step": 3})
-    with pytest.raises(ValueError, match="Profile 'local' submits no jobs. Allowed: frontier, pbs"):
+    with pytest.raises(ValueError, match="Profile 'local' submits no jobs. Allowed: frontier, ifarm, pbs"):
         notebook_job.write_batch(notebook, "local")
     with pytest.raises(FileNotFoundError, match="There is no notebook `none.ipynb`"):
         notebook_job.write_batch("none.ipynb", "polaris")

@@ -184,7 +184,7 @@ def test_the_controller_listens_where_the_interface_says(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lokal", {}, "no profile 'lokal'. Did you mean local. Allowed: allocation, frontier, local"),
+        ("lokal", {}, "no profile 'lokal'. Did you mean local. Allowed: allocation, frontier, ifarm, local"),
         ("polaris", {"acount": "x"}, "no option 'acount'. Did you mean account"),
         ("polaris", {"nodes": "two"}, "nodes = 'two': should be a valid integer"),
         ("slurm", {"setup": "a\nb"}, "setup = 'a"),

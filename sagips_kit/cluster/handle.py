@@ -294,9 +294,10 @@ class RunHandle:
         return not self.status().is_finished and Control(self.path)[schema.ASKED] == schema.BY_SIGNAL
 
     def _ended(self) -> RankError:
-        status = self.status()
+        status, state = self.status(), self._engines.state()
+        why = f" ({state.words})" if state.is_over else ""
         text = (
-            f"The run was asked to stop by a signal, or because its job is nearly out of time. It ended at step "
+            f"The run was asked to stop by a signal, or because its job is nearly out of time{why}. It ended at step "
             f"{status.step} of {status.n_steps}; what is in {self.path} is safe. {self._advice(status)}"
         )
         return RankError(text, None, None, {})

@@ -14,10 +14,13 @@ from pathlib import Path
 
 import psutil
 
+from .launcher import was_restarted
+
 SHARED = Path("/dev/shm")
 # How MPI libraries begin the names of their files: MPICH and Cray MPICH, Open MPI, Intel MPI, the network layers PSM.
 _MPI_NAMES = ("mpich", "MPICH", "cray-shared-mem", "vader_segment", "sm_segment", "Intel_MPI", "psm2_shm", "psm3_shm")
-_LEAST_AGE_S = 60.0  # of a leftover: a younger file may belong to a program that has yet to map it
+_LEAST_AGE_S = 10.0  # of a leftover: a younger file may belong to a program that has yet to map it
+_START_S = 60.0  # in which all ranks of a node start
 _START_BYTES = 1_100_000  # that MPICH 5 itself needs for each rank of a node
 
 
@@ -70,6 +73,8 @@ def fits(n_bytes: int) -> bool:
 def require_start(n_ranks: int | None = None) -> None:
     """Raise MemoryError if MPI cannot start for lack of shared memory, which would be a bus error.
 
+    In a job that the scheduler runs again, what the first attempt has left is removed before.
+
     Parameters
     ----------
     n_ranks : int or None
@@ -78,9 +83,11 @@ def require_start(n_ranks: int | None = None) -> None:
     started = sys.modules.get("mpi4py.MPI")
     if n_ranks is None and started is not None and started.Is_initialized():
         return
+    if n_ranks is None and was_restarted():
+        clear()  # MPI names files after the job, and would take those of its first attempt for its own
     needed = _START_BYTES * (n_ranks or int(os.environ.get("MPI_LOCALNRANKS", "1")))
     # Other ranks of this node may have taken theirs a moment ago.
-    taken = 0 if n_ranks else sum(segment.n_bytes for segment, age_s in _own() if age_s < _LEAST_AGE_S)
+    taken = 0 if n_ranks else sum(segment.n_bytes for segment, age_s in _own() if age_s < _START_S)
     if not fits(needed - taken):
         raise MemoryError(explain(needed, room_left() or 0))
 

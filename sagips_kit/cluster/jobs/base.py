@@ -300,6 +300,21 @@ class Job(Placement):
                 stacklevel=2,
             )
 
+    def everywhere(self, n: int) -> str:
+        """The beginning of a shell command that executes a program once on each node of a job.
+
+        Parameters
+        ----------
+        n : int
+            Number of ranks of the job.
+
+        Returns
+        -------
+        str
+            Words of a shell, empty if the program would run on the first node alone.
+        """
+        return ""
+
     def _directives(self, n: int, name: str, log: str) -> list[str]:
         """The job's name, resources and output file as options of the scheduler."""
         raise NotImplementedError
