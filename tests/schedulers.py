@@ -345,6 +345,7 @@ def play(room, event, door):
         the run continued); seen (what is printed), has_reason, has_log (the last lines of the job's output are shown);
         is_kept (no run was deleted); advice (what was done), and advice_works.
     """
+    until(lambda: room.name == "local" or not room.jobs())
     began = time.monotonic()
     folder = room.folder / f"{event} {door}".strip("-")
     folder.mkdir()
@@ -534,7 +535,8 @@ def by_command(room, event):
     words = ["-m", "mpi4py", "-m", "sagips_kit", "run", str(Path(name).absolute())]
     if room.name == "local":
         return _run_here(room, event, words)
-    line = f"{room.run.format(n=N)} {shlex.join([sys.executable, *words])}"
+    # PBS does not tell a job that it runs again.
+    line = f"{room.run.format(n=N)} {shlex.join([sys.executable, *words])}{' --resume' * (room.name == 'pbs')}"
     short = room.short if event == "time up" else {}
     with _options(room, short):
         job_id = room.submitted(f"cd {shlex.quote(os.getcwd())} && {line}")

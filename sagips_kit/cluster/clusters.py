@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from .engines import Joined, belongs, end_processes, runs
+from .engines import Joined, end_processes, is_of_a_cluster, runs
 from .jobs import JobState
 from .profiles import find
 
@@ -123,7 +123,7 @@ def _read(file: Path) -> Cluster:
     joined = Joined(find(profile), state, connection)
     host = _host(connection)
     pid = ((state.get("controller") or {}).get("state") or {}).get("pid")
-    is_there = pid is not None and not host and belongs(pid, file.parents[1])
+    is_there = pid is not None and not host and is_of_a_cluster(pid)
     return Cluster(
         name=cluster_id or profile,
         profile=profile,

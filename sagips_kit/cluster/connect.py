@@ -14,7 +14,7 @@ from typing import Any
 
 from . import profiles
 from .clusters import is_here
-from .engines import Joined, Started, belongs, runs
+from .engines import Joined, Started, is_of_a_cluster, runs
 from .handle import RankError, RunHandle
 from .session import Session
 
@@ -154,7 +154,7 @@ def _running(profile: profiles.Profile, n: int) -> Joined | None:
             continue
         owner = re.match(r"notebook-(\d+)-", cluster_id)
         controller = (state.get("controller") or {}).get("state") or {}
-        if (owner and runs(int(owner[1]))) or not belongs(controller.get("pid", -1), profile.folder):
+        if (owner and runs(int(owner[1]))) or not is_of_a_cluster(controller.get("pid", -1)):
             continue
         joined = Joined(profile, state, connection)
         if joined.n and not joined.state().is_over:

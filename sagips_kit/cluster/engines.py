@@ -236,7 +236,6 @@ class Joined:
     def __init__(self, profile: Profile, state: Mapping[str, Any], connection: Path):
         self.profile, self.connection = profile.name, connection
         self.cluster_id = cluster_id = str(state["cluster"]["cluster_id"])
-        self._folder = profile.folder
         self._controller: int | None = ((state.get("controller") or {}).get("state") or {}).get("pid")
         self.stop_line = f"ipcluster stop --profile={profile.name}" + f" --cluster-id={cluster_id}" * bool(cluster_id)
         self.origin = f"joined; `{self.stop_line}` ends it"
@@ -279,7 +278,7 @@ class Joined:
             ) from None
 
     def state(self) -> JobState:
-        if self._controller is not None and not belongs(self._controller, self._folder):
+        if self._controller is not None and not is_of_a_cluster(self._controller):
             return _WITHOUT_CONTROLLER
         if self._job:
             return _of_job(self._job.job_id, self._job.state())
@@ -292,7 +291,7 @@ class Joined:
         return self._of_process()
 
     def _of_process(self) -> JobState:
-        is_there = belongs(self._engines.get("pid", -1), self._folder)
+        is_there = is_of_a_cluster(self._engines.get("pid", -1))
         return JobState("running", "") if is_there else JobState("ended", "mpiexec has ended")
 
     @property
@@ -304,7 +303,7 @@ class Joined:
         """Cancel the job of the engines, or end their processes, by force after `patience_s` seconds."""
         if self._job:
             self._job.job.cancel(self._job.job_id)
-        elif belongs(self._engines.get("pid", -1), self._folder):
+        elif is_of_a_cluster(self._engines.get("pid", -1)):
             end_processes(self._engines["pid"], patience_s)
 
     def output(self) -> str:
@@ -325,11 +324,10 @@ def runs(pid: int) -> bool:
         return False
 
 
-def belongs(pid: int, folder: Path) -> bool:
-    """Whether a process of this host is running for the profile in `folder`: numbers of processes are used again."""
+def is_of_a_cluster(pid: int) -> bool:
+    """Whether a process of this host is a controller or starts engines: numbers of processes are used again."""
     try:
-        # The name alone: a folder may be reached by several paths.
-        return runs(pid) and folder.name in " ".join(psutil.Process(pid).cmdline())
+        return runs(pid) and "ipyparallel" in " ".join(psutil.Process(pid).cmdline())
     except psutil.Error:
         return False
 
