@@ -169,9 +169,9 @@ def schedulers():
         "its defaults; PBS is simulated, with the answers that a server of OpenPBS gives, and has not been tried on a "
         "real one; `--clusters` is imitated on one cluster. *Reported* gives the time from when the scheduler, or "
         "mpiexec, knows of the event until the user does: the message has the reason and the last lines of the job's "
-        "output, and its advice was followed and worked. *Continued*: the run reached its last step without help, a job "
-        "that was queued again from its newest checkpoint. *Refused*: the scheduler, or the kit, declines. No run was "
-        "deleted.",
+        "output, and its advice was followed and worked. *Continued*: the run reached its last step without help, a "
+        "job that was queued again from its newest checkpoint. *Refused*: the scheduler, or the kit, declines. No run "
+        "was deleted.",
     ]
     for scheduler, title in _SCHEDULERS.items():
         rows = [

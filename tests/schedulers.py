@@ -95,7 +95,7 @@ def slow_run(store, overwrite=False, n_steps=N_STEPS):
 _SHORT = slow_run("short.zarr", n_steps=20)
 
 
-def until(condition, seconds=90.0):
+def until(condition, seconds=240.0):
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -126,7 +126,7 @@ class Room:
     options = {"walltime": "00:10:00"}
 
     def __init__(self, folder):
-        self.folder = folder
+        self.folder, self.timers = folder, []
 
     @contextlib.contextmanager
     def open(self):
@@ -350,7 +350,12 @@ def play(room, event, door):
     folder = room.folder / f"{event} {door}".strip("-")
     folder.mkdir()
     with contextlib.chdir(folder):
-        cell = {"notebook": in_notebook, "command": by_command, "batch": in_batch}[door](room, event)
+        try:
+            cell = {"notebook": in_notebook, "command": by_command, "batch": in_batch}[door](room, event)
+        finally:
+            for timer in room.timers:
+                timer.join()
+            room.timers.clear()
     return {"scheduler": room.name, "event": event, "door": door, **cell, "took_s": round(time.monotonic() - began, 1)}
 
 
@@ -512,7 +517,8 @@ def _happen(room, event, job_id, session=None):
         session._engines.cluster.controller.process.kill()
     elif event == "server restarted":
         room.stop_server()
-        threading.Timer(12, room.start_server).start()  # longer than the kit waits between two questions
+        room.timers.append(threading.Timer(12, room.start_server))
+        room.timers[-1].start()  # longer than the kit waits between two questions
     return None
 
 

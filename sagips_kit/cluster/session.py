@@ -17,7 +17,7 @@ from .attached import AttachedResult, RankResult
 from .engines import Engines
 from .handle import POLL_S, RunHandle
 from .jobs import JobState
-from .remote import VERSIONS, differences, facts, other_code, other_code_explained, run_in
+from .remote import VERSIONS, differences, facts, other_code, other_code_explained, run_in, versions_used
 
 if TYPE_CHECKING:
     from ipyparallel import Client
@@ -188,17 +188,19 @@ class Session:
             known = probe(problem)
         except Exception:  # `prepare` says what is wrong with such a problem
             return
-        if other_code(problem, known):  # hidden randomness: the same
+        versions = versions_used(problem)
+        if other_code(problem, known, versions):  # hidden randomness: the same
             return
         try:
-            found = self._ask(self._start(other_code, problem, known), time.monotonic() + self._answer_s)
+            found = self._ask(self._start(other_code, problem, known, versions), time.monotonic() + self._answer_s)
         except RemoteError as error:
             raise RuntimeError(
                 f"The engines cannot load {type(problem).__name__}: {error.ename}: {error.evalue}. They look for its "
                 f"modules in the folder of this notebook, {os.getcwd()}, and in PYTHONPATH as it was at their start."
             ) from None
         if ranks := [rank for rank, text in enumerate(found) if text]:
-            raise RuntimeError(other_code_explained(problem, ranks, found[ranks[0]]))
+            stop_line = getattr(self._engines, "stop_line", "")
+            raise RuntimeError(other_code_explained(problem, ranks, found[ranks[0]], stop_line))
 
     def _busy(self) -> set[int]:
         """Ranks that are in the middle of a run."""
