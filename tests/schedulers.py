@@ -169,7 +169,7 @@ class SlurmRoom(Room):
     # The MPI of PyPI's mpich speaks PMI 2 with Slurm.
     options = {"walltime": "10:00", "mpiexec": "srun --mpi=pmi2 -K --ntasks={n}"}
     run = "srun --mpi=pmi2 -K --ntasks={n}"
-    short = {"walltime": "1:00"}
+    short = {"walltime": "2:00"}
     second_lives = ("requeued", "node lost", "preempted")
 
     def start(self, stack):
@@ -251,7 +251,7 @@ class PbsRoom(Room):
     name, held, kind = "pbs", {"queue": "full"}, PBS
     run = f"{mpiexec_beside_python()} -n {{n}}"
     options = {"walltime": "00:10:00", "mpiexec": run}
-    short = {"walltime": "00:01:00"}
+    short = {"walltime": "00:02:00"}
     second_lives = ("requeued", "node lost")
 
     def start(self, stack):
@@ -566,7 +566,7 @@ def _follow(room, event, job_id, log, store, again):
         before, refused = run_id(store), _happen(room, event, job_id)
     until(lambda: job_id not in room.jobs(), 2 * _HANG_S)
     seconds = watch.seconds()
-    said = _read(log)
+    said = _read(log) + _read(f"{log}.pbs") + _read(re.sub(r"-\d+\.log$", ".log.pbs", str(log)))
     if event == "fails at once":
         return _cell("reported", seconds, said[-2000:], "There is no|no such|NoSuch|not found", "Type|Current|sagips")
     status = read_status(store)

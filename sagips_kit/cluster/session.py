@@ -144,7 +144,9 @@ class Session:
         why = state.words if state.is_over else "the others have not registered"
         stop_line = getattr(self._engines, "stop_line", "")
         advice = f"Type `{stop_line}` in a terminal to end this cluster, then connect(...) starts another one."
-        if not stop_line:
+        if state.is_over:
+            advice = "Correct what its output says, and type connect(...) again."
+        elif not stop_line:
             advice = (
                 "If they are slow, type connect(timeout_s=...); if the machine is too small, request fewer engines."
             )
