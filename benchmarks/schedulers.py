@@ -19,22 +19,22 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from schedulers import CELLS, EXCLUDED, LIMIT_S, ROOMS, is_good, play  # noqa: E402
+from schedulers import CELLS, DOORS, EVENTS, EXCLUDED, LIMIT_S, ROOMS, is_good, play  # noqa: E402
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=list(ROOMS), help="a single scheduler")
-    parser.add_argument("--event", help="a single event")
-    parser.add_argument("--door", help="a single door")
+    parser.add_argument("--event", action="append", help="an event; may be repeated")
+    parser.add_argument("--door", action="append", help="a door; may be repeated")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "schedulers.json", help="file of the results")
     options = parser.parse_args()
     known = json.loads(options.output.read_text())["cells"] if options.output.exists() else []
     found, are_good = {_key(cell): cell for cell in known}, []
     for name, room in ROOMS.items():
         chosen = [cell[1:] for cell in CELLS if cell[0] == name and options.only in (None, name)]
-        chosen = [(event, door) for event, door in chosen if options.event in (None, event)]
-        chosen = [(event, door) for event, door in chosen if options.door in (None, door)]
+        chosen = [(event, door) for event, door in chosen if event in (options.event or EVENTS)]
+        chosen = [(event, door) for event, door in chosen if door in (options.door or DOORS)]
         if not chosen:
             continue
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, room(Path(folder)).open() as opened:

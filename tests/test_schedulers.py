@@ -1,4 +1,4 @@
-"""What happens to runs and their users when something happens to their jobs: the stored table, and some of its cells."""
+"""What happens to runs when something happens to their jobs: the stored table, and some of its cells."""
 
 import itertools
 import json
