@@ -31,7 +31,7 @@ from sagips_kit.exchange import AllReduce, Chain, Every, Independent, Leaders, O
 from sagips_kit.problems import Proxy
 from sagips_kit.ranks.world import World
 from sagips_kit.store.create import create_run
-from sagips_kit.store.schema import RunLayout
+from sagips_kit.store.layout import RunLayout
 from sagips_kit.store.writer import RunWriter
 from sagips_kit.training.settings import Settings
 

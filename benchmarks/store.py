@@ -26,7 +26,7 @@ import zarr
 
 from sagips_kit import open_run, read_status, request_stop
 from sagips_kit.store.create import create_run
-from sagips_kit.store.schema import RunLayout
+from sagips_kit.store.layout import RunLayout
 from sagips_kit.store.writer import RunWriter
 
 HERE = Path(__file__).parent

@@ -33,11 +33,12 @@ def blocks(page):
 
 
 def prepare(folder, fit):
-    """Make what pages expect: a file of events, and two short finished runs, of which the first may have a fit."""
+    """Make what pages expect: files of events, and two short finished runs, of which the first may have a fit."""
     import numpy as np
 
     from sagips_kit import Proxy, RunSpec, Settings, run
 
+    shutil.copy(ROOT / "docs/data/dimuons.root", folder)
     np.save(folder / "events.npy", Proxy().observed(20_000, np.random.default_rng(1)))
     problem = Proxy(n_observed=2000)
     settings = Settings(n_members=4, n_events=64, n_draws=5, n_predictive=50, n_scores=100, record_every=2)
@@ -48,7 +49,7 @@ def prepare(folder, fit):
 
 
 def run_page(page):
-    """Run the blocks of a page in the current folder, in their order."""
+    """Run the blocks of a page in the current folder, in their order; returns the names that they define."""
     names = {"__name__": "__main__"}
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     try:
@@ -57,6 +58,7 @@ def run_page(page):
                 exec(compile(code, str(page), "exec"), names)
             else:
                 subprocess.run(["bash", "-ec", code], env=environment, check=True, timeout=300)
+        return names
     finally:
         if "session" in names:  # also after an error
             names["session"].close()

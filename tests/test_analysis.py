@@ -22,8 +22,8 @@ from sagips_kit.report.html import html_report
 from sagips_kit.store import schema
 from sagips_kit.store.create import create_run
 from sagips_kit.store.findings import Finding
+from sagips_kit.store.layout import RunLayout
 from sagips_kit.store.reader import open_run
-from sagips_kit.store.schema import RunLayout
 from sagips_kit.store.writer import RunWriter
 
 pytestmark = pytest.mark.filterwarnings("error")

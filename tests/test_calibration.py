@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sagips_kit.analysis import calibration
+from sagips_kit.analysis import calibration, estimate_of
 from sagips_kit.events.resampling import balanced_resample
+from sagips_kit.store import schema
 
 COVARIANCE = np.array([[1.0, 0.6], [0.6, 4.0]])
 
@@ -96,3 +97,15 @@ def test_means_of_balanced_resamples_vary_as_the_bootstrap_says(rng):
         means = [np.average(x, weights=balanced_resample(len(x), chain, 8, seed)) for chain in range(8)]
         variances.append(np.var(means, ddof=1))
     assert np.mean(variances) == pytest.approx(x.var() / len(x), rel=0.1)
+
+
+@pytest.mark.parametrize(("n_chains", "n_kept"), [(8, 8), (8, 6), (33, 33), (33, 24)])
+def test_the_spread_of_many_chains_is_that_of_the_bootstrap(rng, n_chains, n_kept):
+    """Also if some of them, the witnesses, do not count."""
+    x, n_seeds, means = rng.normal(size=400), 300, {}
+    for seed in range(n_seeds):
+        copies = (balanced_resample(len(x), chain, n_chains, seed) for chain in range(n_kept))
+        means[f"x{seed}"] = (("chain", "draw"), [[np.average(x, weights=each)] for each in copies])
+    chains = xr.Dataset(means, {"chain": range(n_kept)}, {schema.RESAMPLED_KEY: n_chains})
+    variance = (estimate_of(chains)["deviation"] ** 2).mean() / (x.var() / len(x))
+    assert float(variance) == pytest.approx(1, abs=2 * np.sqrt(2 / (n_seeds * (n_kept - 1))))

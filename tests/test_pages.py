@@ -1,8 +1,13 @@
 """The problems in the how-to pages, exactly as printed there, keep their contract."""
 
+import shutil
+
+import iminuit
 import numpy as np
 import pytest
 import run_code
+import scipy.integrate
+import scipy.special
 import scipy.stats
 
 from sagips_kit import check_problem, fit_likelihood
@@ -39,3 +44,31 @@ def test_histograms_find_what_the_exact_density_finds():
     fit = fit_likelihood(problem, events)
     a, _, b = scipy.stats.gamma.fit(events[:, 0], floc=0)
     assert np.abs((fit.theta - [a, b]) / fit.deviation).max() < 0.5
+
+
+def test_a_real_mass_peak_is_fitted_as_by_iminuit(tmp_path, monkeypatch):
+    """With another density than the page: SciPy's Voigt profile, normalised by its own integral."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(run_code.ROOT / "docs/data/dimuons.root", tmp_path)
+    page = run_code.PAGES["mass_peak"]
+    (_, code), *_ = run_code.blocks(page)
+    assert len([line for line in code.splitlines() if line]) <= 15 and "2.4952" in code
+    names = run_code.run_page(page)
+    result, mass = names["result"], names["file"].read(names["ZPeak"]())[:, 0]
+    assert len(mass) == 490 and str(result).partition("goodness")[0] in page.read_text()
+
+    def loss(peak, resolution, background):
+        def line(x):
+            return scipy.special.voigt_profile(x - peak, resolution, 2.4952 / 2)
+
+        area, _ = scipy.integrate.quad(line, 66, 116)
+        return -np.log((1 - background) * line(mass) / area + background / 50).sum()
+
+    minuit = iminuit.Minuit(loss, *result.theta)
+    minuit.errordef = iminuit.Minuit.LIKELIHOOD
+    minuit.migrad().hesse()
+    assert minuit.valid
+    difference = result.theta - np.array(minuit.values)
+    distance = np.sqrt(difference @ np.linalg.solve(np.array(minuit.covariance), difference) / 3)
+    assert distance < 0.1
+    np.testing.assert_allclose(result.deviation, minuit.errors, rtol=0.1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 import signal
@@ -34,13 +35,14 @@ from sagips_kit import (
     request_stop,
     run,
     run_rank,
+    verify,
 )
 from sagips_kit.ranks.world import World
 from sagips_kit.running import probe, resume, signals
 from sagips_kit.running.checkpoints import FOLDER, Checkpoints
 from sagips_kit.running.coordination import Control, Due, Milestones
 from sagips_kit.running.signals import Signals
-from sagips_kit.store import files, location, schema
+from sagips_kit.store import extend, files, location, schema
 from sagips_kit.store.group import open_group
 from sagips_kit.store.writer import RunWriter
 from sagips_kit.training.state_dicts import flattened, nested
@@ -139,7 +141,7 @@ def test_a_stopped_run_continues_with_the_same_bits(spec, tmp_path, stop):
     assert_same_bits(spec.store, whole.store)
     [note] = open_run(spec.store)["control"].attrs["resumed"]
     assert (note["from_step"], note["reached"]) == (stop, stop)
-    assert files_of(spec.store) == []  # a finished run needs none
+    assert [file.name[:12] for file in files_of(spec.store)] == ["000000000203"]  # to be continued
     assert (np.diff(open_run(spec.store)["history"]["elapsed_s"]) > 0).all()
 
 
@@ -619,6 +621,101 @@ def test_a_run_behind_a_url_is_resumed(spec, tmp_path):
     assert_same_bits(spec.store, whole.store)
 
 
+def test_a_finished_run_is_continued(spec):
+    alone(spec)
+    before, longer = open_run(spec.store).load(), change(spec, n_steps=307)
+    alone(longer, resume=True)
+    after = open_run(spec.store)
+    n_old = before["history"].sizes["step"]
+    assert after["history"]["step"].values[n_old - 2 : n_old + 2].tolist() == [200, 203, 205, 210]
+    assert after["history"]["step"].values[-1] == 307 and after["history"]["progress"] == 307
+    for group in ("history", "snapshots"):  # rows and snapshots are appended
+        names = [name for name, array in before[group].data_vars.items() if "step" in array.dims]
+        assert len(names) >= 2
+        for name in names:
+            is_old = after[group]["step"].values <= 203
+            np.testing.assert_array_equal(after[group][name].isel(step=is_old), before[group][name], err_msg=name)
+            assert np.isfinite(after[group][name].values).all()
+    assert (after["posterior"]["mu"] != before["posterior"]["mu"]).all(), "draws are those of the last segment"
+    assert (abs(after["posterior"]["mu"] - before["posterior"]["mu"]) < 0.5).all(), "generators did not begin anew"
+    [noted] = after.attrs[schema.CONTINUED_KEY]
+    assert noted["from_step"] == 203 and noted[schema.VERDICT_KEY] == before.attrs[schema.VERDICT_KEY]
+    assert verify(spec.store).is_whole
+    assert alone(longer, resume=True)["first_step"] == 307, "it is finished"
+    with pytest.raises(ValueError, match="n_steps: 307 in the store, 203 now. This run was continued from step 203"):
+        alone(spec, resume=True)
+
+
+def test_a_continuation_that_was_stopped_continues_with_the_same_bits(spec, tmp_path):
+    other = change(spec, store=str(tmp_path / "b.zarr"))
+    for one in (spec, other):
+        alone(one)
+    alone(change(spec, n_steps=403), resume=True)
+    longer = change(other, n_steps=403)
+    prepare(longer, 1, resume=True)
+    request_stop(longer.store, 300)
+    run_rank(longer, World.alone("cpu"), resume=True)
+    assert read_status(longer.store).state == "stopped"
+    assert_rows_are_valid_to(longer.store)
+    alone(longer, resume=True)
+    assert_same_bits(spec.store, longer.store)
+
+
+def assert_rows_are_valid_to(path):
+    history = open_run(path)["history"]
+    theta, progress = history["theta"][0, 0, :, 0], int(history["progress"][0])
+    np.testing.assert_array_equal(np.isfinite(theta.values), theta["step"].values <= progress)
+
+
+def test_the_rates_of_a_continuation_are_those_of_a_run_of_its_length():
+    def rate_of(trainer):
+        trainer.run(1)
+        return trainer.gan.optimisers["generator"].param_groups[0]["lr"]
+
+    first = Trainer(Gaussian(), SMALL, EVENTS, n_steps=40)
+    rate = rate_of(first)
+    first.run()
+    second = Trainer(Gaussian(), SMALL, EVENTS, n_steps=80, earlier=(40,))
+    second.load_state_dict(first.state_dict())
+    assert np.isnan(second.draws).all() and np.isfinite(first.draws).all()
+    assert rate_of(second) == pytest.approx(SMALL.settled_rate * rate), "without another exploration"
+    assert second.gan.latent_spread() == 0
+    second.run()
+    assert np.isfinite(second.draws).all()
+
+
+@pytest.mark.parametrize("place", ["copytree", "_extend", "take_place"])
+def test_a_run_that_cannot_be_extended_stays_as_it_was(spec, monkeypatch, place):
+    alone(spec)
+    before = {file: file.read_bytes() for file in location.local_path(spec.store).rglob("*") if file.is_file()}
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(extend.shutil if place == "copytree" else extend, place, refuse)
+    with pytest.raises(OSError, match="The run is as it was. It needs .* space for a second copy"):
+        alone(change(spec, n_steps=300), resume=True)
+    after = {file: file.read_bytes() for file in location.local_path(spec.store).parent.rglob("*") if file.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize("how", ["unfinished", "removed", "damaged"])
+def test_a_run_that_cannot_be_continued_says_why(spec, how):
+    if how == "unfinished":
+        stop_at(spec, 100)
+        text = "has not reached step 203, .*: step 100 of 203, stopped. Resume it with n_steps=203, as it was started"
+    else:
+        alone(spec)
+        [file] = files_of(spec.store)
+        data = bytearray(file.read_bytes())
+        file.unlink() if how == "removed" else file.write_bytes(bytes([*data[:-1], data[-1] ^ 1]))
+        text = "is finished, but cannot be continued to step 300: 1 of 1 rank have no checkpoint of the last step. "
+        text += "An" if how == "removed" else "The checkpoint .* is damaged"
+    with pytest.raises(ValueError, match=text):
+        alone(change(spec, n_steps=300), resume=True)
+    assert open_run(spec.store).attrs["layout"]["n_steps"] == 203
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_the_run_cleanly_with_a_checkpoint(spec, number):
     spec = change(spec, n_steps=100_000)
@@ -822,4 +919,5 @@ def test_a_one_sided_run_killed_ten_times_comes_to_the_same_answer(spec, tmp_pat
     for name, deviation in zip(Gaussian.parameters, deviations, strict=True):
         difference = run["posterior"][name].mean() - undisturbed["posterior"][name].mean()
         assert abs(difference) < deviation, name
-    assert np.isfinite(run["history"]["theta"]).all() and not files_of(spec.store)
+    assert np.isfinite(run["history"]["theta"]).all()
+    assert [file.name[:12] for file in files_of(spec.store)] == ["000000002003"] * 2

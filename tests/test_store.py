@@ -27,8 +27,8 @@ from sagips_kit.running.coordination import Control
 from sagips_kit.store import create, files, integrity, location, reader, schema
 from sagips_kit.store import group as groups
 from sagips_kit.store.create import create_run
+from sagips_kit.store.layout import RunLayout
 from sagips_kit.store.reader import open_run
-from sagips_kit.store.schema import RunLayout
 from sagips_kit.store.status import is_fitting, read_status, request_stop, stop_soon
 from sagips_kit.store.writer import RunWriter
 
@@ -790,7 +790,9 @@ def test_a_missing_variable_is_named(make, path, name):
         ("reference/zarr.json", "fit", {"state": "done"}, "attribute fit = .*: should be a state of the fit"),
         ("reference/zarr.json", "fit", {"state": "refused", "reason": 3}, "attribute fit = .*: should be a state"),
         ("reference/zarr.json", "fit", {"state": "made", "findings": "none"}, "attribute fit = .*: should be a state"),
-        ("control/zarr.json", "resumed", 5, "attribute resumed = 5: should be a list"),
+        ("control/zarr.json", "resumed", 5, "notes of a resumption 5: should be a list"),
+        ("zarr.json", "continued", [{"from_step": "5"}], "should have from_step, created_at, hostname"),
+        ("posterior/zarr.json", "n_resampled", "many", "attribute n_resampled = 'many': should be a number"),
         ("control/zarr.json", "resumed", [{"at": "noon", "from_step": 5}], "should have at, from_step, reached"),
         (
             "control/zarr.json",

@@ -6,7 +6,7 @@ from scipy.stats import rankdata
 
 from ..store import schema
 from ..store.status import RunStatus
-from .base import circles_of, continuous, for_each_run, gathered, group_of, quantiles
+from .base import circles_of, continuous, for_each_run, gathered, group_of, quantiles, spread_of_chains
 from .events import snapshots
 
 
@@ -49,7 +49,7 @@ def evolution(run: xr.DataTree) -> xr.Dataset:
     circles, both = circles_of(run), (schema.CHAIN, schema.SET)
     of_chains, together = gathered(vectors, (schema.SET,), *circles), gathered(vectors, both, *circles)
     means = gathered(of_chains.mean(schema.SET), (schema.CHAIN,), *circles)
-    between = means.std(schema.CHAIN, ddof=1) if means.sizes[schema.CHAIN] > 1 else np.nan
+    between = spread_of_chains(means, group_of(run, schema.POSTERIOR).attrs)
     within = of_chains.std(schema.SET).mean(schema.CHAIN)
     centre = together.mean(both)
     every = quantiles((together + (continuous(centre, circles[1]) - centre)).stack(vector=both), "vector")

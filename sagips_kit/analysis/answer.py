@@ -384,9 +384,8 @@ def _of_the_witnesses(run: xr.DataTree, found: _Collected) -> None:
     away, back = (math.sqrt((values[is_witness] ** 2).mean()) for values in (began, ended))
     change = difference(reference[schema.CHAIN_END], reference[schema.CHAIN_START], circles_of(run)[1])
     moved = math.sqrt((rms(change / deviation).values[is_witness] ** 2).mean())
-    n_seen, wanted = _events_of_a_generator(run)
-    farther = stretch(n_seen)
-    if away < farther * _BESIDE:
+    n_at_first, n_seen, wanted = _events_of_a_generator(run)
+    if away < stretch(n_at_first) * _BESIDE:
         found.not_tested.append(
             f"Whether chains that begin elsewhere come back to the fit: the witnesses began only {away:.1g} deviations "
             "from it, because the ranges or constraints leave them no room."
@@ -398,6 +397,7 @@ def _of_the_witnesses(run: xr.DataTree, found: _Collected) -> None:
         f"The witnesses, chains that began {away:.2g} deviations from the fits of their events, ended {back:.2g} from "
         "them (RMS)"
     )
+    farther = stretch(n_seen)
     if back <= farther * _DOUBTFUL and back <= _HALF_WAY * away:
         return
     if n_seen * MOST_STRETCH**2 < SEEN:
@@ -417,11 +417,14 @@ def _of_the_witnesses(run: xr.DataTree, found: _Collected) -> None:
         found.doubts.append(Finding(ARRIVED, f"{text}: they confirm the fit only in part. Train longer (n_steps)."))
 
 
-def _events_of_a_generator(run: xr.DataTree) -> tuple[float, int]:
-    """Events that a generator sees, relative to the observed ones, and the steps in which it sees enough for a test."""
+def _events_of_a_generator(run: xr.DataTree) -> tuple[float, float, int]:
+    """Events that a generator sees, relative to the observed ones: in the first segment and in all; and in how many
+    steps it sees enough for a test.
+    """
     layout, n_observed = schema.layout_of(run.attrs), group_of(run, schema.OBSERVED).sizes[schema.EVENT]
     per_step = settings_of(run).get("n_events", 0) * layout.n_ranks / layout.n_replicas / n_observed
-    return layout.n_steps * per_step, math.ceil(SEEN / MOST_STRETCH**2 / max(per_step, 1e-9))
+    at_first = min(layout.earlier, default=layout.n_steps)
+    return at_first * per_step, layout.n_steps * per_step, math.ceil(SEEN / MOST_STRETCH**2 / max(per_step, 1e-9))
 
 
 def _of_the_spread(

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from .. import _circular
+from .._partition import resampling_blocks
 from ..store import schema
 from ..store.status import RunStatus
 from ..store.witnesses import is_witness
@@ -240,6 +241,23 @@ def gathered_chains(chains: xr.Dataset) -> xr.Dataset:
             if name in chains
         }
     )
+
+
+def spread_of_chains(means: xr.DataArray, attributes: Mapping[Any, Any]) -> xr.DataArray:
+    """Standard deviation of the chains around the mean of each block of those that were resampled together.
+
+    Each of these means is that of the events themselves.  With one mean for all, the variance would be too low by 1/16.
+    `attributes` are those of the posterior, which say how many chains there were, witnesses included.
+    """
+    n_chains = means.sizes[schema.CHAIN]
+    chain = means[schema.CHAIN].values if schema.CHAIN in means.coords else np.arange(n_chains)
+    stops = [stop for _, stop in resampling_blocks(int(attributes.get(schema.RESAMPLED_KEY, n_chains)))]
+    block = xr.DataArray(np.searchsorted(stops, chain, side="right"), dims=schema.CHAIN)
+    parts = [means.isel({schema.CHAIN: np.flatnonzero(block == one)}) for one in np.unique(block)]
+    residuals = xr.concat([part - part.mean(schema.CHAIN) for part in parts], schema.CHAIN)
+    n_freedom = n_chains - len(parts)
+    variance = (residuals**2).sum(schema.CHAIN) / n_freedom if n_freedom else np.nan * means.mean(schema.CHAIN)
+    return variance**0.5
 
 
 def circles_of(run: xr.DataTree) -> tuple[xr.DataArray, xr.DataArray]:

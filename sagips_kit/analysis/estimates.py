@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -18,6 +17,7 @@ from .base import (
     group_of,
     inside,
     rms,
+    spread_of_chains,
     written,
 )
 from .fits import fit, fit_words
@@ -155,7 +155,7 @@ def estimate_of(chains: xr.Dataset) -> xr.Dataset:
     means = gathered_chains(chains[names]).mean(schema.DRAW).to_dataarray(schema.PARAMETER)
     n_chains = means.sizes[schema.CHAIN]
     mean = means.mean(schema.CHAIN)
-    deviation = means.std(schema.CHAIN, ddof=1) if n_chains > 1 else np.nan * mean
+    deviation = spread_of_chains(means, chains.attrs)
     half_width = calibration.half_width(deviation, n_chains, 0.6827)
     mean = inside(mean, low, period)
     values = {"mean": mean, "deviation": deviation, "n_chains": n_chains}

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from .._text import allowed
 from ..store import schema
-from .base import for_each_run, group_of, inside, quantiles, witnesses_of, written
+from .base import for_each_run, group_of, inside, quantiles, spread_of_chains, witnesses_of, written
 
 _N_CATEGORIES = 50
 
@@ -209,7 +209,7 @@ def _each_category(
 def _compare(observed: xr.Dataset, generated: xr.Dataset, observable: str, edges: np.ndarray) -> xr.Dataset:
     """One pair of histograms; events that are NaN do not count."""
     chains = _each_chain(generated[observable], edges)
-    spread = chains.std(schema.CHAIN, ddof=1) if len(chains) > 1 else chains[0] * np.nan
+    spread = spread_of_chains(chains, generated.attrs)
     return _observed(observed[observable], edges).assign(
         generated=chains.mean(schema.CHAIN), generated_error=spread, generated_quantiles=quantiles(chains, schema.CHAIN)
     )
@@ -227,7 +227,7 @@ def _observed(events: xr.DataArray, edges: np.ndarray) -> xr.Dataset:
 
 def _each_chain(events: xr.DataArray, edges: np.ndarray) -> xr.DataArray:
     densities = [_density(chain.values, edges)[0] for chain in events.transpose(schema.CHAIN, ...)]
-    return xr.DataArray(densities, dims=(schema.CHAIN, "bin"))
+    return xr.DataArray(densities, {schema.CHAIN: events[schema.CHAIN]}, (schema.CHAIN, "bin"))
 
 
 def _density(events: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -171,6 +171,7 @@ def describe(run: xr.DataTree) -> str:
         "progress": str(RunStatus.from_run(run)),
         "fit": _fit(run),
         "resumed": _resumed(group_of(run, schema.CONTROL).attrs.get(schema.RESUMED_KEY, [])),
+        "continued": _continued(facts.get(schema.CONTINUED_KEY, [])),
         "created": f"{facts[schema.CREATED_KEY]} on {facts[schema.HOSTNAME_KEY]}",
         "ran on": f"{where[schema.HOST]} ({where[schema.DEVICE]})",
         "versions": ", ".join(f"{name} {version}" for name, version in facts[schema.VERSIONS_KEY].items()),
@@ -199,6 +200,13 @@ def _fit(run: xr.DataTree) -> str:
     rows = zip(values[schema.PARAMETER].values, values["fit"].values, values["deviation"].values, strict=True)
     numbers = ", ".join(f"{name} = {with_error(value, deviation)}" for name, value, deviation in rows)
     return f"{numbers}; {goodness_words(values)}"
+
+
+def _continued(segments: list[dict[str, Any]]) -> str:
+    """How a finished run was continued, in words; empty if it was not."""
+    return "; ".join(
+        f"from step {one['from_step']} at {one[schema.CREATED_KEY]} on {one[schema.HOSTNAME_KEY]}" for one in segments
+    )
 
 
 def _resumed(notes: list[dict[str, Any]]) -> str:

@@ -269,8 +269,9 @@ class Session:
         spec : RunSpec
             The run.
         resume : bool
-            Resume this run from its newest checkpoint if the store contains it already; a finished run stays as it is.
-            So the same cell starts a run and, after its job has ended early, resumes it.
+            Resume this run from its newest checkpoint if the store contains it already; a finished run stays as it is,
+            unless `n_steps` is larger now, by which it is continued.  So the same cell starts a run and, after its job
+            has ended early, resumes it.
 
         Returns
         -------

@@ -1,7 +1,6 @@
 """Observed events, checked and resampled for each chain; nothing here knows networks or files."""
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,14 +10,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .._partition import chunk_bounds
+from .._partition import resampling_blocks
 from .entries import EntryError, as_floats, is_beyond, is_blurred
 from .streams import Stream, numpy_stream
 
 if TYPE_CHECKING:
     from ..problems.base import Problem
-
-_TICKETS = 16  # most chains that share one balanced resampling
 
 
 def check_events(problem: "Problem", events: ArrayLike | Tensor) -> NDArray[Any]:
@@ -114,8 +111,7 @@ def balanced_resample(
     ----------
     Davison, Hinkley and Schechtman, Biometrika 73 (1986) 555.
     """
-    blocks = chunk_bounds(n_chains, math.ceil(n_chains / _TICKETS))
-    first, stop = next(block for block in blocks if chain < block[1])
+    first, stop = next(block for block in resampling_blocks(n_chains) if chain < block[1])
     index = 0 if window is None else 1 + window
     return (_owners(n_events, stop - first, first, seed, index) == chain - first).sum(axis=1)
 

@@ -1,5 +1,7 @@
 """Checkpoints of a run: the two newest that all ranks have, as one safetensors file per rank inside the store.
 
+That of the last step stays, so that a finished run can be continued.
+
 The name of a file holds its step, its rank and the first half of its SHA-256, so damage is detected; pickle is not
 used.  The files lie below the node of an array, where readers of zarr do not look.  A checkpoint counts once all ranks
 of a replica have one of the same step, and older ones are removed only then.
@@ -145,10 +147,11 @@ class Checkpoints:
             if rank == self.rank and later > step:
                 self._files.remove(name)
 
-    def clear(self) -> None:
-        """Remove the checkpoints of all ranks, after the run has finished."""
-        for name in self._names().values():
-            self._files.remove(name)
+    def keep_last(self) -> None:
+        """Remove the checkpoints of all ranks but those of the last step, after the run has finished."""
+        for (step, _), name in self._names().items():
+            if step < self.n_steps:
+                self._files.remove(name)
 
     def _names(self) -> dict[tuple[int, int], str]:
         """Names of the files of all ranks by (step, rank)."""

@@ -16,7 +16,7 @@ from ..events.resampling import check_events
 from ..ranks.world import World
 from ..store import create
 from ..store.files import permissions_of
-from ..store.schema import RunLayout
+from ..store.layout import RunLayout
 from ..store.status import read_status
 from ..training import predictions
 from ..training.footprint import require_memory
@@ -221,10 +221,11 @@ def run(spec: RunSpec, world: World | None = None, resume: bool = False) -> Rank
         process alone if there was no launcher.
     resume : bool
         What to do if the store already holds this run.  True continues it from the newest checkpoint that all ranks
-        have, and leaves a finished run as it is; if the store is empty, it starts the run.  So the same line starts a
-        run and, after a job has ended early, continues it.  False raises an error if there is a run, unless
-        `spec.overwrite` is true.  In a job that the scheduler runs again, for instance after a node has failed, it is
-        always True.
+        have, and leaves a finished run as it is, unless `spec.n_steps` is larger than it was: then the finished run is
+        continued up to there, with learning rates that begin anew.  If the store is empty, it starts the run.  So the
+        same line starts a run and, after a job has ended early, continues it.  False raises an error if there is a run,
+        unless `spec.overwrite` is true.  In a job that the scheduler runs again, for instance after a node has failed,
+        it is always True.
 
     Returns
     -------

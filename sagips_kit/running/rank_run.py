@@ -79,6 +79,7 @@ class RankRun:
         # The events in the store, not newly made ones: the analysis reads what the ranks were trained on.
         self._events, self._start = _events(spec), None
         self._writer = RunWriter(spec.store, world.rank, replica if self._is_leader else None, check=self._check_owner)
+        self._layout = self._writer.layout
         self._control, self._signals = Control(spec.store), Signals()
         self._owner = world.from_rank_0(self._control.take, "rank 0 to take over the run")
         self._resources = contextlib.ExitStack()
@@ -119,6 +120,7 @@ class RankRun:
             exchange=spec.exchange,
             windows=resume.windows(spec),
             start=None if start is None else Start.restored(spec.problem, self._events, start),
+            earlier=self._layout.earlier,
         )
         return self._resources.enter_context(trainer)
 
@@ -171,7 +173,7 @@ class RankRun:
         )
         if self._first_step == spec.n_steps:
             self._trainer.stand_by()
-        next_row = self._first_step // settings.record_every
+        next_row = self._layout.n_rows(self._first_step)
         for block in self._blocks():
             writer.write_rows(next_row, _rows(block))
             next_row += len(block)
@@ -189,14 +191,14 @@ class RankRun:
     def finish(self) -> None:
         """Store the chains and scores if this rank made all its steps, and declare its last rows valid."""
         if self._trainer.step == self._spec.n_steps:
-            if len(set(self._replicas)) > 1 or self._spec.exchange.lets_finish:
-                self._save()  # other replicas, or ranks, may take much longer, and be resumed without this rank
+            # To continue the run; and other replicas, or ranks, may take much longer, and be resumed without this rank.
+            self._save()
             self._write_results()
         # Last of all, so that a run which counts as finished has its chains.
         self._writer.set_progress(self._trainer.step)
         if read_status(self._spec.store).is_finished:  # true for the last rank
             self._check_owner()
-            self._checkpoints.clear()
+            self._checkpoints.keep_last()
             self._write_verdict()
 
     def _write_verdict(self) -> None:
@@ -267,9 +269,9 @@ class RankRun:
 
 
 def result_of_finished(spec: RunSpec, world: World) -> RankResult:
-    """What `run_rank` returns for a run that is already finished; removes checkpoints that a kill left behind."""
+    """What `run_rank` returns for a run that is already finished; removes old checkpoints that a kill left behind."""
     history = open_run(spec.store)[HISTORY].to_dataset()
-    _checkpoints(spec, world).clear()
+    _checkpoints(spec, world).keep_last()
     elapsed_s = float(history[ELAPSED][world.rank].values[-1])
     waited_s = float(history[WAITED][world.rank].values.sum())
     return _result(spec, world, spec.n_steps, elapsed_s, waited_s, first_step=spec.n_steps)

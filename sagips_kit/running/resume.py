@@ -1,4 +1,4 @@
-"""Resuming a run that ended early: whether it is the same run, and the step that all ranks go back to."""
+"""Resuming a run that ended early, or continuing a finished one: whether it is the same run, and from which step."""
 
 import dataclasses
 import datetime
@@ -11,11 +11,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from .._text import counted
 from ..events.observed import Observed
 from ..problems.base import Problem
 from ..ranks.launcher import RESTARTS, was_restarted
 from ..ranks.world import World
 from ..store import files, group, schema
+from ..store.extend import extend_run
 from ..store.status import read_status
 from .checkpoints import Checkpoints, ranks_with_checkpoints
 from .coordination import Control
@@ -58,7 +60,9 @@ def marks(spec: RunSpec) -> dict[str, Any]:
 
 
 def reopen(spec: RunSpec, n_ranks: int) -> None:
-    """Prepare a run that has ended early to be resumed; called once, before any rank starts.
+    """Prepare a run that has ended early to be resumed, or a finished one to be continued by more steps.
+
+    Called once, before any rank starts.
 
     Raises
     ------
@@ -68,12 +72,17 @@ def reopen(spec: RunSpec, n_ranks: int) -> None:
     root: Any = group.open_group(spec.store, "r")
     attributes, control = root.attrs, root[schema.CONTROL].attrs
     stored = json.loads(attributes[schema.SPEC_KEY])
+    n_steps, is_longer = stored.get("n_steps", 0), False
+    if isinstance(n_steps, int) and spec.n_steps > n_steps:
+        stored, is_longer = stored | {"n_steps": spec.n_steps}, True
     differences, wider = _differences(_without_free(stored), _without_free(spec.to_dict())), ""
     if (n_stored := attributes[schema.LAYOUT_KEY]["n_ranks"]) != n_ranks:
         differences.insert(0, f"ranks: {n_stored} in the store, {n_ranks} now")
         wider = (
             "An ensemble on more ranks is another run, too, because the events are resampled jointly for all chains. "
         )
+    if spec.n_steps in attributes[schema.LAYOUT_KEY].get("earlier", ()):
+        wider = f"This run was continued from step {spec.n_steps} to step {n_steps}: give n_steps={n_steps}. "
     if changed := changes(spec.problem, _trained(control.get(schema.PROBE_KEY))):
         name = type(spec.problem).__name__
         differences.append(f"problem: the code of {name} now gives other {changed} than when the run was started")
@@ -81,6 +90,7 @@ def reopen(spec: RunSpec, n_ranks: int) -> None:
     if not differences:  # the store of another run is left as it is
         _repair_progress(spec.store, root)
         is_finished = read_status(spec.store).is_finished
+    is_finished = is_finished and not is_longer
     if spec.streamed and not differences and not is_finished:
         differences = _changes_of_file(control.get(schema.FILE_KEY), spec.streamed, spec.problem)
     if differences:
@@ -89,9 +99,35 @@ def reopen(spec: RunSpec, n_ranks: int) -> None:
             "the run as it was started, with RunSpec.from_run(open_run(...)) on the same number of ranks; or choose "
             "another store, or replace the run with overwrite=True instead of resume=True."
         )
+    if is_longer:
+        _require_end(spec, n_steps, n_ranks)
+        extend_run(spec.store, spec.to_dict())
     if not is_finished:
         files.remove_partial_files(spec.store)
         Control(spec.store).reset()
+
+
+def _require_end(spec: RunSpec, n_steps: int, n_ranks: int) -> None:
+    """Raise ValueError unless the run has made its `n_steps` steps, and all ranks have a checkpoint of the last one."""
+    status = read_status(spec.store)
+    again = f"n_steps={n_steps}, as it was started"
+    if not status.is_finished:
+        raise ValueError(
+            f"`{spec.store}` cannot be continued to step {spec.n_steps}, because it has not reached step {n_steps}, "
+            f"for which it was started: {status}. Resume it with {again}; when it is finished, give the larger n_steps."
+        )
+    replicas = spec.exchange.replicas(n_ranks) or ()
+    every = [Checkpoints(spec.store, rank, n_steps, replicas) for rank in range(n_ranks)]
+    lacking = [of.rank for of in every if n_steps not in of.steps()]
+    if lacking:
+        damages = [damage for of in every for damage in of.damages]
+        sentences = [
+            f"`{spec.store}` is finished, but cannot be continued to step {spec.n_steps}: "
+            f"{len(lacking)} of {counted(n_ranks, 'rank')} have no checkpoint of the last step.",
+            *(damages or ["An earlier version of sagips_kit kept none."]),
+            "Start a longer run in another store.",
+        ]
+        raise ValueError(" ".join(sentences))
 
 
 def _repair_progress(path: str | os.PathLike[str], root: Any) -> None:

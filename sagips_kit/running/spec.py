@@ -85,7 +85,8 @@ class RunSpec(metaclass=ValueClass):
     exchange : Exchange
         Mode of training: what the ranks exchange and when.  `Independent()`, the default, exchanges nothing.
     n_steps : int
-        Length of the run in steps; a step is one update of discriminator and generator on every rank.
+        Length of the run in steps; a step is one update of discriminator and generator on every rank.  A finished run
+        is continued by a larger number and `resume=True`.
     seed : int
         Seed of all random numbers; the same seed and number of ranks give the same run.
     events : Observed, str or None
@@ -110,7 +111,7 @@ class RunSpec(metaclass=ValueClass):
         Replace a run that is already in the store.
     checkpoint_s : float
         Seconds between two checkpoints, from which a killed run can be resumed.  0 writes checkpoints only when the run
-        is asked to stop.
+        is asked to stop, and after its last step.
 
     Raises
     ------

@@ -121,7 +121,7 @@ def _create_folder(
     advice = "Nothing half-written was left behind. Choose a path in a folder that you may write to and that has space."
     with explained(f"Cannot create the run `{path}`", advice), beside(path) as partial:
         _write_template(LocalStore(partial), problem, layout, given)
-        if _take_place(partial, path, overwrite):
+        if take_place(partial, path, overwrite):
             return
     check_free(path, overwrite)
     raise FileExistsError(f"`{path}` has just been created by another process. Choose another path, or try again.")
@@ -145,6 +145,7 @@ def _given(
         schema.LIBRARY_KEY: "sagips_kit",
         schema.LIBRARY_VERSION_KEY: installed_version("sagips_kit"),
         schema.UNCERTAINTY_KEY: uncertainty,
+        schema.RESAMPLED_KEY: layout.n_chains,
     }
     known = {
         schema.POSTERIOR: xr.Dataset(attrs=posterior),
@@ -166,7 +167,7 @@ def _given(
         group: known.get(group, xr.Dataset()).assign_coords(_coordinates(group, problem, layout))
         for group in schema.GROUPS
     }
-    return {"/": xr.Dataset(attrs=_provenance(problem, layout, spec, mode)), **groups}
+    return {"/": xr.Dataset(attrs=_origin(problem, layout, spec, mode)), **groups}
 
 
 def _table(problem: Described) -> dict[str, dict[str, schema.Variable]]:
@@ -239,7 +240,7 @@ def _coordinates(group: str, problem: Described, layout: schema.RunLayout) -> di
     }
 
 
-def _provenance(problem: Described, layout: schema.RunLayout, spec: Mapping[str, Any], mode: str) -> dict[str, Any]:
+def _origin(problem: Described, layout: schema.RunLayout, spec: Mapping[str, Any], mode: str) -> dict[str, Any]:
     return {
         schema.PROBLEM_KEY: type(problem).__name__,
         schema.PARAMETERS_KEY: list(problem.parameters),
@@ -247,6 +248,12 @@ def _provenance(problem: Described, layout: schema.RunLayout, spec: Mapping[str,
         schema.SPEC_KEY: json.dumps(spec),
         schema.MODE_KEY: mode,
         schema.LAYOUT_KEY: asdict(layout),
+    } | provenance()
+
+
+def provenance() -> dict[str, Any]:
+    """Attributes that say when, where and by which versions a run, or its continuation, was begun; with a new name."""
+    return {
         schema.VERSIONS_KEY: {"python": platform.python_version()}
         | {name: installed_version(name) for name in _PACKAGES},
         schema.RUN_KEY: uuid.uuid4().hex,
@@ -304,7 +311,7 @@ def _write_template(
                 chunks=array.chunks,
                 dtype=array.variable.dtype,
                 fill_value=array.variable.fill,
-                compressors=_compressors(array.variable.dtype == "str"),
+                compressors=compressors(array.variable.dtype == "str"),
                 dimension_names=array.variable.dims,
                 attributes=dict(array.variable.attributes),
                 config=WRITE_ALL,
@@ -315,18 +322,19 @@ def _write_template(
     root.attrs[schema.VERSION_KEY] = schema.SCHEMA_VERSION
 
 
-def _compressors(is_text: bool) -> tuple[BytesBytesCodec, ...]:
+def compressors(is_text: bool) -> tuple[BytesBytesCodec, ...]:
+    """What compresses the chunks of an array and adds their checksums."""
     return (ZstdCodec(level=0) if is_text else _COMPRESSION, CHECKSUM)
 
 
 def _checked(dataset: xr.Dataset) -> xr.Dataset:
     """The dataset, whose variables will be written with checksums."""
     for name, variable in dataset.variables.items():
-        dataset[name].encoding["compressors"] = _compressors(variable.dtype.kind in "OTU")
+        dataset[name].encoding["compressors"] = compressors(variable.dtype.kind in "OTU")
     return dataset
 
 
-def _take_place(partial: Path, path: Path, overwrite: bool) -> bool:
+def take_place(partial: Path, path: Path, overwrite: bool) -> bool:
     """Rename `partial` to `path`, replacing an old run only then; False if what is there now must not be replaced."""
     old, is_claimed = path.with_name(f"{old_prefix(path)}{secrets.token_hex(8)}"), False
     try:
@@ -368,7 +376,8 @@ def check_free(path: Location, overwrite: bool = False) -> bool:
     except ValueError as error:
         raise FileExistsError(f"{error} It is not overwritten; choose another path.") from None
     if not overwrite:
-        done, resume = f"a finished run ({spaced(status.n_steps)} steps)", ""
+        done = f"a finished run ({spaced(status.n_steps)} steps)"
+        resume = " continue it with a larger n_steps and resume=True (`sagips run --resume`),"
         if not status.is_finished:
             article = "an" if status.state == "unfinished" else "a"
             done = f"{article} {status.state} run (at step {spaced(status.step)} of {spaced(status.n_steps)})"

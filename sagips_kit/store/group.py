@@ -26,6 +26,7 @@ from .._text import counted, did_you_mean, listed
 from . import schema
 from .findings import is_stored_finding
 from .integrity import WRITE_ALL, CheckedStore, Expected
+from .layout import LISTS
 from .location import Location, is_on_disk, is_url, local_path, located, old_prefix, stores_below
 
 _ROOT = ""
@@ -45,7 +46,9 @@ _ATTRIBUTES: dict[str, dict[str, type]] = {
     },
     schema.POSTERIOR: {schema.UNCERTAINTY_KEY: str},
 }
+# Notes, of which there may be any number, and what each must have
 _RESUMED: dict[str, type] = {"at": str, "from_step": int, "reached": int}
+_CONTINUED: dict[str, type] = {"from_step": int, schema.CREATED_KEY: str, schema.HOSTNAME_KEY: str}
 _MOST_NAMED = 5
 _START = "Start one with session.submit(spec) or `sagips run`"
 # Mistakes in code.  Damaged files cause them, too, but then it is zarr or xarray that stumbles.
@@ -249,10 +252,15 @@ def _check_attributes(group: str, attributes: Mapping[Any, Any]) -> None:
         schema.check_names(attributes[schema.PARAMETERS_KEY], attributes[schema.OBSERVABLES_KEY])
         _check_spec(attributes[schema.SPEC_KEY])
         _check_layout(attributes[schema.LAYOUT_KEY])
+        _check_notes("a continuation", attributes.get(schema.CONTINUED_KEY, []), _CONTINUED)
+    if group == schema.POSTERIOR:
+        n_chains = attributes.get(schema.RESAMPLED_KEY, 1)
+        if not isinstance(n_chains, int) or n_chains < 1:
+            raise ValueError(f"attribute {schema.RESAMPLED_KEY} = {reprlib.repr(n_chains)}: should be a number")
     if group == schema.REFERENCE:
         _check_fit(attributes.get(schema.FIT_KEY, {"state": schema.UNDER_WAY}))
     if group == schema.CONTROL:
-        _check_resumptions(attributes.get(schema.RESUMED_KEY, []))
+        _check_notes("a resumption", attributes.get(schema.RESUMED_KEY, []), _RESUMED)
 
 
 def _check_spec(text: str) -> None:
@@ -263,10 +271,11 @@ def _check_spec(text: str) -> None:
 
 def _check_layout(sizes: Mapping[str, Any]) -> None:
     names = [field.name for field in dataclasses.fields(schema.RunLayout)]
-    if sizes.keys() | {"leaders"} != set(names):
+    if sizes.keys() | {*LISTS} != set(names):
         raise ValueError(f"attribute {schema.LAYOUT_KEY} = {reprlib.repr(sizes)}: should have {', '.join(names)}")
-    if not isinstance(sizes.get("leaders", []), list | tuple):
-        raise ValueError(f"attribute {schema.LAYOUT_KEY}: leaders = {reprlib.repr(sizes['leaders'])}: should be a list")
+    for name in LISTS:
+        if not isinstance(sizes.get(name, []), list | tuple):
+            raise ValueError(f"attribute {schema.LAYOUT_KEY}: {name} = {reprlib.repr(sizes[name])}: should be a list")
     schema.layout_of({schema.LAYOUT_KEY: sizes})
 
 
@@ -281,12 +290,12 @@ def _check_fit(words: Any) -> None:
         raise ValueError(f"attribute {schema.FIT_KEY} = {reprlib.repr(words)}: should be a state of the fit")
 
 
-def _check_resumptions(notes: object) -> None:
+def _check_notes(what: str, notes: object, fields: Mapping[str, type]) -> None:
     if not isinstance(notes, list):
-        raise ValueError(f"attribute {schema.RESUMED_KEY} = {reprlib.repr(notes)}: should be a list")
+        raise ValueError(f"notes of {what} {reprlib.repr(notes)}: should be a list")
     for note in notes:
-        if not isinstance(note, dict) or not all(isinstance(note.get(key), kind) for key, kind in _RESUMED.items()):
-            raise ValueError(f"note of a resumption {reprlib.repr(note)}: should have {', '.join(_RESUMED)}")
+        if not isinstance(note, dict) or not all(isinstance(note.get(key), kind) for key, kind in fields.items()):
+            raise ValueError(f"note of {what} {reprlib.repr(note)}: should have {', '.join(fields)}")
 
 
 def missing(path: Location, name: str) -> ValueError:

@@ -148,5 +148,6 @@ class _Read(BackendArray):
         """Raise ValueError if what has been read may belong to another run, which has replaced the one opened."""
         if identity(open_group(self._path, "r")) != self._run_id:
             raise ValueError(
-                f"`{self._path}` holds another run than when it was opened: it has been replaced. Open it again."
+                f"`{self._path}` holds another run than when it was opened: it has been replaced or continued. Open it "
+                "again."
             )

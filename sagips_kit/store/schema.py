@@ -8,12 +8,13 @@ modules import the names from here and do not spell them.  Nothing here reads or
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .._text import has_control
+from .layout import LISTS, RunLayout
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 # Since this version, all chunks have checksums, all metadata files have digests, and all chunks are written.
 CHECKED_SINCE = 6
 
@@ -110,7 +111,8 @@ CREATED_KEY = "created_at"
 HOSTNAME_KEY = "hostname"
 REVISION_KEY = "git_revision"
 VERDICT_KEY = "verdict"
-RUN_KEY = "run_id"  # a new one for each run, also for one that replaces another
+RUN_KEY = "run_id"  # a new one for each run, also for one that replaces another, and for each continuation
+CONTINUED_KEY = "continued"  # how a finished run was continued: versions, dates and the verdict before
 
 # Attributes of the control group: what the code and a streamed file of events give, resumptions, and who writes the run
 PROBE_KEY = "probe"
@@ -121,6 +123,7 @@ OWNER_KEY = "owner"
 LIBRARY_KEY = "inference_library"
 LIBRARY_VERSION_KEY = "inference_library_version"
 UNCERTAINTY_KEY = "uncertainty"
+RESAMPLED_KEY = "n_resampled"  # chains of which events were resampled together, witnesses included
 # Attribute of posterior, predictive and observed events: intervals of periodic variables by their names, as JSON text,
 # which netCDF takes, too
 PERIODIC_KEY = "periodic"
@@ -322,87 +325,10 @@ def coordinates(group: str) -> dict[str, Variable]:
 RESERVED = frozenset({*(dim for one in _FIXED for dim in one.dims), *(one.name for one in _COORDINATES)})
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunLayout:
-    """The sizes of a run's arrays, fixed when the run is created.
-
-    Parameters
-    ----------
-    n_ranks, n_replicas, n_members : int
-        Number of ranks, of replicas (sets of ranks that hold the same generators), and of generators on each rank.
-        A chain is one independent generator: chain = replica * n_members + member.
-    n_steps, record_every : int
-        Length of the run, and steps between two rows of the history.
-    rows_per_block : int
-        Number of rows that a rank writes together.
-    n_draws, n_predictive : int
-        Number of parameter vectors that each chain keeps, and of events generated from each of them.
-    n_snapshots, n_sets : int
-        Number of snapshots of each chain (no more are taken than there are rows), and of parameter vectors in each.
-    n_scores : int
-        Number of generated, and of observed, events that each discriminator scores.
-    leaders : tuple of int
-        The rank that writes the results of each replica; empty if that is not known before the run.
-
-    Raises
-    ------
-    ValueError
-        If a size is not a positive integer, if there are more replicas than ranks, or too many steps or rows.
-    """
-
-    n_ranks: int
-    n_replicas: int
-    n_members: int
-    n_steps: int
-    record_every: int
-    rows_per_block: int
-    n_draws: int
-    n_predictive: int
-    n_snapshots: int = 1
-    n_sets: int = 1
-    n_scores: int = 1
-    leaders: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, size in asdict(self).items():
-            if name != "leaders" and (not isinstance(size, int) or size < 1):
-                raise ValueError(f"RunLayout: {name} = {size!r}: should be an integer, 1 or more.")
-        are_ranks = all(isinstance(leader, int) and 0 <= leader < self.n_ranks for leader in self.leaders)
-        if len(self.leaders) not in (0, self.n_replicas) or not are_ranks:
-            raise ValueError(f"RunLayout: leaders = {self.leaders}: should be the number of a rank for each replica.")
-        if self.n_replicas > self.n_ranks:
-            raise ValueError(f"RunLayout: n_replicas = {self.n_replicas}: should be at most n_ranks = {self.n_ranks}.")
-        if self.n_steps >= 10**12 or self.n_steps // self.record_every > 10**7:  # checkpoint names have 12 digits
-            raise ValueError(
-                f"n_steps = {self.n_steps}: should be below 10^12, and give at most 10^7 rows (record_every)."
-            )
-
-    @property
-    def n_chains(self) -> int:
-        """Number of independent generators, int."""
-        return self.n_replicas * self.n_members
-
-    @property
-    def steps(self) -> list[int]:
-        """Step number of each row, list of int: every `record_every`-th step, and the last one."""
-        return [*range(self.record_every, self.n_steps, self.record_every), self.n_steps]
-
-    def step_of(self, row: int) -> int:
-        """Step number of a row, int."""
-        return min((row + 1) * self.record_every, self.n_steps)
-
-    @property
-    def snapshot_steps(self) -> list[int]:
-        """Step number of each snapshot, list of int: evenly spaced rows, including the last one."""
-        steps = self.steps
-        n = min(self.n_snapshots, len(steps))
-        return [steps[(k + 1) * len(steps) // n - 1] for k in range(n)]
-
-
 def layout_of(attributes: Mapping[Any, Any]) -> RunLayout:
     """The sizes of a run, from the attributes of its root."""
     sizes = attributes[LAYOUT_KEY]
-    return RunLayout(**{**sizes, "leaders": tuple(sizes.get("leaders", ()))})
+    return RunLayout(**{**sizes, **{name: tuple(sizes.get(name, ())) for name in LISTS}})
 
 
 def names_of(attributes: Mapping[Any, Any]) -> tuple[list[str], list[str]]:

@@ -34,6 +34,11 @@ class RunWriter:
     check : callable or None
         Called before anything is written; it raises an error if this rank must not write any more.
 
+    Attributes
+    ----------
+    layout : RunLayout
+        Sizes of the run.
+
     Raises
     ------
     FileNotFoundError, ValueError
@@ -46,8 +51,8 @@ class RunWriter:
         self, path: Location, rank: int, replica: int | None = None, check: Callable[[], None] | None = None
     ) -> None:
         self._root = open_group(path, "r+")
-        self._layout = schema.layout_of(self._root.attrs)
-        sizes = [(schema.RANK, rank, self._layout.n_ranks), (schema.REPLICA, replica, self._layout.n_replicas)]
+        self.layout = schema.layout_of(self._root.attrs)
+        sizes = [(schema.RANK, rank, self.layout.n_ranks), (schema.REPLICA, replica, self.layout.n_replicas)]
         for name, index, n in sizes:
             if index is not None and not 0 <= index < n:
                 raise ValueError(f"{name} = {index}: `{path}` was created for {n}, so it should be 0 to {n - 1}.")
@@ -56,7 +61,7 @@ class RunWriter:
         self._progress = self._array(schema.HISTORY, schema.PROGRESS)
         # Found once, because finding the arrays of a snapshot takes longer than writing them.
         self._snapshots = {name: self._array(schema.SNAPSHOTS, name) for name in schema.of_group(schema.SNAPSHOTS)}
-        self._snapshot_steps = self._layout.snapshot_steps
+        self._snapshot_steps = self.layout.snapshot_steps
         progress = np.asarray(self._progress[:])
         self._expected = expect(self._root, progress)
         self.step = int(progress[rank])
@@ -209,7 +214,7 @@ class RunWriter:
         )
 
     def _write_group(self, group: str, names: list[str], values: np.ndarray) -> None:
-        wanted = (self._layout.n_members, *self._array(group, names[0]).shape[1:], len(names))
+        wanted = (self.layout.n_members, *self._array(group, names[0]).shape[1:], len(names))
         if values.shape != wanted:
             raise ValueError(f"{group} of shape {values.shape}: should be {wanted}, the last for {names}.")
         for index, name in enumerate(names):
@@ -226,7 +231,7 @@ class RunWriter:
         """Where in a group the chains of this replica are."""
         if self.replica is None:
             raise ValueError(f"Rank {self.rank} owns no chains. Make it a leader: RunWriter(path, rank, replica=...).")
-        n_members = self._layout.n_members
+        n_members = self.layout.n_members
         return slice(self.replica * n_members, (self.replica + 1) * n_members)
 
     @contextlib.contextmanager

@@ -80,11 +80,13 @@ class GAN:
     randoms : dict of str to list of torch.Generator
         One generator for each member, for the initial weights: "generator" and "discriminator".
     n_steps : int
-        Length of the run; longer runs have smaller learning rates.
+        Length of the run, or of the segment that continues it; longer ones have smaller learning rates.
     device : torch.device
         Where the networks are.
     begin : Begin or None
         Where the generators begin and what the discriminators then see; None begins in the middle of the ranges.
+    continues : bool
+        Whether generators have looked for the answer in an earlier segment.
 
     Attributes
     ----------
@@ -111,12 +113,13 @@ class GAN:
         n_steps: int,
         device: torch.device,
         begin: "Begin | None" = None,
+        continues: bool = False,
     ):
         self._problem, self._settings, self._data = problem, settings, data
         self._simulate = torch.vmap(torch.vmap(functools.partial(events_of, problem)))
         score = None if begin is None else begin.score
         self.features = WhiteFeatures(problem, data.observed, data.category_weights, device, score)
-        self._begin, self._seen = begin, None
+        self._begin, self._seen, self._explores = begin, None, begin is None and not continues
         if begin is not None and begin.is_blind.any():
             # A discriminator that does not see the score has zeros in its place.
             self._seen = torch.ones(settings.n_members, 1, len(self.features), device=device)
@@ -179,17 +182,18 @@ class GAN:
     def set_schedule(self, done: float):
         """Set learning rates, damping and weight of the constraints to their values at a fraction of the run."""
         self._done = done
-        of_generator = schedules.generator_rate_factor
-        if self._begin is not None:
-            of_generator = schedules.generator_rate_factor_at_a_fit
-        factors = {"generator": of_generator, "discriminator": schedules.rate_factor}
+        factors = {"discriminator": schedules.rate_factor(done, self._settings)}
+        if self._begin is None:
+            factors["generator"] = schedules.generator_rate_factor(done, self._settings, self._explores)
+        else:
+            factors["generator"] = schedules.generator_rate_factor_at_a_fit(done, self._settings)
         for name, optimiser in self.optimisers.items():
-            optimiser.param_groups[0]["lr"] = self._rates[name] * factors[name](done, self._settings)
+            optimiser.param_groups[0]["lr"] = self._rates[name] * factors[name]
 
     @property
     def _explored(self) -> float:
         """Fraction of the run that is done, for what changes only while generators look for the answer."""
-        return self._done if self._begin is None else 1.0
+        return self._done if self._explores else 1.0
 
     def latent_spread(self) -> float:
         """Standard deviation of the generators' inputs."""
@@ -278,12 +282,12 @@ class GAN:
             self._update_axes_from(self._begin, self._begin.is_blind)
             return
         constraints = self._data.constraints
-        weight = schedules.constraint_weight(self._done, self._settings) / constraints.n_events
+        weight = schedules.constraint_weight(self._explored, self._settings) / constraints.n_events
         information = [
             self.features.information(y, one_noise, statistic, weight)
             for y, one_noise, statistic in zip(self.generator.centre(), noise(), constraints.statistics, strict=True)
         ]
-        self.generator.update_axes(torch.stack(information), schedules.damping(self._done, self._settings))
+        self.generator.update_axes(torch.stack(information), schedules.damping(self._explored, self._settings))
 
     def _update_axes_from(self, begin: Begin, which: Tensor):
         """Set the axes of some generators by the information of events at the fit, and of the rest where they are."""

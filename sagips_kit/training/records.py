@@ -98,11 +98,16 @@ class Draws:
 
     @classmethod
     def of_run(
-        cls, settings: Settings, n_steps: int, n_parameters: int, circles: tuple[NDArray, NDArray] | None = None
+        cls,
+        settings: Settings,
+        n_steps: int,
+        n_parameters: int,
+        circles: tuple[NDArray, NDArray] | None = None,
+        first_step: int = 0,
     ) -> Draws:
-        """The draws that the settings ask for in a run of `n_steps`."""
+        """The draws that the settings ask for in the segment of a run from `first_step` to `n_steps`."""
         shape = settings.n_members, settings.n_draws, n_parameters
-        return cls(shape, n_steps, max(1, round(settings.averaging * n_steps)), circles)
+        return cls(shape, n_steps, max(1, round(settings.averaging * (n_steps - first_step))), circles)
 
     def wants(self, step: int) -> bool:
         """Whether `step`, counted from 0, is one of those that are averaged."""
@@ -118,6 +123,10 @@ class Draws:
         if values.shape != self.values.shape:
             raise ValueError(f"draws of shape {values.shape}: should be {self.values.shape}.")
         self.values[:] = values
+
+    def clear(self) -> None:
+        """Forget the averages, those of an earlier segment."""
+        self.values[:] = np.nan
 
     def add(self, step: int, theta: NDArray) -> None:
         """Add theta (member, parameter) of a step that is averaged."""

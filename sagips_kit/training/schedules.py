@@ -48,9 +48,10 @@ def rate_factor(done: float, settings: "Settings") -> float:
     return settings.final_rate + (1 - settings.final_rate) * _half_cosine(done)
 
 
-def generator_rate_factor(done: float, settings: "Settings") -> float:
-    """The same for generators, whose rate is multiplied by `settled_rate` after the exploration."""
-    return rate_factor(done, settings) * (1.0 if done < settings.exploration else settings.settled_rate)
+def generator_rate_factor(done: float, settings: "Settings", explores: bool = True) -> float:
+    """The same for generators, whose rate is multiplied by `settled_rate` after the exploration, if there is one."""
+    explores = explores and done < settings.exploration
+    return rate_factor(done, settings) * (1.0 if explores else settings.settled_rate)
 
 
 def latent_spread(done: float, settings: "Settings") -> float:

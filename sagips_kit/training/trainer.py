@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,9 @@ class Trainer:
         Begin at a fit, whose score the discriminators see: `fit(problem, events).start()`.  The last quarter of the
         chains are witnesses, which begin 2 deviations away, or more in a short run, and do not see the score.  None
         begins in the middle of the ranges, and explores them.
+    earlier : sequence of int
+        Last step of each earlier segment, if this continues a finished run: learning rates begin anew, generators do
+        not explore again, and draws are those of the last segment.  `load_state_dict` gives the state to continue from.
 
     Attributes
     ----------
@@ -147,6 +150,7 @@ class Trainer:
         exchange: Exchange | None = None,
         windows: Callable[[int], NDArray] | None = None,
         start: Start | None = None,
+        earlier: Sequence[int] = (),
     ):
         require_arguments(_CALL, problem, events)
         if not isinstance(settings, Settings):
@@ -156,7 +160,7 @@ class Trainer:
         exchange, world = exchange or Independent(), world or World.alone()
         require_memory(problem, settings, *memory_of(world.device))
         self.problem, self.settings, self.n_steps, self.seed, self.world = problem, settings, n_steps, seed, world
-        self.step = 0
+        self.step, self._first_step = 0, max(earlier, default=0)  # the latter of this segment
         replica = exchange.replica(world.rank, world.size)  # raises an error if the replicas depend on the nodes
         replicas = exchange.replicas(world.size) or ()
         self._random = random_streams(seed, replica, world.rank, settings.n_members)
@@ -170,15 +174,16 @@ class Trainer:
         self.chain_fits = np.full((settings.n_members, len(problem.parameters)), np.nan)
         self.chain_starts, self.is_witness = self.chain_fits, np.zeros(settings.n_members, dtype=bool)
         if start is not None:
-            begin = self._begin(start, resampling, n_seen=n_steps * settings.n_events * share[1])
-        self.gan = GAN(problem, settings, self.data, self._random, n_steps, world.device, begin)
+            begin = self._begin(start, resampling, n_seen=min(earlier, default=n_steps) * settings.n_events * share[1])
+        n_left = n_steps - self._first_step
+        self.gan = GAN(problem, settings, self.data, self._random, n_left, world.device, begin, bool(earlier))
         self.theta = torch.empty(settings.n_members, 0, len(problem.parameters))
         self._guard = Guard(self.gan.discriminator, self.gan.optimisers["discriminator"], settings.max_rollbacks)
         self._circles = None
         if problem.periodic:
             self._circles = _circular.circles(problem.parameters, _circular.intervals(problem))
-        self._draws = Draws.of_run(settings, n_steps, len(problem.parameters), self._circles)
-        self._watch = Watch(problem, settings.loss, settings.exploration * n_steps)
+        self._draws = Draws.of_run(settings, n_steps, len(problem.parameters), self._circles, self._first_step)
+        self._watch = Watch(problem, settings.loss, 0 if earlier else settings.exploration * n_steps)
         self._waited_s, self._elapsed_s, self._staleness = 0.0, 0.0, 0
         self._channel: Channel = exchange.open(world, self.gan.gradient.buffer)
 
@@ -331,6 +336,8 @@ class Trainer:
             If that trainer was made with other arguments.
         """
         state_dicts.restore(self._parts(), state)
+        if self.step == self._first_step:
+            self._draws.clear()
 
     def _parts(self):
         """What changes during a run."""
@@ -341,7 +348,7 @@ class Trainer:
         return parts | {"clock": state_dicts.Numbers(self, _CLOCK)}
 
     def _train_step(self):
-        gan, done = self.gan, self.step / self.n_steps
+        gan, done = self.gan, (self.step - self._first_step) / (self.n_steps - self._first_step)
         gan.set_schedule(done)
         if gan.updates_axes and self.step % self.settings.axes_every == 0 and done < 1 - self.settings.averaging:
             gan.update_axes(self._information_noise)
