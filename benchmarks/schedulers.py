@@ -53,7 +53,7 @@ def main():
 
 def _write(path, found):
     excluded = [[*cell, reason] for cell, reason in EXCLUDED.items()]
-    about = {"limit_s": LIMIT_S, "slurm": _version(), "excluded": excluded}
+    about = {"limit_s": LIMIT_S, "slurm": _version(), "events": EVENTS, "excluded": excluded}
     path.write_text(json.dumps(about | {"cells": [found[cell] for cell in CELLS if cell in found]}, indent=1) + "\n")
 
 

@@ -162,7 +162,6 @@ def schedulers():
     found = json.loads((RESULTS / "schedulers.json").read_text(encoding="utf-8"))
     cells = {(cell["scheduler"], cell["event"], cell["door"]): cell for cell in found["cells"]}
     excluded = {tuple(cell): reason for *cell, reason in found["excluded"]}
-    events = dict.fromkeys(event for _, event, _ in [*cells, *excluded])
     parts = [
         "# When something happens to a job",
         f"Each cell was tried, by `benchmarks/schedulers.py`: Slurm is a real one of one node ({found['slurm']}), with "
@@ -176,7 +175,7 @@ def schedulers():
     for scheduler, title in _SCHEDULERS.items():
         rows = [
             [event, *(_outcome(cells.get(key := (scheduler, event, door)), excluded.get(key)) for door in _DOORS)]
-            for event in events
+            for event in found["events"]
             if any((scheduler, event, door) in cells for door in _DOORS)
         ]
         parts += [f"## {title}", _table(["event", *_DOORS.values()], rows)]
@@ -186,7 +185,7 @@ def schedulers():
 def _outcome(cell, reason):
     """The text of one cell; `reason` says why an event cannot happen there."""
     if cell is None:
-        return f"- ({reason})"
+        return f"- ({reason})" if reason else "not tried"
     return f"reported, {cell['seconds']:.0f} s" if cell["outcome"] == "reported" else cell["outcome"]
 
 

@@ -366,11 +366,11 @@ def is_good(cell):
 
 
 def _cell(outcome, seconds, seen, reason, log="", kept=True, advice="", works=True):
-    seen = re.sub(r"\s+", " ", seen).strip()
+    short = re.sub(r"/[^\s'`]*/(?=[^\s/])", "", re.sub(r"\s+", " ", seen)).strip()  # paths by their last part
     return {
         "outcome": outcome,
         "seconds": seconds,
-        "seen": seen[:600],
+        "seen": short[:600],
         "has_reason": bool(re.search(reason, seen)),
         "has_log": bool(re.search(log, seen)),
         "is_kept": kept,
@@ -584,7 +584,7 @@ def _follow(room, event, job_id, log, store, again):
     if event in room.second_lives and outcome == "continued" and not refused:
         is_kept = is_kept and bool(notes)  # its second life has resumed
     seconds = seconds if outcome == "reported" else None
-    reason = "before step|nearly out of time|asked to stop|CANCELLED|killed|Killed" if outcome == "reported" else ""
+    reason = "before step|nearly out of time|asked to stop|asked this job to end|CANCELLED|killed" if outcome == "reported" else ""
     return _cell(outcome, seconds, said[-3000:], reason, kept=is_kept, advice=advice, works=works)
 
 
