@@ -651,13 +651,13 @@ def _engines_of_a_terminal(room, event):
                 said = sagips("engines") + sagips("engines", "--end", room.name)
             until(lambda: not room.jobs(), LIMIT_S)
             seconds = round(time.monotonic() - began, 1)
-            works = "There are no engines" in sagips("engines")
+            until(lambda: "There are no engines" in sagips("engines"), LIMIT_S)
         finally:
             profiles.install_profile(room.name, overwrite=True, **room.options)
             terminal.send_signal(signal.SIGINT)
             terminal.wait(60)
     reason = {**_REASONS, "greeting lines": "job ", "--clusters": "job \\d+;big: "}[event]
-    return _cell("reported", seconds, said, reason, advice="sagips engines --end NAME", works=works)
+    return _cell("reported", seconds, said, reason, advice="sagips engines --end NAME")
 
 
 # `sagips batch`
