@@ -584,7 +584,11 @@ def _follow(room, event, job_id, log, store, again):
     if event in room.second_lives and outcome == "continued" and not refused:
         is_kept = is_kept and bool(notes)  # its second life has resumed
     seconds = seconds if outcome == "reported" else None
-    reason = "before step|nearly out of time|asked to stop|asked this job to end|CANCELLED|killed" if outcome == "reported" else ""
+    reason = (
+        "before step|nearly out of time|asked to stop|asked this job to end|CANCELLED|killed"
+        if outcome == "reported"
+        else ""
+    )
     return _cell(outcome, seconds, said[-3000:], reason, kept=is_kept, advice=advice, works=works)
 
 
