@@ -648,11 +648,9 @@ def _engines_of_a_terminal(room, event):
             if ends:
                 room.cancel(job_id)
             began = time.monotonic()
-            if ends:  # ipcluster says so, and removes its files
+            if ends:  # ipcluster says so; its controller may stay
                 until(lambda: re.search(_REASONS[event], _read("terminal.log")), LIMIT_S)
-                said = _read("terminal.log")
-            else:
-                said = sagips("engines") + sagips("engines", "--end", room.name)
+            said = _read("terminal.log") * ends + sagips("engines") + sagips("engines", "--end", room.name)
             until(lambda: not room.jobs(), LIMIT_S)
             seconds = round(time.monotonic() - began, 1)
             until(lambda: "There are no engines" in sagips("engines"), LIMIT_S)
