@@ -23,6 +23,7 @@ _SPACE = "\N{NO-BREAK SPACE}"
 def write_all():
     """Write all pages, and copy the notebooks, which Sphinx reads only from its own folder."""
     pages = {"schema": schema(), "cli": commands(), "settings": settings(), "profiles": profiles(), "figures": claims()}
+    pages["schedulers"] = schedulers()
     GENERATED.mkdir(exist_ok=True)
     for name, text in pages.items():
         _write(GENERATED / f"{name}.md", text)
@@ -146,6 +147,46 @@ def profiles():
         path = f"../../cluster_profiles/{name}/{profiles.CONFIG}"
         parts.append(f"## {name}\n\n```{{literalinclude}} {path}\n:language: python\n```")
     return "\n\n".join(parts) + "\n"
+
+
+_DOORS = {
+    "notebook": "notebook: `connect`, `submit`, `wait`",
+    "command": "terminal: `sagips run`, `sagips engines`",
+    "batch": "`sagips batch`",
+}
+_SCHEDULERS = {"slurm": "Slurm", "pbs": "PBS", "local": "Engines of this machine"}
+
+
+def schedulers():
+    """What happens to runs when something happens to their jobs, from the results of benchmarks/schedulers.py."""
+    found = json.loads((RESULTS / "schedulers.json").read_text(encoding="utf-8"))
+    cells = {(cell["scheduler"], cell["event"], cell["door"]): cell for cell in found["cells"]}
+    excluded = {tuple(cell): reason for *cell, reason in found["excluded"]}
+    parts = [
+        "# When something happens to a job",
+        f"Each cell was tried, by `benchmarks/schedulers.py`: Slurm is a real one of one node ({found['slurm']}), with "
+        "its defaults; PBS is simulated, with the answers that a server of OpenPBS gives, and has not been tried on a "
+        "real one; `--clusters` is imitated on one cluster. *Reported* gives the time from when the scheduler, or "
+        "mpiexec, knows of the event until the user does: the message has the reason and the last lines of the job's "
+        "output, and its advice was followed and worked. *Continued*: the run reached its last step without help, a "
+        "job that was queued again from its newest checkpoint. *Refused*: the scheduler, or the kit, declines. No run "
+        "was deleted.",
+    ]
+    for scheduler, title in _SCHEDULERS.items():
+        rows = [
+            [event, *(_outcome(cells.get(key := (scheduler, event, door)), excluded.get(key)) for door in _DOORS)]
+            for event in found["events"]
+            if any((scheduler, event, door) in cells for door in _DOORS)
+        ]
+        parts += [f"## {title}", _table(["event", *_DOORS.values()], rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _outcome(cell, reason):
+    """The text of one cell; `reason` says why an event cannot happen there."""
+    if cell is None:
+        return f"- ({reason})" if reason else "not tried"
+    return f"reported, {cell['seconds']:.0f} s" if cell["outcome"] == "reported" else cell["outcome"]
 
 
 def claimed():

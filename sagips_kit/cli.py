@@ -19,6 +19,7 @@ sagips profiles list               profiles()
 sagips profiles install NAME       install_profile(name, overwrite, ...)
 sagips profiles show NAME          show_profile(name, n, ...)
 sagips batch NOTEBOOK              write_batch(notebook, profile, parameters, folder, ...)
+sagips engines                     clusters(), cluster.end(), segments.clear()
 =================================  =====================================================================
 
 SPEC is the JSON file of `RunSpec.from_file`, and STORE is what `open_run` opens.  How these things are done belongs to
@@ -30,12 +31,13 @@ import dataclasses
 import json
 import math
 import os
-import re
 import select
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .cluster.commands import add_commands
 
 if TYPE_CHECKING:
     from .running.spec import RunSpec
@@ -116,8 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _add_training(commands)
     _add_reading(commands)
-    _add_profiles(commands)
-    _add_batch(commands)
+    add_commands(commands, _add)
     return parser
 
 
@@ -172,40 +173,6 @@ def _add_reading(commands: Any) -> None:
     formats = "netcdf: one file; csv: a folder of tables; trace: a timeline for ui.perfetto.dev"
     export.add_argument("--to", choices=["netcdf", "csv", "trace"], required=True, help=formats)
     export.add_argument("--output", help="file or folder to write (default: named like the store)")
-
-
-def _add_profiles(commands: Any) -> None:
-    text = "list, install or show profiles: how engines are started on this machine or a cluster"
-    parser = commands.add_parser("profiles", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    actions = parser.add_subparsers(required=True, metavar="ACTION", title="actions")
-    _add(actions, "list", _list_profiles, "list all profiles")
-    own = "Options of the profile follow its name, for instance --account PROJECT --walltime 01:00:00."
-    text = "copy a profile to the folder where ipcluster and connect() look for it"
-    install = _add(actions, "install", _install_profile, text, allow_abbrev=False, epilog=f"{own} They are stored.")
-    install.add_argument("name", help="name of the profile; `sagips profiles list` shows all")
-    text = "replace files that have been edited, and forget options that were given earlier"
-    install.add_argument("--overwrite", action="store_true", help=text)
-    text = "print the job script of a profile; nothing is submitted"
-    show = _add(actions, "show", _show_profile, text, allow_abbrev=False, epilog=f"{own} They are not stored.")
-    show.add_argument("name", help="name of the profile; `sagips profiles list` shows all")
-    show.add_argument("-n", type=int, default=4, help="number of engines (default: 4)")
-    for action in (install, show):
-        action.set_defaults(settings={})
-
-
-def _add_batch(commands: Any) -> None:
-    text = "write the job script that runs a notebook on a cluster"
-    own = "Options of the profile follow, for instance --walltime 01:00:00; they are not stored."
-    batch = _add(commands, "batch", _batch, text, allow_abbrev=False, epilog=own)
-    batch.add_argument("notebook", help="notebook with a cell that is tagged `parameters`")
-    batch.add_argument("--profile", required=True, help="a profile that submits jobs; `sagips profiles list` shows all")
-    text = "value of a parameter of the notebook, where n is the number of ranks; may be repeated"
-    pair = ("NAME", "VALUE")
-    batch.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=pair, help=text)
-    text = "folder for the script, the executed notebook, the store and the log (default: runs)"
-    batch.add_argument("--folder", default="runs", help=text)
-    batch.add_argument("--submit", action="store_true", help="submit the job, too")
-    batch.set_defaults(settings={})
 
 
 def _own_options(words: list[str]) -> tuple[list[str], list[str]]:
@@ -322,9 +289,11 @@ def _run(options: Options) -> None:
     # Rank 0 reports a mistake in the spec for all ranks.
     with world.rank_0_first("rank 0 to read the spec"):
         spec = _read_spec(options.spec)
-        if spec.overwrite and not (options.store or options.overwrite):
+        if spec.overwrite and not (options.store or options.overwrite or options.resume):
             _check_here(spec.store)
-        changes = {"store": options.store, "overwrite": options.overwrite or None}
+        # --resume is typed for this time, and has priority over what the file says.
+        overwrite = options.overwrite or (False if options.resume else None)
+        changes = {"store": options.store, "overwrite": overwrite}
         spec = dataclasses.replace(spec, **{name: change for name, change in changes.items() if change is not None})
         if is_in_memory(spec.store):
             raise ValueError(
@@ -455,44 +424,3 @@ def _beside(store: str, output: str | None, ending: str) -> Path:
         return Path(output)
     place = Path(str(store).rstrip("/").rpartition("/")[2]) if is_url(store) else Path(store)
     return place.with_name(place.name.removesuffix(".zarr") + ending)
-
-
-def _list_profiles(options: Options) -> None:
-    from .cluster import profiles
-
-    for name in profiles.profiles():
-        state = f"installed in {profiles.installed(name)}" if profiles.is_installed(name) else "not installed"
-        print(f"{name:12}{profiles.describe(name)}\n{'':12}{state}")
-
-
-def _install_profile(options: Options) -> None:
-    from .cluster import profiles
-
-    folder = profiles.install_profile(options.name, options.overwrite, **options.settings)
-    print(f"{folder}: {profiles.CONFIG} explains each option, {profiles.GIVEN} contains those that you gave")
-    profile = profiles.find(options.name)
-    if profile.missing:
-        print(f"Options that are still missing: {', '.join(profile.missing)}. Type `{profile.install_line}`.")
-
-
-def _show_profile(options: Options) -> None:
-    from .cluster.profiles import show_profile
-
-    print(show_profile(options.name, options.n, **options.settings), end="")
-
-
-def _batch(options: Options) -> None:
-    from .cluster.notebook_job import write_batch
-
-    parameters = dict(options.parameter)
-    batch = write_batch(options.notebook, options.profile, parameters, options.folder, **options.settings)
-    print(f"script    {batch.path}")
-    if not options.submit:
-        print(f"submit    {batch.submit_line}")
-        return
-    job_id = batch.submit()
-    files = {"notebook": f"{batch.outputs}.ipynb", "store": batch.store, "log": f"{batch.outputs}.log"}
-    print(f"job       {job_id}")
-    for name, path in files.items():
-        if path:
-            print(f"{name:10}{path.replace('{id}', re.split('[.;]', job_id)[0])}")

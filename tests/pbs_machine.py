@@ -1,16 +1,25 @@
 """A simulated PBS, because no package provides one: it reads scripts as PBS Pro does and runs them on this machine.
 
-Jobs begin with a fresh environment, deliver their output when they have ended, and are never removed from its records.
-`qsub`, `qstat` and `qdel` accept the options that the kit uses and refuse all others.
+Jobs begin with a fresh environment, deliver their output when they have ended, and are ended when their walltime is
+over.  `qsub`, `qstat`, `qdel`, `qrerun` and `qsig` accept the options that the kit and the tests use and refuse all
+others; answers and exit statuses are those of OpenPBS 23.06.  Files in its folder change its behaviour:
+
+==============  ====================================================================
+`down`          the server does not answer
+`no-history`    the server forgets a job when it ends, as OpenPBS does by default
+`greeting`      what `qsub` prints before and after the id of a job
+==============  ====================================================================
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,15 +95,25 @@ def read_script(text):
 
 
 def install(folder):
-    """Write `qsub`, `qstat` and `qdel` into `folder`/bin; returns that folder."""
+    """Write the commands of PBS into `folder`/bin; returns that folder."""
     (folder / "bin").mkdir(parents=True)
     (folder / "jobs").mkdir()
-    for command in ("qsub", "qstat", "qdel"):
+    for command in COMMANDS:
         file = folder / "bin" / command
         line = shlex.join([sys.executable, __file__, command, str(folder / "jobs")])
         file.write_text(f'#!/bin/sh\nexec {line} "$@"\n')
         file.chmod(0o755)
     return folder / "bin"
+
+
+def lose_node(folder, job_id):
+    """Let the node of a job fail: a job that may not run again ends, any other is queued again."""
+    job = folder / "jobs" / job_id
+    _kill(job)
+    if _is_rerunnable(job):
+        _run_again(folder / "jobs", job_id)
+    else:
+        (job / "status").write_text("-1")
 
 
 def _qsub(jobs, path):
@@ -107,33 +126,83 @@ def _qsub(jobs, path):
     (job / "nodes").write_text("localhost\n")
     # A queue with this name never runs anything.
     if script.queue != "full":
-        command = [sys.executable, __file__, "run", jobs, job_id]
-        nothing = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.Popen(command, start_new_session=True, **nothing)
-    print(job_id)
+        _start(jobs, job_id)
+    greeting = jobs.parent / "greeting"
+    print(*([greeting.read_text().strip()] if greeting.exists() else []), job_id, sep="\n")
+
+
+def _start(jobs, job_id):
+    command = [sys.executable, __file__, "run", jobs, job_id]
+    nothing = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.Popen(command, start_new_session=True, **nothing)
 
 
 def _run(jobs, job_id):
     job = jobs / job_id
+    script = read_script((job / "script").read_text())
     environment = {name: os.environ[name] for name in ("HOME", "USER", "LANG") if name in os.environ}
     environment |= {"PATH": "/usr/bin:/bin", "PBS_JOBID": job_id, "PBS_NODEFILE": str(job / "nodes")}
+    limit_s = _seconds(script.resources.get("walltime"))
     with open(job / "output", "w") as output:
         process = subprocess.Popen(
-            ["bash", "-l", job / "script"], cwd=environment["HOME"], env=environment, stdout=output, stderr=output
+            ["bash", "-l", job / "script"],
+            cwd=environment["HOME"],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            umask=0o077,  # the default of PBS
         )
         (job / "pid").write_text(str(os.getpid()))
-        status = process.wait()
-    script = read_script((job / "script").read_text())
+        try:
+            status = process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            output.write(f"=>> PBS: job killed: walltime {limit_s + 1} exceeded limit {limit_s}\n")
+            output.flush()
+            for one in _session(os.getpid())[1:]:
+                os.kill(one, signal.SIGKILL)
+            process.wait()
+            status = -29
     Path(script.output).write_text((job / "output").read_text())
     (job / "status").write_text(str(status))
 
 
+def _seconds(walltime):
+    """A walltime in seconds, None without one."""
+    if walltime is None:
+        return None
+    hours, minutes, seconds = ["0", "0", *walltime.split(":")][-3:]
+    return 3600 * int(hours) + 60 * int(minutes) + int(seconds)
+
+
+def _run_again(jobs, job_id):
+    (jobs / job_id / "pid").unlink()
+    _start(jobs, job_id)
+
+
+def _is_rerunnable(job):
+    return "#PBS -r n" not in (job / "script").read_text()
+
+
+def _unknown(command, job_id):
+    print(f"{command}: Unknown Job Id {job_id}", file=sys.stderr)
+    sys.exit(153)
+
+
 def _qstat(jobs, *words):
-    job_id = words[-1]
-    job = jobs / job_id
-    if words[:-1] != ("-x", "-f") or not job.is_dir():
-        sys.exit(f"qstat: Unknown Job Id {job_id}")
-    letter = "F" if (job / "status").exists() else "R" if (job / "pid").exists() else "Q"
+    *options, job_id = words
+    job, forgets = jobs / job_id, (jobs.parent / "no-history").exists()
+    if options not in (["-x", "-f"], ["-f"]):
+        sys.exit(f"qstat: illegal option in {options}")
+    if forgets and "-x" in options:
+        print("PBS is not configured to maintain job history", file=sys.stderr)
+        return
+    has_ended = (job / "status").exists()
+    if not job.is_dir() or (has_ended and forgets):
+        _unknown("qstat", job_id)
+    if has_ended and "-x" not in options:
+        print(f"qstat: {job_id} Job has finished, use -x or -H to obtain historical job information", file=sys.stderr)
+        sys.exit(35)
+    letter = "F" if has_ended else "S" if (job / "suspended").exists() else "R" if (job / "pid").exists() else "Q"
     print(f"Job Id: {job_id}\n    Job_Name = sagips\n    job_state = {letter}")
     if letter == "Q":
         print("    comment = Not Running: Insufficient amount of resource: ncpus (R: 8 A:\n\t 2 T: 2)")
@@ -146,26 +215,72 @@ def _qdel(jobs, job_id):
     if not job.is_dir() or (job / "status").exists():
         sys.exit(f"qdel: Job has finished {job_id}")
     (job / "status").write_text("271")
-    if (job / "pid").exists():
-        # The job's session: the script, mpiexec and the engines.
-        pid = int((job / "pid").read_text())
-        for process in _session(pid):
-            os.kill(process, signal.SIGKILL)
+    _kill(job, patience_s=5)
+
+
+def _qrerun(jobs, job_id):
+    job = jobs / job_id
+    if not _is_rerunnable(job):
+        print(f"qrerun: Job not rerunnable {job_id}", file=sys.stderr)
+        sys.exit(45)
+    _kill(job)
+    _run_again(jobs, job_id)
+
+
+def _qsig(jobs, option, name, job_id):
+    """Suspend or resume a job, as preemption does."""
+    job = jobs / job_id
+    if option != "-s" or name not in ("suspend", "resume"):
+        sys.exit(f"qsig: illegal option {option} {name}")
+    number = signal.SIGSTOP if name == "suspend" else signal.SIGCONT
+    for process in _session(int((job / "pid").read_text())):
+        os.kill(process, number)
+    if name == "suspend":
+        (job / "suspended").touch()
+    else:
+        (job / "suspended").unlink()
+
+
+def _kill(job, patience_s=0):
+    """End all processes of a job: the script, mpiexec and the engines; by SIGTERM first if there is time."""
+    import psutil
+
+    if not (job / "pid").exists():
+        return
+    # First the process that records how the job ended; otherwise it would record how it was killed.
+    recorder, *others = _session(int((job / "pid").read_text()))
+    _signal(recorder, signal.SIGKILL)
+    for pid in others if patience_s else ():
+        _signal(pid, signal.SIGTERM)
+    deadline = time.monotonic() + patience_s
+    while any(map(psutil.pid_exists, others)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for pid in others:
+        _signal(pid, signal.SIGKILL)
+
+
+def _signal(pid, number):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _session(pid):
     import psutil
 
     try:
-        # First the process that records how the job ended; otherwise it would record how it was killed.
         return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     except psutil.NoSuchProcess:
         return []
 
 
+COMMANDS = {"qsub": _qsub, "qstat": _qstat, "qdel": _qdel, "qrerun": _qrerun, "qsig": _qsig}
+
 if __name__ == "__main__":
     _, command, folder, *words = sys.argv
+    if command != "run" and Path(folder).with_name("down").exists():
+        print(f"Connection refused\n{command}: cannot connect to server here (errno=15010)", file=sys.stderr)
+        sys.exit(255)
     try:
-        {"qsub": _qsub, "run": _run, "qstat": _qstat, "qdel": _qdel}[command](Path(folder), *words)
+        (COMMANDS | {"run": _run})[command](Path(folder), *words)
     except (ValueError, TypeError) as error:
         sys.exit(f"{command}: illegal value: {error}")

@@ -3,6 +3,7 @@
 import contextlib
 import getpass
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "sinfo")
+_LEAST_AGE_S = 300  # for which Slurm knows jobs that have ended: its default
 _N_CPUS = 8  # may exceed the cores of the machine: ranks of tests share cores
 
 _CONFIGURATION = """
@@ -22,7 +24,7 @@ SlurmdPort={node_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 CryptoType=crypto/munge
 FirstJobId={first_job}
 StateSaveLocation={folder}/state
@@ -38,12 +40,16 @@ AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+MinJobAge={least_age_s}
 MpiDefault=pmi2
 ReturnToService=2
 KillWait=2
 SlurmdParameters=config_overrides
 NodeName={host} NodeAddr=127.0.0.1 CPUs={n_cpus} State=UNKNOWN
-PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=debug Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=9
 """
 
 
@@ -52,14 +58,46 @@ def missing():
     return [name for name in PROGRAMS if _which(name) is None]
 
 
+class Slurm:
+    """A Slurm that is running.
+
+    Attributes
+    ----------
+    environment : dict
+        Environment variables that programs need to find it.
+    host : str
+        The name of its node.
+    """
+
+    def __init__(self, folder, host, started):
+        self.environment, self.host = {"SLURM_CONF": str(folder / "slurm.conf")}, host
+        self._folder, self._started = folder, started
+
+    def start(self, name):
+        """Start slurmctld or slurmd."""
+        command = [_which(name), "-D", "-f", self.environment["SLURM_CONF"]]
+        self._started[name] = _start(command, self._folder, self.environment)
+
+    def stop_controller(self):
+        """End slurmctld as if its machine failed."""
+        self._started["slurmctld"].kill()
+        self._started["slurmctld"].wait()
+
+    def forget_jobs_after(self, seconds):
+        """How long slurmctld knows about jobs that have ended; it looks for these once a minute."""
+        conf = self._folder / "slurm.conf"
+        conf.write_text(re.sub("(?m)^MinJobAge=.*", f"MinJobAge={seconds}", conf.read_text()))
+        subprocess.run(["scontrol", "reconfigure"], check=True, env=os.environ | self.environment)
+
+
 @contextlib.contextmanager
 def slurm(folder):
     """Start munged, slurmctld and slurmd in `folder`; at the end, stop them and all their jobs.
 
     Yields
     ------
-    dict
-        Environment variables that programs need to find this Slurm.
+    Slurm
+        With the environment variables that programs need to find it.
     """
     folder = Path(folder)
     for name in ("state", "spool"):
@@ -69,21 +107,22 @@ def slurm(folder):
     # MPI names shared memory after the job, so job numbers must differ from those of earlier, killed jobs.
     first_job = int(time.time()) % 6_000_000 * 10
     names = {"host": host, "user": getpass.getuser(), "n_cpus": _N_CPUS, "first_job": first_job}
+    names["least_age_s"] = _LEAST_AGE_S
     text = _CONFIGURATION.format(folder=folder, **names, **ports)
     (folder / "slurm.conf").write_text(text)
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o600)
-    environment = {"SLURM_CONF": str(folder / "slurm.conf")}
-    started = []
+    started = {}
+    machine = Slurm(folder, host, started)
     try:
-        started.append(_start(_munged(folder), folder))
+        started["munged"] = _start(_munged(folder), folder)
         _wait_for((folder / "munge.socket").exists, folder, started)
         for name in ("slurmctld", "slurmd"):
-            started.append(_start([_which(name), "-D", "-f", environment["SLURM_CONF"]], folder, environment))
-        _wait_for(lambda: _is_idle(environment), folder, started)
-        yield environment
+            machine.start(name)
+        _wait_for(lambda: _is_idle(machine.environment), folder, started)
+        yield machine
     finally:
-        _end(started, environment)
+        _end([*started.values()], machine.environment)
 
 
 def _which(name):
@@ -123,7 +162,7 @@ def _is_idle(environment):
 def _wait_for(condition, folder, started):
     deadline = time.monotonic() + 60
     while not condition():
-        ended = [process.args[0] for process in started if process.poll() is not None]
+        ended = [process.args[0] for process in started.values() if process.poll() is not None]
         if ended or time.monotonic() > deadline:
             logs = "\n".join(file.read_text(errors="replace")[-2000:] for file in sorted(folder.glob("*.log")))
             raise RuntimeError(f"Slurm does not start; ended: {ended}\n{logs}")

@@ -22,6 +22,7 @@ import pytest
 from sagips_kit import Proxy, RunSpec, Settings
 from sagips_kit.cluster import connect, handle, profiles, remote
 from sagips_kit.running.coordination import Control, Milestones
+from sagips_kit.running.probe import probe
 from sagips_kit.running.signals import Signals
 from sagips_kit.store import create, schema
 from sagips_kit.store.heartbeat import read_pulse
@@ -363,6 +364,29 @@ def test_engines_follow_edited_modules_and_never_train_other_code_than_the_noteb
     with pytest.raises(RuntimeError, match="cannot load Mine: ModuleNotFoundError: No module named 'mine'.*They look"):
         engines.submit(dataclasses.replace(spec, problem=module.Mine()))
     assert not (tmp_path / "a.zarr").exists()
+
+
+def test_other_code_is_explained_by_the_modules_and_packages_that_a_problem_uses(tmp_path, monkeypatch):
+    package = tmp_path / "site-packages" / "optics_of_tests"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("__version__, ANGLE = '1.0', 4")
+    (tmp_path / "tables.py").write_text("from optics_of_tests import ANGLE")
+    own = "from tables import ANGLE\nimport optics_of_tests\n" + MINE.format("theta.sum() * optics_of_tests.ANGLE")
+    (tmp_path / "mine.py").write_text(own)
+    for folder in (tmp_path, package.parent):
+        monkeypatch.syspath_prepend(folder)
+    for name in ("mine", "tables", "optics_of_tests"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    problem = importlib.import_module("mine").Mine()
+    known, versions = probe(problem), remote.versions_used(problem)
+    assert versions["optics_of_tests"] == "1.0" and "sagips_kit" not in versions
+    assert remote.other_code(problem, known, versions) == ""
+    known["likelihood"][0] += 1
+    found = remote.other_code(problem, known, versions | {"optics_of_tests": "2.0"})
+    assert found == f"likelihood of Mine ({tmp_path}/mine.py); optics_of_tests 1.0 there, 2.0 here"
+    text = remote.other_code_explained(problem, [0], found, "ipcluster stop")
+    assert "Type importlib.reload(tables), importlib.reload(mine), and make the problem again" in text
+    assert "type `ipcluster stop` in a terminal and restart the kernel" in text
 
 
 def test_only_modules_of_the_user_are_imported_again(tmp_path, monkeypatch):

@@ -196,7 +196,7 @@ def test_parameters_of_a_job_have_the_types_of_the_notebook(notebook):
     assert {("-r", "store", "007"), ("-p", "rate", "3.0"), ("-p", "is_long", "True"), ("-p", "n", "4")} <= {*found}
     assert words[words.index("-y") + 1] == "{groups: [4, 1.0e-05]}"
     assert f"export PYTHONPATH={notebook.parent}${{PYTHONPATH:+" in script  # modules beside the notebook
-    assert '[ -e "$run.ipynb" ] && export SAGIPS_RESTARTS=1' in script and "requeue" not in script
+    assert '[ -e "$run.ipynb" ] && export SAGIPS_RESTARTS=1 && srun --nodes=1 ' in script and "requeue" not in script
 
 
 @pytest.mark.parametrize(

@@ -443,6 +443,25 @@ def test_stop_request_ends_the_run_at_the_next_block(spec, asked, reached):
     assert open_run(spec.store)["posterior"]["mu"].isnull().all()
 
 
+def test_all_files_of_a_run_have_the_permissions_of_its_creator(spec):
+    """Schedulers start ranks with another umask, as PBS does, and a colleague must be able to read all or nothing."""
+    before = os.umask(0o027)
+    try:
+        prepare(spec, n_ranks=1)
+        os.umask(0o077)
+        request_stop(spec.store, 40)
+        run_rank(spec, World.alone("cpu"))
+        prepare(spec, n_ranks=1, resume=True)
+        request_stop(spec.store, 60)
+        run_rank(spec, World.alone("cpu"), resume=True)
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    paths = list(Path(spec.store).rglob("*"))
+    assert any(path.suffix == ".safetensors" for path in paths)
+    assert {path.stat().st_mode & 0o777 for path in paths} == {0o750, 0o640}
+
+
 def test_stop_request_during_the_run(spec, monkeypatch):
     """The stop is requested while the first block is trained, as another process would do."""
     prepare(spec, n_ranks=1)

@@ -40,16 +40,18 @@ def installed(tmp_path, monkeypatch):
     )
 
 
-def test_polaris_runs_on_a_plain_pbs():
+def test_polaris_runs_on_a_plain_pbs(tmp_path):
     with connect.connect("polaris", N) as session:
         assert "launcher  PBSEngines" in session.preview() and "#PBS -l select=1\n" in session.preview()
         pids = [fact["pid"] for fact in session._facts]
         assert session.submit(long_run("a.zarr", 40)).result()[1]["steps"] == 40
+        # PBS starts jobs with a umask of 077.
+        assert not [path for path in Path("a.zarr").rglob("*") if not path.stat().st_mode & 0o044]
         run = session.submit(long_run("b.zarr"))
         until(lambda: run.status().step > 0)
         job_id = session._engines.cluster.engine_set.job_id
-        session._engines.cluster.engine_set.job.cancel(job_id)
-        with pytest.raises(connect.RankError, match=r"(?s)job 1.here: F, exit status 271.*is safe"):
+        pbs_machine.lose_node(tmp_path / "pbs", job_id)
+        with pytest.raises(connect.RankError, match=r"(?s)job 1.here: F, exit status -1.*is safe"):
             run.wait(timeout_s=60)
         assert repr(run).endswith(" unfinished, but its engines are gone)")
         with pytest.raises(RuntimeError, match=r"some are gone: job 1.here: F.*session.close\(\), then connect\(...\)"):
@@ -183,7 +185,7 @@ def test_a_notebook_runs_as_a_job(tmp_path):
         ValueError, match=r"takes no parameter 'n_step'. Did you mean n_steps\? Allowed: figures, n, n_events"
     ):
         notebook_job.write_batch(notebook, "polaris", {"n_step": 3})
-    with pytest.raises(ValueError, match="Profile 'local' submits no jobs. Allowed: frontier, pbs"):
+    with pytest.raises(ValueError, match="Profile 'local' submits no jobs. Allowed: frontier, ifarm, pbs"):
         notebook_job.write_batch(notebook, "local")
     with pytest.raises(FileNotFoundError, match="There is no notebook `none.ipynb`"):
         notebook_job.write_batch("none.ipynb", "polaris")

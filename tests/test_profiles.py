@@ -26,7 +26,9 @@ GIVEN = {"account": "physics", "walltime": "00:30:00", "filesystems": "home:eagl
 def ipython_dir(tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    return tmp_path / "ipython"
+    before = os.umask(0o022)
+    yield tmp_path / "ipython"
+    os.umask(before)
 
 
 def shown(name, n=4, **options):
@@ -182,7 +184,7 @@ def test_the_controller_listens_where_the_interface_says(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("lokal", {}, "no profile 'lokal'. Did you mean local. Allowed: allocation, aurora, frontier"),
+        ("lokal", {}, "no profile 'lokal'. Did you mean local. Allowed: allocation, aurora, frontier, ifarm, local"),
         ("polaris", {"acount": "x"}, "no option 'acount'. Did you mean account"),
         ("polaris", {"nodes": "two"}, "nodes = 'two': should be a valid integer"),
         ("slurm", {"setup": "a\nb"}, "setup = 'a"),

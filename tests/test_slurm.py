@@ -39,7 +39,7 @@ OPTIONS = {"walltime": "10:00", "mpiexec": "srun --mpi=pmi2 -K --ntasks={n}"}
 def environment(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slurm")
     with pytest.MonkeyPatch.context() as patch, slurm_machine.slurm(folder) as found:
-        for name, text in found.items():
+        for name, text in found.environment.items():
             patch.setenv(name, text)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
         yield

@@ -8,15 +8,13 @@ import atexit
 import contextlib
 import json
 import re
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from . import profiles
-from .engines import Joined, Started, runs
+from .clusters import is_here
+from .engines import Joined, Started, is_of_a_cluster, runs
 from .handle import RankError, RunHandle
 from .session import Session
 
@@ -156,11 +154,11 @@ def _running(profile: profiles.Profile, n: int) -> Joined | None:
         cluster_id = state["cluster"]["cluster_id"]
         connection = security / f"ipcontroller{'-' * bool(cluster_id)}{cluster_id}-client.json"
         # Process ids are valid on their own host only, and login nodes share this folder.
-        if not connection.exists() or not _is_here(json.loads(connection.read_text())["location"]):
+        if not connection.exists() or not is_here(json.loads(connection.read_text())["location"]):
             continue
         owner = re.match(r"notebook-(\d+)-", cluster_id)
         controller = (state.get("controller") or {}).get("state") or {}
-        if (owner and runs(int(owner[1]))) or not runs(controller.get("pid", -1)):
+        if (owner and runs(int(owner[1]))) or not is_of_a_cluster(controller.get("pid", -1)):
             continue
         joined = Joined(profile, state, connection)
         if joined.n and not joined.state().is_over:
@@ -175,8 +173,3 @@ def _state(file: Path) -> dict[str, Any]:
     while not (state := json.loads(file.read_text()))["engines"]["sets"] and time.monotonic() < deadline:
         time.sleep(0.1)
     return state
-
-
-def _is_here(location: str) -> bool:
-    addresses = (address.address for network in psutil.net_if_addrs().values() for address in network)
-    return location in (socket.gethostname(), *addresses)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import psutil
 
+from ..ranks.segments import require_start
 from .jobs import Job, JobState, JobWatch
 from .profiles import CONFIG, KINDS, Profile
 
@@ -28,6 +29,7 @@ _POLL_S = 5.0  # between two queries of a scheduler
 _FINALIZE_S = 0.5  # for idle engines to finalize MPI
 _ALLOCATIONS = ("PBS_JOBID", "SLURM_JOB_ID")  # set where this process runs inside a job
 _counter = itertools.count()
+_WITHOUT_CONTROLLER = JobState("ended", "their controller has ended, without which they cannot be reached")
 
 
 class Engines(Protocol):
@@ -88,8 +90,10 @@ class Started:
     def __init__(self, profile: Profile, n: int):
         import ipyparallel
 
-        profile.placement()  # reports missing options
+        placement = profile.placement()  # reports missing options
         self.profile, self.n = profile.name, n
+        if not profile.is_job:
+            require_start(placement.sizes(n)["ranks_per_node"] if placement else n)
         self.cluster = ipyparallel.Cluster(
             load_profile=False,
             config=profile.config,
@@ -159,6 +163,8 @@ class Started:
         launcher = self._launcher
         if launcher is None:
             return JobState("ended", "the session was closed")
+        if not runs(getattr(getattr(self.cluster.controller, "process", None), "pid", -1)):
+            return _WITHOUT_CONTROLLER
         if self._is_job:
             return _of_job(launcher.job_id, launcher.job_state())
         return JobState("running", "") if launcher.poll() is None else JobState("ended", "mpiexec has ended")
@@ -234,7 +240,8 @@ class Joined:
 
     def __init__(self, profile: Profile, state: Mapping[str, Any], connection: Path):
         self.profile, self.connection = profile.name, connection
-        cluster_id = state["cluster"]["cluster_id"]
+        self.cluster_id = cluster_id = str(state["cluster"]["cluster_id"])
+        self._controller: int | None = ((state.get("controller") or {}).get("state") or {}).get("pid")
         self.stop_line = f"ipcluster stop --profile={profile.name}" + f" --cluster-id={cluster_id}" * bool(cluster_id)
         self.origin = f"joined; `{self.stop_line}` ends it"
         self.launcher_name: str = state["engines"]["class"].rpartition(".")[2]
@@ -276,9 +283,33 @@ class Joined:
             ) from None
 
     def state(self) -> JobState:
+        if self._controller is not None and not is_of_a_cluster(self._controller):
+            return _WITHOUT_CONTROLLER
         if self._job:
             return _of_job(self._job.job_id, self._job.state())
-        return JobState("running", "") if runs(self._engines["pid"]) else JobState("ended", "mpiexec has ended")
+        return self._of_process()
+
+    def asked(self) -> JobState:
+        """The state at this moment: waits for the answer of the scheduler, up to a minute."""
+        if self._job:
+            return _of_job(self._job.job_id, self._job.job.state(self._job.job_id))
+        return self._of_process()
+
+    def _of_process(self) -> JobState:
+        is_there = is_of_a_cluster(self._engines.get("pid", -1))
+        return JobState("running", "") if is_there else JobState("ended", "mpiexec has ended")
+
+    @property
+    def is_job(self) -> bool:
+        """Whether the engines are a job of a scheduler."""
+        return self._job is not None
+
+    def end(self, patience_s: float) -> None:
+        """Cancel the job of the engines, or end their processes, by force after `patience_s` seconds."""
+        if self._job:
+            self._job.job.cancel(self._job.job_id)
+        elif is_of_a_cluster(self._engines.get("pid", -1)):
+            end_processes(self._engines["pid"], patience_s)
 
     def output(self) -> str:
         file = Path(self._engines.get("output_file", ""))
@@ -296,6 +327,28 @@ def runs(pid: int) -> bool:
         return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def is_of_a_cluster(pid: int) -> bool:
+    """Whether a process of this host is a controller or starts engines: numbers of processes are used again."""
+    try:
+        return runs(pid) and "ipyparallel" in " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
+
+
+def end_processes(pid: int, patience_s: float) -> None:
+    """End a process and its children, by force if they do not end by themselves."""
+    try:
+        process = psutil.Process(pid)
+        processes = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for way in (psutil.Process.terminate, psutil.Process.kill):
+        for one in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                way(one)
+        processes = psutil.wait_procs(processes, timeout=patience_s)[1]
 
 
 def _finalize(client: "Client") -> None:

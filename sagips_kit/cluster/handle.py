@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._text import counted, listed, tail
+from ..ranks.segments import bus_error_explained
 from ..report.line import ProgressLine, clock
 from ..report.progress_line import Follower
 from ..running.coordination import Control
@@ -393,9 +394,10 @@ class RunHandle:
         return not self.status().is_finished and Control(self.path)[schema.ASKED] == schema.BY_SIGNAL
 
     def _ended(self) -> RankError:
-        status = self.status()
+        status, state = self.status(), self._engines.state()
+        why = f" ({state.words})" if state.is_over else ""
         text = (
-            f"The run was asked to stop by a signal, or because its job is nearly out of time. It ended at step "
+            f"The run was asked to stop by a signal, or because its job is nearly out of time{why}. It ended at step "
             f"{status.step} of {status.n_steps}; what is in {self.path} is safe. {self._advice(status)}"
         )
         return RankError(text, None, None, {})
@@ -426,10 +428,11 @@ class RunHandle:
         host = self._facts[first]["host"] if self._facts else None
         on_host = f" on {host}" if host else ""
         if all(error.ename == "EngineError" for error in errors.values()):
+            output, state = self._engines.output(), self._engines.state()
+            why = f" ({state.words})" if state.is_over else ""
             text = (
-                f"The engines of ranks {listed(errors)} have died{on_host}; when one process dies, MPI ends them all. "
-                f"What is in {self.path} is safe. {_RESUME}\n"
-                f"{tail(self._engines.output())}"
+                f"The engines of ranks {listed(errors)} have died{on_host}{why}; when one process dies, MPI ends them "
+                f"all. {bus_error_explained(output)}What is in {self.path} is safe. {_RESUME}\n{tail(output)}"
             )
             return RankError(text, first, host, failures)
         lines = [f"Rank {first}{on_host} failed: {errors[first].ename}: {errors[first].evalue}"]

@@ -207,12 +207,14 @@ def _body(job: Job, n: int, notebook: Path, folder: Path, given: Mapping[str, An
     ranks |= {name: getattr(job, name) for name in _ALLOCATION}
     options = shlex.join(word for name, setting in ranks.items() for word in (f"--{name}", str(setting)))
     words = shlex.join(word for name, value in given.items() if name != "n" for word in _words_of(name, value))
+    clear = f"{job.everywhere(n)} {python} -m sagips_kit engines --clear".strip()
     store = ' -p store "$run.zarr"' if has_store and "store" not in given else ""
     return [
         f"cd {here}",
         f"run={run}",
-        "# A job that runs again continues the runs of its first attempt.",
-        '[ -e "$run.ipynb" ] && export SAGIPS_RESTARTS=1',
+        "# A job that runs again continues the runs of its first attempt, and removes the shared memory that its ranks",
+        "# have left, which MPI, whose names for it contain the number of the job, would take for its own.",
+        f'[ -e "$run.ipynb" ] && export SAGIPS_RESTARTS=1 && {clear}',
         f"export PYTHONPATH={shlex.quote(str(notebook.absolute().parent))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "# Connection files of this job alone, in a folder that all its nodes see.",
         'export IPYTHONDIR="$run.ipython" IPP_NONINTERACTIVE=1',

@@ -44,7 +44,7 @@ def profiles() -> list[str]:
     --------
     >>> from sagips_kit import profiles
     >>> profiles()
-    ['allocation', 'aurora', 'frontier', 'local', 'pbs', 'perlmutter', 'polaris', 'slurm']
+    ['allocation', 'aurora', 'frontier', 'ifarm', 'local', 'pbs', 'perlmutter', 'polaris', 'slurm']
     """
     return sorted(config.parent.name for config in _source().glob(f"*/{CONFIG}"))
 

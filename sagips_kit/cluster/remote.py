@@ -4,9 +4,11 @@ An engine lives longer than the code that it has imported.  Modules of the user 
 again, and a problem that still computes other numbers than in the notebook is reported.
 """
 
+import ast
 import functools
 import getpass
 import importlib
+import importlib.util
 import os
 import pickle
 import platform
@@ -14,7 +16,9 @@ import socket
 import sys
 import sysconfig
 import time
+import types
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,27 +57,77 @@ def run_in(folder: str, call: bytes) -> Any:
         _note()
 
 
-def other_code(problem: "Problem", known: dict[str, list[float]]) -> str:
-    """What a problem computes differently here than in the notebook, and the file of its code; empty if nothing."""
+def other_code(problem: "Problem", known: dict[str, list[float]], versions: dict[str, str]) -> str:
+    """What a problem computes differently here than in the notebook, and the file of its code; empty if nothing.
+
+    Packages that it uses, and that have other versions here than in the notebook, are named, too.
+    """
     from ..running.probe import changes
 
-    changed = changes(problem, known)
+    if not (changed := changes(problem, known)):
+        return ""
     file = getattr(sys.modules.get(type(problem).__module__), "__file__", None)
     where = f" ({file})" if file and type(problem).__module__ != "__main__" else ""
-    return f"{changed} of {type(problem).__name__}{where}" if changed else ""
+    here = versions_used(problem)
+    others = [f"{name} {here[name]} there, {versions[name]} here" for name in here if here[name] != versions.get(name)]
+    return f"{changed} of {type(problem).__name__}{where}{'; ' * bool(others)}{', '.join(others)}"
 
 
-def other_code_explained(problem: "Problem", ranks: list[int], what: str) -> str:
+def other_code_explained(problem: "Problem", ranks: list[int], what: str, stop_line: str) -> str:
     """The message about engines whose code is not that of the notebook."""
     module = type(problem).__module__
-    again = "Type importlib.reload(...) for each module that it uses, and execute the cell of the class again"
-    if module != "__main__":
-        again = f"Type importlib.reload({module}), and make the problem again"
+    own = [name for name in _used(module) if name in _own_modules()]
+    again = ", ".join(f"importlib.reload({name})" for name in own)
+    again = f"Type {again}" if own else "Type importlib.reload(...) for each of your modules that it uses"
+    last = "execute the cell of the class again" if module == "__main__" else "make the problem again"
+    end = f"type `{stop_line}` in a terminal and restart" if stop_line else "restart"
     return (
         f"The engines of ranks {listed(ranks)} compute other {what} than this notebook, so one of them uses old code. "
-        f"{again}, so that the notebook uses the code as it was saved. If this message comes back, type "
-        "session.close(), then connect(...) again. Nothing was written."
+        f"{again}, and {last}, so that the notebook uses the code as it was saved. If this message comes back, "
+        f"{end} the kernel of the notebook. Nothing was written."
     )
+
+
+def versions_used(problem: "Problem") -> dict[str, str]:
+    """The versions, as they were imported, of the packages that the modules of a problem use, without the kit."""
+    own, kit = _own_modules(), __name__.partition(".")[0]
+    packages = {name.partition(".")[0] for name in _used(type(problem).__module__) if name not in own} - {kit}
+    versions = {name: getattr(sys.modules.get(name), "__version__", None) for name in sorted(packages)}
+    return {name: str(version) for name, version in versions.items() if version is not None}
+
+
+def _used(module: str) -> list[str]:
+    """A module and those that it imports, also through other modules of the user; what others import comes first."""
+    own, found = _own_modules(), dict[str, None]()
+
+    def visit(name: str) -> None:
+        if name in found or name not in sys.modules:
+            return
+        found[name] = None
+        for other in _imports(name) if name in own or name == "__main__" else ():
+            visit(other)
+        found[name] = found.pop(name)  # behind them
+
+    visit(module)
+    return list(found)
+
+
+def _imports(name: str) -> Iterator[str]:
+    """The names of the modules that a module imports; of a notebook, which has no file, what it uses by name."""
+    module = sys.modules[name]
+    try:
+        tree = ast.parse(Path(module.__file__ or "").read_bytes())
+    except (AttributeError, OSError, SyntaxError, ValueError):
+        for thing in list(vars(module).values()):
+            yield thing.__name__ if isinstance(thing, types.ModuleType) else str(getattr(thing, "__module__", ""))
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            base = importlib.util.resolve_name(base, module.__package__) if node.level else base
+            yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
 
 
 def _note() -> None:

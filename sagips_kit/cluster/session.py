@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from .._text import listed, tail
+from ..ranks.segments import bus_error_explained
 from ..report.line import ProgressLine, working
 from ..report.progress_line import Follower
 from ..store.location import absolute
@@ -18,7 +19,16 @@ from .attached import AttachedResult, RankResult
 from .engines import Engines
 from .handle import POLL_S, RunHandle
 from .jobs import JobState
-from .remote import VERSIONS, differences, facts, origin_explained, other_code, other_code_explained, run_in
+from .remote import (
+    VERSIONS,
+    differences,
+    facts,
+    origin_explained,
+    other_code,
+    other_code_explained,
+    run_in,
+    versions_used,
+)
 
 if TYPE_CHECKING:
     from ipyparallel import Client
@@ -151,14 +161,17 @@ class Session:
         why = state.words if state.is_over else "the others have not registered"
         stop_line = getattr(self._engines, "stop_line", "")
         advice = f"Type `{stop_line}` in a terminal to end this cluster, then connect(...) starts another one."
-        if not stop_line:
+        if state.is_over:
+            advice = "Correct what its output says, and type connect(...) again."
+        elif not stop_line:
             advice = (
                 "If they are slow, type connect(timeout_s=...); if the machine is too small, request fewer engines."
             )
+        output = self._engines.output()
+        advice = bus_error_explained(output) or advice
         return (
-            f"{self.n} engines were requested, but only {n} came within {waited_s:.0f} s: {why}. {advice} The last "
-            "output of "
-            f"`{self._engines.command}`:\n{tail(self._engines.output())}"
+            f"{self.n} engines were requested, but only {n} came within {waited_s:.0f} s: {why}. {advice.strip()} The "
+            f"last output of `{self._engines.command}`:\n{tail(output)}"
         )
 
     def _check_idle(self) -> None:
@@ -194,17 +207,19 @@ class Session:
             known = probe(problem)
         except Exception:  # `prepare` says what is wrong with such a problem
             return
-        if other_code(problem, known):  # hidden randomness: the same
+        versions = versions_used(problem)
+        if other_code(problem, known, versions):  # hidden randomness: the same
             return
         try:
-            found = self._ask(self._start(other_code, problem, known), time.monotonic() + self._answer_s)
+            found = self._ask(self._start(other_code, problem, known, versions), time.monotonic() + self._answer_s)
         except RemoteError as error:
             raise RuntimeError(
                 f"The engines cannot load {type(problem).__name__}: {error.ename}: {error.evalue}. They look for its "
                 f"modules in the folder of this notebook, {os.getcwd()}, and in PYTHONPATH as it was at their start."
             ) from None
         if ranks := [rank for rank, text in enumerate(found) if text]:
-            raise RuntimeError(other_code_explained(problem, ranks, found[ranks[0]]))
+            stop_line = getattr(self._engines, "stop_line", "")
+            raise RuntimeError(other_code_explained(problem, ranks, found[ranks[0]], stop_line))
 
     def _busy(self) -> set[int]:
         """Ranks that are in the middle of a run."""

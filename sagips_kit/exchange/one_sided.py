@@ -19,7 +19,7 @@ from pydantic import Field
 
 from .._value import value
 from ..ranks.mailboxes import RemoteSlots, SharedSlots, Slots, slot_bytes
-from ..ranks.memory import keep_until_exit
+from ..ranks.memory import Memory, keep_until_exit
 from ..ranks.world import PeerError, World
 from .base import Exchange
 from .channel import Channel, Mixed, Mixing, Payload, Wait
@@ -143,12 +143,12 @@ class _Peers:
         self.exchange, self.world = exchange, world
         n_bytes, form = slot_bytes(own.size, own.dtype), (world.rank, world.size, own.size, own.dtype)
         self.slots: Slots
-        if world.is_one_node():
-            self._memory = world.share(n_bytes)
-            self.slots = SharedSlots(self._memory, *form)
+        self._memory: Memory
+        if world.is_one_node() and (shared := world.share(n_bytes)):
+            self._memory, self.slots = shared, SharedSlots(shared, *form)
         else:
-            self._memory = world.expose(n_bytes)
-            self.slots = RemoteSlots(self._memory, *form)
+            self._memory = remote = world.expose(n_bytes)
+            self.slots = RemoteSlots(remote, *form)
         self._seen = [(0, time.perf_counter())] * world.size
 
     def is_counted(self, origin: int, step: int) -> bool:

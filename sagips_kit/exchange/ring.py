@@ -113,15 +113,21 @@ class _MessagesChannel(MeanChannel):
         return Mixed(received=size - 1)
 
 
-class _SharedMemoryChannel(MeanChannel):
+class _SharedMemoryChannel(_MessagesChannel):
+    """Messages are sent all the same where there is too little shared memory; both give the same bits."""
+
     _shared: SharedMean | None = None
+    _is_too_small = False
 
     def mean(self, flat: torch.Tensor, step: int) -> Mixing:
         world, buffer = self.world, flat.numpy()
-        if self._shared is None:  # not in `open`: there may be more weights than numbers in a gradient
-            memory = world.share(shared_mean_bytes(buffer.size, buffer.dtype))
-            self._shared = SharedMean(memory, world.rank, world.size, buffer.size, buffer.dtype)
-        shared = self._shared
+        if self._shared is None and not self._is_too_small:
+            # Not in `open`: there may be more weights than numbers in a gradient.
+            if memory := world.share(shared_mean_bytes(buffer.size, buffer.dtype)):
+                self._shared = SharedMean(memory, world.rank, world.size, buffer.size, buffer.dtype)
+            self._is_too_small = memory is None
+        if (shared := self._shared) is None:
+            return (yield from super().mean(flat, step))
 
         def whom() -> str:
             return f"{', '.join(map(world.name, shared.late()))} (on the same ring, step {step})"

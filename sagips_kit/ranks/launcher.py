@@ -9,6 +9,8 @@ from importlib.util import find_spec
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "PALS_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "PALS_RANKID", "SLURM_PROCID")
 _NODE_SIZES = ("MPI_LOCALNRANKS", "PALS_LOCAL_SIZE")
+# Variables that count how often a job has been run again: of the job scripts of `sagips batch`, and of Slurm
+RESTARTS = ("SAGIPS_RESTARTS", "SLURM_RESTART_COUNT")
 
 
 def under_mpi() -> bool:
@@ -22,6 +24,11 @@ def under_mpi() -> bool:
 def rank_of_launcher() -> int:
     """The number that an MPI launcher has given to this process; 0 without one."""
     return next((int(os.environ[name]) for name in _RANKS if os.environ.get(name, "").isdecimal()), 0)
+
+
+def was_restarted(names: tuple[str, ...] = RESTARTS) -> bool:
+    """Whether the scheduler runs this job again, by the variables that count it."""
+    return any(os.environ.get(name, "").isdecimal() and int(os.environ[name]) for name in names)
 
 
 def require_one_world(size: int, library: str) -> None:

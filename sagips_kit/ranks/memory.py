@@ -4,11 +4,13 @@ Both kinds are filled with zeros when they are opened, are opened and closed by 
 their contents.
 """
 
-import os
+import warnings
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .segments import explain, fits, room_left
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 Bytes: TypeAlias = NDArray[np.uint8]
 
-_SHARED = "/dev/shm"
+_PAGE = 4096
 _KEPT: list[object] = []
 
 
@@ -70,11 +72,6 @@ class SharedMemory:
     ----------
     of_ranks : list of ndarray (byte,)
         The part of each rank.
-
-    Raises
-    ------
-    MemoryError
-        If the node has not that much shared memory left.
     """
 
     def __init__(self, world: "World", n_bytes: int) -> None:
@@ -82,7 +79,6 @@ class SharedMemory:
 
         self._world, self._is_open = world, True
         comm = world.communicator()
-        require_room(n_bytes * world.size)
         world.barrier("all ranks to allocate shared memory")
         self._window = MPI.Win.Allocate_shared(n_bytes, 1, comm=comm)
         parts = [self._window.Shared_query(rank)[0] for rank in range(world.size)]
@@ -103,6 +99,8 @@ class SharedMemory:
 class RemoteMemory:
     """Memory of each rank that the others copy through the network.  Collective.
 
+    MPI takes it from the shared memory of each node; where there is too little, it is memory of the rank alone.
+
     Parameters
     ----------
     world : World
@@ -121,9 +119,12 @@ class RemoteMemory:
 
         self._world, self._is_open = world, True
         comm = world.communicator()
-        world.barrier("all ranks to allocate remote memory")
-        self._window = MPI.Win.Allocate(n_bytes, 1, comm=comm)
-        self.own: Bytes = np.frombuffer(self._window.tomemory().cast("B"), np.uint8)
+        if _fits(world, n_bytes):
+            self._window = MPI.Win.Allocate(n_bytes, 1, comm=comm)
+            self.own: Bytes = np.frombuffer(self._window.tomemory().cast("B"), np.uint8)
+        else:
+            self.own = np.zeros(n_bytes, np.uint8)
+            self._window = MPI.Win.Create(self.own, 1, comm=comm)
         _open(world, self._window, self.own)
 
     def fence(self) -> None:
@@ -141,19 +142,23 @@ class RemoteMemory:
             _close(self._world, self._window)
 
 
-def require_room(n_bytes: int) -> None:
-    """Raise MemoryError if shared memory of this size does not fit on this node: its use would be a bus error."""
-    try:
-        room = os.statvfs(_SHARED)
-    except OSError:  # a system that keeps shared memory elsewhere
-        return
-    left = room.f_bavail * room.f_frsize
-    if left < n_bytes:
-        raise MemoryError(
-            f"The ranks of this node need {n_bytes / 1e6:.0f} MB of shared memory, and {_SHARED} has "
-            f"{left / 1e6:.0f} MB left. Enlarge it: start a container with --shm-size=2g (docker, podman) or with the "
-            "/dev/shm of the host (apptainer). Programs that were killed may have left files there: `ls -l /dev/shm`."
-        )
+def shared_memory(world: "World", n_bytes: int) -> SharedMemory | None:
+    """Memory of `n_bytes` of each rank, which all run on one node; None if there is too little.  Collective."""
+    if _fits(world, n_bytes):
+        return SharedMemory(world, n_bytes)
+    if world.rank == 0:
+        text = explain(n_bytes * world.size, room_left() or 0)
+        warnings.warn(f"{text} Until then, ranks send messages, which is slower.", stacklevel=2)
+    return None
+
+
+def _fits(world: "World", n_bytes: int) -> bool:
+    """Whether memory of each rank fits into the shared memory of its node, on all nodes.  Collective."""
+    here = next(len(node) for node in world.groups() if world.rank in node)
+    # MPI begins each part with a new page.
+    is_enough = fits(here * (n_bytes + _PAGE))
+    world.barrier("all ranks to look for shared memory")
+    return all(world.communicator().allgather(is_enough))
 
 
 def _open(world: "World", window: "MPI.Win", own: Bytes) -> None:

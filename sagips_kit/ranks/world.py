@@ -19,7 +19,8 @@ import torch
 
 from .accelerators import check_device_buffers, pick_device
 from .launcher import require_mpi4py, require_one_world, under_mpi
-from .memory import RemoteMemory, SharedMemory, keep_until_exit
+from .memory import RemoteMemory, SharedMemory, keep_until_exit, shared_memory
+from .segments import require_start
 from .topology import groups
 from .waiting import NAP_S, PeerError, Until, Whom, is_done, poll
 
@@ -150,10 +151,12 @@ class World:
         ------
         ValueError, ModuleNotFoundError
             On all ranks, if device buffers are asked for and do not work on one of them; if mpi4py is not installed.
-        RuntimeError
-            If the launcher does not belong to the MPI of mpi4py, so that each of its processes would be alone.
+        RuntimeError, MemoryError
+            If the launcher does not belong to the MPI of mpi4py, so that each of its processes would be alone; if MPI
+            has not been started, and the node has too little shared memory for it.
         """
         require_mpi4py()
+        require_start()
         from mpi4py import MPI
 
         require_one_world(MPI.COMM_WORLD.size, MPI.Get_library_version().splitlines()[0].strip("\0 "))
@@ -283,7 +286,7 @@ class World:
         """
         return len(self.groups()) == 1
 
-    def share(self, n_bytes: int) -> SharedMemory:
+    def share(self, n_bytes: int) -> SharedMemory | None:
         """Allocate memory that all ranks address directly; they must run on one node.  Collective.
 
         Parameters
@@ -293,10 +296,10 @@ class World:
 
         Returns
         -------
-        SharedMemory
-            Filled with zeros.
+        SharedMemory or None
+            Filled with zeros; None, and a warning, if the node has too little shared memory.
         """
-        return SharedMemory(self, n_bytes)
+        return shared_memory(self, n_bytes)
 
     def expose(self, n_bytes: int) -> RemoteMemory:
         """Allocate memory that the other ranks, on any nodes, can copy.  Collective.

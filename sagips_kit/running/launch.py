@@ -16,6 +16,7 @@ from ..events.resampling import check_events
 from ..ranks.world import World
 from ..statistics.likelihood import require_finite
 from ..store import create
+from ..store.files import permissions_of
 from ..store.layout import RunLayout
 from ..store.status import read_status
 from ..training import predictions
@@ -93,7 +94,8 @@ def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
     if resume and spec.overwrite:
         raise ValueError("resume=True continues a run, and overwrite=True deletes it: give only one of them.")
     if resume and resuming.is_begun(spec.store):
-        resuming.reopen(spec, n_ranks)
+        with permissions_of(spec.store):
+            resuming.reopen(spec, n_ranks)
         return
     create.check_free(spec.store, spec.overwrite)
     problem, settings = spec.problem, spec.settings
@@ -201,7 +203,7 @@ def run_rank(spec: RunSpec, world: World | None = None, resume: bool = False) ->
     >>> result["rank"], result["steps"]
     (0, 20)
     """
-    with all_ranks(world) as world:
+    with all_ranks(world) as world, permissions_of(spec.store):
         try:
             if resume and read_status(spec.store).is_finished:
                 return result_of_finished(spec, world)

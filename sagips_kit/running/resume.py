@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .._text import counted
 from ..events.observed import Observed
 from ..problems.base import Problem
+from ..ranks.launcher import RESTARTS, was_restarted
 from ..ranks.world import World
 from ..store import files, group, schema
 from ..store.extend import extend_run
@@ -23,8 +24,6 @@ from .coordination import Control
 from .probe import changes, probe
 from .spec import RunSpec
 
-# Variables that count how often a job has been run again
-_BATCH, _RESTARTS = "SAGIPS_RESTARTS", "SLURM_RESTART_COUNT"
 # Fields of a spec that may change when a run is resumed: where it is stored, how it is kept safe, and what it is
 # compared with.
 _FREE = ("store", "overwrite", "checkpoint_s", "reference", "fit")
@@ -38,8 +37,7 @@ def after_restart(spec: RunSpec, resume: bool) -> tuple[RunSpec, bool]:
     """
     ipython = sys.modules.get("IPython")
     is_notebook = ipython is not None and ipython.get_ipython() is not None
-    names = (_BATCH,) if is_notebook else (_BATCH, _RESTARTS)
-    if any(os.environ.get(name, "").isdecimal() and int(os.environ[name]) for name in names):
+    if was_restarted(RESTARTS[:1] if is_notebook else RESTARTS):
         return dataclasses.replace(spec, overwrite=False), True
     return spec, resume
 

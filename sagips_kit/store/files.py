@@ -6,6 +6,7 @@ What the files hold, and what zarr writes by itself, does not belong here.
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from zarr.abc.store import Store
@@ -107,6 +108,24 @@ class Files:
         else:
             with contextlib.suppress(FileNotFoundError):
                 self._fs.rm_file(f"{self._root}/{name}")
+
+
+@contextlib.contextmanager
+def permissions_of(path: Location) -> Iterator[None]:
+    """Give what this process writes the permissions of the run at `path`, whatever the umask of the process is.
+
+    A scheduler may start ranks with another umask than that of the user who has created the run, and whoever may read
+    a part of a run must be able to read all of it.
+    """
+    store, before = located(path), None
+    if isinstance(store, LocalStore):
+        with contextlib.suppress(OSError):  # whoever opens the run says that there is none
+            before = os.umask(0o777 & ~store.root.stat().st_mode)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.umask(before)
 
 
 def remove_partial_files(path: Location) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import schema
+from .files import permissions_of
 from .group import array_of, damage_explained, open_group
 from .location import explained
 
@@ -262,5 +263,5 @@ def _status(path: str | os.PathLike[str] | Store, root: Any) -> RunStatus:
 
 def _write_request(path: str | os.PathLike[str] | Store, name: str, number: int) -> None:
     array: Any = array_of(path, open_group(path, "r+"), schema.CONTROL, name)
-    with explained(f"Cannot write to `{path}`", "The request to stop was not made."):
+    with explained(f"Cannot write to `{path}`", "The request to stop was not made."), permissions_of(path):
         array[()] = number

@@ -177,6 +177,7 @@ class Job(Placement):
             "#!/bin/bash -l",
             *(f"{self.mark} {word}" for word in words),
             "",
+            f"umask {_umask():03o}",
             *self._preamble(log),
             *self._end(),
             *(f"export {variable}={shlex.quote(text)}" for variable, text in variables.items()),
@@ -301,6 +302,21 @@ class Job(Placement):
                 stacklevel=2,
             )
 
+    def everywhere(self, n: int) -> str:
+        """The beginning of a shell command that executes a program once on each node of a job.
+
+        Parameters
+        ----------
+        n : int
+            Number of ranks of the job.
+
+        Returns
+        -------
+        str
+            Words of a shell, empty if the program would run on the first node alone.
+        """
+        return ""
+
     def _directives(self, n: int, name: str, log: str) -> list[str]:
         """The job's name, resources and output file as options of the scheduler."""
         raise NotImplementedError
@@ -353,3 +369,10 @@ def passed_environment() -> dict[str, str]:
     Nothing else is passed on, because schedulers show a job's environment to everybody.
     """
     return {name: os.environ[name] for name in _PASSED if os.environ.get(name)}
+
+
+def _umask() -> int:
+    """The umask of this process, which the files of a job get, too: that of PBS makes them unreadable to others."""
+    before = os.umask(0o077)
+    os.umask(before)
+    return before

@@ -118,7 +118,8 @@ class PBS(Job):
     def _preamble(self, log: str) -> list[str]:
         # PBS delivers a job's output only when the job has ended.
         file = f'"{self.id_variable}"'.join(map(shlex.quote, log.split("{id}")))
-        return [f"exec >>{file} 2>&1"]
+        # bash calls this when its present command has ended, so that the script can clear up.
+        return [f"exec >>{file} 2>&1", "trap 'echo PBS has asked this job to end: SIGTERM' TERM"]
 
     @staticmethod
     def walltime_s(walltime: str) -> int | None:

@@ -122,6 +122,22 @@ class Slurm(Job):
         }
         return [f"--{word}={text}" for word, text in words.items() if text]
 
+    def everywhere(self, n: int) -> str:
+        """The beginning of a shell command that executes a program once on each node of a job.
+
+        Parameters
+        ----------
+        n : int
+            Number of ranks of the job.
+
+        Returns
+        -------
+        str
+            Words of a shell.
+        """
+        nodes = self.sizes(n)["nodes"]
+        return f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --overlap"
+
     def about(self, job_id: str, command: Sequence[str]) -> list[str]:
         """The words of a command about a job.
 
