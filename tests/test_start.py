@@ -102,6 +102,17 @@ def test_witnesses_begin_elsewhere_and_come_back_while_the_others_stay(rng):
         assert (seen[:3] == 1).all() and (seen[3, :2] == 0).all() and (seen[3, 2:] == 1).all()
 
 
+def test_discriminators_do_not_learn_few_events_by_heart():
+    """Else generators leave the answer; by 2.5 deviations without a decay of the weights."""
+    problem = Normal()
+    events = problem.observed(100, np.random.default_rng(1))
+    result = fit(problem, events)
+    trainer = make_trainer(problem, events, result.start(), 300, n_members=4)
+    trainer.run()
+    away = distances(trainer, trainer.chain_ends, result.deviation)
+    assert (away[~trainer.is_witness] < 0.5).all() and (away[trainer.is_witness] < 1).all()
+
+
 @pytest.mark.parametrize("kind", [HeavyTails, Incomes, Aftershocks])
 def test_generators_begin_with_steps_as_long_as_the_deviations(kind, rng):
     # Also where the fit takes a parameter by its logarithm (scale, delay), and near an end of its range (delay).

@@ -147,7 +147,13 @@ class GAN:
         self.gradient = FlatGradient(self.generator.parameters(), settings.n_members)
         # With the axes, since weights have a meaning only along them.
         self.weights = FlatWeights([*self.generator.parameters(), *self.generator.buffers()], settings.n_members)
-        self.optimisers = {name: _adam(network) for name, network in self.networks().items()}
+        decay = schedules.weight_decay(data.constraints.n_events)
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
+            "generator": torch.optim.Adam(self.generator.parameters(), betas=_BETAS, fused=True),
+            "discriminator": torch.optim.AdamW(
+                self.discriminator.parameters(), betas=_BETAS, weight_decay=decay, fused=True
+            ),
+        }
         rates = schedules.first_rates(n_steps, settings)
         if begin is not None:
             n_observed = data.constraints.n_events
@@ -328,7 +334,3 @@ class GAN:
         information = slopes[:, :, None] * information * slopes[:, None]
         information[~which] = math.nan  # the axes of these stay
         generator.update_axes(information, DETERMINED / constraints.n_events, begin.stride)
-
-
-def _adam(network):
-    return torch.optim.Adam(network.parameters(), betas=_BETAS, fused=True)
