@@ -93,8 +93,8 @@ def test_a_server_without_history_or_without_an_answer_is_understood_in_time(tmp
 
 def test_interrupting_the_wait_cancels_the_job(tmp_path, monkeypatch):
     def interrupt(self, text):
-        assert "Q, Not Running" in text
-        raise KeyboardInterrupt
+        if "Q, Not Running" in text:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr("sagips_kit.cluster.session.ProgressLine.show", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -185,7 +185,7 @@ def test_a_notebook_runs_as_a_job(tmp_path):
         ValueError, match=r"takes no parameter 'n_step'. Did you mean n_steps\? Allowed: figures, n, n_events"
     ):
         notebook_job.write_batch(notebook, "polaris", {"n_step": 3})
-    with pytest.raises(ValueError, match="Profile 'local' submits no jobs. Allowed: frontier, ifarm, pbs"):
+    with pytest.raises(ValueError, match="Profile 'local' submits no jobs. Allowed: aurora, frontier, ifarm, pbs"):
         notebook_job.write_batch(notebook, "local")
     with pytest.raises(FileNotFoundError, match="There is no notebook `none.ipynb`"):
         notebook_job.write_batch("none.ipynb", "polaris")

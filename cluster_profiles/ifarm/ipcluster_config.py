@@ -51,4 +51,7 @@ c.SlurmEngines.defaults = {
     "affinity": "",
     # Network by which engines reach the controller; "" uses the name of the host.
     "interface": "",
+    # Type of device that the engines train on: "cpu", "cuda" (NVIDIA and AMD), "xpu" (Intel); "" takes an accelerator
+    # if there is one.
+    "device": "",
 }

@@ -10,7 +10,9 @@
 #PBS -o /home/me/.ipython/profile_aurora/jobs/sagips.log.pbs
 #PBS -r n
 
+umask 022
 exec >>/home/me/.ipython/profile_aurora/jobs/sagips.log 2>&1
+trap 'echo PBS has asked this job to end: SIGTERM' TERM
 export SAGIPS_ENDS_AT=$(($(date +%s) + 1800))
 export OMP_NUM_THREADS=8
 export SAGIPS_DEVICE=xpu
