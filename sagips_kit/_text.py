@@ -98,7 +98,7 @@ def with_error(value: float, deviation: float, sign: str = "+-") -> str:
     return f"({text})e{power:+03d}" if power else text
 
 
-def ago(seconds: float) -> str:
+def ago(duration_s: float) -> str:
     """A time in its largest unit: "40 s", "12 min", "3 h", "2 days".
 
     Examples
@@ -107,10 +107,10 @@ def ago(seconds: float) -> str:
     ('40 s', '12 min', '3 h', '2 days')
     """
     for unit, length in (("day", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            number = int(seconds // length)
+        if duration_s >= length:
+            number = int(duration_s // length)
             return counted(number, unit) if unit == "day" else f"{number} {unit}"
-    return f"{max(0, round(seconds))} s"
+    return f"{max(0, round(duration_s))} s"
 
 
 def counted(number: int, name: str) -> str:

@@ -275,7 +275,7 @@ def _json_of(fit: "ScoreFit") -> str:
 def _run(options: Options) -> None:
     from ._text import counted
     from .ranks.launcher import rank_of_launcher
-    from .report.line import is_terminal, ticking, working
+    from .report.line import LOG_S, is_terminal, ticking, working
 
     with working("loading PyTorch and zarr", is_shown=rank_of_launcher() == 0 and is_terminal()):
         from .ranks.world import World
@@ -300,7 +300,8 @@ def _run(options: Options) -> None:
                 f"store = {spec.store!r} is in the memory of this process and would be lost with it. Give a folder, "
                 "for instance --store run.zarr."
             )
-    progress = ticking(Follower(spec.store, is_new=not options.resume).line, is_shown=world.rank == 0)
+    line, quiet_s = Follower(spec.store, is_new=not options.resume).line, None if is_terminal() else LOG_S
+    progress = ticking(line, is_shown=world.rank == 0, after_s=quiet_s)
     with Signals(), progress:  # a signal that killed this rank would kill the others before they write checkpoints
         result = run(spec, world, options.resume)
         # Ranks that exchange nothing may finish hours apart.

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 
 import psutil
 
-_LOG_S = 60.0  # between two lines where nobody looks
+LOG_S = 60.0  # between two lines where nobody looks
 _LAUNCHERS, _TERMINALS = ("mpiexec", "mpirun", "prterun", "orterun"), ("/dev/pts/", "/dev/tty")
 
 
-def clock(seconds: float) -> str:
+def clock(duration_s: float) -> str:
     """A time as "0:40", "12:05" or "1:02:03"."""
-    minutes, second = divmod(round(seconds), 60)
+    minutes, second = divmod(round(duration_s), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
@@ -112,7 +112,7 @@ class ProgressLine:
             shown = text[: shutil.get_terminal_size().columns - 1]
             print(f"\r{shown.ljust(len(self._last))}", end="", file=sys.stderr, flush=True)
             text = shown
-        elif time.monotonic() - self._logged > _LOG_S:
+        elif time.monotonic() - self._logged > LOG_S:
             print(text, file=sys.stderr, flush=True)
             self._logged = time.monotonic()
         self._last = text

@@ -275,4 +275,4 @@ class Discriminator(nn.Module):
                 nonlinear = self.network(whitened)
         else:
             nonlinear = self.network(whitened)
-        return torch.baddbmm(nonlinear.float(), whitened, self.linear).squeeze(-1)
+        return torch.baddbmm(nonlinear.to(whitened.dtype), whitened, self.linear).squeeze(-1)
