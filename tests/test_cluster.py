@@ -177,9 +177,16 @@ def zombie():
     process.wait()
 
 
+@pytest.fixture
+def program():
+    """The id of a process that looks like a controller of ipyparallel."""
+    with subprocess.Popen([sys.executable, "-c", "input()", "ipyparallel"], stdin=subprocess.PIPE) as process:
+        yield process.pid
+
+
 @pytest.mark.parametrize("who", ["owner", "controller", "mpiexec", None])
-def test_a_process_that_has_ended_counts_as_ended_reaped_or_not(ipython_dir, zombie, who):
-    pids = {name: zombie if name == who else os.getpid() for name in ("owner", "controller", "mpiexec")}
+def test_a_process_that_has_ended_counts_as_ended_reaped_or_not(ipython_dir, zombie, program, who):
+    pids = {name: zombie if name == who else program for name in ("owner", "controller", "mpiexec")}
     security = profiles.install_profile("local") / "security"
     security.mkdir()
     cluster_id = f"notebook-{pids['owner']}-0" if who in ("owner", None) else "terminal"
@@ -205,14 +212,14 @@ class Deserted:
 
 
 @pytest.mark.parametrize(("letter", "is_joined"), [("R", True), ("Q", True), ("E", False), ("F", False)])
-def test_engines_of_a_job_that_ends_are_not_joined(ipython_dir, tmp_path, monkeypatch, letter, is_joined):
+def test_engines_of_a_job_that_ends_are_not_joined(ipython_dir, tmp_path, monkeypatch, program, letter, is_joined):
     (tmp_path / "qstat").write_text(f"#!/bin/sh\nprintf 'Job Id: 12.here\\n    job_state = {letter}\\n'\n")
     (tmp_path / "qstat").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     security = profiles.install_profile("pbs", walltime="10:00") / "security"
     security.mkdir()
     launched = {"n": N, "job_id": "12.here", "defaults": {}, "options": {}, "output_file": str(tmp_path / "log")}
-    state = {"cluster": {"cluster_id": ""}, "controller": {"state": {"pid": os.getpid()}}}
+    state = {"cluster": {"cluster_id": ""}, "controller": {"state": {"pid": program}}}
     state["engines"] = {"class": "sagips_kit.cluster.launchers.PBSEngines", "sets": {"1": launched}}
     (security / "cluster-.json").write_text(json.dumps(state))
     (security / "ipcontroller-client.json").write_text(json.dumps({"location": "127.0.0.1"}))
@@ -557,7 +564,7 @@ def test_a_run_that_its_job_has_ended_is_not_mistaken_for_a_finished_one(train):
     run = train()
     Control(run.path)[schema.ASKED] = 1  # as a rank does when it is sent a signal
     run.stop()
-    with pytest.raises(connect.RankError, match=r"asked to stop by a signal.* step \d+ of 400; .*resume=True\)"):
+    with pytest.raises(connect.RankError, match=r"asked to stop by a signal.* step \d+ of 400; .*session.resume\(path\)"):
         run.wait(timeout_s=30)
 
 
