@@ -564,7 +564,8 @@ def test_a_run_that_its_job_has_ended_is_not_mistaken_for_a_finished_one(train):
     run = train()
     Control(run.path)[schema.ASKED] = 1  # as a rank does when it is sent a signal
     run.stop()
-    with pytest.raises(connect.RankError, match=r"asked to stop by a signal.* step \d+ of 400; .*session.resume\(path\)"):
+    text = r"asked to stop by a signal.* step \d+ of 400; .*session.resume\(path\)"
+    with pytest.raises(connect.RankError, match=text):
         run.wait(timeout_s=30)
 
 
