@@ -82,17 +82,18 @@ def test_the_demo_prints_how_far_its_runs_are_and_nothing_else(tmp_path, monkeyp
         time.sleep(0.3)
 
     monkeypatch.setattr(demo, "HERE", tmp_path)
-    monkeypatch.setattr(demo, "INTERVAL_S", 0.02)
     monkeypatch.setattr(sys, "argv", ["demo.py"])
     monkeypatch.setattr(papermill, "execute_notebook", execute_notebook)
     demo.main()
     out, err = capfd.readouterr()
     for notebook in demo.NOTEBOOKS:
-        training = rf"^{notebook}.ipynb on 4 MPI engines\n(?: +\d s  preparing.*\n)+(?: +\d s .* \d+/1000 \[.*\]\n)+\n?"
         result = rf"^{notebook}: \d\.\d\d floor units .*\n\n[A-Z ]+.*\n\n +estimate .*(\n.*)+\n"
         result += rf"  notebook  .*{notebook}.ipynb$"
-        assert re.search(training, out, re.MULTILINE) and re.search(result, out, re.MULTILINE), out
-    assert not err
+        assert f"{notebook}.ipynb on 4 MPI engines\n" in out and re.search(result, out, re.MULTILINE), out
+    # Where nobody looks, the last state of each.
+    loading, *training = err.splitlines()
+    assert re.fullmatch(r"loading Jupyter and sagips_kit: \d+ s", loading) and len(training) == len(demo.NOTEBOOKS)
+    assert all(re.fullmatch(r" +\d+ s  .* \d+/1000 \[.*\]", line) for line in training), err
 
 
 def test_the_notebook_on_accuracy_runs_as_a_batch_job(tmp_path):
