@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from sagips_kit import Problem, Settings
+from sagips_kit import Independent, Problem, RunSpec, Settings
 from sagips_kit._value import Count, value
 
 
@@ -97,3 +97,17 @@ QUICK = Settings(
     n_draws=5,
     bootstrap=False,
 )
+
+
+def long_run(store, n_steps=100_000, problem=None, **changes):
+    """A run of small networks that does not end in a test unless it is given few steps."""
+    return RunSpec(
+        problem=problem or Gaussian(n_observed=200),
+        settings=Settings(n_members=2, n_events=64, n_draws=3, n_predictive=4, rows_per_block=2),
+        exchange=Independent(),
+        store=str(store),
+        n_steps=n_steps,
+        reference=False,
+        fit=False,
+        **changes,
+    )

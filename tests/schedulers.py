@@ -22,10 +22,10 @@ import nbformat
 import pbs_machine
 import psutil
 import slurm_machine
-from gaussian import Slow
+from gaussian import Slow, long_run
 from mpi_launcher import command as mpi_command
 
-from sagips_kit import Independent, RunSpec, Settings, read_status
+from sagips_kit import read_status
 from sagips_kit.cluster import connect, profiles
 from sagips_kit.cluster.configuration import mpiexec_beside_python
 from sagips_kit.cluster.jobs import PBS, Slurm
@@ -78,18 +78,7 @@ CELLS = [
 
 def slow_run(store, overwrite=False, n_steps=N_STEPS):
     """A run of several seconds with an early checkpoint."""
-    settings = Settings(n_members=2, n_events=64, n_draws=3, n_predictive=4, rows_per_block=2)
-    return RunSpec(
-        problem=Slow(n_observed=200),
-        settings=settings,
-        exchange=Independent(),
-        store=str(store),
-        n_steps=n_steps,
-        overwrite=overwrite,
-        reference=False,
-        fit=False,
-        checkpoint_s=0.5,
-    )
+    return long_run(store, n_steps, Slow(n_observed=200), checkpoint_s=0.5, overwrite=overwrite)
 
 
 _SHORT = slow_run("short.zarr", n_steps=20)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(180)]
 BEGIN = """
 from sagips_kit import connect
-from test_slurm import long_run
+from gaussian import long_run
 
 session = connect("local", n=2)
 run = session.submit(long_run("a.zarr"))

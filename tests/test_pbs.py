@@ -9,7 +9,8 @@ from pathlib import Path
 import pbs_machine
 import psutil
 import pytest
-from test_slurm import long_run, until
+from gaussian import long_run
+from test_slurm import until
 
 from sagips_kit.cluster import connect, notebook_job, profiles
 from sagips_kit.cluster.configuration import mpiexec_beside_python

@@ -12,11 +12,11 @@ import nbformat
 import psutil
 import pytest
 import slurm_machine
-from gaussian import Gaussian, Slow
+from gaussian import Slow, long_run
 from test_notebooks import execute
 from test_resume import assert_same_bits
 
-from sagips_kit import Independent, RunSpec, Settings, analysis, open_run, read_status
+from sagips_kit import analysis, open_run, read_status
 from sagips_kit.cluster import connect, profiles
 from sagips_kit.running.checkpoints import FOLDER
 
@@ -86,20 +86,6 @@ def background(*command):
         except subprocess.TimeoutExpired:
             process.kill()
             raise
-
-
-def long_run(store, n_steps=100_000, problem=None, checkpoint_s=300.0):
-    settings = Settings(n_members=2, n_events=64, n_draws=3, n_predictive=4, rows_per_block=2)
-    return RunSpec(
-        problem=problem or Gaussian(n_observed=200),
-        settings=settings,
-        exchange=Independent(),
-        store=str(store),
-        n_steps=n_steps,
-        reference=False,
-        fit=False,
-        checkpoint_s=checkpoint_s,
-    )
 
 
 def slow_run(store):

@@ -6,7 +6,6 @@ its engines here: they may be busy, stopped, or gone.
 
 import contextlib
 import json
-import re
 import socket
 import warnings
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from .engines import Joined, end_processes, is_of_a_cluster, runs
+from .engines import Joined, connection_of, controller_of, end_processes, is_of_a_cluster, owner_of, runs
 from .jobs import JobState
 from .profiles import find
 
@@ -119,10 +118,10 @@ def _read(file: Path) -> Cluster:
     state = json.loads(file.read_text())
     profile = file.parents[1].name.removeprefix("profile_")
     cluster_id = state["cluster"]["cluster_id"]
-    connection = file.with_name(f"ipcontroller{'-' * bool(cluster_id)}{cluster_id}-client.json")
+    connection = connection_of(file.parent, cluster_id)
     joined = Joined(find(profile), state, connection)
     host = _host(connection)
-    pid = ((state.get("controller") or {}).get("state") or {}).get("pid")
+    pid = controller_of(state)
     is_there = pid is not None and not host and is_of_a_cluster(pid)
     return Cluster(
         name=cluster_id or profile,
@@ -152,10 +151,10 @@ def _host(connection: Path) -> str:
 
 
 def _origin(cluster_id: str) -> str:
-    owner = re.match(r"notebook-(\d+)-", cluster_id)
+    owner = owner_of(cluster_id)
     if owner is None:
         return "ipcluster"
-    return f"notebook, process {owner[1]}" + (", which has ended" if not runs(int(owner[1])) else "")
+    return f"notebook, process {owner}" + (", which has ended" if not runs(owner) else "")
 
 
 def is_here(location: str) -> bool:

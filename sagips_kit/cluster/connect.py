@@ -7,14 +7,13 @@ Each engine is one MPI rank; the notebook's own process never starts MPI.  `prof
 import atexit
 import contextlib
 import json
-import re
 import time
 from pathlib import Path
 from typing import Any
 
 from . import profiles
 from .clusters import is_here
-from .engines import Joined, Started, is_of_a_cluster, runs
+from .engines import Joined, Started, connection_of, controller_of, is_of_a_cluster, owner_of, runs
 from .handle import RankError, RunHandle
 from .session import Session
 
@@ -152,13 +151,12 @@ def _running(profile: profiles.Profile, n: int) -> Joined | None:
     for file in sorted(security.glob("cluster-*.json")):
         state = _state(file)
         cluster_id = state["cluster"]["cluster_id"]
-        connection = security / f"ipcontroller{'-' * bool(cluster_id)}{cluster_id}-client.json"
+        connection = connection_of(security, cluster_id)
         # Process ids are valid on their own host only, and login nodes share this folder.
         if not connection.exists() or not is_here(json.loads(connection.read_text())["location"]):
             continue
-        owner = re.match(r"notebook-(\d+)-", cluster_id)
-        controller = (state.get("controller") or {}).get("state") or {}
-        if (owner and runs(int(owner[1]))) or not is_of_a_cluster(controller.get("pid", -1)):
+        owner, controller = owner_of(cluster_id), controller_of(state)
+        if (owner and runs(owner)) or controller is None or not is_of_a_cluster(controller):
             continue
         joined = Joined(profile, state, connection)
         if joined.n and not joined.state().is_over:

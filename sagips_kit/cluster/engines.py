@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -241,7 +242,7 @@ class Joined:
     def __init__(self, profile: Profile, state: Mapping[str, Any], connection: Path):
         self.profile, self.connection = profile.name, connection
         self.cluster_id = cluster_id = str(state["cluster"]["cluster_id"])
-        self._controller: int | None = ((state.get("controller") or {}).get("state") or {}).get("pid")
+        self._controller = controller_of(state)
         self.stop_line = f"ipcluster stop --profile={profile.name}" + f" --cluster-id={cluster_id}" * bool(cluster_id)
         self.origin = f"joined; `{self.stop_line}` ends it"
         self.launcher_name: str = state["engines"]["class"].rpartition(".")[2]
@@ -327,6 +328,22 @@ def runs(pid: int) -> bool:
         return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def connection_of(folder: Path, cluster_id: str) -> Path:
+    """The file by which clients find the controller of a cluster, in the folder of its description."""
+    return folder / f"ipcontroller{'-' * bool(cluster_id)}{cluster_id}-client.json"
+
+
+def controller_of(state: Mapping[str, Any]) -> int | None:
+    """Process id of the controller, from what ipyparallel has written about a cluster; None if it knows of none."""
+    return ((state.get("controller") or {}).get("state") or {}).get("pid")
+
+
+def owner_of(cluster_id: str) -> int | None:
+    """Process id of the notebook that has started a cluster; None if `ipcluster` has."""
+    found = re.match(r"notebook-(\d+)-", cluster_id)
+    return int(found[1]) if found else None
 
 
 def is_of_a_cluster(pid: int) -> bool:

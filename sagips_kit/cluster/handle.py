@@ -338,7 +338,7 @@ class RunHandle:
         Raises
         ------
         RuntimeError
-            If the run has not been asked to stop and goes on, or if the engines are gone or busy.
+            If the run has not been asked to stop and continues, or if the engines are gone or busy.
         ValueError
             If the problem has changed since the run was started.
         """

@@ -81,7 +81,6 @@ class RankRun:
         # The events in the store, not newly made ones: the analysis reads what the ranks were trained on.
         self._events, self._start = _events(spec), None
         self._writer = RunWriter(spec.store, world.rank, replica if self._is_leader else None, check=self._check_owner)
-        self._layout = self._writer.layout
         self._control, self._signals = Control(spec.store), Signals()
         self._heartbeat = _heartbeat(spec, world)
         self._owner = world.from_rank_0(self._control.take, "rank 0 to take over the run")
@@ -124,7 +123,7 @@ class RankRun:
             exchange=spec.exchange,
             windows=resume.windows(spec),
             start=None if start is None else Start.restored(spec.problem, self._events, start),
-            earlier=self._layout.earlier,
+            earlier=self._writer.layout.earlier,
         )
         return self._resources.enter_context(trainer)
 
@@ -188,7 +187,7 @@ class RankRun:
         milestones = Milestones(
             self._control,
             self._world.rank,
-            self._layout.block_steps,
+            self._writer.layout.block_steps,
             spec.n_steps,
             spec.checkpoint_s,
             self._signals,
@@ -196,7 +195,7 @@ class RankRun:
         )
         if self._first_step == spec.n_steps:
             self._trainer.stand_by()
-        next_row = self._layout.n_rows(self._first_step)
+        next_row = self._writer.layout.n_rows(self._first_step)
         for block in self._blocks(milestones):
             writer.write_rows(next_row, _rows(block))
             next_row += len(block)
@@ -253,7 +252,7 @@ class RankRun:
                 parameters, events = predictions.snapshot(trainer)
                 writer.write_snapshot(record.step, parameters=parameters, events=events)
             is_wanted = milestones.wants_rows(record.step)
-            if is_wanted or record.step % self._layout.block_steps == 0 or record.step == trainer.n_steps:
+            if is_wanted or record.step % self._writer.layout.block_steps == 0 or record.step == trainer.n_steps:
                 yield block
                 block.clear()
 

@@ -28,7 +28,7 @@ def has_likelihood(spec: RunSpec) -> bool:
 
 def write_likelihood(spec: RunSpec, writer: RunWriter, events: NDArray) -> None:
     """Make the likelihood fit and store it, unless it is there, with the errors and warnings of `fit_likelihood`."""
-    if has_likelihood(spec) and writer.wants_likelihood():
+    if writer.wants_likelihood():
         found = fit_likelihood(spec.problem, events)
         writer.write_likelihood(mle=found.theta, deviation=found.deviation, covariance=found.covariance)
 

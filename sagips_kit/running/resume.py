@@ -18,7 +18,7 @@ from ..ranks.launcher import RESTARTS, was_restarted
 from ..ranks.world import World
 from ..store import files, group, schema
 from ..store.extend import extend_run
-from ..store.status import read_status
+from ..store.status import RunStatus, read_status
 from .checkpoints import Checkpoints, ranks_with_checkpoints
 from .coordination import Control
 from .probe import changes, probe
@@ -89,8 +89,10 @@ def reopen(spec: RunSpec, n_ranks: int) -> None:
     is_finished = False
     if not differences:  # the store of another run is left as it is
         _repair_progress(spec.store, root)
-        is_finished = read_status(spec.store).is_finished
-    is_finished = is_finished and not is_longer
+        status = read_status(spec.store)
+        is_finished = status.is_finished and not is_longer
+        if is_longer:
+            _require_end(spec, status)
     if spec.streamed and not differences and not is_finished:
         differences = _changes_of_file(control.get(schema.FILE_KEY), spec.streamed, spec.problem)
     if differences:
@@ -100,16 +102,15 @@ def reopen(spec: RunSpec, n_ranks: int) -> None:
             "another store, or replace the run with overwrite=True instead of resume=True."
         )
     if is_longer:
-        _require_end(spec, n_steps, n_ranks)
         extend_run(spec.store, spec.to_dict())
     if not is_finished:
         files.remove_partial_files(spec.store)
         Control(spec.store).reset()
 
 
-def _require_end(spec: RunSpec, n_steps: int, n_ranks: int) -> None:
-    """Raise ValueError unless the run has made its `n_steps` steps, and all ranks have a checkpoint of the last one."""
-    status = read_status(spec.store)
+def _require_end(spec: RunSpec, status: RunStatus) -> None:
+    """Raise ValueError unless the run has made all its steps, and all ranks have a checkpoint of the last one."""
+    n_steps, n_ranks = status.n_steps, len(status.steps)
     again = f"n_steps={n_steps}, as it was started"
     if not status.is_finished:
         raise ValueError(

@@ -62,21 +62,16 @@ def _extend(store: Store, spec: Mapping[str, Any]) -> None:
     facts = provenance()
     run_id = facts.pop(schema.RUN_KEY)  # a tree that is open would mix what it has read with the new draws
     facts |= {"from_step": old.n_steps, schema.VERDICT_KEY: root.attrs.get(schema.VERDICT_KEY)}
+    earlier: Any = root.attrs.get(schema.CONTINUED_KEY, [])
     kept = {name: item for name, item in root.attrs.items() if name != schema.VERDICT_KEY}
     changed = {
         schema.SPEC_KEY: json.dumps(spec),
         schema.LAYOUT_KEY: asdict(layout),
         schema.RUN_KEY: run_id,
         schema.VERSION_KEY: schema.SCHEMA_VERSION,
-        schema.CONTINUED_KEY: [*_continuations(root), facts],
+        schema.CONTINUED_KEY: [*earlier, facts],
     }
     root.attrs.put(kept | changed)
-
-
-def _continuations(root: zarr.Group) -> list[Any]:
-    """Facts of earlier continuations."""
-    noted: Any = root.attrs.get(schema.CONTINUED_KEY, [])
-    return noted
 
 
 def _replace(root: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], values: Any = None) -> None:
