@@ -33,7 +33,9 @@ from sagips_kit.running.checkpoints import FOLDER
 from sagips_kit.running.coordination import identity
 from sagips_kit.store.group import open_group
 
-ROOT, N, N_STEPS = Path(__file__).parents[1], 2, 300
+ROOT, N = Path(__file__).parents[1], 2
+# Slurm takes up to 8 s to end a job, and this must not be enough for the run to finish.
+N_STEPS = 1500
 LIMIT_S = 60.0  # from when the scheduler knows, until the user does
 _HANG_S = 150.0
 EVENTS = (
@@ -77,7 +79,7 @@ CELLS = [
 
 
 def slow_run(store, overwrite=False, n_steps=N_STEPS):
-    """A run of several seconds with an early checkpoint."""
+    """A run of some 20 seconds with an early checkpoint."""
     return long_run(store, n_steps, Slow(n_observed=200), checkpoint_s=0.5, overwrite=overwrite)
 
 
@@ -653,12 +655,12 @@ def _engines_of_a_terminal(room, event):
 
 # `sagips batch`
 
-PARAMETERS = """
+PARAMETERS = f"""
 profile = "local"
 n = 2
 store = "a.zarr"
 resume = False
-n_steps = 300
+n_steps = {N_STEPS}
 """
 # As published notebooks once were: the first attempt would be deleted by the second one.
 CELL = """
