@@ -1,6 +1,6 @@
 # Everything is installed into .venv; the machine needs only Python and make.
 PYTHON ?= python3
-# More arguments for pytest, for instance: make test ARGS="-k ring -x"
+# More arguments for pytest, for instance: make test ARGS="-k ring -x"; ARGS="-n 0" runs all tests in one process
 ARGS ?=
 
 BIN := .venv/bin
@@ -17,6 +17,8 @@ PINNED := --constraint constraints.txt
 ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo writable),writable)
 export HOME := $(CURDIR)/.venv/home
 endif
+# Tests of MPI and of schedulers run one by one in one process, and all others in the other one.
+PARALLEL = --numprocesses 2 --dist loadgroup
 # Keep profiles and logs of engines out of ~/.ipython, and use the mpiexec that belongs to the installed mpi4py.
 RUN = IPYTHONDIR="$(CURDIR)/.ipython" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
 
@@ -48,10 +50,10 @@ demo: $(DEMO)
 	@$(RUN) notebooks/demo.py
 
 test: $(ALL)
-	@$(RUN) -m pytest $(ARGS)
+	@$(RUN) -m pytest $(PARALLEL) $(ARGS)
 
 test-quick: $(ALL)
-	@$(RUN) -m pytest -m "not slow and not scheduler" $(ARGS)
+	@$(RUN) -m pytest $(PARALLEL) -m "not slow and not scheduler" $(ARGS)
 
 test-gpu: $(ALL)
 	@$(RUN) -m pytest tests/test_device.py tests/test_capture.py tests/test_exchange.py $(ARGS)

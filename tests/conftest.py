@@ -32,6 +32,17 @@ print(f"{vendor} {'.'.join(map(str, numbers))}, size {MPI.COMM_WORLD.size}", end
 """
 
 
+ONE_BY_ONE = "one_by_one"
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Tests that need several cores, or a scheduler of which a machine has one, run one after another."""
+    for item in items:
+        if item.get_closest_marker("mpi") or item.get_closest_marker("scheduler"):
+            item.add_marker(pytest.mark.xdist_group(ONE_BY_ONE))
+
+
 def pytest_report_header():
     packages = ("mpi4py", "ipyparallel", "torch", "numpy", "zarr", "xarray")
     return [f"mpi: {_mpi()}", f"versions: {', '.join(f'{name} {version(name)}' for name in packages)}"]
@@ -50,7 +61,8 @@ def _mpi():
 @pytest.fixture
 def rng(request):
     """A random generator for one test, the same in every run."""
-    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+    name = request.node.nodeid.removesuffix(f"@{ONE_BY_ONE}")  # which pytest-xdist adds
+    return np.random.default_rng(zlib.crc32(name.encode()))
 
 
 @pytest.fixture(scope="session")
