@@ -10,6 +10,8 @@ import time
 
 import numpy as np
 import pytest
+from fsspec import register_implementation
+from fsspec.implementations.memory import MemoryFileSystem
 
 from sagips_kit import verify
 from sagips_kit.report import line, progress_line
@@ -82,7 +84,7 @@ def test_work_in_a_terminal_shows_its_time(capsys):
 def beat(path, phase, started_s, phase_s, step_s=0.0, at_s=0.0, node=0, **state):
     """Write the sign of life of a node: times are seconds before now."""
     times = {"started": started_s, "phase_at": phase_s, "step_at": step_s, "at": at_s}
-    state = {"id": "a", "error": "", "n_nodes": 1, "step": 0, "first_step": 0, **state, "phase": phase}
+    state = {"id": "a", "error": "", "n_nodes": 1, "step": 0, "first_step": 0, "pause_s": 0.5, **state, "phase": phase}
     state |= {name: time.time() - ago_s for name, ago_s in times.items()}
     (path / "control" / schema.ASKED / f"alive-{node}.json").write_text(json.dumps(state))
 
@@ -122,6 +124,34 @@ def test_the_slowest_and_the_most_silent_node_count(tmp_path):
     beat(path, heartbeat.FAILED, 40, 30, at_s=9, node=3)  # of an earlier attempt on more nodes
     pulse = heartbeat.read_pulse(path)
     assert (pulse.phase, pulse.step) == (heartbeat.TRAINING, 25) and pulse.age_s == pytest.approx(9, abs=0.5)
+
+
+def test_a_node_is_late_only_after_the_time_at_which_its_next_sign_of_life_is_due(tmp_path):
+    """Many nodes, slow file systems and URLs have fewer of them."""
+    path = train(tmp_path / "a.zarr", (0, 0))
+    many = heartbeat.Heartbeat(path, n_nodes=200)
+    many._write()
+    beat(path, heartbeat.TRAINING, 40, 30, at_s=11, step=25, node=1, pause_s=heartbeat.read_pulse(path).pause_s)
+    pulse = heartbeat.read_pulse(path)
+    assert pulse.age_s > 10 and not pulse.is_late and pulse.elapsed_s == pytest.approx(0, abs=1)
+    beat(path, heartbeat.TRAINING, 40, 30, at_s=5, step=25, node=8)
+    assert heartbeat.read_pulse(path).is_late and heartbeat.read_pulse(path).age_s == pytest.approx(5, abs=1)
+
+
+class Unreliable(MemoryFileSystem):
+    """Files behind a URL whose client reports errors of its own."""
+
+    protocol = "unreliable"
+
+    def pipe_file(self, path, value, **options):
+        raise RuntimeError("no connection")
+
+
+def test_a_sign_of_life_that_cannot_be_written_ends_no_run():
+    register_implementation("unreliable", Unreliable, clobber=True)
+    with heartbeat.Heartbeat("unreliable://a.zarr") as beats:
+        beats.enter(heartbeat.TRAINING)
+    assert heartbeat.read_pulse("unreliable://a.zarr") is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"id": 3}', "\xff", '{"phase": "training", "at": NaN}'])

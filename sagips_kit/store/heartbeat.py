@@ -35,8 +35,8 @@ _PER_SECOND = 20  # files written by all nodes together
 _SHORTEST_S, _SHORTEST_REMOTE_S = 0.5, 5.0  # between two files of a node; behind URLs, each may cost money
 _MOST_OF_CPU = 0.002  # spent on files
 _PAUSES = 4  # of a slow file system between two files, in times that it needed for the last one
-_LATE_S = 3.0  # age of a file that is worth a word
-_SILENT_S = 60.0  # age that the cache of a network file system does not explain
+# How late the next file of a node may be before it is worth a word, and how late no cache of a file system makes it
+_LATE_S, _SILENT_S = 3.0, 60.0
 _MOST_READ, _MOST_NOTES = 32, 10
 
 
@@ -47,7 +47,7 @@ class Pulse:
     Parameters
     ----------
     phase : str
-        What the node that is least far does: one of the phases of this module.
+        What the node does that is furthest behind: one of the phases of this module.
     step : int
         Steps that this node has made.
     rate : float
@@ -57,7 +57,9 @@ class Pulse:
     in_phase_s : float
         The part of it that the phase has taken, in seconds.
     age_s : float
-        Time since the last sign of life of the node that was silent longest, in seconds.
+        Time since the last sign of life of the node that is most overdue, in seconds.
+    pause_s : float
+        Time between two signs of life of that node, in seconds.
     step_age_s : float
         Time since the last step, in seconds.
     error : str
@@ -72,6 +74,7 @@ class Pulse:
     elapsed_s: float = 0.0
     in_phase_s: float = 0.0
     age_s: float = 0.0
+    pause_s: float = 0.0
     step_age_s: float = 0.0
     error: str = ""
     notes: tuple[str, ...] = ()
@@ -84,12 +87,12 @@ class Pulse:
     @property
     def is_late(self) -> bool:
         """Whether the last sign of life is older than it should be, so that nothing may be extrapolated from it."""
-        return not self.has_ended and self.age_s > _LATE_S
+        return not self.has_ended and self.age_s > self.pause_s + _LATE_S
 
     @property
     def is_silent(self) -> bool:
         """Whether it is so old that the run was probably killed."""
-        return not self.has_ended and self.age_s > _SILENT_S
+        return not self.has_ended and self.age_s > self.pause_s + _SILENT_S
 
 
 class Heartbeat:
@@ -113,7 +116,7 @@ class Heartbeat:
         self._step: Callable[[], int] | None = None
         self._state: dict[str, Any] = {"id": self._id, "n_nodes": n_nodes, "step": 0, "first_step": 0, "error": ""}
         self._state["notes"] = []
-        self._state |= {"started": time.time(), "every_s": self._every_s}
+        self._state |= {"started": time.time(), "pause_s": self._every_s}
         self._lock, self._is_over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._beat, name="sagips_kit heartbeat", daemon=True)
         self.enter(NETWORKS)
@@ -165,6 +168,7 @@ class Heartbeat:
                 return
             took_s, used_s = time.monotonic() - began, time.thread_time() - used_s
             pause_s = max(self._every_s, _PAUSES * took_s, used_s / _MOST_OF_CPU)
+            self._state["pause_s"] = pause_s  # readers of the next file know when to expect another one
 
     def _write(self) -> bool:
         """Replace the file of this node; False if it belongs to a process that has taken over the run."""
@@ -173,8 +177,8 @@ class Heartbeat:
             state = self._state | {"at": time.time()}
         if self._files is None:
             return False
-        # A file system that refuses now may accept the next one; the run does not depend on it.
-        with contextlib.suppress(OSError, ValueError):
+        # What refuses now may accept the next one.  No error, which behind URLs may be of any type, must end the run.
+        with contextlib.suppress(Exception):
             found = _read(self._files, self._name)
             if found is not None and found["id"] != self._id and found["started"] > state["started"]:
                 return False
@@ -205,28 +209,31 @@ def read_pulse(path: Location) -> Pulse | None:
     others = range(1, n_nodes, math.ceil(n_nodes / _MOST_READ))
     found = [first, *filter(None, (_read(files, _name(node)) for node in others))]
     failed = [state for state in found if state["phase"] == FAILED]
-    least = (failed or sorted(found, key=_advance))[0]
+    last = failed[0] if failed else min(found, key=_advance)
     # Clocks of several machines may differ a little.
     now = time.time()
-    ages = [max(0.0, now - state["at"]) for state in found if state["phase"] not in (ENDED, FAILED)]
-    age_s = max(ages, default=0.0)
-    until = min(now, least["at"] + _LATE_S) if least["phase"] not in (ENDED, FAILED) else least["at"]
-    n_steps, took_s = least["step"] - least["first_step"], least["step_at"] - least["phase_at"]
+    ages = [(max(0.0, now - state["at"]), state["pause_s"]) for state in found if state["phase"] not in (ENDED, FAILED)]
+    age_s, pause_s = max(ages, key=lambda each: each[0] - each[1], default=(0.0, 0.0))
+    until = last["at"]
+    if last["phase"] not in (ENDED, FAILED):
+        until = min(now, until + last["pause_s"] + _LATE_S)
+    n_steps, took_s = last["step"] - last["first_step"], last["step_at"] - last["phase_at"]
     return Pulse(
-        phase=least["phase"],
-        step=least["step"],
+        phase=last["phase"],
+        step=last["step"],
         rate=n_steps / took_s if n_steps > 1 and took_s > 0 else math.nan,
-        elapsed_s=max(0.0, until - least["started"]),
-        in_phase_s=max(0.0, until - least["phase_at"]),
+        elapsed_s=max(0.0, until - last["started"]),
+        in_phase_s=max(0.0, until - last["phase_at"]),
         age_s=age_s,
-        step_age_s=max(0.0, until - least["step_at"]),
-        error=least["error"],
+        pause_s=pause_s,
+        step_age_s=max(0.0, until - last["step_at"]),
+        error=last["error"],
         notes=first["notes"],
     )
 
 
 def _advance(state: dict[str, Any]) -> tuple[bool, int, float]:
-    """How far a node is: those that have ended are farthest, then by steps."""
+    """How far a node is, for sorting: by its steps, those that have ended last."""
     return state["phase"] == ENDED, state["step"], -state["phase_at"]
 
 
@@ -235,7 +242,7 @@ def _name(node: int) -> str:
 
 
 _TYPES = {"id": str, "phase": str, "error": str, "n_nodes": int, "step": int, "first_step": int}
-_TIMES = ("at", "started", "phase_at", "step_at")
+_TIMES = ("at", "started", "phase_at", "step_at", "pause_s")
 
 
 def _read(files: Files, name: str) -> dict[str, Any] | None:
