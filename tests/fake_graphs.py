@@ -1,6 +1,7 @@
 """Records the work of a function on the CPU and repeats it, as CUDA graphs do on a GPU."""
 
 import contextlib
+import weakref
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -53,7 +54,7 @@ class _Tape(TorchDispatchMode):
 
 
 class FakeGraphs:
-    """A recorder on the CPU.
+    """A recorder on the CPU, which like PyTorch refuses to reuse the memory of recordings that are all gone.
 
     Attributes
     ----------
@@ -63,19 +64,27 @@ class FakeGraphs:
 
     def __init__(self):
         self.n_recorded = self.n_repeated = 0
+        self._tapes = None
 
     def stream(self):
         return contextlib.nullcontext()
 
     def record(self, part):
         tape = _Tape()
+        if self._tapes is not None and not len(self._tapes):
+            raise RuntimeError("the memory of recordings that are gone")
         with tape:
             result = part()
         tape.restore()
         self.n_recorded += 1
+        self._tapes = weakref.WeakSet() if self._tapes is None else self._tapes
+        self._tapes.add(tape)
 
         def repeat():
             self.n_repeated += 1
             tape.replay()
 
         return repeat, tree_map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf, result)
+
+    def forget(self):
+        self._tapes = None

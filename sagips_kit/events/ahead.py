@@ -1,4 +1,4 @@
-"""Numbers of the next steps, made together: the many small operations behind them then cost little in each step."""
+"""Numbers of the next steps, made for many steps at once, so that the many small operations behind them cost little."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ _MOST_NUMBERS, _MOST_STEPS = 2**20, 64  # that are made together
 
 
 class Ahead:
-    """What steps need that follows from their numbers, in memory that stays the same.
+    """Tensors that each step needs and that follow from its number alone, in memory that stays the same.
 
     Parameters
     ----------

@@ -38,11 +38,11 @@ class RandomBits:
         self._origin, self._turn = each.to(device), _signed(n * _GOLDEN)
 
     def __call__(self, turn: Tensor) -> Tensor:
-        """The bits of a turn as integers of both signs, (member, number).
+        """The bits of a turn as integers of both signs, (member, number); of many turns, (turn, member, number).
 
         Parameters
         ----------
-        turn : Tensor () or (member, 1) of int
+        turn : Tensor () or (member, 1), or (turn, 1, 1) or (turn, member, 1), of int
             Which turn, from 0 on, of all members or of each.
         """
         z = self._origin + turn * self._turn
@@ -69,7 +69,7 @@ def uniform(words: Tensor) -> Tensor:
 
 
 def normal(words: Tensor) -> Tensor:
-    """Standard normal numbers, up to 5.2 deviations from 0, in single precision."""
+    """Standard normal numbers, up to 5.3 deviations from 0, in single precision."""
     half = 2 ** (N_BITS - 1)
     return (words.float() - (half - 0.5)).mul_(1 / half).erfinv_().mul_(math.sqrt(2))
 

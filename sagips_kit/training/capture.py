@@ -34,6 +34,10 @@ class Recorder(Protocol):
         """A function that repeats the work of a part, which is not done yet, and what the part returns."""
         ...
 
+    def forget(self) -> None:
+        """Take note that what has been recorded so far is repeated no more."""
+        ...
+
 
 class CudaGraphs:
     """Records with CUDA graphs, which share their memory because they are repeated in the order of recording.
@@ -61,6 +65,9 @@ class CudaGraphs:
             result = part()
         self._pool = graph.pool()
         return graph.replay, result
+
+    def forget(self) -> None:
+        self._pool = None  # PyTorch refuses the memory of graphs that are all gone
 
 
 class Repeated:
@@ -121,6 +128,8 @@ class Repeated:
         """Record anew, as after the memory of a part has moved."""
         self._recorded.clear()
         self._n_calls.clear()
+        if self._recorder is not None:
+            self._recorder.forget()
 
 
 class Dials:
