@@ -338,6 +338,8 @@ def test_a_resample_without_a_rare_category_gets_all_of_its_events():
         (np.arange(1000.0), True),
         (1e5 + np.arange(1000.0) / 1000, False),
         (1.7e9 + np.arange(1000.0) / 10, False),
+        ((1.7e9 + np.arange(1000.0)).astype(np.float32), False),
+        (1e5 + np.arange(1000.0) * 1e3, True),
         (1e-50 * np.arange(1000.0), False),
         (np.r_[1e-50, np.arange(999.0)], True),
         (np.full(1000, 0.1), True),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._circular import intervals
 from .._text import allowed
+from ..events.entries import is_blurred
 from ..events.resampling import check_events
 from ..problems.base import Problem, misspelt
 from ..problems.measurement import Measurement
@@ -21,7 +22,7 @@ from .report import Remark, fix, note, place
 
 _N = 5  # events; unlikely to equal a number of observables
 _ROUNDING = 1e-6  # of numbers in single precision, relative to a period
-_COARSE, _COARSE_EVENTS = 1e-5, 1e-3  # distances of neighbouring numbers, relative to a range and to a spread of events
+_COARSE = 1e-5  # distance of neighbouring numbers in single precision, relative to a range
 _WITHOUT = (
     "Training needs this derivative. Write the formulas with torch, without .numpy(), .item(), float() and .detach(). "
     "If your simulator is an external program, fill histograms with it for many parameters, and let a Pipeline draw "
@@ -232,10 +233,11 @@ def precision(case: Case) -> Iterator[Remark]:
     for name, low, high in zip(problem.parameters, problem.lower, problem.upper, strict=True):
         if (coarse := _spacing(low, high)) > _COARSE * (high - low):
             yield _too_coarse(name, f"its range, from {low:.12g} to {high:.12g}", coarse, low)
-    for name, values in zip(problem.observables, case.events.double().T, strict=True):
-        low, middle, high = values.quantile(values.new_tensor([0.16, 0.5, 0.84])).tolist()
-        if high > low and (coarse := _spacing(low, high)) > _COARSE_EVENTS * (high - low):
-            yield _too_coarse(name, f"events, of which most are from {low:.12g} to {high:.12g}", coarse, middle)
+    for name, values in zip(problem.observables, case.events.double().T.numpy(), strict=True):
+        if is_blurred(values):
+            low, middle, high = np.quantile(values, (0.16, 0.5, 0.84))
+            what = f"events, of which most are from {low:.12g} to {high:.12g}"
+            yield _too_coarse(name, what, _spacing(low, high), middle)
 
 
 def _spacing(low: float, high: float) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 _SHORT = 60  # characters of an entry in a message
 _EXACT = 2.0**53  # integers beyond are not all numbers of double precision
-_LOST = 1e-3  # the largest harmless change of numbers by single precision, in units of their spread
+_LOST = 1e-3  # the largest harmless rounding by single precision, root mean square in units of the spread
 _NUMBER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf(inity)?)\s*", re.ASCII | re.IGNORECASE)
 _INTEGER = re.compile(r"\s*[+-]?\d+\s*", re.ASCII)
 
@@ -106,12 +106,13 @@ def is_beyond(numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def is_blurred(numbers: NDArray[np.float64]) -> bool:
-    """Whether single precision changes finite numbers (event,), far from 0 or tiny, notably within their spread."""
+    """Whether single precision rounds finite numbers (event,), far from 0 or tiny, notably within their spread."""
     with np.errstate(over="ignore", under="ignore"):
-        change = np.abs(numbers - numbers.astype(np.float32).astype(np.float64))
+        # Numbers that were rounded before do not change any more, so what counts is the distance of their neighbours.
+        rounding = np.spacing(np.abs(numbers).astype(np.float32)).astype(np.float64) / math.sqrt(12)
     low, high = np.quantile(numbers, (0.05, 0.95))
     spread = float(high - low) or float(np.ptp(numbers))
-    return bool(np.sqrt(np.mean(change**2)) > _LOST * spread > 0)
+    return bool(np.sqrt(np.mean(rounding**2)) > _LOST * spread > 0)
 
 
 def _unmasked(data: NDArray[Any]) -> NDArray[Any]:

@@ -51,7 +51,7 @@ def antineutrinos() -> tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]
         For each reactor, antineutrinos of spent fuel in its pool in units of running ones of the same energy at a rate
         of 1 per second.
     """
-    energy, electron = _energies()
+    energy, _ = _energies()
     fractions = _read("parameters/reactor_fission_fractions.yaml")["fission_fractions"]
     spectra = _isotopes(energy)
     plain = sum(fractions[isotope] * spectrum for isotope, (spectrum, _) in spectra.items())
@@ -59,7 +59,13 @@ def antineutrinos() -> tuple[NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]
     corrections = _read("snf_correction.hdf5")
     nominal, per_fission = _nominal_rate(fractions)
     spent = {name: nominal * _interpolated(table, energy) * plain / running for name, table in corrections.items()}
-    return energy, running / per_fission * _cross_section(energy) * np.gradient(energy, electron) * BIN / 2, spent
+    return energy, _interactions(running / per_fission) * BIN / 2, spent
+
+
+def _interactions(spectrum: NDArray[Any] | float) -> NDArray[Any]:
+    """Interactions with one proton per MeV of the positron, of so many antineutrinos per cm^2 and MeV, (energy,)."""
+    energy, electron = _energies()
+    return spectrum * _cross_section(energy) * np.gradient(energy, electron)
 
 
 def _energies() -> tuple[NDArray[Any], NDArray[Any]]:
@@ -241,8 +247,8 @@ def reactor_errors(periods: tuple[str, ...]) -> NDArray[Any]:
 
 def _variance_of_a_reactor() -> float:
     """Relative variance of the events from a reactor, without its spent fuel."""
-    energy, electron = _energies()
-    seen = _cross_section(energy) * np.gradient(energy, electron) * response().sum(-1)
+    energy, _ = _energies()
+    seen = _interactions(1.0) * response().sum(-1)
     fractions = _read("parameters/reactor_fission_fractions.yaml")["fission_fractions"]
     energies = _read("parameters/reactor_energy_per_fission.yaml")["energy_per_fission"]
     spectra = _isotopes(energy)
