@@ -425,6 +425,9 @@ def test_arguments_that_are_not_options_are_refused(capsys):
         ("CLUSTER: big\nRUNNING|None\n", "running", "RUNNING"),
         ("CANCELLED|None\n", "ended", "CANCELLED"),
         ("TIMEOUT|TimeLimit\n", "ended", "TIMEOUT, TimeLimit"),
+        ("POWER_UP_NODE|None\n", "queued", "POWER_UP_NODE"),
+        ("A_NEW_STATE|None\n", "unknown", "A_NEW_STATE"),
+        ("CLUSTER: big\n", "ended", "ended, and forgotten by the scheduler"),
     ],
 )
 def test_output_of_slurm_is_read(text, phase, words):

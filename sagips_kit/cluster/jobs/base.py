@@ -17,7 +17,7 @@ from typing import ClassVar
 from ..._text import has_control
 from ..._value import value
 from .placement import Line, Number, Placement, Text
-from .states import JobState, run_command
+from .states import FORGOTTEN, JobState, run_command
 
 _PASSED = ("IPYTHONDIR", "PYTHONPATH")
 _LEAST_S = 60  # of a walltime
@@ -254,7 +254,7 @@ class Job(Placement):
                 break
         # Schedulers forget a job soon after its end; any other refusal says nothing about the job.
         if re.search(self._gone, words) or not (words or done.returncode):
-            return JobState("ended", "ended, and forgotten by the scheduler")
+            return FORGOTTEN
         return JobState("unknown", words or f"{command[0]} returned exit status {done.returncode}")
 
     def about(self, job_id: str, command: Sequence[str]) -> list[str]:

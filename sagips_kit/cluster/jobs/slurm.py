@@ -8,7 +8,20 @@ from typing import ClassVar
 from ..._value import value
 from .base import Job
 from .placement import Number, Text
-from .states import JobState
+from .states import FORGOTTEN, JobState, Phase
+
+_QUEUED = "PENDING CONFIGURING EXPEDITING POWER_UP_NODE REQUEUED REQUEUE_FED REQUEUE_HOLD RESV_DEL_HOLD SPECIAL_EXIT"
+_RUNNING = "RUNNING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING UPDATE_DB"
+_ENDED = (
+    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED LAUNCH_FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED RECONFIG_FAIL "
+    "REVOKED TIMEOUT"
+)
+_PHASES: dict[str, Phase] = {
+    **dict.fromkeys(_QUEUED.split(), "queued"),
+    **dict.fromkeys(_RUNNING.split(), "running"),
+    "COMPLETING": "ending",
+    **dict.fromkeys(_ENDED.split(), "ended"),
+}
 
 
 @value
@@ -194,12 +207,11 @@ class Slurm(Job):
         Returns
         -------
         JobState
-            `.phase` ("queued", "running", "ending" or "ended") and `.words`, Slurm's own description.
+            `.phase` ("queued", "running", "ending", "ended" or "unknown") and `.words`, Slurm's own description.
         """
-        state, _, reason = text.strip().splitlines()[-1].partition("|")  # the name of a cluster may come before it
-        queued = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
-        running = ("RUNNING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
-        phase = "queued" if state in queued else "running" if state in running else "ended"
-        if state == "COMPLETING":
-            phase = "ending"
-        return JobState(phase, f"{state}, {reason}" if reason not in ("", "None") else state)
+        lines = [line for line in text.strip().splitlines() if not line.startswith("CLUSTER:")]
+        if not lines:  # the cluster has no such job
+            return FORGOTTEN
+        state, _, reason = lines[-1].partition("|")
+        words = f"{state}, {reason}" if reason not in ("", "None") else state
+        return JobState(_PHASES.get(state.strip(), "unknown"), words)

@@ -43,6 +43,9 @@ class JobState:
         return self.phase in ("ending", "ended")
 
 
+FORGOTTEN = JobState("ended", "ended, and forgotten by the scheduler")
+
+
 class JobWatch:
     """A job whose state is read often but queried rarely, because a scheduler serves many users.
 
