@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -21,6 +22,9 @@ import pytest
 
 from sagips_kit import Proxy, RunSpec, Settings
 from sagips_kit.cluster import connect, handle, profiles, remote
+from sagips_kit.cluster import engines as engines_module
+from sagips_kit.cluster.jobs import JobState
+from sagips_kit.report.progress_line import Follower
 from sagips_kit.running.coordination import Control, Milestones
 from sagips_kit.running.probe import probe
 from sagips_kit.running.signals import Signals
@@ -236,6 +240,26 @@ def test_engines_of_a_job_that_ends_are_not_joined(ipython_dir, tmp_path, monkey
             session._start(print)
 
 
+def test_files_that_describe_no_engines_are_skipped_at_once(ipython_dir, program):
+    """A description is cut off where the disk was full, and one without engines is that of a start that failed."""
+    security = profiles.install_profile("local") / "security"
+    security.mkdir()
+    state = {"cluster": {"cluster_id": "b"}, "controller": {"state": {"pid": None}}, "engines": {"sets": {}}}
+    (security / "cluster-a.json").write_text(json.dumps(state)[:20])
+    (security / "cluster-b.json").write_text(json.dumps(state))
+    (security / "ipcontroller-b-client.json").write_text(json.dumps({"location": "127.0.0.1"}))
+    began = time.monotonic()
+    with pytest.warns(UserWarning, match=r"cluster-a.json does not describe engines of this kit \(JSONDecodeError"):
+        assert connect._running(profiles.find("local"), N) is None
+    assert time.monotonic() - began < connect._ENGINES_S
+
+
+def test_a_process_of_another_user_is_no_engine(program, monkeypatch):
+    assert engines_module.is_of_a_cluster(program) and not engines_module.is_of_a_cluster(-1)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert not engines_module.is_of_a_cluster(program)
+
+
 # Failures at the start
 
 
@@ -305,7 +329,7 @@ def test_engines_use_one_thread_each(start):
 
 def test_connect_again_returns_the_open_session(engines):
     assert connect.connect("local", N) is engines
-    with pytest.raises(ValueError, match=r"has 2 engines, but n=3 were requested. .*connect\(n=2\)"):
+    with pytest.raises(ValueError, match=r"has 2 engines, but n=3 were requested. .*connect\('local', n=2\)"):
         connect.connect("local", 3)
 
 
@@ -398,15 +422,27 @@ def test_other_code_is_explained_by_the_modules_and_packages_that_a_problem_uses
 
 def test_only_modules_of_the_user_are_imported_again(tmp_path, monkeypatch):
     """Packages that pip has installed into any folder, and compiled ones, cannot be imported twice."""
-    for folder in ("own", "libs/pack", "libs/pack-1.0.dist-info", "built"):
+    # A folder whose name begins like that of the kit is not the kit.
+    monkeypatch.setattr(remote, "_KIT", f"{tmp_path}/kit{os.sep}")
+    for folder in ("own", "libs/pack", "libs/pack-1.0.dist-info", "built", "kit", "kit_of_mine"):
         (tmp_path / folder).mkdir(parents=True)
-    for file in ("own/mine.py", "libs/pack/__init__.py", "libs/pack/part.py", "built/fast.py"):
+    for file in (
+        "own/mine.py",
+        "libs/pack/__init__.py",
+        "libs/pack/part.py",
+        "built/fast.py",
+        "kit/part2.py",
+        "kit_of_mine/also_mine.py",
+    ):
         (tmp_path / file).write_text("")
         name = file.partition("/")[2].removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(__file__=str(tmp_path / file)))
     compiled = types.SimpleNamespace(__file__=str(tmp_path / "built/fast.so"))
     monkeypatch.setitem(sys.modules, "fast.core", compiled)
-    assert {*remote._own_modules()} & {"mine", "pack", "pack.part", "fast"} == {"mine"}
+    assert {*remote._own_modules()} & {"mine", "pack", "pack.part", "fast", "part2", "also_mine"} == {
+        "mine",
+        "also_mine",
+    }
 
 
 def test_the_versions_of_engines_are_those_that_they_use(monkeypatch):
@@ -426,6 +462,15 @@ def test_busy_engines_are_refused_before_the_store_is_made(engines, start):
         time.sleep(0.5)
         engines._results.clear()  # as after joining engines: only the controller knows about the run
     run.wait(timeout_s=30)
+
+
+def test_engines_that_differ_are_refused_again_and_again(engines, monkeypatch):
+    """Those that were joined in the middle of a run are checked when it has ended."""
+    monkeypatch.setattr(engines, "_facts", [])
+    monkeypatch.setattr("torch.__version__", "1.0")
+    for use in (engines.submit, engines.submit, engines.tune):
+        with pytest.raises(RuntimeError, match="not the MPI world that was requested.\ntorch: 1.0 in the notebook"):
+            use(None)
 
 
 def test_engines_with_other_code_are_named():
@@ -580,6 +625,73 @@ def test_a_run_without_a_single_block_says_how_to_get_one(tmp_path):
     assert run._advice(run.status()).startswith("Type session.close()")
 
 
+class Elsewhere:
+    """Engines, and the calls of their ranks, until a time on the monotonic clock."""
+
+    metadata = {"completed": None}
+
+    def __init__(self, end):
+        self._end = end
+
+    def ready(self):
+        return time.monotonic() > self._end
+
+    def successful(self):
+        return True
+
+    def state(self):
+        return JobState("ended" if self.ready() else "running", "mpiexec")
+
+    def output(self):
+        return ""
+
+
+def test_a_run_that_rank_0_has_yet_to_create_is_waited_for(tmp_path, monkeypatch):
+    """The run that it replaces, which is still there, is left alone."""
+    monkeypatch.setattr(handle, "_AGREE_S", 0.3)
+    path = tmp_path / "run.zarr"
+    create.create_run(path, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)))
+    there = Elsewhere(time.monotonic() + 120)
+    run = connect.RunHandle(path, [there] * N, [], there, follower=Follower(path, is_new=True))
+    with pytest.raises(TimeoutError, match="Rank 0 is checking the problem.* Call .wait"):
+        run.wait(timeout_s=0.2)
+    for ask in (run.stop, run.open, run.dashboard):
+        with pytest.raises(FileNotFoundError, match=r"no run at `.*` yet: rank 0 is checking.*session.close\(\)"):
+            ask()
+    assert not Control(path)[schema.ASKED]
+    assert "Rank 0 had not created it yet" in str(run._lost())
+
+    def replace():
+        create.create_run(path, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)), overwrite=True)
+        for rank in range(N):
+            with RunWriter(path, rank) as writer:
+                writer.write_rows(0, {schema.ELAPSED: [0.1] * 10})
+                writer.set_progress(10)
+
+    timer = threading.Timer(0.5, replace)
+    timer.start()
+    run.watch(until=10)
+    timer.join()
+    run.stop()
+    assert Control(path)[schema.ASKED] == schema.BY_USER
+
+
+def test_a_run_that_was_continued_keeps_its_new_length(tmp_path):
+    path, seen = tmp_path / "run.zarr", []
+    create.create_run(path, Line(), LAYOUT, spec={}, events=np.zeros((3, 1)))
+
+    def again(name):
+        def submit(n_steps):
+            seen.append((name, n_steps))
+            return connect.RunHandle(path, [], [], None, again("longer"))
+
+        return submit
+
+    run = connect.RunHandle(path, [], [], None, again("first"))
+    run.resume(800).resume()
+    assert seen == [("first", 800), ("longer", None)]
+
+
 def test_watch_ends_with_a_full_bar(train, capsys):
     run = train()
     run.watch(interval_s=0.1)
@@ -645,7 +757,7 @@ def test_dead_engines_are_reported_and_close_leaves_no_process(ipython_dir, tmp_
     assert _engines_of(os.getpid()) == before
 
 
-def test_close_ends_engines_that_are_inside_mpi(ipython_dir, tmp_path):
+def test_close_ends_engines_that_are_inside_mpi_unless_their_run_is_kept(ipython_dir, tmp_path):
     def block(rank, path):
         from mpi4py import MPI
 
@@ -654,11 +766,15 @@ def test_close_ends_engines_that_are_inside_mpi(ipython_dir, tmp_path):
         MPI.COMM_WORLD.Barrier()
 
     before = _engines_of(os.getpid())
-    with connect.connect("local", N) as mine:
-        pids = [fact["pid"] for fact in mine._facts]
-        _handle(mine, _ranked(block), tmp_path)
-        time.sleep(1)
-        began = time.monotonic()
+    mine = connect.connect("local", N)
+    pids = [fact["pid"] for fact in mine._facts]
+    _handle(mine, _ranked(block), tmp_path)
+    time.sleep(1)
+    mine.close(keep_run=True)
+    mine.close()  # as at the end of the process
+    assert all(map(_runs, pids))
+    began = time.monotonic()
+    connect.Session(mine._engines, N).close()
     assert time.monotonic() - began < 15
     assert _engines_of(os.getpid()) == before
     assert not any(map(_runs, pids))

@@ -1,5 +1,6 @@
 """What the checks have found, as a value that prints as a table."""
 
+import os
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from .case import Case
 
 _WIDTH = 100
-_KIT = str(Path(__file__).parents[1])
+_KIT = f"{Path(__file__).parents[1]}{os.sep}"
 
 Verdict = Literal["ok", "note", "FIX", "skipped"]
 OK: Verdict = "ok"

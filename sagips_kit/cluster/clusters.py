@@ -97,8 +97,13 @@ def clusters() -> list[Cluster]:
         try:
             found.append(_read(file))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            warnings.warn(f"{file} cannot be read: {type(error).__name__}: {error}", stacklevel=2)
+            warnings.warn(unreadable(file, error), stacklevel=2)
     return found
+
+
+def unreadable(file: Path, error: Exception) -> str:
+    """What is said of a file that should describe a cluster, and does not."""
+    return f"{file} does not describe engines of this kit ({type(error).__name__}: {error}), and is skipped."
 
 
 def named(name: str) -> Cluster:

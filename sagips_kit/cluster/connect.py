@@ -8,11 +8,12 @@ import atexit
 import contextlib
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 from . import profiles
-from .clusters import is_here
+from .clusters import is_here, unreadable
 from .engines import Joined, Started, connection_of, controller_of, is_of_a_cluster, owner_of, runs
 from .handle import RankError, RunHandle
 from .session import Session
@@ -20,6 +21,7 @@ from .session import Session
 __all__ = ["RankError", "RunHandle", "Session", "connect"]
 
 _LAST_PATIENCE_S = 1  # Jupyter and papermill kill a kernel that takes longer than 2.5 s to end
+_ENGINES_S = 5.0  # for a controller that has just been started to be given its engines
 _sessions: dict[Path, Session] = {}
 
 
@@ -97,7 +99,7 @@ def connect(
     session = _sessions.get(found.folder)
     if session is not None:
         if session.is_open and not fresh:
-            _check_number(n, session.n, "This notebook already has", "Type session.close()")
+            _check_number(profile, n, session.n, "This notebook already has", "Type session.close()")
             return session
         session.close()
     session = Session((None if fresh else _running(found, n)) or Started(found, n), n)
@@ -110,8 +112,9 @@ def connect(
 
 def _leave() -> None:
     """Close all sessions with this process; but a run continues if the kernel is being restarted."""
-    for session in _sessions.values():
-        session.close(_is_restarting(), _LAST_PATIENCE_S)
+    with contextlib.ExitStack() as stack:  # which closes the others, too, if one cannot be closed
+        for session in _sessions.values():
+            stack.callback(session.close, _is_restarting(), _LAST_PATIENCE_S)
 
 
 def _is_restarting() -> bool:
@@ -137,37 +140,44 @@ def _found(name: str) -> profiles.Profile:
     return profiles.find(name)
 
 
-def _check_number(n: int, running: int, whose: str, remedy: str) -> None:
+def _check_number(profile: str, n: int, running: int, whose: str, remedy: str) -> None:
     if n != running:
         raise ValueError(
             f"{whose} {running} engines, but n={n} were requested. An MPI world cannot grow or shrink: type "
-            f"connect(n={running}) to use all of them. {remedy} to start others."
+            f"connect({profile!r}, n={running}) to use all of them. {remedy} to start others."
         )
 
 
 def _running(profile: profiles.Profile, n: int) -> Joined | None:
     """Running engines of this profile that do not belong to another notebook, or None."""
-    security = profile.folder / "security"
-    for file in sorted(security.glob("cluster-*.json")):
-        state = _state(file)
-        cluster_id = state["cluster"]["cluster_id"]
-        connection = connection_of(security, cluster_id)
-        # Process ids are valid on their own host only, and login nodes share this folder.
-        if not connection.exists() or not is_here(json.loads(connection.read_text())["location"]):
+    for file in sorted((profile.folder / "security").glob("cluster-*.json")):
+        try:
+            joined = _joined(profile, file)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            warnings.warn(unreadable(file, error), stacklevel=3)
             continue
-        owner, controller = owner_of(cluster_id), controller_of(state)
-        if (owner and runs(owner)) or controller is None or not is_of_a_cluster(controller):
-            continue
-        joined = Joined(profile, state, connection)
-        if joined.n and not joined.state().is_over:
-            _check_number(n, joined.n, f"The cluster {profile.name!r} has", f"Type `{joined.stop_line}` in a terminal")
+        if joined is not None and joined.n and not joined.state().is_over:
+            remedy = f"Type connect(..., fresh=True), or `{joined.stop_line}` in a terminal,"
+            _check_number(profile.name, n, joined.n, f"The cluster {profile.name!r} has", remedy)
             return joined
     return None
 
 
-def _state(file: Path) -> dict[str, Any]:
-    """What ipyparallel has written about a cluster, once it has started the engines: a second after the controller."""
-    deadline = time.monotonic() + 5
-    while not (state := json.loads(file.read_text()))["engines"]["sets"] and time.monotonic() < deadline:
+def _joined(profile: profiles.Profile, file: Path) -> Joined | None:
+    """The engines that a file of ipyparallel describes, if they can be joined."""
+    state = json.loads(file.read_text())
+    cluster_id = state["cluster"]["cluster_id"]
+    connection = connection_of(file.parent, cluster_id)
+    # Process ids are valid on their own host only, and login nodes share this folder.
+    if not connection.exists() or not is_here(json.loads(connection.read_text())["location"]):
+        return None
+    owner, controller = owner_of(cluster_id), controller_of(state)
+    if (owner and runs(owner)) or controller is None or not is_of_a_cluster(controller):
+        return None
+    # ipyparallel adds the engines a second after the controller.
+    deadline = time.monotonic() + _ENGINES_S
+    while not state["engines"]["sets"] and time.monotonic() < deadline:
         time.sleep(0.1)
-    return state
+        with contextlib.suppress(ValueError):  # it is being written
+            state = json.loads(file.read_text())
+    return Joined(profile, state, connection)

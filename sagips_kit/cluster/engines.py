@@ -200,11 +200,10 @@ class Started:
             launcher.stop_seconds_until_kill = patience_s
         # Engines first: without a controller to unregister from, their watchers linger for seconds.
         for stop in (self.cluster.stop_engines_sync, self.cluster.stop_controller_sync):
-            with contextlib.suppress(OSError):
-                try:
-                    stop()
-                except (RuntimeError, UserWarning):  # the latter where warnings are errors
-                    has_failed = True
+            try:
+                stop()
+            except (OSError, RuntimeError, UserWarning):  # the latter where warnings are errors
+                has_failed = True
         left = psutil.wait_procs(processes, timeout=0.2)[1]
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -347,10 +346,11 @@ def owner_of(cluster_id: str) -> int | None:
 
 
 def is_of_a_cluster(pid: int) -> bool:
-    """Whether a process of this host is a controller or starts engines: numbers of processes are used again."""
+    """Whether a process is a controller of this user, or starts engines: numbers of processes are used again."""
     try:
-        return runs(pid) and "ipyparallel" in " ".join(psutil.Process(pid).cmdline())
-    except psutil.Error:
+        process = psutil.Process(pid)
+        return runs(pid) and process.uids().real == os.getuid() and "ipyparallel" in " ".join(process.cmdline())
+    except (psutil.Error, ValueError):  # the latter for a number that no process has
         return False
 
 

@@ -5,9 +5,7 @@ waiting for an engine inside a collective operation would block the notebook for
 """
 
 import functools
-import linecache
 import math
-import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ from ..store import schema
 from ..store.heartbeat import TRAINING
 from .attached import RankResult
 from .engines import Engines
+from .tracebacks import own_frames, without_carriers
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from ..report.dashboard import Dashboard
     from ..store.status import RunStatus
 
-CARRIER = "run_in"  # the function that carries a call to an engine, in `remote`
 POLL_S = 0.1  # between two looks at the engines
 _NO_SESSION = "This handle belongs to no session. Type session.resume(path)."
 _AGREE_S = 10.0  # for the ranks to agree on the step at which they stop
@@ -38,7 +36,6 @@ _LOOK_S = 0.25  # between two looks whether they have
 _SHOW_S = 1.0  # between two updates of the progress
 _GRACE_S = 2.0  # for other ranks to fail too, before a failure is reported
 _RESUME = "Type session.close(), session = connect(...), and session.resume(path) to continue it."
-_NOT_OF_USERS = (str(Path(__file__).parents[1]), "site-packages", "dist-packages", "/lib/python3")
 _SECONDARY = ("PeerError",)  # raised on a rank because another one failed: never the cause
 
 
@@ -166,9 +163,16 @@ class RunHandle:
         """
         from ..store import status
 
-        if not self._follower.is_created:
-            raise FileNotFoundError(f"There is no run at `{self.path}` yet: rank 0 is {self._follower.line()}.")
+        self._require_created()
         return status.read_status(self.path)
+
+    def _require_created(self) -> None:
+        """Raise FileNotFoundError until rank 0 has created the run, even if one that it replaces is there."""
+        if not self._follower.is_created:
+            raise FileNotFoundError(
+                f"There is no run at `{self.path}` yet: rank 0 is {self._follower.line()}. Try again when it is there; "
+                "session.close() ends the engines by force."
+            )
 
     def open(self) -> "xr.DataTree":
         """Open the run, at any time.
@@ -177,7 +181,13 @@ class RunHandle:
         -------
         DataTree
             What has been written so far; open the run again to see more.
+
+        Raises
+        ------
+        FileNotFoundError
+            If rank 0 has not created the run yet.
         """
+        self._require_created()
         from ..report import accessor
 
         return accessor.open_run(self.path)
@@ -194,7 +204,13 @@ class RunHandle:
         -------
         Dashboard
             A widget, which the notebook displays.
+
+        Raises
+        ------
+        FileNotFoundError
+            If rank 0 has not created the run yet.
         """
+        self._require_created()
         from ..report.dashboard import Dashboard
         from ..store import status
 
@@ -224,10 +240,10 @@ class RunHandle:
         line = ProgressLine()
         try:
             for is_shown in self._looks(line, interval_s):
-                if is_shown and until is not None and self.status().step >= until:
+                if is_shown and until is not None and self._follower.is_created and self.status().step >= until:
                     return
         except KeyboardInterrupt:
-            line.end(f"{self._bar()}\nThe run continues. Show it again with .watch(), end it with .stop().")
+            line.end(f"{self._follower.line()}\nThe run continues. Show it again with .watch(), end it with .stop().")
             return
         self._end(line)
 
@@ -237,7 +253,7 @@ class RunHandle:
         while not self._is_over():
             if is_due := time.monotonic() - shown >= interval_s:
                 shown = time.monotonic()
-                line.show(self._bar())
+                line.show(self._follower.line())
                 self._warn()
             yield is_due
             time.sleep(min(POLL_S, interval_s))
@@ -261,16 +277,21 @@ class RunHandle:
         line, deadline = ProgressLine(), math.inf if timeout_s is None else time.monotonic() + timeout_s
         for _ in self._looks(line, _SHOW_S):
             if time.monotonic() > deadline:
-                status, how = self.status(), "Call .wait() again, or .stop() to end it."
-                if status.stop_step < status.n_steps:
-                    how = f"It will stop at step {status.stop_step} and is at step {status.step}: call .wait() again."
-                raise TimeoutError(f"{self.path} continues after {timeout_s} s. {how}")
+                raise TimeoutError(f"{self.path} continues after {timeout_s} s. {self._how_to_go_on()}")
         self._end(line)
+
+    def _how_to_go_on(self) -> str:
+        if not self._follower.is_created:
+            return f"Rank 0 is {self._follower.line()}. Call .wait() again; session.close() ends the engines by force."
+        status = self.status()
+        if status.stop_step < status.n_steps:
+            return f"It will stop at step {status.stop_step} and is at step {status.step}: call .wait() again."
+        return "Call .wait() again, or .stop() to end it."
 
     def _end(self, line: ProgressLine) -> None:
         """Show how a run has ended that is over; RankError if it did not end well."""
         self._await_failed()
-        line.end(self._bar())
+        line.end(self._follower.line())
         self._warn()
         self._check_end()
         if self.status().is_finished:
@@ -296,11 +317,20 @@ class RunHandle:
         """Ask the ranks to stop cleanly, all at the same step, and show at which one: within seconds.
 
         The step is one that no rank has reached yet; all ranks write a checkpoint there.  `resume` continues the run.
+
+        Raises
+        ------
+        FileNotFoundError
+            If rank 0 has not created the run within 10 s, so that the ranks cannot be asked.
         """
         from ..store import status
 
-        status.stop_soon(self.path)
         line, deadline = ProgressLine(), time.monotonic() + _AGREE_S
+        while not (self._follower.is_created or self._is_over()) and time.monotonic() < deadline:
+            line.show(self._follower.line())
+            time.sleep(_LOOK_S)
+        self._require_created()
+        status.stop_soon(self.path)
         while not self._is_over() and self.status().state == "unfinished" and time.monotonic() < deadline:
             now = self._follower.snapshot()
             if now.pulse is not None and now.pulse.phase != TRAINING:
@@ -348,7 +378,8 @@ class RunHandle:
             raise RuntimeError(f"{self.path} has not been stopped: {self.status()}. Follow it with .watch().")
         for _ in self._looks(ProgressLine(), _SHOW_S):
             pass
-        self._results = self._again(n_steps)._results
+        resumed = self._again(n_steps)
+        self._results, self._again = resumed._results, resumed._again  # which knows the new length
         self._follower, self._n_notes = Follower(self.path), 0
         return self
 
@@ -403,10 +434,14 @@ class RunHandle:
         return RankError(text, None, None, {})
 
     def _lost(self) -> RankError:
-        status = self.status()
+        safe = "Rank 0 had not created it yet. Type session.close(), session = connect(...), and submit it again."
+        if self._follower.is_created:
+            status = self.status()
+            safe = (
+                f"What is in {self.path} up to step {status.step} of {status.n_steps} is safe. {self._advice(status)}"
+            )
         text = (
-            f"The engines are gone, and the run with them: {self._engines.state().words}. What is in {self.path} up to "
-            f"step {status.step} of {status.n_steps} is safe. {self._advice(status)}\n"
+            f"The engines are gone, and the run with them: {self._engines.state().words}. {safe}\n"
             f"{tail(self._engines.output())}"
         )
         return RankError(text, None, None, {})
@@ -424,7 +459,7 @@ class RunHandle:
     def _error(self) -> RankError:
         errors = {rank: self._results[rank].exception() for rank in self._failed()}
         first = min(errors, key=lambda rank: (errors[rank].ename in _SECONDARY, self._ended_at(rank), rank))
-        failures = {rank: _user_frames(error.traceback or str(error)) for rank, error in errors.items()}
+        failures = {rank: without_carriers(error.traceback or str(error)) for rank, error in errors.items()}
         host = self._facts[first]["host"] if self._facts else None
         on_host = f" on {host}" if host else ""
         if all(error.ename == "EngineError" for error in errors.values()):
@@ -442,7 +477,7 @@ class RunHandle:
         busy = [rank for rank, result in enumerate(self._results) if not result.ready()]
         lines += [f"Ranks that failed too: {listed(ranks)}: {error}" for error, ranks in others.items()]
         lines += [f"Ranks still running: {listed(busy)}; session.close() ends them by force."] if busy else []
-        lines += ["", _own_frames(failures[first])]
+        lines += ["", own_frames(failures[first])]
         return RankError("\n".join(lines), first, host, failures)
 
     def _ended_at(self, rank: int) -> float:
@@ -455,9 +490,6 @@ class RunHandle:
             warnings.warn(note, stacklevel=4)
             self._n_notes += 1
 
-    def _bar(self) -> str:
-        return self._follower.line()
-
     def __repr__(self):
         try:
             status = "failed" if self._failed() else str(self.status())
@@ -466,21 +498,3 @@ class RunHandle:
         except (OSError, ValueError):
             status = "no run in its store"  # which was moved or deleted
         return f"RunHandle({str(self.path)!r}, {counted(len(self._results), 'rank')}, {status})"
-
-
-def _own_frames(traceback: str) -> str:
-    """The frames of a remote traceback that are of the user's code, with lines of cells; all if there are none."""
-    own = []
-    for block in traceback.split("\n\n"):
-        found = re.match(r"File (.+?):(\d+), in ", block)
-        if found and not any(folder in found[1] for folder in _NOT_OF_USERS):
-            line = linecache.getline(found[1], int(found[2])).strip()  # engines do not know the text of a cell
-            own.append(f"{block.splitlines()[0]}\n---> {found[2]} {line}" if line else block)
-    return "\n\n".join(own) or traceback
-
-
-def _user_frames(traceback: str) -> str:
-    """A remote traceback without colours and without the frames that carried the call to the engine."""
-    blocks = re.sub(r"\x1b\[[0-9;]*m", "", traceback).split("\n\n")
-    carriers = [i for i, block in enumerate(blocks) if f" in {CARRIER}(" in block]
-    return "\n\n".join(blocks[carriers[-1] + 1 :] if carriers else blocks)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 VERSIONS = ("python", "torch", "mpi4py", "cloudpickle", "sagips_kit")
 _INSTALLED = ("site-packages", "dist-packages")
+_KIT = f"{Path(__file__).parents[1]}{os.sep}"
 _loaded: dict[str, tuple[str, int, int]] = {}  # modules of the user, as they were imported: file, time of change, size
 _folders = [""]  # the last folder in which a call was made
 
@@ -137,7 +138,7 @@ def _note() -> None:
 
 def _own_modules() -> dict[str, tuple[str, int, int]]:
     """Imported modules of the user, not of an installed package, Python or the kit, with the states of their files."""
-    installed = (*(sysconfig.get_path(name) for name in ("stdlib", "platstdlib")), str(Path(__file__).parents[1]))
+    installed = (*(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib")), _KIT)
     files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
     # Compiled modules cannot be imported twice.
     compiled = {name.partition(".")[0] for name, file in files.items() if isinstance(file, str) and file[-3:] == ".so"}

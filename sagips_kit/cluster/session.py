@@ -4,6 +4,8 @@
 """
 
 import dataclasses
+import functools
+import math
 import os
 import sys
 import time
@@ -87,6 +89,7 @@ class Session:
         self._open_client: Client | None = None
         self._facts: list[dict[str, Any]] = []
         self._results: Sequence[RankResult] = []
+        self._is_closed = False
 
     def open(self, timeout_s: float, queue_timeout_s: float | None = None) -> None:
         """Start or join the engines and check them; called by `connect`.
@@ -174,7 +177,8 @@ class Session:
             f"last output of `{self._engines.command}`:\n{tail(output)}"
         )
 
-    def _check_idle(self) -> None:
+    def _require_idle(self) -> None:
+        """Raise RuntimeError unless all engines can start a run now."""
         if self._open_client is None:
             raise RuntimeError(_CLOSED)
         if not self.is_open:
@@ -184,6 +188,8 @@ class Session:
                 f"Busy with a run: engines {listed(busy)}. Wait for it, or end it with its handle's stop(); "
                 "session.attach(path) returns the handle of a run that another notebook has submitted."
             )
+        if not self._facts:  # they were in the middle of a run when they were joined
+            self._check_engines(time.monotonic() + self._answer_s)
 
     def _gone(self) -> str:
         state = self._engines.state()
@@ -232,14 +238,15 @@ class Session:
         from ipyparallel.error import RemoteError
 
         try:
-            self._facts = self._ask(self._start(facts), deadline)
+            found = self._ask(self._start(facts), deadline)
         except RemoteError as error:
             raise RuntimeError(
                 f"The engines cannot import the kit: {error}. They need the environment of this notebook, {sys.prefix}:"
                 " install what is missing there, or start the engines from it."
             ) from None
-        if lines := differences(self._facts, self.n, self._engines.command):
+        if lines := differences(found, self.n, self._engines.command):
             raise RuntimeError("The engines are not the MPI world that was requested.\n" + "\n".join(lines))
+        self._facts = found
 
     def _ask(self, answers: Sequence[RankResult], deadline: float) -> list[Any]:
         """What idle engines answer; RuntimeError if they do not, or are gone."""
@@ -306,9 +313,7 @@ class Session:
             If the session is closed, the engines are gone or busy, or they use other code of the problem than the
             notebook.
         """
-        self._check_idle()
-        if not self._facts:
-            self._check_engines(time.monotonic() + self._answer_s)
+        self._require_idle()
         from ..running import launch
         from ..running.resume import after_restart, is_begun
 
@@ -320,19 +325,13 @@ class Session:
             begin, follower = launch.run, Follower(absolute(spec.store), is_new=True)
         else:
             launch.prepare(spec, n_ranks=self.n, resume=resume)
+        results, again = self._start(begin, spec, None, resume), functools.partial(self._continue, spec)
+        return RunHandle(absolute(spec.store), results, self._facts, self._engines, again, follower)
 
-        def again(n_steps: int | None) -> RunHandle:
-            longer = dataclasses.replace(spec, overwrite=False, n_steps=n_steps or spec.n_steps)
-            return self.submit(longer, resume=True)
-
-        return RunHandle(
-            absolute(spec.store),
-            self._start(begin, spec, None, resume),
-            self._facts,
-            self._engines,
-            again,
-            follower,
-        )
+    def _continue(self, spec: "RunSpec", n_steps: int | None) -> RunHandle:
+        """Submit a run again, to be resumed, or continued to another number of steps."""
+        n_steps = spec.n_steps if n_steps is None else n_steps
+        return self.submit(dataclasses.replace(spec, overwrite=False, n_steps=n_steps), resume=True)
 
     def resume(self, path: str | os.PathLike[str], n_steps: int | None = None) -> RunHandle:
         """Continue a run on all engines that was stopped, or whose job or notebook has ended.
@@ -362,8 +361,7 @@ class Session:
         from ..running.spec import RunSpec
         from ..store.reader import open_run
 
-        spec = dataclasses.replace(RunSpec.from_run(open_run(path)), store=os.fspath(path))
-        return self.submit(dataclasses.replace(spec, n_steps=n_steps or spec.n_steps), resume=True)
+        return self._continue(dataclasses.replace(RunSpec.from_run(open_run(path)), store=os.fspath(path)), n_steps)
 
     def tune(self, spec: "RunSpec", trial_s: float = 2.0) -> "Tuning":
         """Measure the speed of several modes of exchange on the engines, for the generators of a run; waits for it.
@@ -386,11 +384,12 @@ class Session:
             If the session is closed, the engines are gone or busy, or they use other code of the problem than the
             notebook.
         """
-        self._check_idle()
+        self._require_idle()
         from ..running.tune import tune_run
 
         self._check_code(spec)
-        return self._start(tune_run, spec, None, trial_s)[0].get()
+        with working(f"{self._engines.profile}: measuring the speed of the modes of exchange", after_s=_LONG_S):
+            return self._ask(self._start(tune_run, spec, None, trial_s), math.inf)[0]
 
     def attach(self, path: str | os.PathLike[str]) -> RunHandle:
         """The handle of a run on these engines that another notebook has submitted, or this one before its restart.
@@ -424,7 +423,7 @@ class Session:
             )
         place = absolute(path)
         self._results = [AttachedResult(self._client, rank, place) for rank in range(self.n)]
-        return RunHandle(place, self._results, self._facts, self._engines, lambda n_steps: self.resume(place, n_steps))
+        return RunHandle(place, self._results, self._facts, self._engines, functools.partial(self.resume, place))
 
     def _start(self, function: Callable[..., Any], *args: Any) -> Sequence[RankResult]:
         import cloudpickle
@@ -448,10 +447,13 @@ class Session:
         patience_s : float
             Time for engines of this machine to end by themselves, in seconds; a run may write its checkpoint meanwhile.
         """
+        if self._is_closed:  # engines that were left running then are left running now
+            return
         is_busy = not all(result.ready() for result in self._results)
         client, self._open_client = self._open_client, None
         with working(f"{self._engines.profile}: closing the session", after_s=_LONG_S):
             self._engines.close(client, patience_s, is_busy, is_kept=keep_run and is_busy)
+        self._is_closed = True
 
     def __enter__(self) -> Self:
         return self

@@ -162,10 +162,13 @@ class Dashboard:
         Raises
         ------
         RuntimeError
-            If this view cannot resume runs, since no session knows it: `session.resume(path)` does.
+            If the run has not stopped; or if this view cannot resume runs, since no session knows it:
+            `session.resume(path)` does.
         """
         if self._resume is None:
             raise RuntimeError(f"This view has no engines. Type session.resume({str(self.path)!r}).")
+        if not (read_status(self.path).has_ended or self._has_failed()):
+            raise RuntimeError(f"{self.path} has not stopped: {read_status(self.path)}. Type .stop() before.")
         for thread in self._threads:  # of the attempt that has ended
             thread.join()
         self._try(self._resume, "")

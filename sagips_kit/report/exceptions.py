@@ -7,6 +7,7 @@ mistakes in this package.
 
 import dis
 import linecache
+import os
 import sys
 import sysconfig
 import traceback
@@ -17,8 +18,8 @@ from typing import Any
 
 from .._text import allowed, printable
 
-_PACKAGE = str(Path(__file__).parents[1])
-_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
+_INSTALLED = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _MOST_LINES, _MOST_PLACES = 10, 2
 _RAISE = dis.opmap["RAISE_VARARGS"]
 _HINT = "%tb shows the full traceback."
