@@ -23,7 +23,7 @@ sagips engines                     clusters(), cluster.end(), segments.clear()
 =================================  =====================================================================
 
 SPEC is the JSON file of `RunSpec.from_file`, and STORE is what `open_run` opens.  How these things are done belongs to
-the rooms that do them; here are only arguments and printed text.
+the packages that do them; here are only arguments and printed text.
 """
 
 import argparse

@@ -466,6 +466,9 @@ def test_busy_engines_are_refused_before_the_store_is_made(engines, start):
 
 def test_engines_that_differ_are_refused_again_and_again(engines, monkeypatch):
     """Those that were joined in the middle of a run are checked when it has ended."""
+    for use in (engines.submit, engines.tune):
+        with pytest.raises(TypeError, match=r"'spec.json' is not a RunSpec. Type RunSpec.from_file\('spec.json'\)"):
+            use("spec.json")
     monkeypatch.setattr(engines, "_facts", [])
     monkeypatch.setattr("torch.__version__", "1.0")
     for use in (engines.submit, engines.submit, engines.tune):

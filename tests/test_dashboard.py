@@ -88,6 +88,25 @@ def test_the_button_stops_the_run(path, show):
     assert "stopped</b>" in facts.value and button.disabled and (bar.value, bar.max) == (800, 1000)
 
 
+def test_the_button_resumes_a_run_that_has_stopped(path, show):
+    control = Control(path)
+
+    def resume():
+        control[schema.STOP_STEP] = schema.NO_STOP
+
+    dashboard = show(path, interval_s=0.01, resume=resume)
+    bar, button, _, _ = parts(dashboard)
+    with pytest.raises(RuntimeError, match=r"has not stopped: step 300 of 1000, unfinished. Type .stop\(\) before"):
+        dashboard.resume()
+    control[schema.STOP_STEP] = 800
+    advance(path, 800)
+    until(lambda: button.description == "Resume the run" and not button.disabled)
+    button.click()
+    advance(path, 900)
+    until(lambda: bar.value == 900)
+    assert button.description == "Stop the run"
+
+
 def test_it_shows_failures(path, show):
     dashboard = show(path, interval_s=60, has_failed=lambda: True)
     _, button, facts, _ = parts(dashboard)

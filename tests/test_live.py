@@ -154,6 +154,16 @@ def test_a_sign_of_life_that_cannot_be_written_ends_no_run():
     assert heartbeat.read_pulse("unreliable://a.zarr") is None
 
 
+def test_a_store_that_does_not_answer_is_reported_in_the_line(tmp_path, monkeypatch):
+    follower = progress_line.Follower(train(tmp_path / "a.zarr", (50, 55)))
+
+    def silent(path):
+        raise TimeoutError
+
+    monkeypatch.setattr(progress_line, "read_status", silent)
+    assert follower.line().startswith("the store cannot be read: TimeoutError [0:0")
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"id": 3}', "\xff", '{"phase": "training", "at": NaN}'])
 def test_a_damaged_sign_of_life_is_none(tmp_path, content):
     path = train(tmp_path / "a.zarr", (0, 0))

@@ -16,6 +16,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+import sagips_kit
 from sagips_kit.report import exceptions
 
 BEGIN = """
@@ -157,6 +158,14 @@ def test_the_magic_tb_shows_all_frames(notebook):
 def test_other_errors_are_shown_as_ever(notebook, cell):
     shown = notebook.run(cell)
     assert "Traceback (most recent call last)" in shown and "%tb" not in shown
+
+
+def test_a_module_of_the_user_beside_the_kit_is_the_users():
+    frames = {}
+    for end in (os.sep, "_of_mine"):
+        code = compile("import sys; frame = sys._getframe()", f"{Path(sagips_kit.__file__).parent}{end}/a.py", "exec")
+        exec(code, frames.setdefault(end, {}))
+    assert [exceptions._is_of_user(names["frame"]) for names in frames.values()] == [False, True]
 
 
 def test_another_handler_of_errors_stays(notebook):

@@ -1,7 +1,7 @@
 """Checks of the answer to expect: do events agree with observed ones and the likelihood, and determine the parameters.
 
-The statistics themselves, such as Fisher information, are in the room `statistics`; here are comparisons of them at the
-point, with the events and the noise of a `Case`.
+The statistics themselves, such as Fisher information, are in the package `statistics`; here are comparisons of them at
+the point, with the events and the noise of a `Case`.
 """
 
 import inspect

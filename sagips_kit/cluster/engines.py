@@ -44,17 +44,17 @@ class Engines(Protocol):
         Number of engines.
     origin : str
         Who started them, and how to end them.
+    stop_line : str
+        The command that ends engines which somebody else has started; empty for those that this process has started.
     launcher_name : str
         Name of ipyparallel's launcher.
-    is_joined : bool
-        Whether somebody else has started them.
     """
 
     profile: str
     n: int
     origin: str
+    stop_line: str
     launcher_name: str
-    is_joined: bool
 
     @property
     def command(self) -> str:
@@ -86,7 +86,7 @@ class Engines(Protocol):
 class Started:
     """Engines that this process starts and ends."""
 
-    origin, is_joined = "started here", False
+    origin, stop_line = "started here", ""
 
     def __init__(self, profile: Profile, n: int):
         import ipyparallel
@@ -236,11 +236,9 @@ class Joined:
         The file by which clients find the controller.
     """
 
-    is_joined = True
-
     def __init__(self, profile: Profile, state: Mapping[str, Any], connection: Path):
         self.profile, self.connection = profile.name, connection
-        self.cluster_id = cluster_id = str(state["cluster"]["cluster_id"])
+        cluster_id = str(state["cluster"]["cluster_id"])
         self._controller = controller_of(state)
         self.stop_line = f"ipcluster stop --profile={profile.name}" + f" --cluster-id={cluster_id}" * bool(cluster_id)
         self.origin = f"joined; `{self.stop_line}` ends it"

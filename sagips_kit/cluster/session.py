@@ -118,7 +118,7 @@ class Session:
         except BaseException:
             self.close()
             raise
-        if self._engines.is_joined:
+        if self._engines.stop_line:
             what = origin_explained(self._facts) if self._facts else "in the middle of a run"
             ProgressLine().end(f"{self._engines.profile}: engines {self._engines.origin}; {what}")
 
@@ -162,7 +162,7 @@ class Session:
 
     def _missing_engines(self, n: int, waited_s: float, state: JobState) -> str:
         why = state.words if state.is_over else "the others have not registered"
-        stop_line = getattr(self._engines, "stop_line", "")
+        stop_line = self._engines.stop_line
         advice = f"Type `{stop_line}` in a terminal to end this cluster, then connect(...) starts another one."
         if state.is_over:
             advice = "Correct what its output says, and type connect(...) again."
@@ -204,10 +204,7 @@ class Session:
         from ipyparallel.error import RemoteError
 
         from ..running.probe import probe
-        from ..running.spec import RunSpec
 
-        if not isinstance(spec, RunSpec):
-            return
         problem = spec.problem
         try:
             known = probe(problem)
@@ -224,8 +221,7 @@ class Session:
                 f"modules in the folder of this notebook, {os.getcwd()}, and in PYTHONPATH as it was at their start."
             ) from None
         if ranks := [rank for rank, text in enumerate(found) if text]:
-            stop_line = getattr(self._engines, "stop_line", "")
-            raise RuntimeError(other_code_explained(problem, ranks, found[ranks[0]], stop_line))
+            raise RuntimeError(other_code_explained(problem, ranks, found[ranks[0]], self._engines.stop_line))
 
     def _busy(self) -> set[int]:
         """Ranks that are in the middle of a run."""
@@ -307,6 +303,8 @@ class Session:
 
         Raises
         ------
+        TypeError
+            If `spec` is not a RunSpec, but for instance the name of a file.
         ValueError, FileExistsError
             If the spec cannot be run, or its store contains another run; no engine was used.
         RuntimeError
@@ -316,7 +314,9 @@ class Session:
         self._require_idle()
         from ..running import launch
         from ..running.resume import after_restart, is_begun
+        from ..running.spec import require_spec
 
+        require_spec(spec)
         spec, resume = after_restart(spec, resume)
         self._check_code(spec)
         begin, follower = launch.run_rank, None
@@ -380,13 +380,17 @@ class Session:
 
         Raises
         ------
+        TypeError
+            If `spec` is not a RunSpec.
         RuntimeError
             If the session is closed, the engines are gone or busy, or they use other code of the problem than the
             notebook.
         """
         self._require_idle()
+        from ..running.spec import require_spec
         from ..running.tune import tune_run
 
+        require_spec(spec)
         self._check_code(spec)
         with working(f"{self._engines.profile}: measuring the speed of the modes of exchange", after_s=_LONG_S):
             return self._ask(self._start(tune_run, spec, None, trial_s), math.inf)[0]

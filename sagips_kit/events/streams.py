@@ -1,6 +1,6 @@
 """The random streams of a run: each is made from the run's seed, the number of its purpose, and indices.
 
-They are here because this is the lowest room that draws random numbers; the trainer imports them from above.
+They are here because this is the lowest package that draws random numbers; the trainer imports them from above.
 """
 
 from enum import IntEnum, unique

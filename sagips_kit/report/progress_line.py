@@ -201,7 +201,8 @@ class Follower:
         except (OSError, ValueError) as error:
             if isinstance(error, FileNotFoundError) and self._known is None:
                 return f"{self._before} [{elapsed}]"
-            return f"the store cannot be read: {str(error).splitlines()[0]} [{elapsed}]"
+            what = str(error).partition("\n")[0] or type(error).__name__  # a TimeoutError may have no text
+            return f"the store cannot be read: {what} [{elapsed}]"
 
 
 def _identity(path: "Location") -> str | None:

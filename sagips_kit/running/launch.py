@@ -1,4 +1,4 @@
-"""One function behind every door: notebook, batch job and single process all run `run_rank` on each rank."""
+"""How runs are started: a notebook, a batch job and a single process all call `run_rank` on each rank."""
 
 import contextlib
 import dataclasses
