@@ -776,6 +776,8 @@ def test_close_ends_engines_that_are_inside_mpi_unless_their_run_is_kept(ipython
     mine.close(keep_run=True)
     mine.close()  # as at the end of the process
     assert all(map(_runs, pids))
+    joined = connect._running(profiles.find("local"), N)
+    assert joined is not None and joined.n == N  # by which connect(...) comes back to them
     began = time.monotonic()
     connect.Session(mine._engines, N).close()
     assert time.monotonic() - began < 15

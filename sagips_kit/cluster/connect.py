@@ -7,6 +7,7 @@ Each engine is one MPI rank; the notebook's own process never starts MPI.  `prof
 import atexit
 import contextlib
 import json
+import os
 import time
 import warnings
 from pathlib import Path
@@ -172,7 +173,9 @@ def _joined(profile: profiles.Profile, file: Path) -> Joined | None:
     if not connection.exists() or not is_here(json.loads(connection.read_text())["location"]):
         return None
     owner, controller = owner_of(cluster_id), controller_of(state)
-    if (owner and runs(owner)) or controller is None or not is_of_a_cluster(controller):
+    # Sessions of this process that are open are found before: what is left of it is a run that was kept.
+    is_of_another = owner is not None and owner != os.getpid() and runs(owner)
+    if is_of_another or controller is None or not is_of_a_cluster(controller):
         return None
     # ipyparallel adds the engines a second after the controller.
     deadline = time.monotonic() + _ENGINES_S
