@@ -12,6 +12,7 @@ resumed run has the same bits.
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -110,6 +111,17 @@ class Clock:
         return float(np.median(times))
 
 
+@contextlib.contextmanager
+def products(name):
+    """Let matrix products be as the name says, "float32" or "TF32"; other figures are those of PyTorch's own choice."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = not name.startswith("float32")
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
 def make_trainer(problem, device, n_steps=10**6, **changes):
     events = problem.observed(None, np.random.default_rng(0))
     settings = Settings(**{"record_every": 10, "n_snapshots": 1, **changes})
@@ -153,18 +165,18 @@ def checks(clock):
     return {name: {"difference": off, "passed": bool(is_good)} for name, (off, is_good) in found.items()}
 
 
-def ceilings(clock, small):
+def ceilings(clock, seconds, small):
     """Rates that nothing on this device exceeds: of matrix products and of memory."""
     n, result = 512 if small else 8192, {}
     for name, kind in (("float32", torch.float32), ("TF32", torch.float32), ("bfloat16", torch.bfloat16)):
-        torch.backends.cuda.matmul.allow_tf32 = name != "float32"
         one, other = (torch.randn(n, n, device=clock.device).to(kind) for _ in range(2))
         out = torch.empty_like(one)
-        cost = clock.median_s(lambda one=one, other=other, out=out: torch.mm(one, other, out=out), 1.0)
+        with products(name):
+            cost = clock.median_s(lambda one=one, other=other, out=out: torch.mm(one, other, out=out), seconds)
         result[f"{name}, TFLOP/s"] = 2e-12 * n**3 / cost
     source = torch.empty(2**22 if small else 2**28, device=clock.device)
     target = torch.empty_like(source)
-    result["memory, GB/s"] = 8e-9 * len(source) / clock.median_s(lambda: target.copy_(source), 1.0)
+    result["memory, GB/s"] = 8e-9 * len(source) / clock.median_s(lambda: target.copy_(source), seconds)
     return result
 
 
@@ -181,14 +193,14 @@ def rates(clock, limits, seconds, small):
             "TF32, recorded": {},
             "bfloat16, recorded": {"precision": "bfloat16"},
         }.items():
-            torch.backends.cuda.matmul.allow_tf32 = not name.startswith("float32")
             problem = Proxy(n_observed=20_000 if small else 204_800)
             widths = {"generator_widths": WIDTHS, "discriminator_widths": WIDTHS}
             trainer = make_trainer(problem, clock.device, **shape, **widths, **changes)
-            cost = clock.median_s(lambda trainer=trainer: trainer.run(10), seconds, 10)
+            with products(name):
+                cost = clock.median_s(lambda trainer=trainer: trainer.run(10), seconds, 10)
             rate = n_sets * n_each / cost
-            products = limits[f"{name.split(',')[0]}, TFLOP/s"] * 1e12 / FLOP_PER_EVENT
-            ceiling = min(products, limits["memory, GB/s"] * 1e9 / BYTES_PER_EVENT)
+            of_products = limits[f"{name.split(',')[0]}, TFLOP/s"] * 1e12 / FLOP_PER_EVENT
+            ceiling = min(of_products, limits["memory, GB/s"] * 1e9 / BYTES_PER_EVENT)
             result[f"{title}, {name}"] = {"events_per_s": rate, "of_ceiling": rate / ceiling}
             if clock.left_s < 60:
                 return result
@@ -298,7 +310,7 @@ def main():
     found = {"device": f"{name} ({platform.machine()})", "torch": torch.__version__, "stand_ins": MISSING}
     found |= {"date": time.strftime("%Y-%m-%d"), "checks": checks(clock)}
     found["calls"] = calls(clock)
-    found["ceilings"] = ceilings(clock, options.small)
+    found["ceilings"] = ceilings(clock, short / 4, options.small)
     found["floor"] = floor(clock, 60 if options.small else 1500, options.small)
     for section, measure in (
         ("rates", lambda: rates(clock, found["ceilings"], short, options.small)),

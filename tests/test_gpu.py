@@ -19,6 +19,8 @@ importlib.util.find_spec = lambda name, *given: None if name in hidden else find
 sys.meta_path.insert(0, Hidden())
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
+import torch
+assert not torch.backends.cuda.matmul.allow_tf32, "a choice for one figure is that of others, too"
 """
 
 
