@@ -254,6 +254,15 @@ def test_files_that_describe_no_engines_are_skipped_at_once(ipython_dir, program
     assert time.monotonic() - began < connect._ENGINES_S
 
 
+def test_a_description_that_is_being_written_is_read_when_it_is_complete(tmp_path):
+    file = tmp_path / "cluster-.json"
+    file.write_text("")
+    writer = threading.Timer(0.2, file.write_text, ['{"engines": {}}'])
+    writer.start()
+    assert connect._described(file) == {"engines": {}}
+    writer.join()
+
+
 def test_a_process_of_another_user_is_no_engine(program, monkeypatch):
     assert engines_module.is_of_a_cluster(program) and not engines_module.is_of_a_cluster(-1)
     monkeypatch.setattr(os, "getuid", lambda: 12345)

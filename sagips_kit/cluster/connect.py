@@ -23,6 +23,7 @@ __all__ = ["RankError", "RunHandle", "Session", "connect"]
 
 _LAST_PATIENCE_S = 1  # Jupyter and papermill kill a kernel that takes longer than 2.5 s to end
 _ENGINES_S = 5.0  # for a controller that has just been started to be given its engines
+_WRITING_S = 1.0  # for a description that is being written: ipyparallel does not replace the file at once
 _sessions: dict[Path, Session] = {}
 
 
@@ -154,6 +155,8 @@ def _running(profile: profiles.Profile, n: int) -> Joined | None:
     for file in sorted((profile.folder / "security").glob("cluster-*.json")):
         try:
             joined = _joined(profile, file)
+        except FileNotFoundError:  # it has just ended
+            continue
         except (OSError, ValueError, KeyError, TypeError) as error:
             warnings.warn(unreadable(file, error), stacklevel=3)
             continue
@@ -166,11 +169,11 @@ def _running(profile: profiles.Profile, n: int) -> Joined | None:
 
 def _joined(profile: profiles.Profile, file: Path) -> Joined | None:
     """The engines that a file of ipyparallel describes, if they can be joined."""
-    state = json.loads(file.read_text())
+    state = _described(file)
     cluster_id = state["cluster"]["cluster_id"]
     connection = connection_of(file.parent, cluster_id)
     # Process ids are valid on their own host only, and login nodes share this folder.
-    if not connection.exists() or not is_here(json.loads(connection.read_text())["location"]):
+    if not connection.exists() or not is_here(_described(connection)["location"]):
         return None
     owner, controller = owner_of(cluster_id), controller_of(state)
     # Sessions of this process that are open are found before: what is left of it is a run that was kept.
@@ -181,6 +184,17 @@ def _joined(profile: profiles.Profile, file: Path) -> Joined | None:
     deadline = time.monotonic() + _ENGINES_S
     while not state["engines"]["sets"] and time.monotonic() < deadline:
         time.sleep(0.1)
-        with contextlib.suppress(ValueError):  # it is being written
-            state = json.loads(file.read_text())
+        state = _described(file)
     return Joined(profile, state, connection)
+
+
+def _described(file: Path) -> dict[str, Any]:
+    """What ipyparallel has written into a file, or is about to write."""
+    deadline = time.monotonic() + _WRITING_S
+    while True:
+        try:
+            return json.loads(file.read_text())
+        except ValueError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
