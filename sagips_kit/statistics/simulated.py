@@ -19,6 +19,7 @@ from .sample import Differences, Function, Sample
 
 _EDGE = 1e-7  # distance (in units of the range) that t keeps from the ends
 WIDE, NARROW = 0.2, 0.1  # widths of differences in deviations of one event: to learn from, and for a solution
+MOST_WIDTH = 0.1  # of differences, in units of the ranges
 _CHUNK = 16_384  # observed events whose functions are computed at a time
 
 
@@ -158,8 +159,10 @@ class Simulation:
     def around(self, t: Tensor, axis: Tensor, width: float) -> tuple[Tensor, Tensor, float]:
         """Two places on a line through t, half a width to both sides if the ranges allow, and their distance.
 
-        Width and distance are in lengths of the axis.
+        Width and distance are in lengths of the axis.  One event may say so little about a direction that its deviation
+        is longer than the ranges, in which means of functions are not linear: the width is a part of them at most.
         """
+        width = min(width, MOST_WIDTH / float(axis.abs().max().clamp(min=1e-300)))
         wide = torch.full_like(t, math.inf)
         up, down = (
             float(torch.where(self.is_periodic | (way == 0), wide, ((way > 0).double() - t).abs() / way.abs()).min())

@@ -10,7 +10,7 @@ from torch import Tensor
 from .basis import Basis
 from .sample import Function, Sample, solve_hermitian
 from .score import information_matrix
-from .simulated import NARROW, WIDE, Observation, Simulation
+from .simulated import MOST_WIDTH, NARROW, WIDE, Observation, Simulation
 
 _N_SCAN, _N_POLISHED = 48, 12  # points of the scan, and the best of them that are polished
 _N_SEARCH, _N_SET, _N_SETS = 1024, 8192, 8  # simulated events of the search; of the solution, in independent sets
@@ -24,7 +24,7 @@ _STRIDE, _MOST_BENDS = 0.3, 4  # of a descent: longest step, in units of the ran
 _MOST_OF_FEW = 0.6  # fraction of the squares of derivatives in 1 % of the events, above which differences teach better
 _MOST_DIFFERENCES = 10  # directions; differences cost two simulations for each
 _ARRIVED = 0.05  # gain in the distance of the means from which a descent does not continue
-_FIRST_WIDTH, _MOST_WIDTH = 0.05, 0.1  # in units of the ranges, of differences: at first, and at most
+_FIRST_WIDTH = 0.05  # of the first differences, in units of the ranges
 AT_END = 1e-6  # distance (in units of the range) from an end of a range that is at the end
 APART = 5.0  # deviations between two places that are different answers
 _AS_GOOD = 4.0  # difference in the distance of the means up to which two answers are equally good
@@ -202,7 +202,7 @@ def corrected(simulation: Simulation, t: Tensor, straight: Tensor, matrix: Tenso
 
 def units_of(information: Tensor, n: int) -> Tensor:
     """Deviations (parameter,) of one of n events that have this information, at most a tenth of a range."""
-    return (n / information.diag().clamp(min=1e-300)).sqrt().clamp(max=_MOST_WIDTH)
+    return (n / information.diag().clamp(min=1e-300)).sqrt().clamp(max=MOST_WIDTH)
 
 
 def along_axes(

@@ -71,7 +71,9 @@ class Start:
             "covariance": solution.covariance,
             "score": score.state(),
         }
-        return cls(problem, observed, score, state)
+        # What a checkpoint gives back, with the same order in memory and so with the same bits
+        state = _changed(state, Tensor.contiguous)
+        return cls(problem, observed, Score.restored(bases_of(observed.coordinates), state["score"]), state)
 
     @classmethod
     def restored(cls, problem: Problem, events: NDArray[Any], state: dict[str, Any]) -> "Start":
@@ -109,13 +111,9 @@ class Start:
         if device.type == "cpu" and dtype == torch.float64:
             return self.score
         if (device, dtype) not in self._scores:
-
-            def moved(state: Any) -> Any:
-                if isinstance(state, dict):
-                    return {name: moved(item) for name, item in state.items()}
-                return state.to(device, dtype if state.is_floating_point() else state.dtype)
-
-            state = moved(self.state["score"])
+            state = _changed(
+                self.state["score"], lambda one: one.to(device, dtype if one.is_floating_point() else one.dtype)
+            )
             self._scores[device, dtype] = Score.restored(bases_of(self.observed.coordinates), state)
         return self._scores[device, dtype]
 
@@ -248,3 +246,8 @@ class Start:
     @functools.cached_property
     def _simulation(self) -> Simulation:
         return Simulation(self.problem, self.problem.statistic(self.observed.events), 0)
+
+
+def _changed(state: dict[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """Nested dicts of tensors with each tensor changed."""
+    return {name: _changed(item, change) if isinstance(item, dict) else change(item) for name, item in state.items()}

@@ -108,7 +108,8 @@ def nested(flat: dict[str, torch.Tensor]) -> dict[str, Any]:
 def _tensors(state):
     if isinstance(state, dict):
         return {str(name): _tensors(item) for name, item in state.items()}
-    return torch.as_tensor(np.asarray(state) if not isinstance(state, torch.Tensor) else state).detach().cpu().clone()
+    tensor = torch.as_tensor(np.asarray(state) if not isinstance(state, torch.Tensor) else state).detach().cpu()
+    return tensor.clone(memory_format=torch.contiguous_format)  # files hold no other
 
 
 def _restore_optimiser(optimiser, state):
