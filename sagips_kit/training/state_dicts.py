@@ -108,7 +108,9 @@ def nested(flat: dict[str, torch.Tensor]) -> dict[str, Any]:
 def _tensors(state):
     if isinstance(state, dict):
         return {str(name): _tensors(item) for name, item in state.items()}
-    return torch.as_tensor(np.asarray(state) if not isinstance(state, torch.Tensor) else state).detach().cpu().clone()
+    tensor = torch.as_tensor(np.asarray(state) if not isinstance(state, torch.Tensor) else state).detach().cpu()
+    # A file holds rows one after the other; decompositions of matrices return columns.
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _restore_optimiser(optimiser, state):
