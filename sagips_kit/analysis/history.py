@@ -232,7 +232,8 @@ def losses(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
     """
     history = _rows(run, n_rows)
     networks = {"discriminator": schema.LOSS_DISCRIMINATOR, "generator": schema.LOSS_GENERATOR}
-    loss, parts, each = fact(run, "loss") or "likelihood", [], [schema.RANK, schema.MEMBER]
+    loss, each = fact(run, "loss") or "likelihood", [schema.RANK, schema.MEMBER]
+    parts: list[xr.Dataset] = []
     for name, guess in zip(networks.values(), (GUESSING[loss], GUESSED[loss]), strict=True):
         losses = history[name].load()
         distance = xr.ufuncs.sqrt(((losses - guess) ** 2).mean(each))

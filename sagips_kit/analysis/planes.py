@@ -10,11 +10,12 @@ from .base import for_each_run, group_of, written
 from .estimates import estimate
 from .events import on_the_circle
 
+_ON_AVERAGE = 25  # observed events in a cell
 _FEW = 5  # events in a cell, observed and expected together, from which a difference is shown
 
 
 @for_each_run
-def plane(run: xr.DataTree, x: str, y: str, bins: int = 40) -> xr.Dataset:
+def plane(run: xr.DataTree, x: str, y: str, bins: int | None = None) -> xr.Dataset:
     """Normalised histograms of the observed and of the generated events in two observables at once.
 
     Parameters
@@ -23,8 +24,9 @@ def plane(run: xr.DataTree, x: str, y: str, bins: int = 40) -> xr.Dataset:
         One run, or several of `open_runs`.
     x, y : str
         The two observables.
-    bins : int
+    bins : int or None
         Number of equal bins of each, over the range of the observed events or the interval of a periodic observable.
+        None takes as many, from 8 to 40, as give a cell 25 observed events on average.
 
     Returns
     -------
@@ -56,6 +58,7 @@ def plane(run: xr.DataTree, x: str, y: str, bins: int = 40) -> xr.Dataset:
             raise ValueError(f"The run has no observable {name!r}. {allowed(name, map(str, observed))}")
     if x == y:
         raise ValueError(f"x and y are both {x!r}: should be two observables.")
+    bins = bins or int(np.clip(np.sqrt(observed.sizes[schema.EVENT] / _ON_AVERAGE), 8, 40))
     generated, edges = written(run, schema.PREDICTIVE), []
     for name in (x, y):
         observed, generated, ends = on_the_circle(observed, generated, name, bins)

@@ -125,9 +125,17 @@ def pictures(run: xr.DataTree) -> list[Picture]:
         x, y = names[:2]
         text = f"Observed and generated events: {x} and {y}"
         add(f"plane {x} {y}", has["chains"] and by is None, text, on_figure(plane, x=x, y=y), _FULL, 3.8)
-    add("posterior", has["chains"], "Posterior", on_figure(posterior), _FULL, 1.0 + 1.6 * max(2, n_shown))
+    # Of an image, single pixels say little.
+    add(
+        "posterior",
+        has["chains"] and not shown.image,
+        "Posterior",
+        on_figure(posterior),
+        _FULL,
+        1.0 + 1.6 * max(2, n_shown),
+    )
     text, height = "Generated parameters during training", 1 + 2 * -(-n_shown // 3)
-    add("evolution", has["snapshots"], text, on_figure(evolution), _FULL, max(3.2, height))
+    add("evolution", has["snapshots"] and not shown.image, text, on_figure(evolution), _FULL, max(3.2, height))
     for name in names:
         width, text = _HALF if by is None else _FULL, f"Observed and generated events: {name}, during training"
         add(f"densities {name}", has["snapshots"], text, on_figure(densities, observable=name, by=by), width, 4.2)

@@ -163,7 +163,7 @@ class RunAccessor:
         return analysis.pace(self._run, after)
 
     @_documented_as(analysis.plane)
-    def plane(self, x: str, y: str, bins: int = 40) -> xr.Dataset:
+    def plane(self, x: str, y: str, bins: int | None = None) -> xr.Dataset:
         return analysis.plane(self._run, x, y, bins)
 
     @_documented_as(analysis.residuals)

@@ -154,6 +154,8 @@ def _estimates(run: xr.DataTree) -> str:
     if len(parts) > 1:
         n_others = counted(len(summary) - len(summary.shown.interest), "other parameter")
         parts[1] = f"<details><summary>{n_others}</summary>{parts[1]}</details>"
+    elif summary.shown.image:
+        parts[0] = f"<details><summary>{counted(len(summary), 'pixel')}</summary>{parts[0]}</details>"
     notes = [f"Uncertainty: {run[schema.POSTERIOR].attrs[schema.UNCERTAINTY_KEY]}."]
     reference = reference_of(run)
     if reference.name == "mle":
