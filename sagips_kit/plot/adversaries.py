@@ -77,7 +77,7 @@ def evolution(
     >>> run = open_run("runs/proxy.zarr")
     >>> axes = plot.evolution(run, ["theta0", "theta3"])
     >>> [ax.get_ylabel() for ax in axes]
-    ['theta0', 'theta3']
+    ['$\\\\theta_0$', '$\\\\theta_3$']
     """
     analysis.single_run(run, "plot.evolution", SEVERAL)
     values = analysis.evolution(run)["quantiles"]

@@ -87,7 +87,7 @@ def posterior(
     >>> run = open_run("runs/proxy.zarr")
     >>> axes = plot.posterior(run, ["theta0", "theta1", "theta2"])
     >>> [ax.get_xlabel() for ax in axes[-1]]
-    ['theta0', 'theta1', 'theta2']
+    ['$\\\\theta_0$', '$\\\\theta_1$', '$\\\\theta_2$']
     """
     analysis.single_run(run, "plot.posterior", SEVERAL)
     reference = reference_of(run)

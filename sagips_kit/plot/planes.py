@@ -106,7 +106,10 @@ def image(run: xr.DataTree, figure: Figure | SubFigure | None = None) -> NDArray
     Examples
     --------
     >>> from sagips_kit import open_run, plot
-    >>> axes = plot.image(open_run("runs/image.zarr"))  # doctest: +SKIP
+    >>> plot.image(open_run("runs/proxy.zarr"))
+    Traceback (most recent call last):
+        ...
+    ValueError: The parameters of Proxy are no image. Set `image = (rows, columns)` in the class of the problem.
     """
     analysis.single_run(run, "plot.image", SEVERAL)
     values = analysis.image(run)

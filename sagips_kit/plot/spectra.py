@@ -157,7 +157,7 @@ def densities(
     >>> run = open_run("runs/proxy.zarr")
     >>> axes = plot.densities(run, "x1", steps=[50, 200])
     >>> axes[1, 0].get_xlabel()
-    'x1'
+    '$x_1$'
     """
     analysis.single_run(run, "plot.densities", SEVERAL)
     if steps is not None and len(steps) > _N_STEPS:
