@@ -98,6 +98,27 @@ def with_error(value: float, deviation: float, sign: str = "+-") -> str:
     return f"({text})e{power:+03d}" if power else text
 
 
+def concise(value: float, deviation: float) -> str:
+    """A value with two digits of its standard deviation in brackets, in units of the value's last digits.
+
+    Examples
+    --------
+    >>> concise(2.4603e-3, 4.31e-5), concise(0.0857112, 0.00214), concise(12.34, 2.1), concise(12034.4, 310.0)
+    ('0.002460(43)', '0.0857(21)', '12.3(2.1)', '12030(310)')
+    >>> concise(-0.00002, 0.0013), concise(2.4e-9, 3.1e-11), concise(1.5, float("nan"))
+    ('-0.0000(13)', '2.400(31)e-09', '1.5')
+    """
+    if not (math.isfinite(value) and math.isfinite(deviation) and deviation > 0):
+        return f"{value:.4g}"
+    power = math.floor(math.log10(max(abs(value), deviation)))
+    power = 0 if -5 < power < 7 else power
+    value, deviation = value / 10.0**power, deviation / 10.0**power
+    n_digits = 1 - int(f"{deviation:.1e}".partition("e")[2])
+    shown = [f"{round(one, n_digits):.{max(0, n_digits)}f}" for one in (value, deviation)]
+    brackets = shown[1] if deviation >= 0.995 else shown[1].replace(".", "").lstrip("0")
+    return f"{shown[0]}({brackets})" + (f"e{power:+03d}" if power else "")
+
+
 def ago(duration_s: float) -> str:
     """A time in its largest unit: "40 s", "12 min", "3 h", "2 days".
 

@@ -45,6 +45,7 @@ def make_run(
     n_replicas=None,
     spec=None,
     mode="",
+    shown=None,
     **problem,
 ):
     """A run with the chains theta (chain, draw, parameter): two members on each rank, unless n_replicas is given.
@@ -69,7 +70,7 @@ def make_run(
         n_scores=100,
     )
     events = make_events(rng, 5000) if events is None else events
-    given = {"spec": spec or {}, "mode": mode, "events": events, "reference": reference}
+    given = {"spec": spec or {}, "mode": mode, "events": events, "reference": reference, "shown": shown}
     create_run(where, make_problem(n_parameters, **problem), layout, **given)
     fill_run(where, layout, theta, make_events(rng, n_chains, n_draws, 50), n_steps=n_steps)
     if learned is not None:
@@ -207,14 +208,31 @@ def test_histograms_by_category():
     assert histograms["generated"].sel(hall=2)[0] == pytest.approx(expected, rel=0.1)
 
 
-def test_bands_are_quantiles_of_the_chains():
-    run = make_run(make_theta(n_chains=40))
-    histograms = analysis.observed_and_generated(run, "energy", bins=4)
-    chains = run["posterior_predictive"]["energy"].values.reshape(40, -1)
-    edges = [*histograms["low"].values, histograms["high"].values[-1]]
-    densities = [np.histogram(chain, edges)[0] / chain.size / np.diff(edges) for chain in chains]
-    bands = histograms["generated_quantiles"].transpose("quantile", "bin")
-    np.testing.assert_allclose(bands, np.quantile(densities, bands["quantile"], axis=0), rtol=1e-6)
+def test_bands_do_not_contain_the_chance_of_their_events(rng):
+    # Chains that generate from the same distribution differ by chance only.
+    theta = make_theta(n_chains=16, n_draws=40)
+    alike = analysis.observed_and_generated(make_run(theta), "energy", bins=20)
+    chance = alike["generated_error"] * np.sqrt(16)
+    assert (alike["generated_spread"] < chance)[2:-4].all()
+    assert float((alike["generated_spread"] / chance)[2:-4].mean()) < 0.4
+    where = MemoryStore()
+    make_run(theta, where)
+    shifted = make_events(rng, 16, 40, 50) + np.stack([0.3 * rng.normal(size=16), np.zeros(16)], -1)[:, None, None]
+    for rank in range(8):
+        with RunWriter(where, rank, replica=rank) as writer:
+            writer.write_chains(theta[2 * rank : 2 * rank + 2], shifted[2 * rank : 2 * rank + 2])
+    different = analysis.observed_and_generated(open_run(where), "energy", bins=20)
+    assert float((different["generated_spread"] / chance)[2:8].mean()) > 1
+
+
+def test_ratios_of_neighbours_with_few_events_are_one():
+    values = analysis.observed_and_generated(make_run(make_theta()), "energy", bins=60)
+    group, width = values["group"].values, (values["high"] - values["low"]).values
+    observed = np.round((values["observed"] / values["observed_error"]).fillna(0).values ** 2)
+    assert np.bincount(group, observed).min() >= 25 and group.max() < 59
+    tail = group == group.max()
+    merged = (values["observed"] * width)[tail].sum() / (values["generated"] * width)[tail].sum()
+    np.testing.assert_allclose(values["ratio"][tail], merged)
 
 
 def test_densities_during_training_come_from_the_snapshots():
@@ -226,8 +244,8 @@ def test_densities_during_training_come_from_the_snapshots():
     taken = run["snapshots"]["events"].sel(step=400)
     energy, hall = (taken.sel(observable=name).values for name in ("energy", "hall"))
     wanted = [np.histogram(e[h == 2], [0, 1, 2])[0] / (h == 2).sum() for e, h in zip(energy, hall, strict=True)]
-    found = densities["generated_quantiles"].sel(step=400, hall=2, quantile=0.5)
-    np.testing.assert_allclose(found, np.median(wanted, axis=0))
+    found = densities["generated"].sel(step=400, hall=2)
+    np.testing.assert_allclose(found, np.mean(wanted, axis=0))
 
 
 def test_evolution_separates_spread_within_and_between_chains():
@@ -409,6 +427,7 @@ def test_several_runs_are_analysed_along_their_dimension():
 
 # Further arguments of each function of a run
 OTHERS = {"fact": ["seed"], "written": ["posterior"], "observed_and_generated": ["energy"], "densities": ["energy"]}
+OTHERS["plane"] = ["energy", "hall"]
 OF_RUNS = sorted(
     name
     for name in analysis.__all__
@@ -421,7 +440,15 @@ def several():
     """Three runs that differ in every respect: one has fewer chains, and one has just been started."""
     options = [(4, None, "Ring()", 1), (8, None, "AllReduce()", "b"), (4, 300, "Ring()", 3)]
     return [
-        make_run(make_theta(n_chains), n_steps=n_steps, mode=mode, spec={"seed": seed}, truth=TRUTH, learned=LEARNED)
+        make_run(
+            make_theta(n_chains),
+            n_steps=n_steps,
+            mode=mode,
+            spec={"seed": seed},
+            truth=TRUTH,
+            learned=LEARNED,
+            shown={"image": [1, 2]},
+        )
         for n_chains, n_steps, mode, seed in options
     ]
 

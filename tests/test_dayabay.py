@@ -9,7 +9,10 @@ import torch
 
 from sagips_kit import DayaBay, fisher_information
 from sagips_kit.problems.dayabay import inputs
+from sagips_kit.running.described import shown_of
 from sagips_kit.statistics.likelihood import fit_likelihood
+from sagips_kit.store import schema
+from sagips_kit.store.shown import Shown
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +203,28 @@ def test_chi_squared_detects_a_wrong_spectrum(problem, theta, rng):
     wrong = theta.clone()
     wrong[problem.parameters.index("spectrum_10")] += 0.2
     assert (scipy.stats.chi2.sf(problem.chi_squared(wrong, counts), 132) < 1e-6).all()
+
+
+def test_survival_over_distance_and_energy(problem, theta):
+    theta = at_published_total(problem, theta)
+    counts = problem.spectra(theta)
+    found = problem.survival(theta, counts)
+    torch.testing.assert_close(found.observed, found.expected)
+    without = problem.survival(torch.cat([0 * theta[:1], theta[1:]]), counts).expected
+    torch.testing.assert_close(without, torch.ones_like(without))
+    # The first minimum of 1 - sin^2(2 theta13) sin^2(1.267 dm2 L / E), at a distance that only the far hall has.
+    x, expected = (torch.as_tensor(one)[2] for one in (found.length_over_energy, found.expected))
+    lowest = expected.argmin()
+    assert x[lowest].item() == pytest.approx(torch.pi / 2 / (1.267 * theta[1].item()), rel=0.1)
+    assert 1 - expected[lowest].item() == pytest.approx(theta[0].item(), rel=0.05)
+
+
+def test_a_run_stores_how_its_problem_is_shown(problem, rng):
+    shown = Shown.from_attributes({schema.SHOWN_KEY: shown_of(problem, problem.observed(1000, rng))})
+    assert shown.category == "hall" and shown.of_category("hall", 2) == "EH3"
+    assert shown.interest == ("sin2_2theta13", "dm2_32") and shown.priors["scale_EH1"][0] == 0
+    assert {*shown.labels} <= {*problem.parameters, *problem.observables}
+    assert Shown.from_attributes({}) == Shown(), "of earlier versions"
 
 
 @pytest.mark.slow

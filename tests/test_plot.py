@@ -7,7 +7,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from test_analysis import make_run, make_timed
+from test_store import make_events
 
 from sagips_kit import analysis, plot
 from sagips_kit.analysis.collection import open_runs
@@ -114,9 +116,83 @@ def test_events_have_bands(run):
     assert texts(axes[0, 0].get_legend()) == [
         "95 % of the chains",
         "68 % of the chains",
-        "generated, median",
+        "generated, mean of the chains",
         "observed",
     ]
+
+
+def test_categories_have_panels_and_names_without_asking():
+    names = [(1, "near"), (2, "middle"), (3, r"$\theta_{far}$")]
+    run = make_fitted_run(2, shown={"category": "hall", "category_names": names})
+    axes = plot.observed_and_generated(run, "energy")
+    assert [ax.get_title() for ax in axes[0]] == [name for _, name in names]
+    assert plot.densities(run, "energy").shape == (2, 3)
+    assert plot.observed_and_generated(run, "energy", by=None).shape == (2, 1)
+    assert plot.observed_and_generated(run, "hall").shape == (2, 1), "not by itself"
+
+
+def test_sparse_bins_have_one_ratio_together(run):
+    ratio = plot.observed_and_generated(run, "energy", bins=100)[1, 0].containers[0]
+    values = analysis.observed_and_generated(run, "energy", bins=100)
+    assert len(ratio.lines[0].get_xdata()) == len(np.unique(values["group"])) < 100
+
+
+def test_what_matplotlib_cannot_draw_is_replaced_by_the_name():
+    run = make_fitted_run(2, shown={"labels": {"theta0": r"$\nonsense{$", "theta1": r"$\theta_1$"}})
+    assert [text.get_text() for text in plot.estimate(run).get_yticklabels()] == ["theta0", r"$\theta_1$"]
+
+
+def test_parameters_of_interest_come_first_and_others_are_folded():
+    shown = {"interest": ["theta2", "theta1"], "priors": {"theta1": (0.0, 0.3)}}
+    run = make_fitted_run(4, shown=shown, learned=(np.linspace(-2, 2, 4), 0.01 * np.eye(4)))
+    ax = plot.estimate(run)
+    assert [text.get_text() for text in ax.get_yticklabels()] == shown["interest"]
+    assert ax.get_xlabel().endswith("\n2 other parameters not shown: parameters=[...]")
+    assert len(plot.estimate(run, ["theta0", "theta3"]).get_yticks()) == 2
+    assert plot.posterior(run).shape == (2, 2) and len(plot.evolution(run)) == 2
+    estimates, _ = plot.fit(run)
+    assert len(estimates.get_yticks()) == 2 and "prior" in texts(estimates.get_legend())
+    assert "prior" in texts(plot.posterior(run)[0, 0].figure.legends[0])
+    table = analysis.summary(run)
+    assert table.index.tolist() == ["theta2", "theta1", "theta0", "theta3"]
+    assert table["prior_deviation"].dropna().to_dict() == {"theta1": 0.3}
+    assert "<details><summary>2 other parameters</summary>" in table._repr_html_()
+
+
+def test_small_numbers_have_a_power_of_ten_at_the_axis():
+    rng = np.random.default_rng(0)
+    run = make_run(2.4e-3 + 5e-5 * rng.normal(size=(8, 20, 1)), reference=None, units={"theta0": "eV^2"})
+    (ax,) = plot.posterior(run).ravel()
+    assert ax.get_xlabel() == "theta0 [$10^{-3}$ eV$^{2}$]"
+    ax.figure.canvas.draw()
+    assert {text.get_text() for text in ax.get_xticklabels()} <= {f"{k / 20:g}" for k in range(100)}
+
+
+def test_two_observables_at_once(run):
+    axes = plot.plane(run, "energy", "hall", bins=10)
+    assert axes[0].get_xlabel() == "energy [MeV]" and axes[0].get_ylabel() == "hall"
+    values = analysis.plane(run, "energy", "hall", bins=10)
+    area = (values["high_x"] - values["low_x"]) * (values["high_y"] - values["low_y"])
+    assert float((values["observed"] * area).sum()) == pytest.approx(1)
+    # Both samples come from the same distribution.
+    assert float((values["pull"] ** 2).mean()) == pytest.approx(1, abs=0.5)
+    with pytest.raises(ValueError, match="x and y are both 'hall'"):
+        plot.plane(run, "hall", "hall")
+
+
+def test_an_image_is_drawn_beside_its_truth():
+    run = make_fitted_run(6, shown={"image": [2, 3]})
+    axes = plot.image(run)
+    assert [ax.get_title() for ax in axes] == [
+        "truth",
+        "estimate",
+        "standard deviation",
+        "(estimate - truth) / deviation",
+    ]
+    np.testing.assert_allclose(analysis.image(run)["truth"].values.ravel(), run["reference"]["truth"])
+    assert len(plot.image(make_fitted_run(6, shown={"image": [2, 3]}, truth=None))) == 2
+    with pytest.raises(ValueError, match="no image. Set `image = "):
+        plot.image(make_fitted_run(6))
 
 
 @pytest.mark.parametrize(("by", "n_panels"), [(None, 1), ("hall", 3)])
@@ -167,7 +243,9 @@ def test_residuals(run):
 def test_losses_timeline_and_staleness():
     run = make_timed([[0, 4, 0, 0], [1, 1, 1, 1]], [[1, 5, 9, 10], [2, 4, 6, 8]])
     ax = plot.losses(run)
-    assert (ax.get_ylabel(), ax.get_yscale()) == ("loss - loss by guessing", "symlog")
+    assert (ax.get_ylabel(), ax.get_yscale()) == ("RMS distance of the loss\nfrom that by guessing", "log")
+    with pytest.raises(ValueError, match="No row of the history has been written yet"):
+        plot.losses(make_fitted_run(3, n_steps=0))
     assert plot.staleness(run).get_ylabel() == "staleness [steps]"
     ax = plot.timeline(run)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("time since the start [s]", "rank")
@@ -191,7 +269,9 @@ def test_the_axis_of_the_distance_always_has_numbers():
     assert {"0.5", "1"} <= shown and not any("10^" in text for text in shown), "and no powers of ten between them"
 
 
-def test_densities_can_be_logarithmic_and_ratios_beyond_the_axis_are_marked(run):
+def test_densities_can_be_logarithmic_and_ratios_beyond_the_axis_are_marked():
+    events = make_events(np.random.default_rng(0), 5000) * [1.5, 1]
+    run = make_fitted_run(2, events=events)
     axes = plot.observed_and_generated(run, "energy", log=True)
     assert axes[0, 0].get_yscale() == "log" and axes[0, 0].get_ylim()[0] > 0
     low, high = axes[1, 0].get_ylim()
@@ -272,7 +352,7 @@ def test_a_picture_has_the_name_and_the_arguments_of_its_analysis():
 def test_pictures_of_one_run_refuse_several(runs, name):
     if name in ("convergence", "estimate", "pace", "residuals"):
         return
-    of = {"densities": ["energy"], "observed_and_generated": ["energy"]}
+    of = {"densities": ["energy"], "observed_and_generated": ["energy"], "plane": ["energy", "hall"]}
     with pytest.raises(ValueError, match=r"single run.*runs\['Ring\(\)'\]"):
         getattr(plot, name)(runs, *of.get(name, []))
 
@@ -281,17 +361,28 @@ def test_the_overview_holds_all_pictures(run):
     axes = plot.overview(run)
     assert list(axes) == [picture.name for picture in plot.pictures(run)]
     with_an_observable = {name for name in axes if name.endswith(" energy")}
-    assert {name.removesuffix(" energy") for name in axes} == set(plot.__all__) - {"overview", "pictures", "pace"}
+    drawn = {"convergence", "densities", "discriminator", "estimate", "evolution", "losses", "observed_and_generated"}
+    assert {name.removesuffix(" energy") for name in axes} == drawn | {"posterior", "staleness", "timeline"}
     figure = axes["losses"].figure.figure
     assert {axes[name].shape for name in with_an_observable} == {(2, 3)}, "by hall"
     assert figure.get_suptitle() == "SimpleNamespace, 8 ranks, step 1000 of 1000, finished"
 
 
+@pytest.mark.parametrize(("n_steps", "n_chains"), [(5, 2), (200, 2), (None, 1)])
+def test_every_listed_picture_has_something_to_show(n_steps, n_chains):
+    run = make_fitted_run(2, n_chains=n_chains, n_steps=n_steps, reference=None)
+    for picture in plot.pictures(run):
+        axes = np.ravel(picture.draw(Figure()))
+        assert all(ax.has_data() for ax in axes if ax.get_visible()), picture.name
+
+
 def test_the_overview_says_what_is_missing_yet():
     axes = plot.overview(make_fitted_run(3, n_steps=0))
-    (text,) = axes["posterior"].texts
-    assert axes["posterior"].figure.bbox.height < axes["losses"].figure.bbox.height / 2
-    assert "No chain has been written" in text.get_text().replace("\n", " ")
+    assert not axes
+    assert "has not begun to train" in plt.gcf().get_suptitle()
+    axes = plot.overview(make_fitted_run(3, n_steps=200))
+    assert {"convergence", "losses"} <= set(axes) and "posterior" not in axes
+    assert "come at the end of the run: step 200 of 1000" in plt.gcf().get_suptitle()
 
 
 def test_a_run_without_reference_has_pictures_too():
@@ -338,7 +429,7 @@ def test_a_fit_is_drawn_from_a_run_and_from_its_result():
     run = make_fitted_run(3, learned=learned, findings=["There is another answer."])
     estimates, correlations = plot.fit(run)
     assert texts(estimates.get_legend()) == ["fit", "MLE", "estimate of the generators", "truth", "published"]
-    assert estimates.get_yticklabels()[0].get_text() == "theta0 = -2.00 $\\pm$ 0.10 days"
+    assert estimates.get_yticklabels()[0].get_text() == "theta0 = -2.00(10) days"
     assert [text.get_text() for text in correlations.texts][1] == "0.50"
     assert "NOT RELIABLE: There is another answer." in estimates.figure.get_suptitle()
     result = ScoreFit(("a", "b", "c"), *learned, {}, 5.0, 4, ())

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from test_analysis import TRUTH, make_run, make_theta
+from test_analysis import LEARNED, TRUTH, make_run, make_theta
 from test_store import rows_of
 from zarr.storage import MemoryStore
 
@@ -317,6 +317,23 @@ def test_the_page_of_an_unfinished_run_says_what_is_missing(folder):
     text = html_report(open_run(folder / "under way.zarr"))
     assert "step 300 of 1000, unfinished" in text and "No chain has been written yet" in text
     assert len(Page(text).images) >= 4
+
+
+def test_the_page_folds_what_is_not_of_interest(tmp_path):
+    shown = {"interest": ["theta1"]}
+    run = make_run(make_theta(), tmp_path / "a.zarr", shown=shown, learned=LEARNED)
+    first, folded, rest = html_report(run).partition("<details><summary>1 other parameter</summary>")
+    assert folded and "<th>theta1</th>" in first and "<th>theta0 [days]</th>" in rest and "@media print" in first
+    card = run.sagips._repr_html_()
+    assert "finished" in card and "theta1" in card and "step 1000 of 1000" in card
+    assert "<pre>run = a" in open_runs([tmp_path / "a.zarr"]).sagips._repr_html_()
+
+
+def test_a_table_for_a_paper():
+    run = make_run(make_theta(), shown={"labels": {"theta0": r"$\theta_{13}$"}}, learned=LEARNED)
+    lines = analysis.summary(run).latex().splitlines()
+    assert lines[0] == r"\begin{tabular}{lrrr}" and lines[2] == r"parameter & estimate & chains & likelihood fit \\"
+    assert lines[4].startswith(r"$\theta_{13}$ [days] & $") and lines[5].startswith("theta1 & $")
 
 
 def test_the_spec_on_the_page_deletes_nothing(tmp_path):

@@ -13,7 +13,7 @@ from .._text import allowed
 from . import calibration
 from .adversaries import discriminator, evolution
 from .answer import Verdict as Verdict
-from .answer import summary, verdict
+from .answer import verdict
 from .base import each_run, state, written
 from .base import single_run as single_run
 from .estimates import coverage, distance_to_fit, distance_to_mle, estimate, estimate_of, residuals, summary_of
@@ -21,6 +21,8 @@ from .events import densities, observed_and_generated, snapshots
 from .facts import describe, environment, fact, spec
 from .fits import fit
 from .history import convergence, losses, pace, staleness, timeline, warnings_of
+from .planes import image, plane
+from .table import summary
 
 __all__ = [
     "calibration",
@@ -38,9 +40,11 @@ __all__ = [
     "evolution",
     "fact",
     "fit",
+    "image",
     "losses",
     "observed_and_generated",
     "pace",
+    "plane",
     "residuals",
     "snapshots",
     "spec",

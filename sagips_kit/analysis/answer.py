@@ -1,13 +1,11 @@
 """The answer of a run, and whether it may be used: what speaks against it, what was tested, and what was not."""
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import scipy.stats
 import xarray as xr
 
@@ -182,75 +180,6 @@ def verdict(run: xr.DataTree) -> Verdict:
     elif "diverged" not in complaints:
         _of_the_chains(run, found)
     return found.verdict()
-
-
-class Summary(pd.DataFrame):
-    """A table of estimates that shows the verdict on their run above itself."""
-
-    _metadata: ClassVar = ["verdict"]
-    verdict: str = ""
-
-    def __repr__(self) -> str:
-        # All columns, and no NaN where nothing was published.
-        table = self.to_string(max_rows=pd.get_option("display.max_rows"), na_rep="-")
-        return f"{self.verdict}\n{table}" if self.verdict else table
-
-    def _repr_html_(self) -> str:
-        table = self.to_html(max_rows=pd.get_option("display.max_rows"), na_rep="-", notebook=True)
-        return f"<p><b>{html.escape(self.verdict)}</b></p>{table}" if self.verdict else table
-
-
-@for_each_run
-def summary(run: xr.DataTree) -> pd.DataFrame:
-    """The answer of a run as a small table for a notebook, with the verdict on it above.
-
-    The estimate is that of the fit by the learned score, from all events together, and the chains show whether they
-    confirm it.  Where there is no such fit, the estimate is the mean of the chains, and their spread is its deviation.
-
-    Parameters
-    ----------
-    run : DataTree
-        One run, or several of `open_runs`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row for each parameter (and run).  The columns are estimate, deviation, chains and spread (mean and standard
-        deviation of the chains), truth, published, published_deviation, mle, floor (the maximum-likelihood estimate and
-        its standard deviation) and distance, without those that the run does not know.  The distance is that of the
-        chains from the mle in floor units or, without a likelihood, from the fit in its deviations.
-
-    Raises
-    ------
-    ValueError
-        If no chain has been written yet.
-
-    See Also
-    --------
-    verdict : Whether the answer may be used.
-    estimate : The same and more as a Dataset.
-    summary_of : A table of derived quantities.
-
-    Examples
-    --------
-    >>> from sagips_kit import analysis, open_run
-    >>> table = analysis.summary(open_run("runs/proxy.zarr"))
-    >>> list(table.columns)
-    ['estimate', 'deviation', 'chains', 'spread', 'truth', 'mle', 'floor', 'distance']
-    """
-    values = estimate(run)
-    chains = values.rename(mean="chains", deviation="spread")
-    has_fit = bool(values["fit"].notnull().any())
-    table = chains.assign(
-        estimate=values["fit" if has_fit else "mean"],
-        deviation=values["fit_deviation" if has_fit else "deviation"],
-        distance=values["to_mle" if values["to_mle"].notnull().any() else "to_fit"],
-    )
-    columns = ["estimate", "deviation", *(["chains", "spread"] if has_fit else [])]
-    columns += ["truth", "published", "published_deviation", "mle", "floor", "distance"]
-    result = Summary(table[columns].to_dataframe()[columns].dropna(axis="columns", how="all"))
-    result.verdict = verdict(run).headline
-    return result
 
 
 def _of_the_fit(run: xr.DataTree, found: _Collected) -> None:

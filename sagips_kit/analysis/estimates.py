@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
 from .. import _circular
 from ..store import schema
+from ..store.shown import Shown
 from . import calibration
 from .base import (
     circles_of,
@@ -49,7 +51,7 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
         circle : period of periodic parameters, NaN for others.
         mle, floor : maximum-likelihood estimate and its standard deviation.
         fit, fit_deviation : estimate of the fit by the learned score, and its standard deviation.
-        truth, published, published_deviation : NaN where unknown.
+        truth, published, published_deviation, prior, prior_deviation : NaN where unknown.
         to_mle : (mean - mle) / floor.
         to_fit : (mean - fit) / fit_deviation.
         pull : (mean - truth) / deviation.
@@ -91,6 +93,7 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
         published_deviation=reference[schema.PUBLISHED_DEVIATION],
         circle=circles_of(run)[1],
     )
+    result = result.assign(_priors_of(run))
     to = {name: difference(result["mean"], result[name], result["circle"]) for name in _REFERENCES}
     result["to_mle"] = to[schema.MLE] / result["floor"]
     result["to_fit"] = to[schema.FIT] / result["fit_deviation"]
@@ -365,6 +368,17 @@ def summary_of(chains: xr.Dataset) -> pd.DataFrame:
     """
     columns = list(_COLUMNS)
     return pd.DataFrame(estimate_of(chains)[columns].to_dataframe(), columns=columns).rename(columns=_COLUMNS)
+
+
+def _priors_of(run: xr.DataTree) -> dict[str, xr.DataArray]:
+    """Values and deviations of the priors of a run, (parameter,) each; NaN for parameters without one."""
+    names, known = schema.names_of(run.attrs)[0], Shown.from_attributes(run.attrs).priors
+    values = np.array([known.get(name, (np.nan, np.nan)) for name in names])
+    coordinates = {schema.PARAMETER: names}
+    return {
+        name: xr.DataArray(values[:, k], coordinates, (schema.PARAMETER,))
+        for k, name in enumerate(("prior", "prior_deviation"))
+    }
 
 
 def _has_chains(run: xr.DataTree) -> bool:

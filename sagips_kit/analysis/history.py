@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 
 from ..store import schema
+from ..store.diagnostics import GUESSED, GUESSING
 from .answer import verdict
 from .base import (
     circles_of,
@@ -17,6 +18,7 @@ from .base import (
     settings_of,
     witness_rows,
 )
+from .facts import fact
 from .fits import reference_of
 
 
@@ -216,6 +218,7 @@ def losses(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
     Dataset (network, step)
         mean, low, high : mean, minimum and maximum over the members of all ranks that have completed the step;
         `network` is "discriminator" or "generator".
+        distance : root mean square, over the same members, of the loss minus that of a discriminator that guesses.
 
     See Also
     --------
@@ -229,7 +232,12 @@ def losses(run: xr.DataTree, n_rows: int | None = 1000) -> xr.Dataset:
     """
     history = _rows(run, n_rows)
     networks = {"discriminator": schema.LOSS_DISCRIMINATOR, "generator": schema.LOSS_GENERATOR}
-    parts = [_spread(history[name].load(), [schema.RANK, schema.MEMBER]) for name in networks.values()]
+    loss, each = fact(run, "loss") or "likelihood", [schema.RANK, schema.MEMBER]
+    parts: list[xr.Dataset] = []
+    for name, guess in zip(networks.values(), (GUESSING[loss], GUESSED[loss]), strict=True):
+        losses = history[name].load()
+        distance = xr.ufuncs.sqrt(((losses - guess) ** 2).mean(each))
+        parts.append(_spread(losses, each).assign(distance=distance))
     return xr.concat(parts, xr.Variable("network", list(networks)))
 
 

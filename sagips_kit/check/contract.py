@@ -65,10 +65,16 @@ def names(case: Case) -> Iterator[Remark]:
 def _dictionaries(problem: Problem) -> Iterator[Remark]:
     """What is said about parameters and observables by name."""
     parameters, known = set(problem.parameters), {*problem.parameters, *problem.observables}
-    places = {"units": known, "long_names": known, "published": parameters, "priors": parameters}
+    if isinstance(problem.interest, str):
+        yield fix(f"interest = {problem.interest!r}: should be several names, such as ({problem.interest!r},).")
+        return
+    places = {"units": known, "long_names": known, "labels": known, "published": parameters, "priors": parameters}
+    places["interest"] = parameters
     for kind, names in places.items():
         for name in sorted(set(getattr(problem, kind)) - names):
             yield fix(f"{kind} has {name!r}, which does not exist. {allowed(name, sorted(names))}")
+    if (n := len(problem.category_names)) not in (0, problem.n_categories):
+        yield fix(f"category_names has {n} names: should have n_categories = {problem.n_categories}, or none.")
     for kind in ("published", "priors"):
         for name, given in getattr(problem, kind).items():
             if not (_are_numbers(given, 2) and given[1] > 0):

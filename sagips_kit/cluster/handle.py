@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .._text import counted, listed, tail
 from ..ranks.segments import bus_error_explained
 from ..report.line import ProgressLine, clock
-from ..report.progress_line import Follower
+from ..report.progress_line import Follower, ShownInNotebooks
 from ..running.coordination import Control
 from ..store import schema
 from ..store.heartbeat import TRAINING
@@ -86,7 +86,7 @@ class RankError(RuntimeError):
         self.rank, self.host, self.failures = rank, host, failures
 
 
-class RunHandle:
+class RunHandle(ShownInNotebooks):
     """A run on the engines, returned by `Session.submit` and `Session.attach`.
 
     The run does not depend on its handle: when the handle is lost, `Session.attach` returns another one.

@@ -12,6 +12,7 @@ from .adversaries import discriminator, evolution
 from .answer import estimate, residuals
 from .learned import fit
 from .pairs import posterior
+from .planes import image, plane
 from .sheet import overview, pictures
 from .spectra import densities, observed_and_generated
 from .speed import pace
@@ -24,11 +25,13 @@ __all__ = [
     "estimate",
     "evolution",
     "fit",
+    "image",
     "losses",
     "observed_and_generated",
     "overview",
     "pace",
     "pictures",
+    "plane",
     "posterior",
     "residuals",
     "staleness",

@@ -15,19 +15,22 @@ from numpy.typing import NDArray
 from .. import _circular, analysis
 from ..analysis.fits import Reference, reference_of
 from ..store import schema
+from ..store.shown import Shown
 from .base import (
     ENSEMBLE,
     LEARNED,
+    PRIOR,
     REFERENCE,
     SEVERAL,
     TRUTH,
     Style,
     beside_the_estimate,
-    chosen,
     draw_bands,
     edges_of,
     label,
     new_axes,
+    of_interest,
+    power_of,
 )
 
 _N_COLUMNS = 3
@@ -47,7 +50,8 @@ def evolution(
     run : DataTree
         A run that `open_run` has opened; it may be unfinished.
     parameters : str, iterable of str or None
-        The parameters to draw, in this order; None draws the first six.
+        The parameters to draw, in this order; None draws those of interest, or the first six if the problem does not
+        name any.
     figure : Figure or None
         Figure or SubFigure to draw on; None makes a new figure.
 
@@ -73,11 +77,11 @@ def evolution(
     >>> run = open_run("runs/proxy.zarr")
     >>> axes = plot.evolution(run, ["theta0", "theta3"])
     >>> [ax.get_ylabel() for ax in axes]
-    ['theta0', 'theta3']
+    ['$\\\\theta_0$', '$\\\\theta_3$']
     """
     analysis.single_run(run, "plot.evolution", SEVERAL)
     values = analysis.evolution(run)["quantiles"]
-    names = chosen(parameters, list(values[schema.PARAMETER].values), 6)
+    names = of_interest(run, parameters, 6)
     n_columns = min(len(names), _N_COLUMNS)
     n_rows = -(-len(names) // n_columns)
     figure = figure or plt.figure(figsize=(0.6 + 3.6 * n_columns, 0.9 + 2.1 * n_rows), layout="constrained")
@@ -90,20 +94,26 @@ def evolution(
         _draw_fit(ax, reference, known.sel(parameter=name))
         _draw_known(ax, known.sel(parameter=name))
         ax.yaxis.set_major_locator(MaxNLocator(4))
-        ax.set(ylabel=label(run, name), xlim=(0, run.attrs[schema.LAYOUT_KEY]["n_steps"]))
+        power = power_of(max(map(abs, ax.get_ylim())))
+        if power:
+            ax.yaxis.set_major_formatter(lambda value, _, power=power: f"{value / 10.0**power:g}")
+        ax.set(ylabel=label(run, name, power), xlim=(0, run.attrs[schema.LAYOUT_KEY]["n_steps"]))
     for ax in axes[len(names) :]:
         ax.set_visible(False)
     for ax in axes[max(0, len(names) - n_columns) : len(names)]:
         ax.set_xlabel("step")
         ax.tick_params(labelbottom=True)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, ncols=len(labels), loc="outside upper center")
+    figure.legend(handles, labels, frameon=False, ncols=2 * n_columns, loc="outside upper center")
     return axes[: len(names)]
 
 
 def _beside(run: xr.DataTree, centre: xr.DataArray, reference: Reference) -> xr.Dataset:
     """Reference, truth and published values, those of periodic parameters in the period of the last generated ones."""
     known = run[schema.REFERENCE].to_dataset()[["truth", "published"]].load()
+    priors = Shown.from_attributes(run.attrs).priors
+    names = centre[schema.PARAMETER].values.tolist()
+    known["prior"] = (schema.PARAMETER, [priors.get(name, (np.nan,))[0] for name in names])
     around = schema.intervals_of(run[schema.POSTERIOR].attrs)
     _, period = _circular.circles(centre[schema.PARAMETER].values.tolist(), around)
     known = known.assign(mean=centre, circle=(schema.PARAMETER, period), centre=reference.centre)
@@ -124,10 +134,10 @@ def _draw_fit(ax: Axes, reference: Reference, values: xr.Dataset) -> None:
 
 
 def _draw_known(ax: Axes, values: xr.Dataset) -> None:
-    """Draw truth and published value of one parameter as horizontal lines."""
-    for name, style in [("truth", (0, (1, 1))), ("published", "-.")]:
+    """Draw truth, published value and prior of one parameter as horizontal lines."""
+    for name, style, color in [("truth", (0, (1, 1)), TRUTH), ("published", "-.", TRUTH), ("prior", ":", PRIOR)]:
         if values[name].notnull():
-            ax.axhline(float(values[name]), color=TRUTH, lw=1.4, ls=style, label=name)
+            ax.axhline(float(values[name]), color=color, lw=1.4, ls=style, label=name)
 
 
 def discriminator(run: xr.DataTree, n_bins: int = 40, ax: Axes | None = None) -> Axes:

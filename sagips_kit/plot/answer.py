@@ -1,5 +1,7 @@
 """The estimates beside what they can be compared with: the two fits of a run, truth and published values."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -10,22 +12,27 @@ from ..store import schema
 from .base import (
     ENSEMBLE,
     LEARNED,
+    PRIOR,
     REFERENCE,
     TRUTH,
     Style,
     beside_the_estimate,
+    chosen,
+    folded,
     is_several,
     legend_above,
     new_axes,
+    of_interest,
     parameter_axes,
     run_styles,
+    symbol,
 )
 
 _LABELS = {"mean": "chains: mean and spread", "mle": "MLE [floor units]", "fit": "fit [its deviations]"}
 _FIT: Style = {"marker": "s", "ms": 5, "mfc": "white", "color": LEARNED}
 
 
-def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
+def estimate(run: xr.DataTree, parameters: str | Iterable[str] | None = None, ax: Axes | None = None) -> Axes:
     """Draw mean and spread of the chains and the fit by the learned score, relative to the maximum-likelihood estimate.
 
     Each parameter has a row.  Distances are in floor units: standard deviations of the maximum-likelihood estimate
@@ -37,7 +44,9 @@ def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     ----------
     run : DataTree
         A run that `open_run` has opened, or several that `open_runs` has opened.  Of a single run, the fit by the
-        learned score, truth and published values are drawn too; several runs are drawn side by side.
+        learned score, priors, truth and published values are drawn too; several runs are drawn side by side.
+    parameters : str, iterable of str or None
+        The parameters to draw, in this order; None draws those of interest, or all if the problem does not name any.
     ax : Axes or None
         Axes to draw on; None makes a new figure.
 
@@ -67,10 +76,12 @@ def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     """
     values = analysis.estimate(run)
     if is_several(run):
-        return _estimate_of_each(run, values, ax)
-    reference = reference_of(run)
-    values = beside_the_estimate(values.assign(centre=reference.centre))
-    zero, unit, xlabel = values["centre"], reference.deviation, _distance(reference)
+        names = chosen(parameters, values[schema.PARAMETER].values.tolist(), values.sizes[schema.PARAMETER])
+        return _estimate_of_each(run, values.sel(parameter=names), ax)
+    reference, names = reference_of(run), of_interest(run, parameters)
+    values = beside_the_estimate(values.assign(centre=reference.centre, width=reference.deviation))
+    values = values.sel(parameter=names)
+    zero, unit, xlabel = values["centre"], values["width"], _distance(reference)
     if not reference.name:
         zero, unit, xlabel = values["mean"], values["deviation"], "distance to the estimate [its standard deviations]"
     if unit.isnull().all():
@@ -78,20 +89,25 @@ def estimate(run: xr.DataTree, ax: Axes | None = None) -> Axes:
             "The run has one chain and no fit, so no unit is known in which distances could be drawn. Type "
             "analysis.summary(run) for a table of the estimates."
         )
-    names = values[schema.PARAMETER].values.tolist()
-    ax = parameter_axes(names, xlabel, ax)
+    ax = parameter_axes([symbol(run, name) for name in names], xlabel, ax, note=folded(run, names))
     rows = np.arange(len(names))
 
     def draw(name: str, deviation: str | None, offset: float, style: Style) -> None:
         x = (values[name] - zero) / unit
         if x.notnull().any():
             error = None if deviation is None else values[deviation] / unit
-            ax.errorbar(x, rows + offset, xerr=error, capsize=0, lw=1.6, ls="", label=_LABELS.get(name, name), **style)
+            style = {"capsize": 0, "lw": 1.6, "ls": "", "label": _LABELS.get(name, name)} | style
+            ax.errorbar(x, rows + offset, xerr=error, **style)
 
     draw("mean", "deviation", 0, {"marker": "o", "ms": 6, "color": ENSEMBLE})
     draw("fit", "fit_deviation", -0.25, _FIT)
     draw("truth", None, 0, {"marker": "*", "ms": 10, "mfc": "white", "color": TRUTH})
     draw("published", "published_deviation", 0.25, {"marker": "D", "ms": 5, "mfc": "white", "color": TRUTH})
+    # Most priors are much wider than what the events say, and would leave no room for the rest.
+    limits = ax.get_xlim()
+    draw("prior", "prior_deviation", 0.35, {"marker": "", "color": PRIOR, "alpha": 0.8})
+    draw("prior", None, 0.35, {"marker": "|", "ms": 8, "color": PRIOR, "label": "_prior"})
+    ax.set_xlim(limits)
     legend_above(ax)
     return ax
 
@@ -113,7 +129,8 @@ def _estimate_of_each(runs: xr.DataTree, values: xr.Dataset, ax: Axes | None) ->
     distance, unit = f"to_{found.name}", "floor" if found.name == "mle" else "fit_deviation"
     dim = runs.attrs[schema.ALONG_KEY]
     names, labels = (values[name].values.tolist() for name in (schema.PARAMETER, dim))
-    ax = parameter_axes(names, _distance(found), ax, 6.8, 0.2 + 0.1 * len(labels))
+    symbols = [symbol(next(iter(runs.children.values())), name) for name in names]
+    ax = parameter_axes(symbols, _distance(found), ax, 6.8, 0.2 + 0.1 * len(labels))
     offsets = np.linspace(-0.3, 0.3, len(labels)) if len(labels) > 1 else [0]
     rows = np.arange(len(names))
     for k, (label, style) in enumerate(zip(labels, run_styles(len(labels)), strict=True)):
@@ -124,7 +141,7 @@ def _estimate_of_each(runs: xr.DataTree, values: xr.Dataset, ax: Axes | None) ->
     return ax
 
 
-def residuals(run: xr.DataTree, ax: Axes | None = None) -> Axes:
+def residuals(run: xr.DataTree, parameters: str | Iterable[str] | None = None, ax: Axes | None = None) -> Axes:
     """Draw how far the estimates are from truth, both fits and published values, in standard deviations.
 
     Of a single run, each parameter has a row.  Of several runs, the residuals of all parameters relative to truth or
@@ -134,6 +151,8 @@ def residuals(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     ----------
     run : DataTree
         A run that `open_run` has opened, or several that `open_runs` has opened.
+    parameters : str, iterable of str or None
+        The parameters to draw, in this order; None draws those of interest, or all if the problem does not name any.
     ax : Axes or None
         Axes to draw on; None makes a new figure.
 
@@ -162,14 +181,17 @@ def residuals(run: xr.DataTree, ax: Axes | None = None) -> Axes:
     """
     values = analysis.residuals(run)["pull"]
     if is_several(run):
-        return _residuals_of_several(values, ax)
+        names = chosen(parameters, values[schema.PARAMETER].values.tolist(), values.sizes[schema.PARAMETER])
+        return _residuals_of_several(values.sel(parameter=names), ax)
     if values.isnull().all():
         raise ValueError(
             "There is no residual to draw: the run has a single chain, or it has neither a truth nor published values "
             "nor a fit. Type analysis.summary(run) for a table of the estimates."
         )
-    names = values[schema.PARAMETER].values.tolist()
-    ax = parameter_axes(names, "(estimate - reference) / standard deviation", ax)
+    names = of_interest(run, parameters)
+    values = values.sel(parameter=names)
+    symbols, xlabel = [symbol(run, name) for name in names], "(estimate - reference) / standard deviation"
+    ax = parameter_axes(symbols, xlabel, ax, note=folded(run, names))
     rows = np.arange(len(names))
     styles: dict[str, Style] = {
         "truth": {"marker": "*", "ms": 10, "mfc": "white", "color": TRUTH},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,19 +12,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from .. import _circular
-from .._text import allowed, listed
+from .._text import allowed, concise, counted, listed
 from ..store import schema
+from ..store.shown import Shown
 
 ENSEMBLE = "#1b6ca8"
 TRUTH = "#d1495b"
 REFERENCE = "0.15"
+PRIOR = "#8a6d1f"
 FAINT = "0.75"
 LEARNED = "#2a7f4f"  # the fit by the learned score
-PM = "$\\pm$"
 SEVERAL = "plot.convergence(runs)"  # what to type instead where a picture takes one run only
 
 # Keyword arguments of matplotlib, which no type describes.
@@ -68,28 +73,84 @@ def beside_the_estimate(values: xr.Dataset) -> xr.Dataset:
     return values.assign({name: one.where(values["circle"].notnull(), values[name]) for name, one in moved.items()})
 
 
+def of_interest(run: xr.DataTree, parameters: str | Iterable[str] | None, n_shown: int | None = None) -> list[str]:
+    """Names of the parameters to draw: those given, else those of interest, else the first `n_shown`."""
+    known, shown = schema.names_of(run.attrs)[0], Shown.from_attributes(run.attrs)
+    if parameters is None and shown.interest:
+        return list(shown.interest)
+    return chosen(parameters, known, len(known) if n_shown is None else n_shown)
+
+
+def folded(run: xr.DataTree, names: Sequence[str]) -> str:
+    """What is said of parameters that are not drawn; empty if all are."""
+    n_others = len(schema.names_of(run.attrs)[0]) - len(names)
+    return f"{counted(n_others, 'other parameter')} not shown: parameters=[...]" if n_others > 0 else ""
+
+
+def symbol(run: xr.DataTree, name: str) -> str:
+    """Symbol of a parameter or observable, or its name if it has none that can be drawn."""
+    return drawable(Shown.from_attributes(run.attrs).label(name), name)
+
+
+@functools.lru_cache
+def drawable(text: str, instead: str) -> str:
+    """The text, if matplotlib understands its TeX."""
+    try:
+        MathTextParser("agg").parse(text)
+    except ValueError:
+        return instead
+    return text
+
+
 def unit_of(run: xr.DataTree, name: str) -> str:
-    """Unit of a parameter or observable; empty if it has none."""
+    """Unit of a parameter or observable, its powers raised; empty if it has none."""
     group = schema.POSTERIOR if name in run[schema.POSTERIOR] else schema.OBSERVED
     unit = run[group][name].attrs.get("units", "")
-    return "" if unit == schema.DIMENSIONLESS else unit
+    return "" if unit == schema.DIMENSIONLESS else re.sub(r"\^(-?\d+)", r"$^{\1}$", unit)
 
 
-def label(run: xr.DataTree, name: str) -> str:
-    """Name of a parameter or observable with its unit, for an axis."""
-    unit = unit_of(run, name)
-    return f"{name} [{unit}]" if unit else name
+def label(run: xr.DataTree, name: str, power: int = 0) -> str:
+    """Symbol of a parameter or observable with its unit, times a power of ten, for an axis."""
+    parts = [rf"$10^{{{power}}}$" if power else "", unit_of(run, name)]
+    unit = " ".join(filter(None, parts))
+    return f"{symbol(run, name)} [{unit}]" if unit else symbol(run, name)
+
+
+def power_of(largest: float) -> int:
+    """The power of ten of an axis that reaches this far from zero: 0 for usual numbers."""
+    if not (largest > 0 and math.isfinite(largest)) or 0.01 <= largest < 1e4:
+        return 0
+    return 3 * math.floor(math.log10(largest) / 3)
+
+
+def number(value: float, deviation: float) -> str:
+    """A value with two digits of its standard deviation in brackets, powers of ten as TeX."""
+    digits, _, power = concise(value, deviation).partition("e")
+    return rf"{digits} $\times 10^{{{int(power)}}}$" if power else digits
 
 
 def parameter_axes(
-    names: Sequence[str], xlabel: str, ax: Axes | None = None, width: float = 6.4, row_height: float = 0.32
+    names: Sequence[str],
+    xlabel: str,
+    ax: Axes | None = None,
+    width: float = 6.4,
+    row_height: float = 0.32,
+    note: str = "",
 ) -> Axes:
-    """Axes with one row for each parameter, the first at the top at y = 0, and bands at 1 and 2 units from zero."""
+    """Axes with one row for each parameter, the first at the top at y = 0, and bands at 1 and 2 units from zero.
+
+    A note stands below the label of the axis.
+    """
     ax = ax or new_axes(width, 1.4 + row_height * len(names))
     for half_width, shade in [(2, "0.94"), (1, "0.86")]:
         ax.axvspan(-half_width, half_width, color=shade, lw=0)
     ax.axvline(0, color=REFERENCE, lw=1)
-    ax.set(yticks=np.arange(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6), xlabel=xlabel)
+    ax.set(
+        yticks=np.arange(len(names)),
+        yticklabels=names,
+        ylim=(len(names) - 0.4, -0.6),
+        xlabel=f"{xlabel}\n{note}" if note else xlabel,
+    )
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "left", "right"]].set_visible(False)
     return ax
@@ -111,22 +172,22 @@ def draw_floor(ax: Axes) -> None:
     ax.axhline(1, color=REFERENCE, ls="--", lw=1.2)
 
 
-def draw_bands(
-    ax: Axes, quantiles: xr.DataArray, of: str, x: ArrayLike | None = None, edges: Sequence[float] | None = None
-) -> None:
-    """Draw `quantiles` (..., quantile): the median as a line, 68 % and 95 % as bands, at `x` or as steps at `edges`."""
+def draw_bands(ax: Axes, quantiles: xr.DataArray, of: str, x: ArrayLike) -> None:
+    """Draw `quantiles` (..., quantile) at `x`: the median as a line, 68 % and 95 % as bands."""
     low_95, low_68, middle, high_68, high_95 = (quantiles.isel(quantile=k) for k in range(5))
     for low, high, share, alpha in [(low_95, high_95, 95, 0.2), (low_68, high_68, 68, 0.35)]:
-        style: Style = {"color": ENSEMBLE, "alpha": alpha, "lw": 0, "label": f"{share} % of {of}"}
-        if x is not None:
-            ax.fill_between(x, low, high, **style)
-        else:
-            ax.stairs(high, edges, baseline=low, fill=True, **style)
-    style = {"color": ENSEMBLE, "lw": 1.6, "label": "generated, median"}
-    if x is not None:
-        ax.plot(x, middle, marker="." if middle.size == 1 else None, **style)
-    else:
-        ax.stairs(middle, edges, baseline=None, **style)
+        ax.fill_between(x, low, high, color=ENSEMBLE, alpha=alpha, lw=0, label=f"{share} % of {of}")
+    ax.plot(x, middle, marker="." if middle.size == 1 else None, color=ENSEMBLE, lw=1.6, label="generated, median")
+
+
+def draw_steps(ax: Axes, middle: xr.DataArray, spread: xr.DataArray, edges: Sequence[float]) -> None:
+    """Draw a histogram (bin,) as steps, with bands of 1 and 2 times the spread of the chains."""
+    for width, share, alpha in [(1.96, 95, 0.2), (1, 68, 0.35)]:
+        low, high = (middle - width * spread).clip(min=0), middle + width * spread
+        style: Style = {"color": ENSEMBLE, "alpha": alpha, "lw": 0, "label": f"{share} % of the chains"}
+        if spread.notnull().any():
+            ax.stairs(high.fillna(0), edges, baseline=low.fillna(0), fill=True, **style)
+    ax.stairs(middle, edges, baseline=None, color=ENSEMBLE, lw=1.6, label="generated, mean of the chains")
 
 
 def edges_of(histogram: xr.Dataset) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import matplotlib.pyplot as plt
@@ -14,11 +14,25 @@ from matplotlib.figure import Figure, SubFigure
 from numpy.typing import ArrayLike, NDArray
 
 from .. import analysis
-from .._text import with_error
 from ..analysis.base import circles_of, difference
 from ..analysis.fits import goodness_words
 from ..store import schema
-from .base import ENSEMBLE, LEARNED, PM, REFERENCE, TRUTH, Style, legend_above, parameter_axes, unit_of
+from .base import (
+    ENSEMBLE,
+    LEARNED,
+    PRIOR,
+    REFERENCE,
+    TRUTH,
+    Style,
+    chosen,
+    folded,
+    legend_above,
+    number,
+    of_interest,
+    parameter_axes,
+    symbol,
+    unit_of,
+)
 
 _N_WRITTEN = 8  # parameters up to which correlations are written as numbers
 _FAR = 6.0  # deviations beyond which an arrow is drawn
@@ -46,7 +60,10 @@ class Fitted(Protocol):
 
 
 def fit(
-    result: Fitted | xr.DataTree, truth: ArrayLike | None = None, figure: Figure | SubFigure | None = None
+    result: Fitted | xr.DataTree,
+    truth: ArrayLike | None = None,
+    parameters: str | Iterable[str] | None = None,
+    figure: Figure | SubFigure | None = None,
 ) -> NDArray[np.object_]:
     """Draw a fit by the learned score: its estimates beside what they can be compared with, and their correlations.
 
@@ -62,6 +79,8 @@ def fit(
         fit, truth, published values and, at its end, the estimates of its generators are drawn too.
     truth : array_like (parameter,) or None
         Parameters that the events were made with.  None takes those of a run, if they are known.
+    parameters : str, iterable of str or None
+        The parameters to draw, in this order; None draws those of interest of a run, or all.
     figure : Figure or None
         Figure or SubFigure to draw on; None makes a new figure.
 
@@ -88,22 +107,25 @@ def fit(
     >>> estimates.get_xlabel()
     'distance to the fit [its standard deviations]'
     """
-    is_run = isinstance(result, xr.DataTree)
-    values, units = _of_run(result) if is_run else (_of_fit(result), None)
+    run = result if isinstance(result, xr.DataTree) else None
+    values, units = (_of_fit(result), {}) if not isinstance(result, xr.DataTree) else _of_run(result)
     if truth is not None:
         values["truth"] = (schema.PARAMETER, _checked(truth, values.sizes[schema.PARAMETER]))
-    names = [str(name) for name in values[schema.PARAMETER].values]
+    known = [str(name) for name in values[schema.PARAMETER].values]
+    names = chosen(parameters, known, len(known)) if run is None else of_interest(run, parameters)
+    values = values.sel({schema.PARAMETER: names, schema.PARAMETER_2: names})
+    symbols = names if run is None else [symbol(run, name) for name in names]
     size = (11.0, 2.2 + 0.34 * max(3, len(names)))
     figure = figure or plt.figure(figsize=size, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
-    _draw_estimates(left, values, _rows(values, names, units))
-    _draw_correlations(right, values["correlation"].values, names)
+    _draw_estimates(left, values, _rows(values, symbols, units), "" if run is None else folded(run, names))
+    _draw_correlations(right, values["correlation"].values, symbols)
     findings: list[str] = values.attrs["findings"]
     figure.suptitle(_title(values, findings), fontsize="medium", color=TRUTH if findings else REFERENCE)
     return np.array([left, right])
 
 
-def _of_run(run: xr.DataTree) -> tuple[xr.Dataset, list[str]]:
+def _of_run(run: xr.DataTree) -> tuple[xr.Dataset, dict[str, str]]:
     """The fit of a run with what it can be compared with, and the units of its parameters."""
     analysis.single_run(run, "plot.fit")
     values = analysis.fit(run)
@@ -121,10 +143,11 @@ def _of_run(run: xr.DataTree) -> tuple[xr.Dataset, list[str]]:
     values = values.assign(circle=circles_of(run)[1])
     try:
         estimate = analysis.estimate(run)
-        values = values.assign(mean=estimate["mean"], mean_deviation=estimate["deviation"])
+        wanted = {"mean": "mean", "mean_deviation": "deviation", "prior": "prior", "prior_deviation": "prior_deviation"}
+        values = values.assign({name: estimate[key] for name, key in wanted.items()})
     except ValueError:  # no chain has been written yet
         pass
-    return values, [unit_of(run, str(name)) for name in values[schema.PARAMETER].values]
+    return values, {str(name): unit_of(run, str(name)) for name in values[schema.PARAMETER].values}
 
 
 def _of_fit(result: Fitted) -> xr.Dataset:
@@ -139,7 +162,7 @@ def _of_fit(result: Fitted) -> xr.Dataset:
         "p_value": result.p_value,
         "circle": (schema.PARAMETER, np.full(len(deviation), np.nan) if result.period is None else result.period),
     }
-    coordinates = {schema.PARAMETER: list(result.parameters)}
+    coordinates = {name: list(result.parameters) for name in (schema.PARAMETER, schema.PARAMETER_2)}
     return xr.Dataset(values, coordinates, {"findings": list(result.findings)})
 
 
@@ -150,14 +173,15 @@ def _checked(truth: ArrayLike, n_parameters: int) -> NDArray[np.float64]:
     return values
 
 
-def _rows(values: xr.Dataset, names: Sequence[str], units: list[str] | None) -> list[str]:
-    """Labels of the rows: name, estimate and deviation, with as many digits as the deviation has meaning."""
-    numbers = zip(names, values["fit"].values, values["deviation"].values, units or [""] * len(names), strict=True)
-    return [f"{name} = {with_error(value, deviation, PM)} {unit}".rstrip() for name, value, deviation, unit in numbers]
+def _rows(values: xr.Dataset, symbols: Sequence[str], units: Mapping[str, str]) -> list[str]:
+    """Labels of the rows: symbol, estimate with its deviation in brackets, and unit."""
+    numbers = (values[name].values for name in (schema.PARAMETER, "fit", "deviation"))
+    rows = zip(symbols, *numbers, strict=True)
+    return [f"{text} = {number(value, error)} {units.get(str(name), '')}".rstrip() for text, name, value, error in rows]
 
 
-def _draw_estimates(ax: Axes, values: xr.Dataset, rows: list[str]) -> None:
-    parameter_axes(rows, "distance to the fit [its standard deviations]", ax)
+def _draw_estimates(ax: Axes, values: xr.Dataset, rows: list[str], note: str) -> None:
+    parameter_axes(rows, "distance to the fit [its standard deviations]", ax, note=note)
     y = np.arange(len(rows))
     one = np.ones(len(rows))
     ax.errorbar(0 * one, y, xerr=one, ls="", lw=1.6, marker="s", ms=5, mfc="white", color=LEARNED, label="fit")
@@ -166,6 +190,7 @@ def _draw_estimates(ax: Axes, values: xr.Dataset, rows: list[str]) -> None:
         "mean": ("estimate of the generators", 0.2, {"marker": "o", "ms": 5, "color": ENSEMBLE}),
         "truth": ("truth", 0, {"marker": "*", "ms": 10, "mfc": "white", "color": TRUTH}),
         "published": ("published", 0.32, {"marker": "D", "ms": 4.5, "mfc": "white", "color": TRUTH}),
+        "prior": ("prior", 0.4, {"marker": "|", "ms": 8, "color": PRIOR}),
     }
     for name, (text, offset, style) in styles.items():
         if name not in values or values[name].isnull().all():

@@ -15,10 +15,22 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from .. import analysis
-from .._text import with_error
 from ..analysis.fits import Reference, reference_of
 from ..store import schema
-from .base import ENSEMBLE, LEARNED, PM, REFERENCE, SEVERAL, TRUTH, Style, beside_the_estimate, chosen, label
+from .base import (
+    ENSEMBLE,
+    LEARNED,
+    PRIOR,
+    REFERENCE,
+    SEVERAL,
+    TRUTH,
+    Style,
+    beside_the_estimate,
+    label,
+    number,
+    of_interest,
+    power_of,
+)
 
 _N_SHOWN = 6  # parameters in a pair plot that stays legible
 _N_POINTS = 5000  # draws in one panel, at most
@@ -32,9 +44,11 @@ def posterior(
 ) -> NDArray[np.object_]:
     """Draw pairs of parameters: draws and mean of each chain, the likelihood's ellipses, truth and published values.
 
-    On the diagonal is the answer, that of the fit by the learned score or, without it, of the chains.  Below it are the
-    densities of the reference and of the chains: a histogram of the draws or, where chains have settled and their draws
-    hardly vary, the normal distribution of their means.
+    On the diagonal is the answer, that of the fit by the learned score or, without it, of the chains, with two digits
+    of its standard deviation in brackets.  Below it are the densities, all of the same height, of the reference, of
+    the prior if there is one, and of the chains: a histogram of the draws or, where chains have settled and their draws
+    hardly vary, the normal distribution of their means.  In the corner of each pair is the correlation of the reference
+    or, without one, of the chains.
 
     The projections of the ellipses onto the axes are the intervals of 1 and 2 standard deviations of the
     maximum-likelihood estimate (MLE) or, without a likelihood, of the fit by the learned score.  That fit is also drawn
@@ -47,7 +61,8 @@ def posterior(
     run : DataTree
         A run that `open_run` has opened, of which some chain has been written.
     parameters : str, iterable of str or None
-        The parameters to draw, in this order; None draws the first six.
+        The parameters to draw, in this order; None draws those of interest, or the first six if the problem does not
+        name any.
     figure : Figure or None
         Figure or SubFigure to draw on; None makes a new figure.
 
@@ -72,14 +87,13 @@ def posterior(
     >>> run = open_run("runs/proxy.zarr")
     >>> axes = plot.posterior(run, ["theta0", "theta1", "theta2"])
     >>> [ax.get_xlabel() for ax in axes[-1]]
-    ['theta0', 'theta1', 'theta2']
+    ['$\\\\theta_0$', '$\\\\theta_1$', '$\\\\theta_2$']
     """
     analysis.single_run(run, "plot.posterior", SEVERAL)
     reference = reference_of(run)
     values = analysis.estimate(run).assign(centre=reference.centre, width=reference.deviation)
     values = beside_the_estimate(values)
-    known = list(values[schema.PARAMETER].values)
-    names = chosen(parameters, known, _N_SHOWN)
+    names = of_interest(run, parameters, _N_SHOWN)
     chains = analysis.written(run, schema.POSTERIOR)[names]
     values, n = values.sel(parameter=names), len(names)
     stored = run[schema.REFERENCE].to_dataset()[schema.COVARIANCE]
@@ -90,6 +104,7 @@ def posterior(
     figure = figure or plt.figure(figsize=size, layout="constrained")
     axes = figure.subplots(n, n, squeeze=False)
     limits = [_limits(values.isel(parameter=k), chains[name]) for k, name in enumerate(names)]
+    powers = [power_of(max(map(abs, one))) for one in limits]
     for (row, column), ax in np.ndenumerate(axes):
         if column > row:
             ax.set_visible(False)
@@ -103,10 +118,12 @@ def posterior(
             block = covariance[np.ix_([column, row], [column, row])]
             _draw_pair(ax, chains[names[column]], chains[names[row]], pair, block)
         _trim(ax, has_y=row != column, is_left=column == 0, is_bottom=row == n - 1)
-        ax.set_xlabel(label(run, names[column]) if row == n - 1 else "")
-        ax.set_ylabel(label(run, names[row]) if column == 0 < row else "")
+        _scale(ax, powers[column], powers[row])
+        ax.set_xlabel(label(run, names[column], powers[column]) if row == n - 1 else "")
+        ax.set_ylabel(label(run, names[row], powers[row]) if column == 0 < row else "")
     figure.align_labels()
-    title = f"{n} of {len(known)} parameters" if n < len(known) else None
+    n_known = len(schema.names_of(run.attrs)[0])
+    title = f"{n} of {n_known} parameters" if n < n_known else None
     # The padding keeps a legend inside the figure off its edge.
     place, padding = ("upper right", 1.5) if has_room else ("outside right upper", None)
     figure.legend(handles=_pair_legend(values, reference), frameon=False, title=title, loc=place, borderaxespad=padding)
@@ -129,15 +146,17 @@ def _draw_marginal(ax: Axes, chains: xr.DataArray, values: xr.Dataset) -> None:
     low, high = ax.get_xlim()
     means, within = chains.mean(schema.DRAW).values, float(chains.std(schema.DRAW).mean())
     if within > _WIDE * float(np.std(means)):
-        ax.hist(chains.values.ravel(), bins=30, range=(low, high), density=True, color=ENSEMBLE, alpha=0.35)
+        counts, edges = np.histogram(chains.values[np.isfinite(chains.values)], 30, (low, high))
+        ax.stairs(counts / counts.max(), edges, fill=True, color=ENSEMBLE, alpha=0.35)
     elif values["deviation"] > 0:
         # Draws of a chain that has settled are nearly equal: their histogram would be a comb.
         _draw_normal(ax, values["mean"].item(), values["deviation"].item(), color=ENSEMBLE)
-    if np.isfinite(values["width"]):
-        _draw_normal(ax, values["centre"].item(), values["width"].item(), color=REFERENCE)
-    top = ax.get_ylim()[1]
+    for name, deviation, color in (("centre", "width", REFERENCE), ("prior", "prior_deviation", PRIOR)):
+        if np.isfinite(values[deviation]):
+            _draw_normal(ax, values[name].item(), values[deviation].item(), color=color)
+    top = 1.08
     if values["fit"].notnull():
-        top *= 1.06
+        top = 1.2
         ax.errorbar(values["fit"], 0.94 * top, xerr=values["fit_deviation"], **_FIT)
     ax.plot(means, np.full(len(means), 0.04 * top), clip_on=False, **_CHAIN)
     ax.set_ylim(0, top)
@@ -146,13 +165,12 @@ def _draw_marginal(ax: Axes, chains: xr.DataArray, values: xr.Dataset) -> None:
             ax.axvline(values[name].item(), color=TRUTH, ls=style, lw=1.4)
     name, deviation = ("fit", "fit_deviation") if values["fit"].notnull() else ("mean", "deviation")
     value, error = values[name].item(), values[deviation].item()
-    title = with_error(value, error, PM) if np.isfinite(error) else f"{value:.4g}"  # of one chain
-    ax.set_title(title, fontsize="small", pad=3)
+    ax.set_title(number(value, error), fontsize="small", pad=3)
 
 
 def _draw_normal(ax: Axes, mean: float, deviation: float, color: str) -> None:
     x = np.linspace(*ax.get_xlim(), 200)
-    height = np.exp(-0.5 * ((x - mean) / deviation) ** 2) / (deviation * np.sqrt(2 * np.pi))
+    height = np.exp(-0.5 * ((x - mean) / deviation) ** 2)
     ax.plot(x, height, color=color, lw=1.2)
     if color == ENSEMBLE:
         ax.fill_between(x, height, color=color, alpha=0.2, lw=0)
@@ -169,6 +187,12 @@ def _draw_pair(ax: Axes, x: xr.DataArray, y: xr.DataArray, values: xr.Dataset, c
     if values["fit"].notnull().all():
         (x_error, y_error), (x_fit, y_fit) = values["fit_deviation"].values, values["fit"].values
         ax.errorbar(x_fit, y_fit, xerr=x_error, yerr=y_error, **_FIT)
+    rho = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+    if not np.isfinite(rho) and x.sizes[schema.CHAIN] > 2:
+        rho = np.corrcoef(x.mean(schema.DRAW), y.mean(schema.DRAW))[0, 1]
+    if np.isfinite(rho):
+        place: Style = {"xycoords": "axes fraction", "ha": "right", "va": "top", "fontsize": "x-small"}
+        ax.annotate(rf"$\rho$ = {rho:.2f}", (0.97, 0.97), color=REFERENCE, **place)
     ax.plot(*values["truth"], "*", ms=9, mfc="white", color=TRUTH)
     ax.plot(*values["published"], "D", ms=5, mfc="white", color=TRUTH)
 
@@ -191,6 +215,13 @@ def _trim(ax: Axes, has_y: bool, is_left: bool, is_bottom: bool) -> None:
     ax.tick_params(axis="x", rotation=40)
 
 
+def _scale(ax: Axes, of_x: int, of_y: int) -> None:
+    """Divide the numbers at the axes by powers of ten, which their labels name."""
+    for axis, power in ((ax.xaxis, of_x), (ax.yaxis, of_y)):
+        if power:
+            axis.set_major_formatter(lambda value, _, power=power: f"{value / 10.0**power:g}")
+
+
 def _pair_legend(values: xr.Dataset, reference: Reference) -> list[Line2D]:
     handles = [
         Line2D([], [], ls="", marker=".", ms=4, color=ENSEMBLE, alpha=0.5, label="draws"),
@@ -203,6 +234,8 @@ def _pair_legend(values: xr.Dataset, reference: Reference) -> list[Line2D]:
         handles.append(Line2D([], [], marker="s", ms=4, mfc="white", color=LEARNED, label="fit, 1 deviation"))
     if reference.name == "fit":
         handles.append(Line2D([], [], ls="--", color=REFERENCE, label="fit, 2 deviations"))
+    if values["prior"].notnull().any():
+        handles.append(Line2D([], [], color=PRIOR, lw=1.2, label="prior"))
     for name, marker, line in [("truth", "*", "--"), ("published", "D", ":")]:
         if values[name].notnull().any():
             handles.append(Line2D([], [], marker=marker, ms=7, mfc="white", ls=line, color=TRUTH, label=name))

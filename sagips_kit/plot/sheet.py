@@ -18,18 +18,20 @@ from .. import analysis
 from .._text import counted
 from ..analysis.fits import fit_words
 from ..store import schema
+from ..store.shown import Shown
 from ..store.status import RunStatus
 from .adversaries import discriminator, evolution
-from .answer import estimate, residuals
+from .answer import estimate
 from .base import SEVERAL
 from .learned import fit
 from .pairs import posterior
+from .planes import image, plane
 from .spectra import densities, observed_and_generated
 from .steps import convergence, losses, staleness, timeline
 
 _N_CATEGORIES = 12  # an observable with at most so many values divides the events into categories
 _N_OBSERVABLES = 4  # that are drawn, at most
-_FULL, _HALF, _TEXT = 12.0, 6.0, 1.0  # widths, and the height of a line of text, in inches
+_FULL, _HALF = 12.0, 6.0  # widths in inches
 
 Drawn = Axes | NDArray[np.object_]
 
@@ -58,7 +60,7 @@ class Picture:
 
 
 def pictures(run: xr.DataTree) -> list[Picture]:
-    """List all pictures of a run, in the order of `overview`, without drawing them.
+    """List the pictures of a run that have something to show, in the order of `overview`, without drawing them.
 
     Parameters
     ----------
@@ -68,8 +70,7 @@ def pictures(run: xr.DataTree) -> list[Picture]:
     Returns
     -------
     list of Picture
-        Each has a `name`, a `caption`, a `width` and `height` in inches, and a method `draw(figure)`, which raises
-        ValueError if the run has nothing to show yet.
+        Each has a `name`, a `caption`, a `width` and `height` in inches, and a method `draw(figure)`.
 
     Raises
     ------
@@ -84,12 +85,18 @@ def pictures(run: xr.DataTree) -> list[Picture]:
     --------
     >>> from sagips_kit import open_run, plot
     >>> run = open_run("runs/proxy.zarr")
-    >>> [picture.name for picture in plot.pictures(run)][:5]
-    ['convergence', 'losses', 'estimate', 'residuals', 'observed_and_generated x1']
+    >>> [picture.name for picture in plot.pictures(run)][:4]
+    ['fit', 'convergence', 'losses', 'observed_and_generated x1']
     """
     analysis.single_run(run, "plot.pictures", SEVERAL)
-    n_parameters = len(run.attrs[schema.PARAMETERS_KEY])
-    rows_height = 1.6 + 0.3 * n_parameters
+    has, shown = _what_is_there(run), Shown.from_attributes(run.attrs)
+    n_rows = len(shown.interest or run.attrs[schema.PARAMETERS_KEY])
+    n_shown = len(shown.interest) or min(n_rows, 6)
+    found = []
+
+    def add(name: str, needs: bool, caption: str, draw: Callable[..., Drawn], width: float, height: float) -> None:
+        if needs:
+            found.append(Picture(name, caption, draw, width, height))
 
     def on_axes(draw: Callable[..., Axes]) -> Callable[[Figure | SubFigure], Axes]:
         return lambda figure: draw(run, ax=figure.add_subplot())
@@ -97,45 +104,86 @@ def pictures(run: xr.DataTree) -> list[Picture]:
     def on_figure(draw: Callable[..., Drawn], **options: Any) -> Callable[[Figure | SubFigure], Drawn]:
         return lambda figure: draw(run, figure=figure, **options)
 
-    # Pictures of final results are a line of text until there are any.
-    is_finished = RunStatus.from_run(run).is_finished
-
-    has_fit = fit_words(run)["state"] == schema.MADE
-
-    def at_the_end(height: float) -> float:
-        return height if is_finished else _TEXT
-
-    found = [
-        Picture("convergence", "Distance to the fit of the same events", on_axes(convergence), _HALF, 3.8),
-        Picture("losses", "Losses of the two networks", on_axes(losses), _HALF, 3.8),
-        Picture("estimate", "Estimates and standard deviations", on_axes(estimate), _HALF, at_the_end(rows_height)),
-        Picture("residuals", "Residuals of the estimates", on_axes(residuals), _HALF, at_the_end(rows_height)),
-    ]
+    rows_height = 1.9 + 0.3 * n_rows
+    text = "Fit by the learned score"
+    add("fit", has["fit"] and not shown.image, text, on_figure(fit), _FULL, max(3.2, rows_height + 0.8))
+    text = "Image: estimate and standard deviation"
+    add("image", has["chains"] and shown.image is not None, text, on_figure(image), _FULL, 3.2)
+    text = "Estimates and standard deviations"
+    # The picture of the fit shows the same, relative to itself.
+    can_estimate = has["chains"] and has["unit"] and not (has["fit"] or shown.image)
+    add("estimate", can_estimate, text, on_axes(estimate), _HALF, max(3.2, rows_height))
+    text = "Distance to the fit of the same events"
+    add("convergence", has["rows"] and has["reference"], text, on_axes(convergence), _HALF, 3.8)
+    add("losses", has["rows"], "Losses of the two networks", on_axes(losses), _HALF, 3.8)
     names, by = _observables(run)
     for name in names:
-        width = _HALF if by is None else _FULL
+        width, text = _HALF if by is None else _FULL, f"Observed and generated events: {name}"
         draw = on_figure(observed_and_generated, observable=name, by=by)
-        caption = f"Observed and generated events: {name}"
-        found.append(Picture(f"observed_and_generated {name}", caption, draw, width, at_the_end(4.2)))
-        draw, caption = on_figure(densities, observable=name, by=by), f"{caption}, during training"
-        found.append(Picture(f"densities {name}", caption, draw, width, 4.2))
-    n_shown = min(n_parameters, 6)
-    evolution_height = 1 + 2 * -(-n_shown // 3)
-    found += [
-        Picture("posterior", "Posterior", on_figure(posterior), _FULL, at_the_end(1.0 + 1.6 * n_shown)),
-        Picture("evolution", "Generated parameters during training", on_figure(evolution), _FULL, evolution_height),
-        Picture("fit", "Fit by the learned score", on_figure(fit), _FULL, rows_height + 0.8 if has_fit else _TEXT),
-        Picture("timeline", "Computing and waiting times of the ranks", on_axes(timeline), _HALF, 3.6),
-        Picture("staleness", "Age of the messages used", on_axes(staleness), _HALF, 3.6),
-        Picture("discriminator", "Scores of the discriminators", on_axes(discriminator), _HALF, at_the_end(3.6)),
-    ]
+        add(f"observed_and_generated {name}", has["chains"], text, draw, width, 4.2)
+    if len(names) > 1:
+        x, y = names[:2]
+        text = f"Observed and generated events: {x} and {y}"
+        add(f"plane {x} {y}", has["chains"] and by is None, text, on_figure(plane, x=x, y=y), _FULL, 3.8)
+    # Of an image, single pixels say little.
+    add(
+        "posterior",
+        has["chains"] and not shown.image,
+        "Posterior",
+        on_figure(posterior),
+        _FULL,
+        1.0 + 1.6 * max(2, n_shown),
+    )
+    text, height = "Generated parameters during training", 1 + 2 * -(-n_shown // 3)
+    add("evolution", has["snapshots"] and not shown.image, text, on_figure(evolution), _FULL, max(3.2, height))
+    for name in names:
+        width, text = _HALF if by is None else _FULL, f"Observed and generated events: {name}, during training"
+        add(f"densities {name}", has["snapshots"], text, on_figure(densities, observable=name, by=by), width, 4.2)
+    add("discriminator", has["scores"], "Scores of the discriminators", on_axes(discriminator), _HALF, 3.6)
+    text = "Computing and waiting times of the ranks"
+    add("timeline", has["rows"] and has["ranks"], text, on_axes(timeline), _HALF, 3.6)
+    add("staleness", has["rows"] and has["ranks"], "Age of the messages used", on_axes(staleness), _HALF, 3.6)
     return found
+
+
+def missing(run: xr.DataTree) -> str:
+    """What `pictures` leaves out because the run has not come so far, in one sentence; empty if nothing is."""
+    has, status = _what_is_there(run), RunStatus.from_run(run)
+    if not has["rows"]:
+        return f"The run has not begun to train, so it has no pictures of its training and its answer: {status}."
+    if not has["chains"]:
+        return f"The chains, and the events generated from them, come at the end of the run: {status}."
+    return ""
+
+
+def _what_is_there(run: xr.DataTree) -> dict[str, bool]:
+    """What of a run has been written, so that it can be drawn."""
+    status, layout, has_fit = (
+        RunStatus.from_run(run),
+        schema.layout_of(run.attrs),
+        fit_words(run)["state"] == schema.MADE,
+    )
+    known = run[schema.REFERENCE].to_dataset()
+    has_reference = has_fit or bool(known[schema.MLE].notnull().any())
+    posterior = run[schema.POSTERIOR].to_dataset()
+    written = [posterior[name].isel(draw=0).notnull() for name in run.attrs[schema.PARAMETERS_KEY]]
+    n_chains = int(xr.concat(written, "each").any("each").sum().item())
+    return {
+        "rows": bool((status.steps >= layout.steps[0]).any()),
+        "chains": n_chains > 0,
+        "unit": has_reference or n_chains > 1,
+        "fit": has_fit,
+        "reference": has_reference,
+        "snapshots": bool((status.steps >= layout.snapshot_steps[0]).any()),
+        "scores": bool(run[schema.SCORES].to_dataset()[schema.SCORE_OBSERVED].notnull().any()),
+        "ranks": layout.n_ranks > 1,
+    }
 
 
 def overview(run: xr.DataTree, figure: Figure | None = None) -> dict[str, Drawn]:
     """Draw all pictures of a run on one sheet.
 
-    Where the run has nothing to show yet, the reason is written instead.
+    Pictures for which the run has nothing to show yet are left out, and a line says which these are.
 
     Parameters
     ----------
@@ -168,16 +216,16 @@ def overview(run: xr.DataTree, figure: Figure | None = None) -> dict[str, Drawn]
     >>> axes["convergence"].get_ylabel()
     'RMS distance to the MLE [floor units]'
     """
-    rows = _rows(pictures(run))
+    rows, later = _rows(pictures(run)), missing(run)
     heights = [max(picture.height for picture in row) for row in rows]
-    figure = figure or plt.figure(figsize=(_FULL, sum(heights)), layout="constrained")
-    grid = figure.add_gridspec(len(rows), 2, height_ratios=heights)
+    figure = figure or plt.figure(figsize=(_FULL, max(1, sum(heights))), layout="constrained")
+    grid = figure.add_gridspec(max(1, len(rows)), 2, height_ratios=heights or [1])
     axes = {}
     for k, row in enumerate(rows):
         for column, picture in enumerate(row):
             place = grid[k, :] if picture.width == _FULL else grid[k, column]
             axes[picture.name] = _drawn(picture, figure.add_subfigure(place))
-    figure.suptitle(_title(run))
+    figure.suptitle("\n".join(filter(None, [_title(run), textwrap.fill(later, 120)])))
     return axes
 
 
@@ -209,8 +257,9 @@ def _observables(run: xr.DataTree) -> tuple[list[str], str | None]:
     observed = run[schema.OBSERVED].to_dataset().isel({schema.EVENT: slice(10_000)})
     known = [str(name) for name in observed.data_vars]
     few = [name for name in known if len(np.unique(observed[name])) <= _N_CATEGORIES]
-    names = [name for name in known if name not in few][:_N_OBSERVABLES]
-    return (names, few[0] if len(few) == 1 else None) if names else (few[:_N_OBSERVABLES], None)
+    category = Shown.from_attributes(run.attrs).category or (few[0] if len(few) == 1 else None)
+    names = [name for name in known if name not in few and name != category][:_N_OBSERVABLES]
+    return (names, category) if names else (few[:_N_OBSERVABLES], None)
 
 
 def _title(run: xr.DataTree) -> str:

@@ -5,18 +5,16 @@ from typing import Literal
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, SymmetricalLogLocator
+from matplotlib.ticker import MaxNLocator
 
 from .. import analysis
 from ..store import schema
-from ..store.diagnostics import GUESSED, GUESSING
 from .base import (
     ENSEMBLE,
     FAINT,
     LEARNED,
     REFERENCE,
     SEVERAL,
-    TRUTH,
     draw_floor,
     is_several,
     legend_above,
@@ -24,7 +22,6 @@ from .base import (
     run_styles,
 )
 
-_LEAST_LOSS = 1e-3  # distances from guessing below which the axis of losses is linear
 _N_LINES = 64  # generators whose lines can be told apart
 
 
@@ -151,9 +148,9 @@ def _draw_generators(ax: Axes, x: np.ndarray, path: xr.Dataset) -> float:
 def losses(run: xr.DataTree, n_rows: int | None = 1000, ax: Axes | None = None) -> Axes:
     """Draw how far the losses of discriminators and generators are from those of a discriminator that guesses.
 
-    Lines are means over all ranks and members, bands their range.  The vertical axis is logarithmic, but linear near
-    the dotted line at zero, where discriminators cannot separate generated from observed events: either these are
-    alike, or the discriminators have not learned to see the difference.
+    The distance is the root mean square over all ranks and members, on a logarithmic axis.  Where it is small,
+    discriminators cannot separate generated from observed events: either these are alike, or the discriminators have
+    not learned to see the difference.
 
     Parameters
     ----------
@@ -172,7 +169,7 @@ def losses(run: xr.DataTree, n_rows: int | None = 1000, ax: Axes | None = None) 
     Raises
     ------
     ValueError
-        If several runs are given.
+        If no row of the history has been written yet, or if several runs are given.
 
     See Also
     --------
@@ -185,23 +182,19 @@ def losses(run: xr.DataTree, n_rows: int | None = 1000, ax: Axes | None = None) 
     >>> run = open_run("runs/proxy.zarr")
     >>> ax = plot.losses(run)
     >>> ax.get_ylabel()
-    'loss - loss by guessing'
+    'RMS distance of the loss\\nfrom that by guessing'
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
-    ['discriminator', 'generator', 'a discriminator that guesses']
+    ['discriminator', 'generator']
     """
     analysis.single_run(run, "plot.losses", SEVERAL)
-    values = analysis.losses(run, n_rows)
+    values = analysis.losses(run, n_rows)["distance"]
+    if not values.sizes[schema.STEP]:
+        raise ValueError("No row of the history has been written yet, so there is no loss to draw. Try again later.")
     ax = ax or new_axes(6.4, 3.2)
-    loss = analysis.fact(run, "loss") or "likelihood"
-    guessing = {"discriminator": GUESSING[loss], "generator": GUESSED[loss]}
     for name, colour, line in [("discriminator", REFERENCE, "-"), ("generator", ENSEMBLE, "--")]:
-        one = values.sel(network=name) - guessing[name]
-        ax.fill_between(one[schema.STEP], one["low"], one["high"], color=colour, alpha=0.2, lw=0)
-        ax.plot(one[schema.STEP], one["mean"], color=colour, ls=line, lw=1.6, label=name)
-    ax.axhline(0, color=TRUTH, ls=":", lw=1.4, label="a discriminator that guesses")
-    ax.set_yscale("symlog", linthresh=_LEAST_LOSS)
-    ax.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=_LEAST_LOSS))
-    ax.set(xlabel="step", ylabel="loss - loss by guessing")
+        one = values.sel(network=name)
+        ax.plot(one[schema.STEP], one.where(one > 0), color=colour, ls=line, lw=1.6, label=name)
+    ax.set(xlabel="step", ylabel="RMS distance of the loss\nfrom that by guessing", yscale="log")
     legend_above(ax)
     return ax
 

@@ -48,6 +48,10 @@ class Problem(ABC):
         Units of parameters and observables.
     long_names : dict of str to str
         Descriptions of parameters and observables, for labels of plots.
+    labels : dict of str to str
+        Symbols of parameters and observables in pictures and in LaTeX, such as {"theta": r"$\\theta_{13}$"}.
+    interest : sequence of str
+        Parameters that are the answer: pictures and tables show them first and fold the others.  Empty for all.
     truth : sequence of float or ndarray (parameter,), or None
         Parameters that the observed events were made with, for closure tests.
     published : dict of str to (value, deviation)
@@ -63,6 +67,8 @@ class Problem(ABC):
         {"phi": (-math.pi, math.pi)}.
     n_categories : int
         Number of categories of events; see the method `category`.
+    category_names : sequence of str
+        Their names, for titles of pictures, such as ("EH1", "EH2", "EH3").  Empty if they have none.
     image : (int, int) or None
         Numbers of rows and columns if the parameters are the pixels of an image, row by row.  Required by
         `Settings(generator="convolution")`.
@@ -132,8 +138,11 @@ class Problem(ABC):
     observables: tuple[str, ...]
     noise_dim: int
     n_categories: int = 1
+    category_names: Sequence[str] = ()
     units: Mapping[str, str] = {}
     long_names: Mapping[str, str] = {}
+    labels: Mapping[str, str] = {}
+    interest: Sequence[str] = ()
     image: tuple[int, int] | None = None
     # `| Any` for type checkers: a class that sets its truth may index it without a test for None.
     truth: Numbers | Any = None

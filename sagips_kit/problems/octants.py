@@ -50,6 +50,7 @@ class Octants(Problem, metaclass=ValueClass):
     observables = ("x",)
     noise_dim = 1
     units = {"angle": "rad"}
+    labels = {"angle": r"$\theta$", "sigma": r"$\sigma$"}
     long_names = {"angle": "mixing angle", "x": "measured sin^2(2 angle)"}
 
     @property

@@ -74,6 +74,7 @@ class Proxy(Problem, metaclass=ValueClass):
     lower = (0.0, -1.0, 0.0, 0.0, -1.0, 0.0)
     upper = (3.0, 1.0, 5.0, 3.0, 1.0, 5.0)
     observables = ("x1", "x2")
+    labels = {name: rf"$\theta_{name[-1]}$" for name in parameters} | {"x1": "$x_1$", "x2": "$x_2$"}
     noise_dim = 2
 
     def __post_init__(self) -> None:

@@ -70,6 +70,7 @@ class Proxy2D(Problem, metaclass=ValueClass):
     upper = (1.0, 4.0, 1.3, 4.5, 1.5)
     truth = (0.505, 3.0, 0.299, 4.005, 0.75)
     observables = ("x", "y")
+    labels = {name: f"${name}$" for name in (*parameters, *observables)}
 
     @property
     def noise_dim(self) -> int:

@@ -5,6 +5,7 @@ Opening a run through this module registers them with xarray.
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -18,11 +19,12 @@ from .. import analysis, plot
 from ..analysis.answer import Verdict
 from ..analysis.calibration import LEVELS
 from ..analysis.collection import open_runs
+from ..analysis.events import AUTO
 from ..store import schema
 from ..store.reader import open_run
 from . import export
 from .dashboard import Dashboard
-from .html import html_report
+from .html import html_card, html_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,6 +89,11 @@ class RunAccessor:
     def __repr__(self) -> str:
         return self.describe()
 
+    def _repr_html_(self) -> str:
+        if schema.ALONG_KEY in self._run.attrs:
+            return f"<pre>{html.escape(self.describe())}</pre>"
+        return html_card(self._run)
+
     @_documented_as(analysis.convergence)
     def convergence(self, n_rows: int | None = 1000) -> xr.Dataset:
         return analysis.convergence(self._run, n_rows)
@@ -96,7 +103,7 @@ class RunAccessor:
         return analysis.coverage(self._run, levels)
 
     @_documented_as(analysis.densities)
-    def densities(self, observable: str, bins: int | ArrayLike = 50, by: str | None = None) -> xr.Dataset:
+    def densities(self, observable: str, bins: int | ArrayLike = 50, by: str | None = AUTO) -> xr.Dataset:
         return analysis.densities(self._run, observable, bins, by)
 
     @_documented_as(analysis.describe)
@@ -139,17 +146,25 @@ class RunAccessor:
     def fit(self) -> xr.Dataset:
         return analysis.fit(self._run)
 
+    @_documented_as(analysis.image)
+    def image(self) -> xr.Dataset:
+        return analysis.image(self._run)
+
     @_documented_as(analysis.losses)
     def losses(self, n_rows: int | None = 1000) -> xr.Dataset:
         return analysis.losses(self._run, n_rows)
 
     @_documented_as(analysis.observed_and_generated)
-    def observed_and_generated(self, observable: str, bins: int | ArrayLike = 50, by: str | None = None) -> xr.Dataset:
+    def observed_and_generated(self, observable: str, bins: int | ArrayLike = 50, by: str | None = AUTO) -> xr.Dataset:
         return analysis.observed_and_generated(self._run, observable, bins, by)
 
     @_documented_as(analysis.pace)
     def pace(self, after: int = 0) -> xr.Dataset:
         return analysis.pace(self._run, after)
+
+    @_documented_as(analysis.plane)
+    def plane(self, x: str, y: str, bins: int | None = None) -> xr.Dataset:
+        return analysis.plane(self._run, x, y, bins)
 
     @_documented_as(analysis.residuals)
     def residuals(self) -> xr.Dataset:

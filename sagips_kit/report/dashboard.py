@@ -8,6 +8,7 @@ import html
 import io
 import math
 import os
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -233,11 +234,12 @@ def _picture(run: xr.DataTree) -> bytes:
     """The convergence and the losses of a run as PNG."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    try:
-        plot.convergence(run, ax=left)
-    except ValueError:
-        left.set_axis_off()
-    plot.losses(run, ax=right)
+    for ax, draw in ((left, plot.convergence), (right, plot.losses)):
+        try:
+            draw(run, ax=ax)
+        except ValueError as error:
+            ax.text(0.5, 0.5, textwrap.fill(str(error), 50), ha="center", va="center", color="0.4")
+            ax.set_axis_off()
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=_DPI)
     return image.getvalue()

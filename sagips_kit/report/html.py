@@ -6,31 +6,56 @@ import io
 import json
 from collections.abc import Iterable
 
+import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
 from .. import analysis
+from .._text import counted
 from ..analysis.answer import Verdict
 from ..analysis.fits import reference_of
 from ..plot import pictures
-from ..plot.base import label
-from ..plot.sheet import Picture
+from ..plot.sheet import Picture, missing
 from ..store import schema
-from ..store.status import RunStatus
+from ..store.location import Location
+from ..store.reader import open_run
+from ..store.status import RunStatus, read_status
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ccc; }
-.lead { color: #555; margin-top: .2rem; } .wide { overflow-x: auto; }
+:root { color-scheme: light dark; --back: #fff; --text: #222; --faint: #555; --line: #ccc; --box: #f4f6f8; }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 76rem;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.7rem; margin-bottom: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line); }
+.lead { color: var(--faint); margin-top: .2rem; overflow-wrap: anywhere; } .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .8rem; text-align: right; }
-th:first-child, .facts td { text-align: left; } tbody tr:nth-child(odd) { background: #f4f6f8; }
+th:first-child, .facts td { text-align: left; } tbody tr:nth-child(odd) { background: var(--box); }
 .figures { display: grid; grid-template-columns: 1fr 1fr; gap: 1.5rem; align-items: start; }
-figure { margin: 0; } figure.full { grid-column: 1 / -1; } img { max-width: 100%; } figcaption { color: #555; }
+figure { margin: 0; } figure.full { grid-column: 1 / -1; } figcaption { color: var(--faint); }
+img { max-width: 100%; background: #fff; border-radius: 3px; }
 .finding { border-left: 4px solid #d1495b; padding-left: .8rem; }
-.missing { background: #f4f6f8; padding: 1rem; color: #555; }
-pre { background: #f4f6f8; padding: 1rem; overflow-x: auto; }
-@media (max-width: 50rem) { .figures { grid-template-columns: 1fr; } }
+.missing { background: var(--box); padding: 1rem; color: var(--faint); }
+pre { background: var(--box); padding: 1rem; overflow-x: auto; } summary { cursor: pointer; margin-top: 1rem; }
+summary h2 { display: inline-block; margin: 0; border: 0; }
+@media (prefers-color-scheme: dark) {
+  :root { --back: #16181d; --text: #e4e4e7; --faint: #a8abb3; --line: #444; --box: #22252c; }
+}
+@media (max-width: 50rem) {
+  .figures { grid-template-columns: minmax(0, 1fr); } figure.full { overflow-x: auto; }
+  figure.full img { max-width: none; width: 46rem; }
+}
+@page { size: A4; margin: 15mm; }
+@media print {
+  :root { --back: #fff; --text: #000; --faint: #444; --line: #999; --box: #f4f6f8; }
+  body { font-size: 10pt; margin: 0; padding: 0; max-width: none; }
+  figure, table, .finding, tr { break-inside: avoid; } h2 { break-after: avoid; }
+  th, td { padding: .1rem .4rem; font-size: 8.5pt; } .figures { display: block; }
+  figure { display: inline-block; width: 49%; vertical-align: top; margin-bottom: 1rem; }
+  figure.full { display: block; width: 100%; } pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 7.5pt; }
+  .wide { overflow: visible; } figure.full img { max-width: 100%; width: auto; }
+  details.later:not([open]) { display: none; }
+}
 """
 _DPI = 110
 
@@ -80,20 +105,38 @@ def html_report(run: xr.DataTree) -> str:
         *_verdict(analysis.verdict(run)),
         "<h2>Estimates</h2>",
         _estimates(run),
-        "<h2>Pictures</h2><div class=figures>",
-        *map(_figure, pictures(run)),
-        "</div>",
+        *_pictures(run),
         "<h2>The run</h2>",
-        _facts((line[:10], line[10:]) for line in analysis.describe(run).splitlines()),
-        "<h2>Environment</h2>",
-        _facts((str(name), text) for name, text in analysis.environment(run).items()),
-        "<h2>Spec</h2>",
-        _spec(run),
+        _described(run),
+        _later("Environment", _facts((str(name), text) for name, text in analysis.environment(run).items())),
+        _later("Spec", _spec(run)),
     ]
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{_text(title)}</title>"
     return (
         f"<!doctype html><html lang=en><head>{head}<style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
+
+
+def html_card(run: xr.DataTree) -> str:
+    """A run in a notebook: what it is, how far, its verdict, and its estimates or why there are none."""
+    title = f"{run.attrs[schema.PROBLEM_KEY]}: {analysis.fact(run, 'mode') or 'run'}"
+    first = f"<b>{_text(title)}</b>, {_text(RunStatus.from_run(run))}; {_text(_source(run))}"
+    try:
+        table = analysis.summary(run)._repr_html_()
+    except ValueError as error:
+        table = f"<p><b>{_text(analysis.verdict(run).headline)}</b></p><p>{_text(error)}</p>"
+    return f"<p>{first}</p>{table}<details><summary>The run</summary>{_described(run)}</details>"
+
+
+def html_handle(path: Location, words: str) -> str:
+    """The handle of a run in a notebook: `words`, a bar of its progress or, when it has ended, its card."""
+    try:
+        status = read_status(path)
+        card = html_card(open_run(path)) if status.has_ended else ""
+    except (OSError, ValueError):  # the run was moved or deleted, which the words say
+        return f"<code>{_text(words)}</code>"
+    bar = "" if card else f"<progress value={status.step} max={status.n_steps}></progress> "
+    return f"<p>{bar}<code>{_text(words)}</code></p>{card}"
 
 
 def _verdict(verdict: Verdict) -> Iterable[str]:
@@ -103,11 +146,16 @@ def _verdict(verdict: Verdict) -> Iterable[str]:
 
 def _estimates(run: xr.DataTree) -> str:
     try:
-        table = analysis.summary(run).rename(lambda name: label(run, name)).rename_axis(None)
-        table = table.to_html(float_format="%.4g", na_rep="", border=0)
-        pace = analysis.pace(run)
+        summary, pace = analysis.summary(run), analysis.pace(run)
     except ValueError as error:
         return f"<p class=missing>{_text(error)}</p>"
+    texts = summary.rounded()
+    parts = [_table(run, texts.loc[one.index]) for one in summary.folded()]
+    if len(parts) > 1:
+        n_others = counted(len(summary) - len(summary.shown.interest), "other parameter")
+        parts[1] = f"<details><summary>{n_others}</summary>{parts[1]}</details>"
+    elif summary.shown.image:
+        parts[0] = f"<details><summary>{counted(len(summary), 'pixel')}</summary>{parts[0]}</details>"
     notes = [f"Uncertainty: {run[schema.POSTERIOR].attrs[schema.UNCERTAINTY_KEY]}."]
     reference = reference_of(run)
     if reference.name == "mle":
@@ -117,7 +165,31 @@ def _estimates(run: xr.DataTree) -> str:
         distance = analysis.distance_to_fit(run)
         notes.append(f"RMS distance to the fit by the learned score: {distance:.2f} of its standard deviations.")
     notes.append(f"Training took {float(pace['duration']):.0f} s, {float(pace['waiting']):.1%} of it spent waiting.")
-    return f"<div class=wide>{table}</div><p>{_text(' '.join(notes))}</p>"
+    return f"{''.join(parts)}<p>{_text(' '.join(notes))}</p>"
+
+
+def _table(run: xr.DataTree, texts: pd.DataFrame) -> str:
+    """Estimates as HTML, names of parameters with their units."""
+    posterior = run[schema.POSTERIOR].to_dataset()
+    units = {str(name): posterior[name].attrs.get(schema.UNITS_KEY, schema.DIMENSIONLESS) for name in texts.index}
+    texts = texts.loc[:, (texts != "").any()].rename_axis(None)
+    texts = texts.rename(lambda name: name if units[name] == schema.DIMENSIONLESS else f"{name} [{units[name]}]")
+    return f"<div class=wide>{texts.to_html(border=0)}</div>"
+
+
+def _pictures(run: xr.DataTree) -> Iterable[str]:
+    """The pictures that have something to show, and which ones have not."""
+    found, later = pictures(run), missing(run)
+    if found or later:
+        yield "<h2>Pictures</h2>"
+    if later:
+        yield f"<p class=missing>{_text(later)}</p>"
+    yield from ("<div class=figures>", *map(_figure, found), "</div>") if found else ()
+
+
+def _later(title: str, content: str) -> str:
+    """What few readers need, folded."""
+    return f"<details class=later><summary><h2>{_text(title)}</h2></summary>{content}</details>"
 
 
 def _figure(picture: Picture) -> str:
@@ -147,6 +219,13 @@ def _spec(run: xr.DataTree) -> str:
             "and replace __main__ by the name of that module."
         )
     return f"<p>{words}</p><pre>{_text(json.dumps(spec, indent=2))}</pre>"
+
+
+def _described(run: xr.DataTree) -> str:
+    """What `describe` says below the verdict."""
+    rows = [(line[:10].strip(), line[10:]) for line in analysis.describe(run).splitlines()]
+    first = next(k for k, (name, _) in enumerate(rows) if name == "problem")
+    return _facts(rows[first:])
 
 
 def _facts(rows: Iterable[tuple[str, str]]) -> str:

@@ -205,6 +205,17 @@ class Follower:
             return f"the store cannot be read: {what} [{elapsed}]"
 
 
+class ShownInNotebooks:
+    """A handle whose `path` is a run, which a notebook shows by its progress and, at the end, its estimates."""
+
+    path: "Location"
+
+    def _repr_html_(self) -> str:
+        from .html import html_handle  # with pandas and matplotlib, which progress does not need
+
+        return html_handle(self.path, repr(self))
+
+
 def _identity(path: "Location") -> str | None:
     """What distinguishes the run at `path`; None if there is none, or it cannot be read."""
     try:

@@ -22,6 +22,7 @@ from ..store.status import read_status
 from ..training import predictions
 from ..training.footprint import require_memory
 from . import resume as resuming
+from .described import shown_of
 from .rank_run import RankResult, RankRun, result_of_finished
 from .reference import has_likelihood
 from .spec import RunSpec, require_spec
@@ -129,6 +130,7 @@ def prepare(spec: RunSpec, n_ranks: int, resume: bool = False) -> None:
         source=source,
         uncertainty="bootstrap ensemble" if settings.bootstrap and layout.n_chains > 1 else "none: no resampling",
         marks=resuming.marks(spec),
+        shown=shown_of(problem, events),
         overwrite=spec.overwrite,
     )
 

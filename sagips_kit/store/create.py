@@ -67,6 +67,7 @@ def create_run(
     source: str = "",
     uncertainty: str = "bootstrap ensemble",
     marks: Mapping[str, Any] | None = None,
+    shown: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write the complete, empty template of a run.
@@ -94,6 +95,8 @@ def create_run(
         means.
     marks : dict or None
         Attributes of the control group, by which `resume` recognises the run.
+    shown : dict or None
+        How pictures and tables show the problem, as JSON values: the fields of `Shown`.
     overwrite : bool
         Whether to replace a run at `path`, once the new template is complete; nothing but a run is ever replaced.
 
@@ -107,6 +110,7 @@ def create_run(
         If names or shapes do not fit together.
     """
     given = _given(problem, layout, spec, events, reference, mode, source, uncertainty, marks)
+    given["/"].attrs |= {schema.SHOWN_KEY: dict(shown)} if shown else {}
     replaces = check_free(path, overwrite)
     if is_on_disk(path) and not isinstance(path, Store):
         _create_folder(local_path(path), problem, layout, given, overwrite)

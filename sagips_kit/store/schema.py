@@ -112,6 +112,7 @@ HOSTNAME_KEY = "hostname"
 REVISION_KEY = "git_revision"
 VERDICT_KEY = "verdict"
 RUN_KEY = "run_id"  # a new one for each run, also for one that replaces another, and for each continuation
+SHOWN_KEY = "shown"  # how pictures and tables show the problem; `store.shown` reads it
 CONTINUED_KEY = "continued"  # how a finished run was continued: versions, dates and the verdict before
 
 # Attributes of the control group: what the code and a streamed file of events give, resumptions, and who writes the run

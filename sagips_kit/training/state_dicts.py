@@ -109,7 +109,8 @@ def _tensors(state):
     if isinstance(state, dict):
         return {str(name): _tensors(item) for name, item in state.items()}
     tensor = torch.as_tensor(np.asarray(state) if not isinstance(state, torch.Tensor) else state).detach().cpu()
-    return tensor.clone(memory_format=torch.contiguous_format)  # files hold no other
+    # A file holds rows one after the other; decompositions of matrices return columns.
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _restore_optimiser(optimiser, state):

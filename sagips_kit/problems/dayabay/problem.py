@@ -37,6 +37,25 @@ _RANGE = 4.0  # of a nuisance, in standard deviations
 _SCALE_STEP = 2e-3  # about one standard deviation; the terms beyond the linear one are below 1e-5
 
 
+class Survival(NamedTuple):
+    """What is left of the antineutrinos, relative to no oscillation by theta13; see `DayaBay.survival`.
+
+    Attributes
+    ----------
+    length_over_energy : ndarray (hall, bin)
+        Mean distance over energy of the antineutrinos of each bin, m/MeV.
+    observed, error : Tensor (hall, bin)
+        Observed events without backgrounds over those expected without oscillation, and its statistical error.
+    expected : Tensor (hall, bin)
+        The same for the expected events.
+    """
+
+    length_over_energy: NDArray[np.float64]
+    observed: Tensor
+    error: Tensor
+    expected: Tensor
+
+
 class _Tables(NamedTuple):
     terms: Tensor  # (term, hall * energy): factors of 1, cos^4(theta13), sin^2(2 theta13), sin^2(2 theta13) x^k
     shapes: Tensor  # (energy, knot): log of the spectrum per unit of each shape coefficient
@@ -105,6 +124,8 @@ class DayaBay(Problem, metaclass=ValueClass):
     observables = ("energy", "hall")
     noise_dim = 1
     n_categories = inputs.N_HALLS
+    category_names = _HALLS
+    interest = ("sin2_2theta13", "dm2_32")
     units = {"dm2_32": "eV^2", "energy": "MeV"}
     published = {"sin2_2theta13": (0.0851, 0.0024), "dm2_32": (2.466e-3, 0.060e-3)}
 
@@ -163,6 +184,21 @@ class DayaBay(Problem, metaclass=ValueClass):
         }
         nuisances = [name.split("_") for name in self._nuisances]
         return names | {f"{kind}_{hall}": f"{_NUISANCES[kind]}, {hall}" for kind, hall in nuisances}
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """dict of str to str: Symbols of parameters and observables, for pictures and LaTeX."""
+        symbols = {
+            "sin2_2theta13": r"$\sin^2 2\theta_{13}$",
+            "dm2_32": r"$\Delta m^2_{32}$",
+            "norm": r"$N$",
+            "energy": "prompt energy",
+        }
+        spectrum = {f"spectrum_{k + 1}": f"$s_{{{k + 1}}}$" for k in range(self.n_knots)}
+        letters = dict(zip(_NUISANCES, (r"\epsilon", r"\rho", "b"), strict=True))
+        nuisances = [name.split("_") for name in self._nuisances]
+        halls = {f"{kind}_{hall}": rf"${letters[kind]}_{{\mathrm{{{hall}}}}}$" for kind, hall in nuisances}
+        return symbols | spectrum | halls
 
     def spectra(self, theta: Tensor) -> Tensor:
         """Return the expected numbers of events, including backgrounds.
@@ -254,6 +290,34 @@ class DayaBay(Problem, metaclass=ValueClass):
         expected = self._expected(theta, statistic)
         return ((statistic.to(theta) - expected).square() / expected).sum(-1)
 
+    def survival(self, theta: Tensor, statistic: Tensor) -> Survival:
+        """Return the observed and the expected survival of antineutrinos, by their distance over energy.
+
+        Parameters
+        ----------
+        theta : Tensor (parameter,)
+            The parameters of backgrounds and expected counts, in their own units.
+        statistic : Tensor (hall, bin)
+            Observed counts, as `statistic` returns them.
+
+        Returns
+        -------
+        Survival
+            Of each hall and bin: length_over_energy, observed, error and expected.
+        """
+        tables, scale = self._tables(theta), statistic.sum().to(theta) / self._tables(theta).observed.sum()
+        background = tables.background
+        if self.nuisances:
+            background = background + theta[-inputs.N_HALLS :, None] * tables.lithium
+        without = self.spectra(torch.cat([torch.zeros_like(theta[:1]), theta[1:]])) - background
+        observed = statistic.to(theta) / scale
+        return Survival(
+            _length_over_energy(self._periods),
+            (observed - background) / without,
+            (observed / scale).sqrt() / without,
+            (self.spectra(theta) - background) / without,
+        )
+
     def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
         return (statistic.to(theta) * _shares(self.spectra(theta)).log()).sum()
 
@@ -331,6 +395,20 @@ def _oscillation(period: str, energy: NDArray[Any]) -> NDArray[Any]:
         for name, exposure in by_reactor.items():
             terms[:, inputs.hall(detector)] += exposure * _survival(lengths[detector][name] / energy)
     return terms
+
+
+@functools.lru_cache
+def _length_over_energy(periods: tuple[str, ...]) -> NDArray[np.float64]:
+    """Mean of L / E [m / MeV] of the antineutrinos of each bin, without oscillation: (hall, bin)."""
+    energy, running, _ = inputs.antineutrinos()
+    lengths, seen = inputs.baselines(), running[:, None] * inputs.response()
+    events, sums = np.zeros((2, inputs.N_HALLS, inputs.N_BINS))
+    for period in periods:
+        for detector, by_reactor in inputs.exposures(period).items():
+            for name, exposure in by_reactor.items():
+                events[inputs.hall(detector)] += exposure @ seen
+                sums[inputs.hall(detector)] += lengths[detector][name] * (exposure / energy) @ seen
+    return sums / events
 
 
 def _survival(ratio: NDArray[Any]) -> NDArray[Any]:
