@@ -11,6 +11,7 @@ from ..problems.base import Problem
 from ..store.shown import Shown
 
 _MOST = 50  # values that an observable has whose values are categories
+_FEW = 1000  # events that show whether it has more
 
 
 def shown_of(problem: Problem, events: NDArray[Any]) -> dict[str, Any]:
@@ -33,6 +34,8 @@ def _category(problem: Problem, events: NDArray[Any]) -> tuple[str | None, tuple
         return None, ()
     categories = problem.category(torch.as_tensor(events, dtype=torch.float32)).numpy()
     for observable, column in zip(problem.observables, events.T, strict=True):
+        if len(np.unique(column[:_FEW])) > _MOST:  # so that columns of many events need not be sorted
+            continue
         values, first, inverse = np.unique(column.astype(np.float32), return_index=True, return_inverse=True)
         numbers = categories[first]
         is_one_to_one = len({*numbers}) == len(values) and (numbers[inverse] == categories).all()
