@@ -31,6 +31,7 @@ class Shown:
 
     Examples
     --------
+    >>> from sagips_kit.store.shown import Shown
     >>> Shown(labels={"theta": r"$\\theta$"}).label("theta"), Shown().label("theta")
     ('$\\\\theta$', 'theta')
     """
