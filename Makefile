@@ -1,6 +1,7 @@
 # Everything is installed into .venv; the machine needs only Python and make.
 PYTHON ?= python3
 # More arguments for pytest, for instance: make test ARGS="-k ring -x"; ARGS="-n 0" runs all tests in one process
+# And for notebooks/execute.py: make notebooks ARGS="05_explore --keep"
 ARGS ?=
 
 BIN := .venv/bin
@@ -22,11 +23,13 @@ PARALLEL = --numprocesses 2 --dist loadgroup
 # Keep profiles and logs of engines out of ~/.ipython, and use the mpiexec that belongs to the installed mpi4py.
 RUN = IPYTHONDIR="$(CURDIR)/.ipython" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python
 
-.PHONY: help install wheels demo test test-quick test-gpu lint format docs docs-links docs-code clean distclean
+.PHONY: help install wheels demo notebooks test test-quick test-gpu lint format docs docs-links docs-code clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo        run the example notebooks on MPI engines of this machine and print the results"
+	@echo "make notebooks   execute all notebooks, which takes an hour on 2 cores, and store their outputs in them; for one of"
+	@echo "                 them: make notebooks ARGS=05_explore"
 	@echo "make test        run all tests"
 	@echo "make test-quick  run all tests except slow ones and those of a batch scheduler"
 	@echo "make test-gpu    run the tests of accelerators, and benchmarks/gpu.py for two minutes, on a machine that has one"
@@ -48,6 +51,9 @@ wheels: $(INSTALLER)
 
 demo: $(DEMO)
 	@$(RUN) notebooks/demo.py
+
+notebooks: $(ALL)
+	@$(RUN) notebooks/execute.py $(ARGS)
 
 test: $(ALL)
 	@$(RUN) -m pytest $(PARALLEL) $(ARGS)

@@ -49,6 +49,7 @@ html_show_sourcelink = False
 html_sidebars = {"start": [], "generated/figures": []}
 html_theme_options = {
     "navigation_with_keys": False,
+    "header_links_before_dropdown": 7,
     "show_toc_level": 2,
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],

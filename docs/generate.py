@@ -7,7 +7,6 @@ writes them into docs/generated, which git ignores; `make docs` does so, too.
 
 import argparse
 import json
-import shutil
 import tomllib
 from pathlib import Path
 
@@ -21,7 +20,7 @@ _SPACE = "\N{NO-BREAK SPACE}"
 
 
 def write_all():
-    """Write all pages, and copy the notebooks, which Sphinx reads only from its own folder."""
+    """Write all pages, and the notebooks, which Sphinx reads only from its own folder."""
     pages = {"schema": schema(), "cli": commands(), "settings": settings(), "profiles": profiles(), "figures": claims()}
     pages["schedulers"] = schedulers()
     GENERATED.mkdir(exist_ok=True)
@@ -30,7 +29,17 @@ def write_all():
     notebooks = GENERATED / "notebooks"
     notebooks.mkdir(exist_ok=True)
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        shutil.copy2(path, notebooks)
+        _write(notebooks / path.name, _as_page(path))
+
+
+def _as_page(path):
+    """The text of a notebook in which pictures have the width that they have in JupyterLab."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        sizes = [output.get("metadata", {}).get("image/png", {}) for output in cell.get("outputs", [])]
+        if widths := [size["width"] for size in sizes if "width" in size]:
+            cell["metadata"]["mystnb"] = {"image": {"width": f"{max(widths)}px"}}
+    return json.dumps(notebook, ensure_ascii=False)
 
 
 def _write(path, text):

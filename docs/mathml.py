@@ -1,12 +1,18 @@
 """Formulas as MathML, which browsers draw by themselves: pages need no script from elsewhere, and no LaTeX here."""
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util import logging
 
 
 def _visit(self, node):
     is_block = isinstance(node, nodes.math_block)
-    formula = tex2mathml(node.astext(), as_block=is_block)
+    try:
+        formula = tex2mathml(node.astext(), as_block=is_block)
+    except MathError as error:
+        logging.getLogger(__name__).warning(f"{error} Formula: {node.astext()}", location=node)
+        formula = ""
     self.body.append(f'<div class="formula">{formula}</div>' if is_block else formula)
     raise nodes.SkipNode
 

@@ -96,7 +96,11 @@ def open_notebook(folder, address, tmp_path):
 
 
 def read_quickstart():
-    return nbformat.read(ROOT / "notebooks" / "00_quickstart.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / "notebooks" / "00_quickstart.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return notebook
 
 
 def until(condition, seconds):
@@ -133,7 +137,7 @@ def test_run_all_shows_progress_and_figures(open_notebook, folder):
     notebook = read_quickstart()
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     cell.source += "".join(f"\n{name} = {number}" for name, number in SMALL.items())
-    page = open_notebook(notebook, "quickstart.ipynb", height=6600)
+    page = open_notebook(notebook, "quickstart.ipynb", height=9000)
     run_all(page, folder / "quickstart.ipynb", 300)
     shown = page.locator(".jp-OutputArea-output").all_inner_texts()
     assert any("100%" in text and "300/300" in text and "moved" in text for text in shown)

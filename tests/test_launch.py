@@ -207,6 +207,7 @@ def test_a_likelihood_that_is_nowhere_finite_is_refused_at_once(spec, monkeypatc
 def test_warnings_of_the_likelihood_fit_reach_those_who_follow_the_run(spec, monkeypatch):
     def fit_likelihood(problem, events):
         warnings.warn("The fit ends at the end of a range.", stacklevel=1)
+        warnings.warn("A function of torch is deprecated.", DeprecationWarning, stacklevel=1)  # concerns no user
         return LikelihoodFit(np.zeros(2), np.eye(2))
 
     monkeypatch.setattr(reference, "fit_likelihood", fit_likelihood)

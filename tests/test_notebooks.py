@@ -134,7 +134,7 @@ def test_a_problem_defined_in_its_notebook_is_checked_and_solved(tmp_path):
 
 @pytest.mark.mpi
 def test_the_notebook_on_two_dimensions_trains_on_both_problems(tmp_path):
-    done = execute("07_two_dimensions", tmp_path, n_observed=5000, n_pixels=4)
+    done = execute("07_two_dimensions", tmp_path, n_observed=2000, n_pixels=4)
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("Proxy2D", "Image"):
         path = tmp_path / "runs" / f"two_dimensions_{name}.zarr"
@@ -148,7 +148,7 @@ def test_the_notebook_on_two_dimensions_trains_on_both_problems(tmp_path):
 
 @pytest.mark.mpi
 def test_a_folder_of_runs_is_explored(tmp_path):
-    done = execute("05_explore", tmp_path)
+    done = execute("05_explore", tmp_path, n_observed=2000)
     assert done.returncode == 0, done.stderr[-3000:]
     table = list_runs(tmp_path / "runs" / "explore")
     assert set(table["mode"]) == {"Ring()", "AllReduce()", "Independent()"}
@@ -158,6 +158,15 @@ def test_a_folder_of_runs_is_explored(tmp_path):
     before = list_runs(tmp_path / "runs" / "explore")
     assert execute("05_explore", tmp_path, profile="none").returncode == 0
     assert list_runs(tmp_path / "runs" / "explore").equals(before)
+
+
+def test_the_notebook_on_the_zoo_compares_fits_and_names_what_is_wrong(tmp_path):
+    done = execute("09_zoo", tmp_path, names="Energies Oscillation", broken="Twice", n_observed=2000)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = (tmp_path / "executed.ipynb").read_text()
+    assert "Traceback" not in text and "likelihood" in text
+    assert "Twice: Each event twice." in text and "exact repetitions" in text
+    assert (tmp_path / "runs" / "figures" / "zoo.png").exists()
 
 
 @pytest.mark.mpi

@@ -68,6 +68,15 @@ def test_links_lead_somewhere(path):
             assert target.is_file(), link
 
 
+def test_each_question_has_an_answer_that_names_a_page():
+    sections = (DOCS / "questions.md").read_text().split("\n## ")[1:]
+    assert len(sections) >= 10
+    for section in sections:
+        title, _, answer = section.partition("\n")
+        assert title.endswith("?") or "? " in title, title
+        assert re.search(r"\]\(\S+\)", answer) and len(answer.split()) < 90, title
+
+
 def test_names_of_measured_numbers_are_known():
     claims = tomllib.loads((DOCS / "claims.toml").read_text())
     used = {name for path in PAGES for name in re.findall(r"\{\{ *(\w+) *\}\}", path.read_text())}

@@ -167,6 +167,7 @@ class RankRun:
     def _fit_likelihood(self) -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
+            warnings.simplefilter("ignore", DeprecationWarning)  # what torch says about itself helps no user
             write_likelihood(self._spec, self._writer, self._events)
         for warning in caught:
             self._heartbeat.note(str(warning.message))  # a notebook does not see what engines print
