@@ -20,7 +20,6 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Their code is newer than their outputs: type `make notebooks ARGS="..."` with these names, then delete them here.
 PENDING = {
-    "01_dayabay",
     "02_modes",
     "03_how_good_is_it",
     "04_on_a_cluster",
