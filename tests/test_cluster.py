@@ -368,7 +368,7 @@ def test_submit_prepares_here_and_runs_there(engines, monkeypatch, tmp_path):
     launch.run_rank = lambda spec, world, resume: {"steps": spec.n_steps, "pid": os.getpid(), "resume": resume}
     monkeypatch.setattr("sagips_kit.running.launch", launch, raising=False)
     monkeypatch.setitem(sys.modules, "sagips_kit.running.launch", launch)
-    run = engines.submit(types.SimpleNamespace(store=str(tmp_path / "run.zarr"), n_steps=7), resume=True)
+    run = engines.submit(RunSpec(problem=Proxy(), store=str(tmp_path / "run.zarr"), n_steps=7), resume=True)
     assert prepared == [(str(tmp_path / "run.zarr"), N, True)]
     assert all(rank["resume"] for rank in run.result())
     assert [rank["steps"] for rank in run.result()] == [7] * N
