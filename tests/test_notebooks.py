@@ -161,6 +161,7 @@ def test_a_folder_of_runs_is_explored(tmp_path):
 
 
 def test_the_notebook_on_the_zoo_compares_fits_and_names_what_is_wrong(tmp_path):
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")  # as in a clone
     done = execute("09_zoo", tmp_path, names="Energies Oscillation", broken="Twice", n_observed=2000)
     assert done.returncode == 0, done.stderr[-3000:]
     text = (tmp_path / "executed.ipynb").read_text()
