@@ -259,7 +259,7 @@ def test_a_description_that_is_being_written_is_read_when_it_is_complete(tmp_pat
     file.write_text("")
     writer = threading.Timer(0.2, file.write_text, ['{"engines": {}}'])
     writer.start()
-    assert connect._described(file) == {"engines": {}}
+    assert engines_module.described(file) == {"engines": {}}
     writer.join()
 
 

@@ -5,7 +5,6 @@ its engines here: they may be busy, stopped, or gone.
 """
 
 import contextlib
-import json
 import socket
 import warnings
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from .engines import Joined, connection_of, controller_of, end_processes, is_of_a_cluster, owner_of, runs
+from .engines import Joined, connection_of, controller_of, described, end_processes, is_of_a_cluster, owner_of, runs
 from .jobs import JobState
 from .profiles import find
 
@@ -120,7 +119,7 @@ def named(name: str) -> Cluster:
 
 
 def _read(file: Path) -> Cluster:
-    state = json.loads(file.read_text())
+    state = described(file)
     profile = file.parents[1].name.removeprefix("profile_")
     cluster_id = state["cluster"]["cluster_id"]
     connection = connection_of(file.parent, cluster_id)
@@ -150,7 +149,7 @@ def _engines(joined: Joined, host: str) -> JobState:
 def _host(connection: Path) -> str:
     """The host of a controller, empty for this one and where it is not known."""
     with contextlib.suppress(OSError, ValueError, KeyError):
-        location = json.loads(connection.read_text())["location"]
+        location = described(connection)["location"]
         return "" if is_here(location) else str(location)
     return ""
 

@@ -6,7 +6,6 @@ Each engine is one MPI rank; the notebook's own process never starts MPI.  `prof
 
 import atexit
 import contextlib
-import json
 import os
 import time
 import warnings
@@ -15,7 +14,7 @@ from typing import Any
 
 from . import profiles
 from .clusters import is_here, unreadable
-from .engines import Joined, Started, connection_of, controller_of, is_of_a_cluster, owner_of, runs
+from .engines import Joined, Started, connection_of, controller_of, described, is_of_a_cluster, owner_of, runs
 from .handle import RankError, RunHandle
 from .session import Session
 
@@ -23,7 +22,6 @@ __all__ = ["RankError", "RunHandle", "Session", "connect"]
 
 _LAST_PATIENCE_S = 1  # Jupyter and papermill kill a kernel that takes longer than 2.5 s to end
 _ENGINES_S = 5.0  # for a controller that has just been started to be given its engines
-_WRITING_S = 1.0  # for a description that is being written: ipyparallel does not replace the file at once
 _sessions: dict[Path, Session] = {}
 
 
@@ -169,11 +167,11 @@ def _running(profile: profiles.Profile, n: int) -> Joined | None:
 
 def _joined(profile: profiles.Profile, file: Path) -> Joined | None:
     """The engines that a file of ipyparallel describes, if they can be joined."""
-    state = _described(file)
+    state = described(file)
     cluster_id = state["cluster"]["cluster_id"]
     connection = connection_of(file.parent, cluster_id)
     # Process ids are valid on their own host only, and login nodes share this folder.
-    if not connection.exists() or not is_here(_described(connection)["location"]):
+    if not connection.exists() or not is_here(described(connection)["location"]):
         return None
     owner, controller = owner_of(cluster_id), controller_of(state)
     # Sessions of this process that are open are found before: what is left of it is a run that was kept.
@@ -184,17 +182,5 @@ def _joined(profile: profiles.Profile, file: Path) -> Joined | None:
     deadline = time.monotonic() + _ENGINES_S
     while not state["engines"]["sets"] and time.monotonic() < deadline:
         time.sleep(0.1)
-        state = _described(file)
+        state = described(file)
     return Joined(profile, state, connection)
-
-
-def _described(file: Path) -> dict[str, Any]:
-    """What ipyparallel has written into a file, or is about to write."""
-    deadline = time.monotonic() + _WRITING_S
-    while True:
-        try:
-            return json.loads(file.read_text())
-        except ValueError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.05)

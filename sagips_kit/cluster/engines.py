@@ -6,12 +6,14 @@ Both connect a client, report the state of the scheduler or of mpiexec, and retu
 
 import contextlib
 import itertools
+import json
 import logging
 import os
 import re
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 5.0  # between two queries of a scheduler
 _FINALIZE_S = 0.5  # for idle engines to finalize MPI
+_WRITING_S = 1.0  # for a description that is being written: ipyparallel does not replace the file at once
 _ALLOCATIONS = ("PBS_JOBID", "SLURM_JOB_ID")  # set where this process runs inside a job
 _counter = itertools.count()
 _WITHOUT_CONTROLLER = JobState("ended", "their controller has ended, without which they cannot be reached")
@@ -325,6 +328,18 @@ def runs(pid: int) -> bool:
         return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def described(file: Path) -> dict[str, Any]:
+    """What ipyparallel has written into a file, or is about to write."""
+    deadline = time.monotonic() + _WRITING_S
+    while True:
+        try:
+            return json.loads(file.read_text())
+        except ValueError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def connection_of(folder: Path, cluster_id: str) -> Path:
