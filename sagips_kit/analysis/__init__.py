@@ -19,7 +19,7 @@ from .base import single_run as single_run
 from .estimates import coverage, distance_to_fit, distance_to_mle, estimate, estimate_of, residuals, summary_of
 from .events import densities, observed_and_generated, snapshots
 from .facts import describe, environment, fact, spec
-from .fits import fit
+from .fits import fit, impacts
 from .history import convergence, losses, pace, staleness, timeline, warnings_of
 from .planes import image, plane
 from .table import summary
@@ -41,6 +41,7 @@ __all__ = [
     "fact",
     "fit",
     "image",
+    "impacts",
     "losses",
     "observed_and_generated",
     "pace",

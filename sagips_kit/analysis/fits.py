@@ -1,5 +1,6 @@
 """The fit by the learned score that a run contains, and which fit the results of a run are compared with."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -7,8 +8,11 @@ import scipy.stats
 import xarray as xr
 
 from ..store import schema
+from ..store.contributions import Contribution
 from ..store.findings import Finding
 from .base import for_each_run, group_of
+
+PART = "part"  # dimension of what an uncertainty is made of
 
 
 @for_each_run
@@ -64,9 +68,103 @@ def fit(run: xr.DataTree) -> xr.Dataset:
     return xr.Dataset(values).drop_attrs().assign_attrs(words)
 
 
+@for_each_run
+def impacts(run: xr.DataTree) -> xr.Dataset:
+    """What the uncertainty of a run's fit by the learned score is made of.
+
+    The parts are the observed events, the simulated events, and each prior, measurement and kind of constraint.
+
+    Parameters
+    ----------
+    run : DataTree
+        One run, or several of `open_runs`; they may still be running.
+
+    Returns
+    -------
+    Dataset (part, parameter)
+        impact (part, parameter) : standard deviations that each part contributes, in the parameters' units, whose
+        squares add up; of a prior, or a measurement of one number, the change of the estimate if this number were one
+        of its standard deviations larger, which may be negative.
+        share (part, parameter) : the fraction of the variance.
+        pull (part,) : difference of the estimate from the number that was known, in its standard deviations; NaN for
+        parts that are no single number.
+        fit, deviation (parameter,) : the estimate and its standard deviation.
+
+        The coordinate `group` is "events", "simulation", "constraints", "priors", "measurements", or "ranges" for what
+        nothing but the range limits.
+
+    Raises
+    ------
+    ValueError
+        If the run has no such fit, or one of an earlier version, which did not keep these numbers.
+
+    See Also
+    --------
+    sagips_kit.plot.impacts : Draw them.
+
+    Examples
+    --------
+    >>> from sagips_kit import analysis, open_run
+    >>> values = analysis.impacts(open_run("runs/proxy.zarr"))
+    >>> values["part"].values.tolist()
+    ['events', 'simulation', 'constraints']
+    >>> values["share"].sum("part").round(6).values.tolist()
+    [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    values = fit(run)
+    if values.attrs["state"] != schema.MADE:
+        raise ValueError(f"The run has no fit by the learned score: {why_there_is_none(values.attrs)}.")
+    stored = values.attrs["contributions"]
+    if not stored:
+        raise ValueError(
+            "The fit of this run is of an earlier version, which did not keep what its uncertainty is made of. Fit the "
+            "events again: plot.impacts(fit(problem, events))."
+        )
+    parameters = [str(name) for name in values[schema.PARAMETER].values]
+    contributions = [Contribution.from_dict(one) for one in stored]
+    return impacts_of(parameters, values["fit"].values, values["deviation"].values, contributions)
+
+
+def impacts_of(
+    parameters: Sequence[str], estimate: np.ndarray, deviation: np.ndarray, contributions: Sequence[Contribution]
+) -> xr.Dataset:
+    """What `impacts` returns, of a fit."""
+    impact = np.array([one.impact for one in contributions])
+    return xr.Dataset(
+        {
+            "impact": ((PART, schema.PARAMETER), impact),
+            "share": ((PART, schema.PARAMETER), np.square(impact / deviation)),
+            "pull": (PART, [one.pull for one in contributions]),
+            "fit": (schema.PARAMETER, estimate),
+            "deviation": (schema.PARAMETER, deviation),
+        },
+        {
+            PART: [one.name for one in contributions],
+            "group": (PART, [one.group for one in contributions]),
+            schema.PARAMETER: list(parameters),
+        },
+    )
+
+
+def why_there_is_none(words: Mapping[str, Any]) -> str:
+    """Why a run has no fit by the learned score."""
+    why = {
+        schema.UNDER_WAY: "rank 0 is making it. Try again later",
+        "none": "it was switched off (RunSpec(fit=False)), or has not been begun",
+    }
+    return words["reason"].rstrip(".") or why[words["state"]]
+
+
 def fit_words(run: xr.DataTree) -> dict[str, Any]:
     """State, findings, information and reason of the fit by the learned score."""
-    nothing: dict[str, Any] = {"state": "none", "reason": "", "findings": [], "notes": [], "information": {}}
+    nothing: dict[str, Any] = {
+        "state": "none",
+        "reason": "",
+        "findings": [],
+        "notes": [],
+        "information": {},
+        "contributions": [],
+    }
     words = nothing | group_of(run, schema.REFERENCE).attrs.get(schema.FIT_KEY, {})
     return words | {"findings": [Finding.from_stored(one) for one in words["findings"]]}
 

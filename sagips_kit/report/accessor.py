@@ -150,6 +150,10 @@ class RunAccessor:
     def image(self) -> xr.Dataset:
         return analysis.image(self._run)
 
+    @_documented_as(analysis.impacts)
+    def impacts(self) -> xr.Dataset:
+        return analysis.impacts(self._run)
+
     @_documented_as(analysis.losses)
     def losses(self, n_rows: int | None = 1000) -> xr.Dataset:
         return analysis.losses(self._run, n_rows)

@@ -59,6 +59,7 @@ def write_fit(spec: RunSpec, writer: RunWriter, events: NDArray) -> dict[str, An
             "findings": [finding.to_dict() for finding in result.findings],
             "notes": list(result.notes),
             "information": result.information,
+            "contributions": [one.to_dict() for one in result.contributions],
         }
         values = {
             schema.FIT: result.theta,

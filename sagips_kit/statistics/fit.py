@@ -21,23 +21,24 @@ from .._text import with_error
 from ..events.resampling import check_events
 from ..problems.arguments import require_arguments, require_fixed, require_start
 from ..problems.base import Problem
+from ..store.contributions import CONSTRAINTS, MEASUREMENTS, PRIORS, Contribution, by_group
 from ..store.findings import Finding
 from .basis import Basis, bases_of
-from .derivatives import at_neighbours, wrong_derivatives
+from .contributions import contributions_of
+from .derivatives import wrong_derivatives
 from .findings import NEAR, findings_of, moving_edges
-from .sample import Sample
+from .goodness import goodness_of
 from .score import Score
+from .shifts import Shifts
 from .simulated import Observation, Simulation
-from .solve import AT_END, End, Solution, along_axes, also_solve, search, sets_of, solve, units_of
+from .solve import AT_END, End, Solution, along_axes, also_solve, search, solve, units_of
 from .start import Start
 from .toys import Frozen, Toys
 
 _LEAST_EVENTS = 100  # fewer say too little about the distribution of an observable
 _N_SOME = 200_000  # observed events that are enough for a search
 _FEW = 2  # waves for the comparison of derivatives
-_N_COVARIANCE = 65536  # simulated events for the covariance of some hundred functions
-_LEAST_VARIANCE = 1e-4  # relative; what varies less is what was subtracted, which is not known that precisely
-_USUAL = 4.0  # deviations of a component of the score up to which its products are followed
+_LARGE = 0.1  # part of a standard deviation from which a contribution is printed
 _N_ROUNDS = 8  # learn again, at most so many times, where the solution has moved
 
 
@@ -67,8 +68,11 @@ class ScoreFit:
         Period of each parameter, NaN where it is not periodic; None if none is.
     notes : tuple of str
         What to know of the problem, such as derivatives of its events that are wrong; the estimate is not affected.
+    contributions : tuple of Contribution
+        What the standard deviations are made of: observed events, simulated events, and each piece of external
+        knowledge.
     frozen : Frozen or None
-        The score, which `toys` and `limits` need; None if the fit comes from a store.
+        The score, which `toys`, `limits` and `shifts` need; None if the fit comes from a store.
 
     See Also
     --------
@@ -92,6 +96,7 @@ class ScoreFit:
     findings: tuple[Finding, ...]
     period: NDArray[np.float64] | None = None
     notes: tuple[str, ...] = ()
+    contributions: tuple[Contribution, ...] = ()
     frozen: Frozen | None = field(default=None, repr=False)
 
     @property
@@ -167,6 +172,40 @@ class ScoreFit:
             raise ValueError(f"The level is {level}: should be between 0 and 1, such as 0.9.")
         return self._score().limits(level)
 
+    def shifts(self, variations: Mapping[str, Problem | ArrayLike]) -> Shifts:
+        """How the estimate would change if the events were others, as for a table of systematic errors.
+
+        The score is not learned again, so this takes a second for each; shifts of more than 3 deviations are rough.
+
+        Parameters
+        ----------
+        variations : mapping of str to array_like (event, observable) or Problem
+            By name, the observed events with something changed, such as a scale, or the events of another generator;
+            or a problem with another `simulate`, whose events with the estimate would take the place of this problem's.
+
+        Returns
+        -------
+        Shifts
+            The changes of the estimate, with their errors from the finite samples.  Print it for a table.
+
+        Raises
+        ------
+        ValueError
+            If the events do not fit the problem, a problem has other parameters or observables, or the result does not
+            hold the score.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sagips_kit import Linear, fit
+        >>> problem = Linear(n_coefficients=1)
+        >>> events = problem.observed(2000, np.random.default_rng(0))
+        >>> found = fit(problem, events).shifts({"one part in 1000 more": 1.001 * events})
+        >>> found.shift.shape, found.variations
+        ((1, 1), ('one part in 1000 more',))
+        """
+        return self._score().shifts(variations)
+
     def _score(self) -> Frozen:
         if self.frozen is None:
             raise ValueError("This result holds no score. Type result = fit(problem, events) again.")
@@ -190,10 +229,20 @@ class ScoreFit:
             raise ValueError("Generators make all parameters: type result = fit(problem, events) without fixed.")
         return Start.of(frozen.simulation.problem, frozen.observed, frozen.score, frozen.solution)
 
+    def _parts(self) -> list[str]:
+        """What each standard deviation is made of, if not of the events alone."""
+        groups, parts = by_group(self.contributions), [""] * len(self.parameters)
+        if {CONSTRAINTS, PRIORS, MEASUREMENTS} & groups.keys():
+            for k, deviation in enumerate(self.deviation):
+                large = {name: sizes[k] for name, sizes in groups.items() if sizes[k] > _LARGE * deviation}
+                parts[k] = f"  ({', '.join(f'{name} {size:.2g}' for name, size in large.items())})"
+        return parts
+
     def __str__(self) -> str:
         width = max(map(len, self.parameters))
         rows = zip(self.parameters, self.theta, self.deviation, strict=True)
         lines = [f"{name:{width}}  {with_error(value, deviation)}" for name, value, deviation in rows]
+        lines = [f"{line}{parts}" for line, parts in zip(lines, self._parts(), strict=True)]
         tested = f"chi-squared {self.goodness:.1f} / {self.n_freedom}, p = {self.p_value:.2g}"
         lines.append(f"goodness of fit: {tested if self.n_freedom else 'not tested'}")
         lines += [f"NOT RELIABLE: {text}" for text in self.findings]
@@ -298,7 +347,7 @@ def fit(
         places = search(simulation, some, coarse, place)
         score, solution, axes, edges = _learn(simulation, observed, some, bases, coarse, places[0], seed)
     others = also_solve(simulation, some, score, solution, axes, [place.t for place in places[1:]])
-    goodness = _goodness(simulation, observed, score, plain, solution)
+    goodness = goodness_of(simulation, observed, score, plain, solution)
     findings = findings_of(simulation, observed, solution, others, goodness, edges)
     t = solution.t
     scale = simulation.scale(t).numpy()
@@ -312,6 +361,7 @@ def fit(
         tuple(findings),
         period,
         tuple(_notes(problem, wrong, start, fixed)),
+        tuple(contributions_of(simulation, solution)),
         Frozen(simulation, observed, score, solution, period),
     )
 
@@ -400,61 +450,3 @@ def _is_near(solution: Solution, axes: Tensor, n: int) -> bool:
     """Whether a score was learned near its solution, along directions that are as long as its deviations."""
     is_long = float(torch.linalg.eigvalsh(axes.T @ solution.information @ axes).max()) < 2 * n
     return solution.move < NEAR and is_long
-
-
-def _goodness(
-    simulation: Simulation, observed: Observation, score: Score, basis: Basis, solution: Solution
-) -> tuple[float, int]:
-    """Chi-squared of what the score does not see of `basis` and of its own products, and its degrees of freedom."""
-    sample, n_directions = solution.sample, solution.sample.n_directions
-    functions = _WithProducts(score, basis, sample)
-    beside = at_neighbours(simulation, observed, solution.t, units_of(solution.information, observed.n))
-    assert beside.differences is not None
-    # Means of products are a product of matrices, which the values of all events would be too large for.
-    slopes = torch.stack(
-        [
-            (functions.mean(after, beside.weights) - functions.mean(before, beside.weights)) / width
-            for before, after, width in zip(*beside.differences, strict=True)
-        ],
-        -1,
-    )
-    projection = slopes[n_directions:] @ torch.linalg.pinv(slopes[:n_directions], rtol=1e-6)
-
-    def rest(values: Tensor) -> Tensor:
-        return values[..., n_directions:] - values[..., :n_directions] @ projection.T
-
-    sets, enough = sets_of(sample), sample.part(0, min(len(sample.z), _N_COVARIANCE))
-    covariance = enough.covariance(rest(functions(enough.z)))
-    scale = covariance.diag().clamp(min=1e-300).rsqrt()
-    eigenvalues, vectors = torch.linalg.eigh(covariance * scale[:, None] * scale)
-    keep = eigenvalues > _LEAST_VARIANCE * eigenvalues.max()
-    directions = scale[:, None] * vectors[:, keep]
-    simulated = rest(torch.stack([functions.mean(one.z, one.weights) for one in sets])) @ directions
-    along = rest(observed.mean_by(functions.mean)) @ directions - simulated.mean(0)
-    variance = eigenvalues[keep] / observed.n + simulated.var(0) / len(sets)
-    return float((along.square() / variance).sum()), int(keep.sum())
-
-
-class _WithProducts:
-    """The score, simple functions, and the products of pairs of the score's components.
-
-    The components are limited to what is usual, since one far event could make most of the mean of a product.
-    """
-
-    def __init__(self, score: Score, basis: Basis, sample: Sample) -> None:
-        self._score, self._basis = score, basis
-        self._first, self._second = torch.triu_indices(sample.n_directions, sample.n_directions)
-        values = score(sample.z)
-        self._limit = _USUAL * sample.mean(values.square()).sqrt()
-
-    def __call__(self, z: Tensor) -> Tensor:
-        s = self._score(z)
-        usual = s.clamp(-self._limit, self._limit)
-        return torch.cat([s, self._basis(z), usual[:, self._first] * usual[:, self._second]], -1)
-
-    def mean(self, z: Tensor, weights: Tensor) -> Tensor:
-        """Weighted means (function,), without the values of all products."""
-        s = self._score(z)
-        usual = s.clamp(-self._limit, self._limit)
-        products = usual.T @ (weights[:, None] * usual) / len(z)
-        return torch.cat([weights @ s / len(z), weights @ self._basis(z) / len(z), products[self._first, self._second]])

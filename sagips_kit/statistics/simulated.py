@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -66,6 +66,12 @@ class Simulation:
         self._noise: dict[tuple[int, int, int], Tensor] = {}
         self.uses_differences = not self._has_derivative()
 
+    def of(self, problem: Problem) -> "Simulation":
+        """The simulation of another problem that has the same parameters, with the same ranges and fixed values."""
+        other = copy.copy(self)
+        other.problem, other._noise = problem, {}
+        return other
+
     def _has_derivative(self) -> bool:
         """Whether simulated events depend on the parameters in a way that is known to autograd."""
         t = torch.full_like(self.lower, 0.5).requires_grad_()
@@ -128,9 +134,9 @@ class Simulation:
             self._noise[n, number, n_sets] = drawn
         return self._noise[n, number, n_sets]
 
-    def residuals(self, t: Tensor) -> Tensor:
-        """Residuals of constraints and priors."""
-        return self.problem.residuals(self._all(t), self._statistic)
+    def residuals(self, t: Tensor, statistic: Tensor | None = None) -> Tensor:
+        """Residuals of constraints, priors and measurements, with the statistic of the observed or of other events."""
+        return self.problem.residuals(self._all(t), self._statistic if statistic is None else statistic)
 
     def pulls(self, t: Tensor, n: int | None = None) -> Tensor:
         """Their derivatives (residual, parameter), or those of the first n."""
@@ -200,11 +206,14 @@ class Observation:
         """At most so many of the events, evenly spaced, in the same coordinates; for a search."""
         if n >= self.n:
             return self
-        some = copy.copy(self)
-        chosen = evenly_spaced(self.n, n)
-        some.events, some.category, some.n = self.events[chosen], self.category[chosen], n
-        some._shares = torch.bincount(some.category, minlength=len(self._shares)) / n
-        return some
+        return self.of(self.events[evenly_spaced(self.n, n)])
+
+    def of(self, events: Tensor) -> "Observation":
+        """Other events (event, observable) in the same coordinates."""
+        other = copy.copy(self)
+        other.events, other.n, other.category = events, len(events), self._categories(events)
+        other._shares = torch.bincount(other.category, minlength=len(self._shares)) / other.n
+        return other
 
     def moments(self, function: Function, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Mean (function,) of a function over events, and its covariance (function, function) within categories.
@@ -227,6 +236,25 @@ class Observation:
         between = by_category.T @ (counts[:, None] * by_category)
         covariance = (torch.stack(products).sum(0) - between) / (len(self.events[part]) - 1)
         return self._shares.to(by_category) @ by_category + shift, covariance
+
+    def covariance_of_change(self, function: Function, other: "Observation") -> Tensor:
+        """Covariance (function, function) of the change of a function's values from these events to as many others."""
+        chunks = zip(
+            *(one.split(_CHUNK) for each in (self, other) for one in (each.events, each.category)), strict=True
+        )
+        sums, products = [], []
+        for events, category, changed, category_of_changed in chunks:
+            before = function(self.coordinates(events, category=category)[0])
+            change = function(self.coordinates(changed, category=category_of_changed)[0]) - before
+            sums.append(change.sum(0))
+            products.append(change.T @ change)
+        mean = torch.stack(sums).sum(0) / self.n
+        return torch.stack(products).sum(0) / self.n - mean[:, None] * mean
+
+    def _values(self, function: Function) -> Iterator[Tensor]:
+        """Values (event, function) of a function, of few events at a time."""
+        for events, category in zip(self.events.split(_CHUNK), self.category.split(_CHUNK), strict=True):
+            yield function(self.coordinates(events, category=category)[0])
 
     @property
     def is_ordered(self) -> bool:

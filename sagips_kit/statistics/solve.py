@@ -40,6 +40,8 @@ class Solution:
         The place, in fractions of the ranges.
     information, covariance : Tensor (parameter, parameter)
         Of the solution, in units of the ranges.
+    of_events, of_simulation : Tensor (parameter, parameter)
+        The parts of the covariance that come from the observed and from the simulated events.
     move, step : float
         Distance from where the search for it began, and length of the step that remains, in deviations.
     beyond : Tensor (parameter,)
@@ -55,6 +57,8 @@ class Solution:
     t: Tensor
     information: Tensor
     covariance: Tensor
+    of_events: Tensor
+    of_simulation: Tensor
     move: float
     step: float
     beyond: Tensor
@@ -265,14 +269,24 @@ def solve(simulation: Simulation, observed: Observation, score: Function, start:
                 offset, errors = means.mean(0) - sample.mean(values), _errors(list(means))
             size = _MOST_IN_SET
         t = simulation.inside(t + min(1.0, 5.0 / max(left, 1e-9)) * step)
-    weights = weighted[:, :-1]
-    noise = n * weights.T @ observed_covariance @ weights + n**2 * weights.T @ torch.diag(errors) @ weights
     inverse = inverse_of(information)
-    sandwich = inverse @ (noise + pulls.T @ pulls + _missing(information)) @ inverse
-    moved = simulation.distance(t, start, information)
-    influence, external = n * inverse @ weights.T, inverse @ pulls.T
-    beyond = inverse @ gradient
-    return Solution(t, information, sandwich, moved, left, beyond, influence, external, sample, halves)
+    influence, external = n * inverse @ weighted[:, :-1].T, inverse @ pulls.T
+    of_events, of_simulation = (influence @ one @ influence.T for one in (observed_covariance / n, torch.diag(errors)))
+    of_ranges = inverse @ _missing(information) @ inverse
+    return Solution(
+        t=t,
+        information=information,
+        covariance=of_events + of_simulation + external @ external.T + of_ranges,
+        of_events=of_events,
+        of_simulation=of_simulation,
+        move=simulation.distance(t, start, information),
+        step=left,
+        beyond=inverse @ gradient,
+        influence=influence,
+        external=external,
+        sample=sample,
+        halves=halves,
+    )
 
 
 def _within(simulation: Simulation, t: Tensor, information: Tensor, gradient: Tensor) -> Tensor:

@@ -1,16 +1,19 @@
 """Repetitions of a fit on simulated data sets, with the score that it has learned."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .._circular import difference
+from ..problems.base import Problem
 from .limits import bounded_interval
 from .score import Score
+from .shifts import Shifts, shifts_of
 from .simulated import Observation, Simulation
 from .solve import Solution, inverse_of
 
@@ -122,6 +125,10 @@ class Frozen:
             for value, error, ends in zip(measured, deviation, intervals, strict=True)
         ]
         return torch.stack([simulation.theta(end) for end in torch.tensor(found, dtype=torch.float64).T], -1).numpy()
+
+    def shifts(self, variations: Mapping[str, Problem | ArrayLike]) -> Shifts:
+        """Changes of the estimate if the events were others."""
+        return shifts_of(self.simulation, self.observed, self.score, self.solution, variations, self.period)
 
     def _data(self, random: torch.Generator, expansion: "_Expansion") -> tuple[Tensor, Tensor]:
         """Mean score (component,) of a simulated data set, and its covariance for one event."""

@@ -24,6 +24,7 @@ from zarr.storage import LocalStore
 
 from .._text import counted, did_you_mean, listed
 from . import schema
+from .contributions import is_stored_contribution
 from .findings import is_stored_finding
 from .integrity import WRITE_ALL, CheckedStore, Expected
 from .layout import LISTS
@@ -286,6 +287,8 @@ def _check_fit(words: Any) -> None:
         findings, information = words.get("findings"), words.get("information")
         is_right = isinstance(findings, list) and all(is_stored_finding(one) for one in findings)
         is_right = is_right and isinstance(information, dict)
+        contributions = words.get("contributions", [])
+        is_right = is_right and isinstance(contributions, list) and all(map(is_stored_contribution, contributions))
     if not is_right:
         raise ValueError(f"attribute {schema.FIT_KEY} = {reprlib.repr(words)}: should be a state of the fit")
 
