@@ -14,7 +14,7 @@ sagips list [FOLDER]               list_runs(folder)
 sagips describe STORE              run.sagips.describe(), run.sagips.summary()
 sagips verify STORE                verify(path)
 sagips report STORE                run.sagips.report()
-sagips export STORE --to FORMAT    to_netcdf(run, path), to_csv(run, folder), to_trace(run, path)
+sagips export STORE --to FORMAT    to_netcdf(run, path), to_csv(run, folder), to_hepdata(run, folder), ...
 sagips profiles list               profiles()
 sagips profiles install NAME       install_profile(name, overwrite, ...)
 sagips profiles show NAME          show_profile(name, n, ...)
@@ -42,6 +42,7 @@ from .cluster.commands import add_commands
 if TYPE_CHECKING:
     from .running.spec import RunSpec
     from .statistics.fit import ScoreFit
+    from .statistics.toys import Toys
 
 Options = argparse.Namespace
 
@@ -147,6 +148,7 @@ def _add_training(commands: Any) -> None:
         ("--fixed", "parameters that keep their values"),
     ):
         fit.add_argument(name, nargs="+", type=_assignment, metavar="NAME=VALUE", help=text)
+    fit.add_argument("--toys", type=_n_toys, metavar="N", help="also test the intervals on N simulated data sets")
     run = _add(commands, "run", _run, "train the run of a spec; under mpiexec, on all of its ranks")
     run.add_argument("spec", help=_SPEC)
     run.add_argument("--store", help="write to this folder or URL instead of the one in the spec")
@@ -170,8 +172,8 @@ def _add_reading(commands: Any) -> None:
     report.add_argument("--output", help="file to write (default: the name of the store with the ending .html)")
     export = _add(commands, "export", _export, "write a run as netCDF, as tables of text, or as a timeline")
     export.add_argument("store", help=_STORE)
-    formats = "netcdf: one file; csv: a folder of tables; trace: a timeline for ui.perfetto.dev"
-    export.add_argument("--to", choices=["netcdf", "csv", "trace"], required=True, help=formats)
+    formats = "netcdf: one file; csv: a folder of tables; trace: a timeline for ui.perfetto.dev; hepdata: a submission"
+    export.add_argument("--to", choices=["netcdf", "csv", "trace", "hepdata"], required=True, help=formats)
     export.add_argument("--output", help="file or folder to write (default: named like the store)")
 
 
@@ -242,7 +244,11 @@ def _fit(options: Options) -> int:
     with working(f"fitting {counted(len(spec.problem.parameters), 'parameter')} by the learned score"):
         start, fixed = (given and dict(given) for given in (options.start, options.fixed))
         result = fit(spec.problem, events, start=start, fixed=fixed, seed=spec.seed)
-    print(_json_of(result) if options.json else result)
+    toys = None
+    if options.toys is not None:
+        with working(f"fitting {counted(options.toys, 'simulated data set')}"):
+            toys = result.toys(options.toys)
+    print(_json_of(result, toys) if options.json else "\n\n".join(str(one) for one in (result, toys) if one))
     return 1 if result.findings else 0
 
 
@@ -255,11 +261,22 @@ def _assignment(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(f"{text!r} should be NAME=VALUE, such as theta0=1.5") from None
 
 
-def _json_of(fit: "ScoreFit") -> str:
-    """A fit as JSON; numbers that are not finite become null."""
+def _n_toys(text: str) -> int:
+    """A number of data sets."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a number of data sets, 2 or more, such as 1000")
+    return int(text)
+
+
+def _json_of(fit: "ScoreFit", toys: "Toys | None") -> str:
+    """A fit and its toys as JSON; numbers that are not finite become null."""
     names = ("parameters", "theta", "deviation", "covariance", "goodness", "n_freedom", "p_value", "information")
     values: dict[str, Any] = {name: getattr(fit, name) for name in (*names, "notes")}
     values["findings"] = [finding.to_dict() for finding in fit.findings]
+    values["contributions"] = [one.to_dict() for one in fit.contributions]
+    if toys is not None:
+        coverage = {f"coverage_{n}": toys.coverage(n) for n in (1, 2)}
+        values["toys"] = {"n_toys": len(toys.theta), "bias": toys.bias} | coverage
 
     def finite(item: Any) -> Any:
         item = item.tolist() if hasattr(item, "tolist") else item
@@ -413,6 +430,10 @@ def _export(options: Options) -> None:
         print(export.to_netcdf(run, _beside(options.store, options.output, ".nc")))
     elif options.to == "trace":
         print(export.to_trace(run, _beside(options.store, options.output, ".trace.json")))
+    elif options.to == "hepdata":
+        from .report.hepdata import to_hepdata
+
+        print(to_hepdata(run, _beside(options.store, options.output, "_hepdata")))
     else:
         print(*export.to_csv(run, _beside(options.store, options.output, "_csv")), sep="\n")
 

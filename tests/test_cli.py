@@ -109,6 +109,18 @@ def test_fit_keeps_what_is_fixed_and_begins_where_it_is_asked_to(capsys, path):
     assert "'mu' should be NAME=VALUE, such as theta0=1.5" in capsys.readouterr().err
 
 
+def test_fit_tests_its_intervals_by_toys(capsys, path):
+    status, out, _ = sagips(capsys, "fit", path, "--toys", "20")
+    assert status == 0 and "20 simulated data sets; intervals of 1 and 2 deviations with the truth" in out
+    status, out, _ = sagips(capsys, "fit", path, "--toys", "20", "--json")
+    values = json.loads(out)
+    assert values["toys"]["n_toys"] == 20 and len(values["toys"]["coverage_1"]) == 2
+    assert [one["name"] for one in values["contributions"]] == ["events", "simulation"]
+    with pytest.raises(SystemExit):
+        sagips(capsys, "fit", path, "--toys", "1")
+    assert "'1' should be a number of data sets, 2 or more" in capsys.readouterr().err
+
+
 def test_fit_that_cannot_be_made_ends_with_2(capsys, path, spec):
     path.write_text(dataclasses.replace(spec, n_observed=99).to_json())
     status, out, err = sagips(capsys, "fit", path)

@@ -21,19 +21,23 @@ from sagips_kit.cluster.session import Session
 from sagips_kit.report import export
 from sagips_kit.report.accessor import ChainsAccessor, RunAccessor
 from sagips_kit.report.dashboard import Dashboard
+from sagips_kit.report.hepdata import to_hepdata
 from sagips_kit.report.html import html_report
 from sagips_kit.report.line import ProgressLine
 from sagips_kit.running.tune import Tuning
 from sagips_kit.statistics.fit import ScoreFit
 from sagips_kit.statistics.information import Information
 from sagips_kit.statistics.likelihood import LikelihoodFit
+from sagips_kit.statistics.shifts import Shifts
+from sagips_kit.store.contributions import Contribution
 from sagips_kit.store.writer import RunWriter
 from sagips_kit.training.records import Record
 
 # Classes that users receive without importing their names
 IN_HAND = [exchange.Channel, exchange.Exchange, exchange.Mixed, Dashboard, Information, LikelihoodFit, PBS]
 IN_HAND += [RankError, Record, Report, RunAccessor, ChainsAccessor, RunHandle, ScoreFit, Session, Slurm, Tuning]
-IN_HAND += [export.to_arviz, export.to_csv, export.to_netcdf, export.to_trace, html_report, ProgressLine]
+IN_HAND += [export.to_arviz, export.to_csv, export.to_netcdf, export.to_trace, to_hepdata, html_report, ProgressLine]
+IN_HAND += [Contribution, Shifts]
 # An unknown section, sections out of order, no docstring, parameters and results that are not described, no summary
 CHECKS = {"GL06", "GL07", "GL08", "PR01", "PR02", "PR03", "PR04", "PR07", "RT01", "RT03", "SS01", "SS03", "YD01"}
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -132,9 +136,10 @@ def finished_run(tmp_path_factory):
     mle = sagips_kit.open_run(spec.store)["reference"].to_dataset()
     with RunWriter(spec.store, 0) as writer:  # as a real fit would, which takes longer than all examples
         values = {"fit": mle["mle"], "fit_deviation": mle["deviation"], "fit_covariance": mle["covariance"]}
-        writer.write_fit(
-            {"state": "made", "findings": [], "information": {}}, fit_goodness=7, fit_n_freedom=9, **values
-        )
+        parts = zip(("events", "constraints", "simulation"), (0.8, 0.6, 0.0), strict=True)
+        contributions = [Contribution(name, name, size * mle["deviation"].values).to_dict() for name, size in parts]
+        words = {"state": "made", "findings": [], "information": {}, "contributions": contributions}
+        writer.write_fit(words, fit_goodness=7, fit_n_freedom=9, **values)
     return folder
 
 

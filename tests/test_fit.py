@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sagips_kit import Octants, Problem, fit, fit_likelihood
+from sagips_kit import Measurement, Octants, Problem, fit, fit_likelihood
 from sagips_kit.statistics.basis import Basis
 from sagips_kit.statistics.coordinates import Coordinates
 from sagips_kit.statistics.limits import bounded_interval
@@ -54,6 +54,39 @@ def test_priors_count_as_in_the_likelihood(rng):
     result, reference = fit(problem, events), fit_likelihood(problem, events)
     assert joint_distance(result, reference) < 0.15
     assert result.deviation == pytest.approx(reference.deviation, rel=0.06)
+
+
+class Calibrated(HeavyTails):
+    """Priors and a measurement of two correlated numbers, beside the events."""
+
+    priors = {"position": (1.35, 0.015)}
+    measurements = {"both": Measurement(lambda theta: theta, (1.3, 0.8), covariance=[[1e-3, 2e-4], [2e-4, 1e-3]])}
+
+
+def test_parts_of_an_uncertainty_add_up_and_are_what_a_change_makes(rng):
+    problem = Calibrated()
+    events = problem.observed(4000, rng)
+    result = fit(problem, events)
+    parts = {one.name: one for one in result.contributions}
+    assert [(one.name, one.group) for one in result.contributions] == [
+        ("events", "events"),
+        ("simulation", "simulation"),
+        ("position", "priors"),
+        ("both", "measurements"),
+    ]
+    total = np.sqrt(sum(one.impact**2 for one in result.contributions))
+    assert total == pytest.approx(result.deviation, rel=1e-6)
+    # A prior that is larger by its standard deviation moves the estimate by its impact.
+    problem.priors = {"position": (1.365, 0.015)}
+    moved = fit(problem, events).theta - result.theta
+    assert moved == pytest.approx(parts["position"].impact, abs=0.05 * result.deviation.max())
+    assert parts["position"].pull == pytest.approx((result.theta[0] - 1.35) / 0.015)
+    assert math.isnan(parts["both"].pull) and math.isnan(parts["events"].pull)
+    # Without them, only the events are left.
+    alone = fit(HeavyTails(), events)
+    assert {one.group for one in alone.contributions} == {"events", "simulation"}
+    assert parts["events"].impact[0] < 0.7 * alone.deviation[0]
+    assert "(events 0.0" in str(result) and "(" not in str(alone)
 
 
 # What makes an estimate useless is reported
@@ -370,6 +403,40 @@ def test_toys_need_the_score(rng):
     result = fit(HeavyTails(), HeavyTails().observed(500, rng))
     with pytest.raises(ValueError, match="holds no score. Type result = fit"):
         dataclasses.replace(result, frozen=None).toys()
+
+
+class Late(HeavyTails):
+    """Each event is recorded too high."""
+
+    def simulate(self, theta, noise):
+        return super().simulate(theta, noise) + 0.01
+
+
+def test_shifts_are_those_of_another_fit(rng):
+    problem = HeavyTails()
+    events = problem.observed(4000, rng)
+    result = fit(problem, events)
+    changed = {"scale": 1.01 * events, "late": events + 0.01, "far": events + 1.0}
+    shifts = result.shifts(changed | {"model": Late(), "others": problem.observed(3000, rng)})
+    for k, name in enumerate(("scale", "late")):
+        again = (fit(problem, changed[name]).theta - result.theta) / result.deviation
+        assert shifts.in_deviations[k] == pytest.approx(again, abs=0.05)
+        assert (shifts.error[k] < 0.05 * result.deviation).all(), "the same events, changed"
+    # A problem stands for where the events come from.
+    assert shifts.in_deviations[3] == pytest.approx(shifts.in_deviations[1], abs=0.05)
+    assert shifts.error[4] / result.deviation == pytest.approx(math.sqrt(1 + 4000 / 3000), rel=0.1)
+    rough = [line for line in str(shifts).splitlines() if "rough, since beyond 3 deviations: fit these events" in line]
+    assert [line.split()[0] for line in rough] == ["far"] and shifts.distance[2] > 3
+
+
+def test_shifts_refuse_what_cannot_be_compared(rng):
+    result = fit(HeavyTails(), HeavyTails().observed(500, rng))
+    with pytest.raises(ValueError, match="'other' has the parameters .*: should be those of the fit, position, scale"):
+        result.shifts({"other": Normal()})
+    with pytest.raises(ValueError, match="No variations"):
+        result.shifts({})
+    with pytest.raises(ValueError, match=r"n_toys = 1: should be 2 or more"):
+        result.toys(1)
 
 
 def test_toys_of_an_angle_take_the_shorter_way_around():

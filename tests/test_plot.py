@@ -14,6 +14,7 @@ from test_store import make_events
 from sagips_kit import analysis, plot
 from sagips_kit.analysis.collection import open_runs
 from sagips_kit.statistics.fit import ScoreFit
+from sagips_kit.store.contributions import Contribution
 
 plt.switch_backend("Agg")
 pytestmark = pytest.mark.filterwarnings("error")
@@ -442,6 +443,30 @@ def test_a_fit_is_drawn_from_a_run_and_from_its_result():
         plot.fit(result, truth=(1, 2))
     with pytest.raises(ValueError, match=r"no fit by the learned score: it was switched off"):
         plot.fit(make_fitted_run(3))
+
+
+def test_impacts_are_drawn_from_a_run_and_from_a_fit():
+    learned = (np.array([-2.0, 0.1, 2.0]), np.diag([0.1, 0.2, 0.1]) ** 2)
+    run = make_fitted_run(3, learned=learned)
+    pulls, impacts = plot.impacts(run)
+    assert [label.get_text() for label in pulls.get_yticklabels()] == ["events", "clock"]
+    (pull,) = [line for line in pulls.lines if line.get_marker() == "o"]
+    assert (pull.get_xdata()[0], pull.get_ydata()[0], pull.get_color()) == (2.5, 1, "#d1495b")
+    widths = [bar.get_width() for bar in impacts.patches]
+    np.testing.assert_allclose(widths, [0.16, -0.06, 0.06])
+    assert pulls.figure.get_suptitle() == "theta0 = -2.00(10) days\ndeviation 0.1: events 0.08, priors 0.06"
+    assert impacts.get_xlabel() == "impact on theta0 [days]"
+    many = tuple(Contribution(f"p{k}", "priors", np.array([0.1 + k]), 0.0) for k in range(30))
+    result = ScoreFit(("a",), np.array([1.0]), np.eye(1), {}, 5.0, 4, (), contributions=many)
+    pulls, _ = plot.impacts(result, "a")
+    assert pulls.get_yticklabels()[0].get_text() == "p29"
+    assert [text.get_text() for text in pulls.texts] == ["10 smaller ones are not shown"]
+    with pytest.raises(ValueError, match="No parameter 'b'. Allowed: a"):
+        plot.impacts(result, "b")
+    with pytest.raises(ValueError, match="No parameter 'thet'. Did you mean theta0"):
+        plot.impacts(run, "thet")
+    with pytest.raises(ValueError, match="does not know its contributions"):
+        plot.impacts(ScoreFit(("a",), np.array([1.0]), np.eye(1), {}, 5.0, 4, ()))
 
 
 def test_an_unfinished_run_shows_its_convergence():

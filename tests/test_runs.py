@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import tarfile
 from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
@@ -12,12 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import yaml
 from test_analysis import LEARNED, TRUTH, make_run, make_theta
 from test_store import rows_of
 from zarr.storage import MemoryStore
 
 from sagips_kit import analysis, list_runs, open_run, open_runs
 from sagips_kit.report import export
+from sagips_kit.report.hepdata import to_hepdata
 from sagips_kit.report.html import html_report
 from sagips_kit.store.writer import RunWriter
 
@@ -226,6 +229,32 @@ def test_tables_hold_estimates_draws_and_convergence(folder, tmp_path):
     assert len(way) == 100 and {"step", "theta0", "distance", "elapsed_s"} <= set(way.columns)
     under_way = export.to_csv(open_run(folder / "under way.zarr"), tmp_path / "b")
     assert [path.name for path in under_way] == ["convergence.csv"]
+
+
+def test_hepdata_has_estimates_with_their_errors_and_covariance(tmp_path):
+    pytest.importorskip("hepdata_lib")
+    learned = (np.array([1.7e9 + 0.123, 0.5]), np.array([[0.04, 0.01], [0.01, 0.09]]))
+    run = make_run(make_theta(), tmp_path / "a.zarr", learned=learned)
+    with pytest.warns(UserWarning, match="The verdict on this run is exported with it: NOT"):
+        archive = to_hepdata(run, tmp_path / "out")
+    with tarfile.open(archive) as tar:
+        tables = {name: yaml.safe_load(tar.extractfile(name)) for name in tar.getnames() if name != "submission.yaml"}
+        described = list(yaml.safe_load_all(tar.extractfile("submission.yaml")))
+    assert set(tables) == {"estimates.yaml", "covariance.yaml", "correlation.yaml"}
+    estimate = tables["estimates.yaml"]["dependent_variables"][0]["values"]
+    assert estimate[0]["value"] == 1.7e9 + 0.123, "no digit is lost"
+    assert estimate[0]["errors"] == [
+        {"label": "events", "symerror": pytest.approx(0.16)},
+        {"label": "priors", "symerror": pytest.approx(0.12)},
+    ]
+    covariance = [one["value"] for one in tables["covariance.yaml"]["dependent_variables"][0]["values"]]
+    assert covariance == [0.04, 0.01, 0.01, 0.09]
+    assert "Verdict: NOT" in described[1]["description"]
+    with pytest.raises(FileExistsError, match="exists already and is not overwritten"):
+        to_hepdata(run, tmp_path / "out")
+    with pytest.warns(UserWarning):
+        to_hepdata(make_run(make_theta(), tmp_path / "b.zarr"), tmp_path / "without a fit")
+    assert not (tmp_path / "without a fit" / "covariance.yaml").exists()
 
 
 def test_tables_of_a_damaged_run_are_refused(folder, tmp_path):

@@ -107,7 +107,7 @@ def impacts(run: xr.DataTree) -> xr.Dataset:
     >>> from sagips_kit import analysis, open_run
     >>> values = analysis.impacts(open_run("runs/proxy.zarr"))
     >>> values["part"].values.tolist()
-    ['events', 'simulation', 'constraints']
+    ['events', 'constraints', 'simulation']
     >>> values["share"].sum("part").round(6).values.tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """

@@ -70,7 +70,7 @@ def to_arviz(run: xr.DataTree) -> arviz.InferenceData | xr.DataTree:
     analysis.single_run(run, "to_arviz")
     groups = {group: analysis.written(run, group) for group in (schema.POSTERIOR, schema.PREDICTIVE)}
     tree = xr.DataTree.from_dict(groups | {schema.OBSERVED: run[schema.OBSERVED].to_dataset().load()})
-    _require("arviz")
+    require_package("arviz")
     if int(importlib.metadata.version("arviz").partition(".")[0]) >= 1:
         return tree
     import arviz
@@ -119,10 +119,10 @@ def to_netcdf(run: xr.DataTree, path: str | os.PathLike[str]) -> Path:
     ('chain', 'draw')
     """
     analysis.single_run(run, "to_netcdf")
-    path = _new(path)
-    _require("h5netcdf")
+    path = new_path(path)
+    require_package("h5netcdf")
     groups = {node.path: _plain(node.to_dataset(inherit=False)) for node in run.subtree}
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         try:
             xr.DataTree.from_dict(groups).to_netcdf(partial, engine="h5netcdf")
         except Exception as error:
@@ -174,7 +174,7 @@ def to_csv(run: xr.DataTree, folder: str | os.PathLike[str]) -> list[Path]:
     ['convergence.csv', 'estimates.csv', 'posterior.csv']
     """
     analysis.single_run(run, "to_csv")
-    folder = _new(folder)
+    folder = new_path(folder)
     path = analysis.convergence(run, n_rows=None)
     parameters = run.attrs[schema.PARAMETERS_KEY]
     table = path["theta"].to_dataset(schema.PARAMETER).to_dataframe()
@@ -186,7 +186,7 @@ def to_csv(run: xr.DataTree, folder: str | os.PathLike[str]) -> list[Path]:
         tables["estimates"] = analysis.summary(run)
         draws = analysis.written(run, schema.POSTERIOR).to_dataframe()
         tables["posterior"] = draws.loc[:, [*parameters, *draws.columns.difference(parameters)]]
-    with _replacing(folder) as partial:
+    with replacing(folder) as partial:
         partial.mkdir(parents=True)
         for name, table in tables.items():
             table.to_csv(partial / f"{name}.csv")
@@ -239,7 +239,7 @@ def to_trace(run: xr.DataTree, path: str | os.PathLike[str], n_rows: int = 1000)
     'process_name'
     """
     analysis.single_run(run, "to_trace")
-    path = _new(path)
+    path = new_path(path)
     history, environment = (run[group].to_dataset() for group in (schema.HISTORY, schema.ENVIRONMENT))
     events: list[dict[str, Any]] = []
     for rank, host in enumerate(environment[schema.HOST].values):
@@ -247,7 +247,7 @@ def to_trace(run: xr.DataTree, path: str | os.PathLike[str], n_rows: int = 1000)
         name = {"name": f"rank {rank} on {host}"}
         events.append({"ph": "M", "name": "process_name", "pid": rank, "args": name})
         events += _slices(history.isel({schema.RANK: rank}), rank, n_rows)
-    with _replacing(path) as partial:
+    with replacing(path) as partial:
         partial.write_text(json.dumps({"displayTimeUnit": "ms", "traceEvents": events}), encoding="utf-8")
     return path
 
@@ -303,7 +303,7 @@ def _plain_attribute(item: Any) -> Any:
     return item if is_known else json.dumps(item)
 
 
-def _new(path: str | os.PathLike[str]) -> Path:
+def new_path(path: str | os.PathLike[str]) -> Path:
     """The path, unless it exists."""
     path = Path(path).expanduser()
     if path.exists():
@@ -312,7 +312,7 @@ def _new(path: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yield a hidden path beside `path`; what is written there is renamed at the end, or removed after an error."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -323,7 +323,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def _require(package: str) -> None:
+def require_package(package: str) -> None:
     try:
         importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

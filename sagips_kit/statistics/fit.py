@@ -129,8 +129,10 @@ class ScoreFit:
         Raises
         ------
         ValueError
-            If the result does not hold the score.
+            If there are less than 2 data sets, or the result does not hold the score.
         """
+        if n_toys < 2:
+            raise ValueError(f"n_toys = {n_toys}: should be 2 or more, such as 1000.")
         return self._score().toys(n_toys, seed)
 
     def limits(self, level: float = 0.9) -> NDArray[np.float64]:
