@@ -575,6 +575,16 @@ def test_a_laptop_needs_neither_torch_nor_mpi(tmp_path):
     assert n_parameters == "2"
 
 
+def test_chains_that_learned_from_the_same_events_have_no_standard_deviation():
+    run = make_run(make_theta(), spec={"settings": {"bootstrap": False}})
+    assert analysis.estimate(run)["deviation"].notnull().all()
+    run["posterior"].attrs["uncertainty"] = "none: no resampling"
+    values = analysis.estimate(run)
+    assert values[["deviation", "low", "high", "pull"]].isnull().all().to_array().all()
+    assert values["mean"].notnull().all()
+    assert any("all learned from the same events (bootstrap=False)" in one for one in analysis.verdict(run).not_tested)
+
+
 def test_a_run_shows_what_its_uncertainty_is_made_of():
     run = make_run(make_theta(), learned=LEARNED)
     values = run.sagips.impacts()

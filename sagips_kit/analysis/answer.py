@@ -245,6 +245,11 @@ def _of_the_chains(run: xr.DataTree, found: _Collected) -> None:
     if (n_written := chains.dropna(schema.CHAIN, how="all").sizes[schema.CHAIN]) < n_wanted:
         found.findings.append(Finding(FAILED, f"Only {n_written} of {n_wanted} chains are finite numbers."))
         return
+    if not settings_of(run).get("bootstrap", True):
+        found.not_tested.append(
+            "The spread of the chains, because all learned from the same events (bootstrap=False), so that it is no "
+            "standard deviation."
+        )
     values = estimate(run)
     reference = reference_of(run)
     moving = _still_moving(run, values, reference)

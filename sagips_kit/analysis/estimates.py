@@ -44,7 +44,8 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
     Returns
     -------
     Dataset (parameter)
-        mean, deviation : mean and standard deviation over the chains; the deviation of a single chain is NaN.
+        mean, deviation : mean and standard deviation over the chains; the deviation is NaN of a single chain, and of
+        chains that learned from the same events (`Settings(bootstrap=False)`).
         n_chains : number of chains.
         low, high : central interval of 68 %, from Student's distribution since there are few chains.  Of a periodic
         parameter it surrounds the mean, so an end may be outside of the range.
@@ -122,7 +123,8 @@ def estimate_of(chains: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     Dataset (parameter)
-        mean, deviation : mean and standard deviation over the chains; the deviation of a single chain is NaN.
+        mean, deviation : mean and standard deviation over the chains; the deviation is NaN of a single chain, and of
+        chains that learned from the same events.
         n_chains : number of chains.
         low, high : central interval of 68 %, from Student's distribution since there are few chains.
 

@@ -124,6 +124,7 @@ OWNER_KEY = "owner"
 LIBRARY_KEY = "inference_library"
 LIBRARY_VERSION_KEY = "inference_library_version"
 UNCERTAINTY_KEY = "uncertainty"
+NO_UNCERTAINTY = "none"  # what its text begins with if the chains have no spread that is an uncertainty
 RESAMPLED_KEY = "n_resampled"  # chains of which events were resampled together, witnesses included
 # Attribute of posterior, predictive and observed events: intervals of periodic variables by their names, as JSON text,
 # which netCDF takes, too
