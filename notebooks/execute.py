@@ -27,7 +27,7 @@ WORK = HERE.parent / "build" / "notebooks"  # each notebook is executed in a fol
 # All other parameters are those of the notebook as it stands.
 PARAMETERS = {"03_how_good_is_it": {"results": "../../../benchmarks/results"}}
 KEY = "sagips_kit"  # of the metadata
-WIDTH, N_COLOURS = 1300, 256  # of stored pictures: points at most, and colours
+WIDTH, N_COLOURS = 1300, 128  # of stored pictures: points at most, and colours
 _UNSTORED = ("application/vnd.jupyter.widget-view+json", "application/javascript")  # need the kernel that made them
 
 

@@ -18,14 +18,6 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# Their code is newer than their outputs: type `make notebooks ARGS="..."` with these names, then delete them here.
-PENDING = {
-    "02_modes",
-    "03_how_good_is_it",
-    "04_on_a_cluster",
-    "07_two_dimensions",
-    "08_scaling",
-}
 
 
 def load():
@@ -43,8 +35,7 @@ def path(request):
     return request.param
 
 
-def test_outputs_are_those_of_the_code(path, request):
-    request.applymarker(pytest.mark.xfail(path.stem in PENDING, reason="not executed again yet", strict=True))
+def test_outputs_are_those_of_the_code(path):
     notebook = nbformat.read(path, as_version=4)
     again = f"type: make notebooks ARGS={path.stem}"
     assert execute.is_fresh(notebook), f"The code of {path.name} was changed after it was executed; {again}"
