@@ -142,6 +142,15 @@ def test_a_time_limit_belongs_into_its_own_option(kind, directives):
     kind(directives="-l place=scatter" if kind is PBS else "--time-min=5; --threads-per-core=1")
 
 
+def test_a_signal_must_reach_the_ranks():
+    with pytest.raises(
+        ValueError, match=r"'--signal=B:USR1@180', by which Slurm sends the signal to the job script al"
+    ):
+        Slurm(directives="--exclusive; --signal=B:USR1@180")
+    Slurm(directives="--signal=USR1@180")
+    Slurm(directives="--signal=B:USR1@180", setup="trap 'touch warned' USR1")
+
+
 def test_a_walltime_of_seconds_is_refused():
     with pytest.raises(ValueError, match=r"walltime = '30' is 30 s for this scheduler, which reads HH:MM:SS.*60 s or"):
         PBS(walltime="30")

@@ -154,8 +154,9 @@ def prepare_later(spec: RunSpec) -> None:
 def run_rank(spec: RunSpec, world: World | None = None, resume: bool = False) -> RankResult:
     """Train one rank of a run whose store has been prepared.  Collective.
 
-    All ranks of the run call it, each in its own process, with the same spec.  SIGTERM, SIGUSR1, the approaching end of
-    a job's time and a request to stop all make the ranks write a checkpoint and stop, at the same step.
+    All ranks of the run call it, each in its own process, with the same spec.  SIGTERM, SIGUSR1, SIGUSR2, SIGHUP, the
+    approaching end of a job's time and a request to stop all make the ranks write a checkpoint and stop, at the same
+    step.
 
     Parameters
     ----------
@@ -229,8 +230,9 @@ def run(spec: RunSpec, world: World | None = None, resume: bool = False) -> Rank
     (`mpiexec -n 4 python script.py`), each process is a rank, and all ranks call this function with the same spec:
     rank 0 checks the run and creates its store, then every rank trains.
 
-    A run can also be stopped early: by SIGTERM or SIGUSR1, by `request_stop`, or shortly before its job's time is over.
-    All ranks then write a checkpoint and stop at the same step, and `resume=True` continues the run from there.
+    A run can also be stopped early: by SIGTERM, SIGUSR1, SIGUSR2 or SIGHUP, by `request_stop`, or shortly before its
+    job's time is over.  All ranks then write a checkpoint and stop at the same step, and `resume=True` continues the
+    run from there.
 
     Parameters
     ----------

@@ -7,7 +7,9 @@ import threading
 import time
 from types import FrameType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# What schedulers send before they end a job (Slurm and PBS the first; Grid Engine, LSF and `#SBATCH --signal` the next
+# two), and a terminal that is closed.
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 # Seconds since 1970: the job scripts of this package set the first variable, Slurm sets the second.
 _ENDS = ("SAGIPS_ENDS_AT", "SLURM_JOB_END_TIME")
 # A run begins to stop this long before the end of its time, or at this fraction of the time that it has at its start,
@@ -16,9 +18,10 @@ _MARGIN_S, _MARGIN = 120.0, 0.1
 
 
 class Signals:
-    """While this context lasts, SIGTERM and SIGUSR1 only ask the run to stop, however often they arrive.
+    """While this context lasts, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP only ask the run to stop.
 
-    A scheduler and mpiexec may both send the same signal.
+    However often they arrive: a scheduler and mpiexec may both send the same signal.  A signal that is ignored, as
+    `nohup` does with SIGHUP, remains ignored.
 
     Raises
     ------
@@ -38,7 +41,8 @@ class Signals:
     def __enter__(self) -> "Signals":
         # Only the main thread can set handlers; a run in another thread is asked to stop through its store alone.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            numbers = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -116,6 +116,15 @@ class Slurm(Job):
     _time_limit: ClassVar[str] = "--time(?!-min)|-t"
     _gone: ClassVar[str] = "Invalid job id|already completing or completed"
 
+    def __post_init__(self):
+        super().__post_init__()
+        signal = next((one for one in self._words if re.match(r"--signal[= ]R?BR?:", one)), None)
+        if signal and "trap" not in (self.setup or ""):
+            raise ValueError(
+                f"directives has {signal!r}, by which Slurm sends the signal to the job script alone: it would end, "
+                "and the ranks with it, without a checkpoint. Leave out 'B:', so that the ranks get it and stop."
+            )
+
     def _directives(self, n: int, name: str, log: str) -> list[str]:
         sizes = self.sizes(n)
         words = {
