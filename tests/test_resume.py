@@ -23,9 +23,11 @@ from mpi_launcher import TESTS, command, environment, mpiexec
 
 from sagips_kit import (
     AllReduce,
+    Chain,
     Every,
     Exponential,
     Independent,
+    Leaders,
     Observed,
     OneSided,
     Ring,
@@ -264,14 +266,22 @@ def test_finished_replicas_wait_for_nobody(spec):
     ]:
         assert apart.agreed(steps) == agreed
         assert together.agreed(steps) == shared
-    one_sided = Checkpoints(spec.store, 1, 203, (0, 0, 0), lets_finish=True)
-    for steps, agreed in [
-        ([{40, 203}, {40, 60}, {60}], [203, 60, 60]),
-        ([{40}, {40, 60}, {60}], [0, 0, 0]),
-        ([{203}, {203}, {203}], [203, 203, 203]),
-        ([{203}, set(), {60}], [203, 0, 0]),
+    outer = Every(50, Leaders(Ring(payload="weights"), size=1))  # in step 199, which is the 200th
+    one_sided, chain, never = (
+        Checkpoints(spec.store, 1, 203, (0, 0, 0), exchange.waits)
+        for exchange in (OneSided(), Chain(OneSided(), outer), Chain(OneSided(), Every(300, Ring())))
+    )
+    for steps, agreed, back in [
+        ([{40, 203}, {40, 60}, {60}], [203, 60, 60], [0, 0, 0]),
+        ([{40, 203}, {40, 60}, {40}], [203, 40, 40], [40, 40, 40]),
+        ([{40, 203}, {40, 199}, {199}], [203, 199, 199], [0, 0, 0]),
+        ([{40, 203}, {40, 200}, {200}], [203, 200, 200], [203, 200, 200]),
+        ([{40}, {40, 60}, {60}], [0, 0, 0], [0, 0, 0]),
+        ([{203}, {203}, {203}], [203, 203, 203], [203, 203, 203]),
+        ([{203}, set(), {60}], [203, 0, 0], [0, 0, 0]),
     ]:
-        assert one_sided.agreed(steps) == agreed
+        assert one_sided.agreed(steps) == never.agreed(steps) == agreed
+        assert chain.agreed(steps) == back
     state = {"a": torch.arange(3.0)}
     Checkpoints(spec.store, 0, 203, (0, 1)).write(203, state)
     for step in (20, 40):
@@ -775,7 +785,7 @@ def test_a_run_that_cannot_be_continued_says_why(spec, how):
     assert open_run(spec.store).attrs["layout"]["n_steps"] == 203
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
 def test_a_signal_ends_the_run_cleanly_with_a_checkpoint(spec, number):
     spec = change(spec, n_steps=100_000)
     reached = Milestones.reached
@@ -792,6 +802,19 @@ def test_a_signal_ends_the_run_cleanly_with_a_checkpoint(spec, number):
     assert 40 < result["steps"] == read_status(spec.store).step < 10_000
     assert [file.name[:12] for file in files_of(spec.store)] == [f"{result['steps']:012d}"]
     assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_run_under_nohup_survives_the_terminal(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not signals.ask_to_end()
+            os.kill(os.getpid(), signal.SIGUSR2)
+            assert signals.ask_to_end()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("name", ["SAGIPS_ENDS_AT", "SLURM_JOB_END_TIME"])
@@ -846,8 +869,16 @@ def under_mpi(spec, n_ranks, nest, timeout=120):
     return done.stdout
 
 
+# In the second half of a run of 403 steps, no rank waits for another one.
+FREE = [
+    Independent(),
+    OneSided(),
+    Chain(OneSided(), OneSided(payload="gradient"), Every(202, Ring(payload="weights"))),
+]
+
+
 @pytest.mark.mpi
-@pytest.mark.parametrize("exchange", [Independent(), OneSided(), OneSided(payload="gradient")], ids=repr)
+@pytest.mark.parametrize("exchange", FREE, ids=repr)
 def test_the_work_of_a_slow_rank_is_kept_after_rank_0_has_finished(spec, tmp_path, nest, exchange):
     spec = change(spec, n_steps=403, exchange=exchange)
     whole = change(spec, store=str(tmp_path / "whole.zarr"))

@@ -101,10 +101,22 @@ class Exchange(metaclass=ValueClass):
         """Whether a rank's weights may hold updates that other ranks have not received yet."""
         return False
 
-    @property
-    def lets_finish(self) -> bool:
-        """Whether a rank that has made all its steps may leave its replica, which continues without it."""
-        return False
+    def waits(self, step: int) -> bool:
+        """Whether ranks wait for each other in a step.
+
+        After the last such step, a rank that has made all its steps may leave its replica, which continues without it.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step, from 0.
+
+        Returns
+        -------
+        bool
+            The same on all ranks.
+        """
+        return self.carries("gradient", step) or self.carries("weights", step)
 
     def replica(self, rank: int, size: int) -> int:
         """The replica of a rank: ranks of one replica hold the same generators.

@@ -71,6 +71,9 @@ class Chain(Exchange):
     def carries(self, payload: Payload, step: int) -> bool:
         return any(part.carries(payload, step) for part in self.parts)
 
+    def waits(self, step: int) -> bool:
+        return any(part.waits(step) for part in self.parts)
+
 
 class _ChainChannel(Channel):
     def __init__(self, exchange: Chain, world: World, like: torch.Tensor) -> None:

@@ -439,16 +439,20 @@ class Channel(ABC):
         for name, part in self.parts.items():
             part.load_state_dict(state.get(name, {}))
 
-    def stand_by(self, step: int) -> None:
-        """Let the other ranks continue without this one, which had made all its steps before a run was resumed.
+    def stand_by(self, step: int, payload: Payload) -> None:
+        """Let the other ranks make an exchange without this one, which had made all its steps before a run was resumed.
 
-        Collective, with the first exchange of the others.
+        Collective, with the first exchange of the others; called for all exchanges that they have left, in their order.
 
         Parameters
         ----------
         step : int
-            Number of its last step.
+            Number of the step, from 0.
+        payload : {"gradient", "weights"}
+            What the others exchange.
         """
+        for part in self.parts.values():
+            part.stand_by(step, payload)
 
     def close(self) -> None:
         """Free what the channel owns.  Collective; closing again does nothing."""

@@ -65,6 +65,9 @@ class Every(Exchange):
     def carries(self, payload: Payload, step: int) -> bool:
         return (self.part if self.is_due(step) else self.otherwise).carries(payload, step)
 
+    def waits(self, step: int) -> bool:
+        return (self.part if self.is_due(step) else self.otherwise).waits(step)
+
     def is_due(self, step: int) -> bool:
         """Whether `part` happens in a step, rather than `otherwise`.
 
@@ -89,4 +92,10 @@ class _EveryChannel(Channel):
         self.parts = {"part": exchange.part.open(world, like), "otherwise": exchange.otherwise.open(world, like)}
 
     def mixing(self, flat: torch.Tensor, step: int, payload: Payload) -> Mixing:
-        return self.parts["part" if self.exchange.is_due(step) else "otherwise"].mixing(flat, step, payload)
+        return self._of(step).mixing(flat, step, payload)
+
+    def stand_by(self, step: int, payload: Payload) -> None:
+        self._of(step).stand_by(step, payload)
+
+    def _of(self, step: int) -> Channel:
+        return self.parts["part" if self.exchange.is_due(step) else "otherwise"]

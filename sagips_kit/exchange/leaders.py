@@ -84,6 +84,10 @@ class Leaders(Exchange):
     def carries(self, payload: Payload, step: int) -> bool:
         return self.part.carries(payload, step)
 
+    def waits(self, step: int) -> bool:
+        # A leader hands down to ranks that wait for it.
+        return super().waits(step) if self.hand_down else self.part.waits(step)
+
 
 class _LeadersChannel(Channel):
     exchange: Leaders

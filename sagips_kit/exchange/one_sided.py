@@ -86,9 +86,8 @@ class OneSided(Exchange):
     def mixes_deltas(self) -> bool:
         return self.payload == "updates"
 
-    @property
-    def lets_finish(self) -> bool:
-        return True
+    def waits(self, step: int) -> bool:
+        return False  # not even with beyond="wait", for a rank that has left
 
     def open(self, world: World, like: torch.Tensor) -> Channel:
         return _OneSidedChannel(self, world, like)
@@ -244,8 +243,8 @@ class _OneSidedChannel(Channel):
             # All ranks start from the same weights, so it does no harm that these contain the first update already.
             self._position = _Position(own, own)
 
-    def stand_by(self, step: int) -> None:
-        if self.world.size == 1:
+    def stand_by(self, step: int, payload: Payload) -> None:
+        if self.world.size == 1 or self._peers is not None or not self.exchange.carries(payload, step):
             return
         shape, dtype = self._forms["gradient"]
         own = torch.zeros(shape, dtype=dtype).numpy().ravel() if self._position is None else self._position.position

@@ -53,9 +53,8 @@ class Within(Exchange):
     def mixes_deltas(self) -> bool:
         return self.part.mixes_deltas
 
-    @property
-    def lets_finish(self) -> bool:
-        return self.part.lets_finish
+    def waits(self, step: int) -> bool:
+        return self.part.waits(step)
 
     def open(self, world: World, like: torch.Tensor) -> Channel:
         return _WithinChannel(self, world, like)
@@ -85,9 +84,6 @@ class _WithinChannel(Channel):
 
     def mixing(self, flat: torch.Tensor, step: int, payload: Payload) -> Mixing:
         return self.parts["part"].mixing(flat, step, payload)
-
-    def stand_by(self, step: int) -> None:
-        self.parts["part"].stand_by(step)
 
     def close(self) -> None:
         super().close()

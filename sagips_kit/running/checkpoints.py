@@ -9,7 +9,8 @@ of a replica have one of the same step, and older ones are removed only then.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import safetensors.torch
@@ -34,8 +35,9 @@ class Checkpoints:
         The rank, and the length of the run in steps.
     replicas : sequence of int
         The replica of each rank.
-    lets_finish : bool
-        Whether a rank that has made all its steps does not go back with the rest of its replica.
+    waits : callable
+        Whether ranks wait for each other in a step, given its number.  A rank that has made all its steps does not go
+        back with the rest of its replica if these need it in none of their steps.
 
     Attributes
     ----------
@@ -49,11 +51,11 @@ class Checkpoints:
         rank: int,
         n_steps: int,
         replicas: Sequence[int],
-        lets_finish: bool = False,
+        waits: Callable[[int], bool] = lambda step: True,
     ) -> None:
         self._files, self.path, self.rank = Files(path, FOLDER), path, rank
         self.n_steps, self.replicas = n_steps, tuple(replicas)
-        self.lets_finish, self.damages = lets_finish, list[str]()
+        self._waits, self.damages = waits, list[str]()
 
     def write(self, step: int, state: dict[str, Any]) -> None:
         """Write a checkpoint, and remove the checkpoints of this rank that are no longer needed.
@@ -77,7 +79,8 @@ class Checkpoints:
         self._files.write(f"{step:012d}-{self.rank:06d}-{digest(data)}.safetensors", data)
         steps = [{step for step, of in names if of == rank} for rank in range(len(self.replicas))]
         # A rank that stands by keeps what the others go back to, in case its own last checkpoint is damaged.
-        newest = min(self.agreed(steps)) if self.lets_finish else self.agreed(steps)[self.rank]
+        agreed = self.agreed(steps)
+        newest = min(agreed[rank] for rank, of in enumerate(self.replicas) if of == self.replicas[self.rank])
         for (old, rank), name in names.items():
             if rank == self.rank and old < newest:
                 self._files.remove(name)
@@ -86,8 +89,8 @@ class Checkpoints:
         """The step from which each rank can resume.
 
         All ranks of a replica resume from the same step.  Replicas are independent of each other: one that has made all
-        its steps stays finished, and the others resume from a step of their own.  Where `lets_finish`, this holds for
-        single ranks.
+        its steps stays finished, and the others resume from a step of their own.  This holds for single ranks, too, if
+        the others wait for nobody in the steps that they have left.
 
         Parameters
         ----------
@@ -99,14 +102,19 @@ class Checkpoints:
         list of int
             The step of each rank's checkpoint, 0 where there is none.
         """
-        if self.lets_finish:
-            late = [each for each in steps if self.n_steps not in each]
-            newest = max(set.intersection(*late), default=0) if late else 0
+        late = [each for each in steps if self.n_steps not in each]
+        newest = max(set.intersection(*late), default=0) if late else 0
+        if len(late) < len(steps) and newest >= self._free_from:
             return [self.n_steps if self.n_steps in each else newest for each in steps]
         unfinished = {of for each, of in zip(steps, self.replicas, strict=True) if self.n_steps not in each}
         common = [each for each, of in zip(steps, self.replicas, strict=True) if of in unfinished]
         newest = max(set.intersection(*common), default=0) if common else 0
         return [newest if of in unfinished else self.n_steps for of in self.replicas]
+
+    @cached_property
+    def _free_from(self) -> int:
+        """Number of the first step after the last one in which ranks wait for each other."""
+        return next((step + 1 for step in range(self.n_steps - 1, -1, -1) if self._waits(step)), 0)
 
     def steps(self) -> set[int]:
         """Steps of which this rank has an intact checkpoint; what is wrong with others is added to `damages`.

@@ -87,6 +87,7 @@ class RankRun:
         self._resources = contextlib.ExitStack()
         self._trainer: Trainer
         self._first_step, self._elapsed_s, self._waited_s = 0, 0.0, 0.0
+        self._last_begins_at = spec.n_steps  # the step from which the last rank continues
 
     def __enter__(self) -> "RankRun":
         # A rank that has finished waits for the others while the trainer, which is entered later, closes its exchange.
@@ -137,7 +138,7 @@ class RankRun:
             self._start = self._world.from_rank_0(
                 lambda: start_of(self._spec, self._events), "rank 0 to fit the events again"
             )
-        step = steps[self._world.rank]
+        step, self._last_begins_at = steps[self._world.rank], min(steps)
         state = checkpoints.read(step) if step else {}
         trainer = self._trainer = self._new_trainer(state.get("start") if step else self._start)
         if step:
@@ -195,7 +196,7 @@ class RankRun:
             settings.record_every,
         )
         if self._first_step == spec.n_steps:
-            self._trainer.stand_by()
+            self._trainer.stand_by(self._last_begins_at)
         next_row = self._writer.layout.n_rows(self._first_step)
         for block in self._blocks(milestones):
             writer.write_rows(next_row, _rows(block))
@@ -325,7 +326,7 @@ def _heartbeat(spec: RunSpec, world: World) -> Heartbeat:
 def _checkpoints(spec: RunSpec, world: World) -> Checkpoints:
     spec.exchange.replica(world.rank, world.size)  # raises an error if the replicas depend on the nodes
     exchange = spec.exchange
-    return Checkpoints(spec.store, world.rank, spec.n_steps, exchange.replicas(world.size) or (), exchange.lets_finish)
+    return Checkpoints(spec.store, world.rank, spec.n_steps, exchange.replicas(world.size) or (), exchange.waits)
 
 
 def _opened(spec: RunSpec) -> xr.DataTree:

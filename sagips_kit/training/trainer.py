@@ -42,7 +42,7 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from ..exchange import Exchange
-    from ..exchange.channel import Channel
+    from ..exchange.channel import Channel, Payload
     from ..problems.base import Problem
 
 _CALL = "Trainer(problem, settings, events, n_steps=...)"
@@ -227,9 +227,12 @@ class Trainer:
         """Release the messages and buffers of the exchange.  Collective; `with Trainer(...)` does it."""
         self._channel.close()
 
-    def stand_by(self) -> None:
-        """After the last step of a run that was resumed, let the other ranks continue.  Collective."""
-        self._channel.stand_by(self.step - 1)
+    def stand_by(self, step: int) -> None:
+        """After the last step of a run that was resumed, let the others continue after `step` steps.  Collective."""
+        payloads: tuple[Payload, Payload] = ("gradient", "weights")
+        for number in range(step, self.n_steps):
+            for payload in payloads:
+                self._channel.stand_by(number, payload)
 
     @property
     def has_start(self) -> bool:
