@@ -45,6 +45,7 @@ EVENTS = (
     "node lost",
     "requeued",
     "preempted",
+    "warned",
     "time up",
     "server restarted",
     "history off",
@@ -55,6 +56,7 @@ SCHEDULERS, DOORS = ("slurm", "pbs", "local"), ("notebook", "command", "batch")
 _MODULE = "no such module: gcc"
 _NO_JOBS = "engines of this machine are no job"
 _NO_CLUSTERS = "an option of Slurm"
+_NO_WARNING = "PBS sends no signal before the time of a job is over"
 _ELSEWHERE = "`sagips batch` refuses profiles that submit no jobs, before anything is written"
 # Cells that cannot happen, with the reason
 EXCLUDED = {
@@ -67,6 +69,7 @@ EXCLUDED = {
     **{("local", event, "batch"): _ELSEWHERE for event in EVENTS if event != "fails at once"},
     ("local", "server restarted", "command"): "`sagips run` needs no controller",
     **{("pbs", "--clusters", door): _NO_CLUSTERS for door in DOORS},
+    **{("pbs", "warned", door): _NO_WARNING for door in DOORS},
     **{(one, "history off", "batch"): "the job asks nobody about itself" for one in ("slurm", "pbs")},
 }
 CELLS = [
@@ -114,6 +117,7 @@ class Room:
     """A scheduler as its users and its administrators see it, from the folder `folder`."""
 
     name, held, kind = "", {}, None
+    more_reasons = {}
     options = {"walltime": "00:10:00"}
 
     def __init__(self, folder):
@@ -145,9 +149,9 @@ class Room:
         Path("job.sh").write_text(text)
         return job.submit("job.sh")
 
-    def greet(self, text):
-        """Let the scheduler print `text` before the id of each job."""
-        raise NotImplementedError
+    def reason(self, event):
+        """Pattern of what the user reads about the end of a job."""
+        return _REASONS.get(event, "") + self.more_reasons.get(event, "")
 
 
 def _environment():
@@ -162,6 +166,8 @@ class SlurmRoom(Room):
     run = "srun --mpi=pmi2 -K --ntasks={n}"
     short = {"walltime": "2:00"}
     second_lives = ("requeued", "node lost", "preempted")
+    # Engines are asked to stop before their job has ended, and Slurm forgets jobs once a minute.
+    more_reasons = {"history off": "|CANCELLED|asked to stop by a signal"}
 
     def start(self, stack):
         (self.folder / "slurm").mkdir()
@@ -169,12 +175,18 @@ class SlurmRoom(Room):
         os.environ.update(self.slurm.environment)
 
     def jobs(self):
-        return text_of("squeue", "--noheader", "--format=%i").split()
+        command = ["squeue", "--noheader", "--format=%i"]
+        while (asked := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
+            time.sleep(0.5)  # while its server is down
+        return asked.stdout.split()
 
     def knows(self, job_id):
         """Whether Slurm knows that this life of a job is over."""
-        text = text_of("scontrol", "--oneliner", "show", "job", job_id)
-        found = dict(re.findall(r"(\w+)=(\S*)", text))
+        command = ["scontrol", "--oneliner", "show", "job", job_id]
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)
+        if asked.returncode and "Invalid job id" not in asked.stderr:
+            return False  # its server is down
+        found = dict(re.findall(r"(\w+)=(\S*)", asked.stdout))
         return found.get("JobState") not in ("PENDING", "CONFIGURING", "RUNNING") or found.get("Restarts") != "0"
 
     def cancel(self, job_id):
@@ -193,6 +205,10 @@ class SlurmRoom(Room):
         line = ["sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"]
         subprocess.run(line, check=True, capture_output=True)
         until(lambda: self.knows(job_id))
+
+    def warn(self, job_id):
+        """As `#SBATCH --signal=USR2@180` does."""
+        subprocess.run(["scancel", "--signal=USR2", job_id], check=True)
 
     def stop_server(self):
         self.slurm.stop_controller()
@@ -380,6 +396,7 @@ _REASONS = {
     "node lost": "NODE_FAIL|DOWN|exit status -1|have died|forgotten|by a signal",
     "requeued": "[Dd]isabled|not rerunnable",
     "preempted": "PREEMPTED|CANCELLED|asked to stop by a signal",
+    "warned": "asked to stop by a signal",
     "time up": "nearly out of time",
     "history off": "forgotten by the scheduler",
 }
@@ -428,7 +445,7 @@ def _connect_in_vain(room, event):
         config.unlink()
     works = _trains(room, _SHORT)
     log = _MODULE if event == "fails at once" else ""
-    return _cell("reported", seconds, said, _REASONS[event], log, advice="connect(...) again", works=works)
+    return _cell("reported", seconds, said, room.reason(event), log, advice="connect(...) again", works=works)
 
 
 def _trains(room, spec, resume=False):
@@ -487,7 +504,7 @@ def _lose_a_run(room, event):
             works = bool(open_group("a.zarr", "r")["control"].attrs["resumed"])
     else:
         works = _trains(room, spec, resume=True)
-    reason = _REASONS.get(event, "") if outcome != "continued" else ""
+    reason = room.reason(event) if outcome != "continued" else ""
     kept, advice = run_id("a.zarr") == before, _ADVICE if outcome == "reported" else ""
     return _cell(outcome, seconds, said, reason, kept=kept, advice=advice, works=works)
 
@@ -504,6 +521,8 @@ def _happen(room, event, job_id, session=None):
         return room.requeue(job_id)
     elif event == "preempted":
         room.preempt(job_id)
+    elif event == "warned":
+        room.warn(job_id)
     elif event == "server restarted" and room.name == "local":
         session._engines.cluster.controller.process.kill()
     elif event == "server restarted":
@@ -640,7 +659,7 @@ def _engines_of_a_terminal(room, event):
                 room.cancel(job_id)
             began = time.monotonic()
             if ends:  # ipcluster says so; its controller may stay
-                until(lambda: re.search(_REASONS[event], _read("terminal.log")), LIMIT_S)
+                until(lambda: re.search(room.reason(event), _read("terminal.log")), LIMIT_S)
             said = _read("terminal.log") * ends + sagips("engines") + sagips("engines", "--end", room.name)
             until(lambda: not room.jobs(), LIMIT_S)
             seconds = round(time.monotonic() - began, 1)
@@ -649,7 +668,7 @@ def _engines_of_a_terminal(room, event):
             profiles.install_profile(room.name, overwrite=True, **room.options)
             terminal.send_signal(signal.SIGINT)
             terminal.wait(60)
-    reason = {**_REASONS, "greeting lines": "job ", "--clusters": "job \\d+;big: "}[event]
+    reason = {"greeting lines": "job ", "--clusters": "job \\d+;big: "}.get(event, room.reason(event))
     return _cell("reported", seconds, said, reason, advice="sagips engines --end NAME")
 
 
