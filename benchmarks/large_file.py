@@ -1,18 +1,27 @@
-"""Memory of a run on a file larger than memory: each rank reads its share of the file, one window at a time.
+"""Memory for the events of files that are larger than memory: of a run that streams them, and of a sample of them.
 
     python benchmarks/large_file.py --gib 5 --ranks 4      # writes benchmarks/results/large_file.json
     python benchmarks/large_file.py --gib 0.1 --steps 200 --held 20000 --output /tmp/large_file.json
+    python benchmarks/large_file.py --gib 2 --sample .parquet .csv .h5 .root
 
-The file is a `.npy` array (event, observable) of float32.  It contains a million events of the proxy, each repeated as
-often as needed for the size, and is sorted by the first observable, which is the worst order for reading only a piece.
+A run: each rank reads its share of the file, one window at a time.  The file is a `.npy` array (event, observable) of
+float32.  It contains a million events of the proxy, each repeated as often as needed for the size, and is sorted by the
+first observable, which is the worst order for reading only a piece.
+
+A sample: 10 000 events are taken from all over a file of each format, of random float64 numbers, by a process that has
+imported the kit and the package that reads the format.
+
 The memory reported is the largest resident set of each process, including memory that it shares with others.
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
-import resource
+import re
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -41,7 +50,8 @@ def write_file(path, gib):
 
 
 def peak_bytes():
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """The most memory of this process so far; `ru_maxrss` would start at that of the process which has started it."""
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 def rank(folder):
@@ -83,6 +93,76 @@ def measure(folder, options):
     }
 
 
+# Samples
+
+N_SAMPLE, N_PIECE = 10_000, 2**20
+READERS = {".parquet": "pyarrow.parquet", ".csv": "pandas", ".h5": "h5py", ".root": "uproot"}
+
+
+def write_columns(path, n_bytes):
+    """Write a file of about this size piece by piece, in the format of its ending; returns the number of rows."""
+    rng = np.random.default_rng(0)
+    n_pieces = max(1, round(n_bytes / (16 * N_PIECE)))
+
+    def piece():
+        return {"x1": rng.random(N_PIECE), "x2": rng.random(N_PIECE)}
+
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        with pyarrow.parquet.ParquetWriter(path, pyarrow.table(piece()).schema) as file:
+            for _ in range(n_pieces):
+                file.write_table(pyarrow.table(piece()))
+    elif path.suffix == ".csv":
+        text = "".join(f"{x1!r},{x2!r}\n" for x1, x2 in zip(*(one.tolist() for one in piece().values()), strict=True))
+        n_pieces = max(1, round(n_bytes / len(text)))
+        with path.open("w") as file:
+            file.write("x1,x2\n")
+            for _ in range(n_pieces):
+                file.write(text)
+    elif path.suffix == ".h5":
+        import h5py
+
+        with h5py.File(path, "w") as file:
+            columns = [file.create_dataset(name, (n_pieces * N_PIECE,), chunks=(2**16,)) for name in ("x1", "x2")]
+            for k in range(n_pieces):
+                for column, numbers in zip(columns, piece().values(), strict=True):
+                    column[k * N_PIECE : (k + 1) * N_PIECE] = numbers
+    else:
+        import uproot
+
+        with uproot.recreate(path, compression=None) as file:
+            tree = file.mktree("events", {"x1": "f8", "x2": "f8"})
+            for _ in range(n_pieces):
+                tree.extend(piece())
+    return n_pieces * N_PIECE
+
+
+def sample(path):
+    """Take the sample in this process, and print its memory and time."""
+    importlib.import_module(READERS[path.suffix])
+    problem, before, start = Proxy(), peak_bytes(), time.perf_counter()
+    events = Observed(str(path)).read(problem, N_SAMPLE)
+    assert events.shape == (N_SAMPLE, 2) and abs(events.mean() - 0.5) < 0.02
+    facts = {"before_bytes": before, "peak_bytes": peak_bytes(), "wall_s": round(time.perf_counter() - start, 1)}
+    print(json.dumps(facts))
+
+
+def sample_of(path, n_bytes):
+    """Write a file, take a sample of it in another process, and remove the file."""
+    try:
+        facts = {"rows": write_columns(path, n_bytes), "bytes": path.stat().st_size}
+        command = [sys.executable, __file__, "--path", path]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    finally:
+        path.unlink(missing_ok=True)
+    facts |= json.loads(done.stdout)
+    more = (facts["peak_bytes"] - facts["before_bytes"]) / 2**20
+    print(f"{path.suffix:9}{facts['bytes'] / 1e9:.2f} GB: {more:.0f} MiB more, {facts['wall_s']:.0f} s", flush=True)
+    return facts
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--gib", type=float, default=5.0, help="size of the file in GiB (default: 5)")
@@ -92,15 +172,22 @@ def main():
     parser.add_argument("--held", type=int, default=250_000, help="events in a rank's memory (default: 250000)")
     parser.add_argument("--folder", type=Path, help="folder for the temporary file")
     parser.add_argument("--output", type=Path, default=HERE / "results/large_file.json", help="file of the results")
+    parser.add_argument("--sample", nargs="+", choices=[*READERS], help="take a sample of files of these formats")
     parser.add_argument("--rank", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.rank:
-        rank(options.rank)
+    if options.rank or options.path:
+        rank(options.rank) if options.rank else sample(options.path)
         return
+    result = json.loads(options.output.read_text()) if options.output.exists() else {}
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        result = measure(Path(folder), options)
-    for k, facts in enumerate(result["ranks"]):
-        print(f"rank {k}: at most {facts['peak_bytes'] / 2**20:.0f} MiB, {facts['wall_s']:.0f} s")
+        if options.sample:
+            found = {one: sample_of(Path(folder) / f"events{one}", options.gib * 2**30) for one in options.sample}
+            result["samples"] = result.get("samples", {}) | found
+        else:
+            result |= measure(Path(folder), options)
+            for k, facts in enumerate(result["ranks"]):
+                print(f"rank {k}: at most {facts['peak_bytes'] / 2**20:.0f} MiB, {facts['wall_s']:.0f} s")
     options.output.parent.mkdir(exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n")
 
