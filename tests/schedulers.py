@@ -492,8 +492,8 @@ def _lose_a_run(room, event):
     except (RuntimeError, TimeoutError) as error:
         said, outcome = str(error), "reported"
     seconds = (watch.seconds() if watch else round(time.monotonic() - began, 1)) if outcome == "reported" else None
-    if event == "time up":
-        seconds = 0.0 if seconds is None else seconds  # it stops before its time is over
+    if event in ("time up", "warned"):
+        seconds = 0.0 if seconds is None else seconds  # it stops before its job is over
     session.close()
     if outcome != "reported":
         works = handle.status().is_finished
