@@ -125,7 +125,7 @@ def write_columns(path, n_bytes):
         import h5py
 
         with h5py.File(path, "w") as file:
-            columns = [file.create_dataset(name, (n_pieces * N_PIECE,), chunks=(2**16,)) for name in ("x1", "x2")]
+            columns = [file.create_dataset(name, (n_pieces * N_PIECE,), "f8", chunks=(2**16,)) for name in ("x1", "x2")]
             for k in range(n_pieces):
                 for column, numbers in zip(columns, piece().values(), strict=True):
                     column[k * N_PIECE : (k + 1) * N_PIECE] = numbers
@@ -158,8 +158,8 @@ def sample_of(path, n_bytes):
     finally:
         path.unlink(missing_ok=True)
     facts |= json.loads(done.stdout)
-    more = (facts["peak_bytes"] - facts["before_bytes"]) / 2**20
-    print(f"{path.suffix:9}{facts['bytes'] / 1e9:.2f} GB: {more:.0f} MiB more, {facts['wall_s']:.0f} s", flush=True)
+    facts["more_mb"] = round((facts["peak_bytes"] - facts["before_bytes"]) / 1e6)
+    print(f"{path.suffix:9}{facts['bytes'] / 1e9:.2f} GB: {facts['more_mb']} MB more, {facts['wall_s']:.0f} s", flush=True)
     return facts
 
 
