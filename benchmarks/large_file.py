@@ -159,7 +159,8 @@ def sample_of(path, n_bytes):
         path.unlink(missing_ok=True)
     facts |= json.loads(done.stdout)
     facts["more_mb"] = round((facts["peak_bytes"] - facts["before_bytes"]) / 1e6)
-    print(f"{path.suffix:9}{facts['bytes'] / 1e9:.2f} GB: {facts['more_mb']} MB more, {facts['wall_s']:.0f} s", flush=True)
+    size, more = f"{facts['bytes'] / 1e9:.2f} GB", f"{facts['more_mb']} MB more"
+    print(f"{path.suffix:9}{size}: {more}, {facts['wall_s']:.0f} s", flush=True)
     return facts
 
 

@@ -350,6 +350,13 @@ def test_classes_defined_in_the_notebook_travel(start):
     problem = Problem()
     assert start(lambda rank, path: int(problem.double(rank))).result() == [2 * rank for rank in range(N)]
 
+    class Problem:  # the cell was changed, and executed again
+        def double(self, number):
+            return np.multiply(3, number)
+
+    changed = Problem()
+    assert start(lambda rank, path: int(changed.double(rank))).result() == [3 * rank for rank in range(N)]
+
 
 def test_engines_run_in_the_folder_of_the_notebook(start, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

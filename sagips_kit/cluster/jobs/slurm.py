@@ -121,8 +121,8 @@ class Slurm(Job):
         signal = next((one for one in self._words if re.match(r"--signal[= ]R?BR?:", one)), None)
         if signal and "trap" not in (self.setup or ""):
             raise ValueError(
-                f"directives has {signal!r}, by which Slurm sends the signal to the job script alone: it would end, "
-                "and the ranks with it, without a checkpoint. Leave out 'B:', so that the ranks get it and stop."
+                f"directives has {signal!r}, by which Slurm sends the signal to the job script alone: it would end "
+                "at once, and the job with it. Leave out 'B:', so that the ranks get the signal and stop cleanly."
             )
 
     def _directives(self, n: int, name: str, log: str) -> list[str]:
