@@ -4,11 +4,12 @@
     python benchmarks/store.py --ranks 20 --openings 50 --output /tmp/store.json
 
 There are three parts: a store of synthetic rows, written by the writer that all runs use and read in a separate
-process; the time of writing a block of rows compared with the time of training its steps; and a reader that opens a run
-of 4 ranks while they train.
+process; the time of writing a block of rows, and of checksums and digests, compared with the time of training its
+steps; and a reader that opens a run of 4 ranks while they train.  Parts that are not chosen keep their stored results.
 """
 
 import argparse
+import inspect
 import json
 import os
 import platform
@@ -23,8 +24,10 @@ from pathlib import Path
 
 import numpy as np
 import zarr
+from zarr.codecs import Crc32cCodec
 
 from sagips_kit import open_run, read_status, request_stop
+from sagips_kit.store import integrity
 from sagips_kit.store.create import create_run
 from sagips_kit.store.layout import RunLayout
 from sagips_kit.store.writer import RunWriter
@@ -172,30 +175,46 @@ def _written_part(store, n_steps):
 
     spec = RunSpec(problem=Proxy(), store=str(store), settings=Settings(), n_steps=n_steps, fit=False)
     prepare(spec, n_ranks=1)
-    blocks_s = []
-    calls = [(RunWriter, name) for name in ("write_rows", "set_progress", "write_snapshot")]
-    calls.append((predictions, "snapshot"))
-    untimed = [getattr(owner, name) for owner, name in calls]
-
-    def timed(function):
-        def call(*args, **options):
-            started = time.perf_counter()
-            try:
-                return function(*args, **options)
-            finally:
-                blocks_s.append(time.perf_counter() - started)
-
-        return call
-
-    for (owner, name), function in zip(calls, untimed, strict=True):
-        setattr(owner, name, timed(function))
+    blocks_s, checks_s = [], []
+    calls = [(RunWriter, name, blocks_s) for name in ("write_rows", "set_progress", "write_snapshot")]
+    calls.append((predictions, "snapshot", blocks_s))
+    calls += [(Crc32cCodec, name, checks_s) for name in ("_encode_single", "_decode_single")]
+    calls += [(integrity, name, checks_s) for name in ("_sealed", "opened")]
+    untimed = [getattr(owner, name) for owner, name, _ in calls]
+    for (owner, name, seconds), function in zip(calls, untimed, strict=True):
+        setattr(owner, name, _timed(function, seconds))
     try:
         result = run_rank(spec, World.alone("cpu"))
     finally:
-        for (owner, name), function in zip(calls, untimed, strict=True):
+        for (owner, name, _), function in zip(calls, untimed, strict=True):
             setattr(owner, name, function)
-    step_s = result["elapsed_s"] / n_steps
-    return {"step_ms": 1e3 * step_s, "fraction_of_training": sum(blocks_s) / result["elapsed_s"]}
+    elapsed_s = result["elapsed_s"]
+    return {
+        "step_ms": 1e3 * elapsed_s / n_steps,
+        "fraction_of_training": sum(blocks_s) / elapsed_s,
+        "checksums": len(checks_s),
+        "checksums_of_training": sum(checks_s) / elapsed_s,
+    }
+
+
+def _timed(function, seconds):
+    """The function, which adds its times to a list."""
+
+    def call(*args, **options):
+        started = time.perf_counter()
+        try:
+            return function(*args, **options)
+        finally:
+            seconds.append(time.perf_counter() - started)
+
+    async def call_async(*args, **options):
+        started = time.perf_counter()
+        try:
+            return await function(*args, **options)
+        finally:
+            seconds.append(time.perf_counter() - started)
+
+    return call_async if inspect.iscoroutinefunction(function) else call
 
 
 def check(history, seen):
@@ -273,7 +292,8 @@ def main():
     if options.read:
         print(json.dumps(read_large(options.read)))
         return
-    results = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version()}
+    results = json.loads(options.output.read_text()) if options.output.exists() else {}
+    results |= {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version()}
     results |= {"zarr": zarr.__version__}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

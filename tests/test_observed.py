@@ -4,7 +4,9 @@ import dataclasses
 import fcntl
 import json
 import pickle
+import re
 import tracemalloc
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -184,6 +186,22 @@ def test_a_sample_of_a_large_file_needs_little_memory(tmp_path, monkeypatch, rng
         tracemalloc.stop()
     # The columns are 6.4 MB; zarr holds one chunk at a time, or two if threads are late.
     assert len(events) == 500 and peak < 3e6
+
+
+def test_parquet_is_read_piece_by_piece(tmp_path, rng):
+    """The memory of Arrow is not seen by tracemalloc, but by the system."""
+    write_parquet(tmp_path / "a.parquet", {"x1": rng.random(4_000_000), "x2": rng.random(4_000_000)})
+    file = Observed(str(tmp_path / "a.parquet"))
+    file.first(Proxy())  # imports
+
+    def resident(name):
+        return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1000
+
+    pa.default_memory_pool().release_unused()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
+    file.read(Proxy(), 500)
+    assert resident("VmHWM") - before < 30  # MB, of 64
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name.removeprefix("a") in formats.RANDOM_ACCESS])

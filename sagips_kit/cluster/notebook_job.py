@@ -223,5 +223,7 @@ def _body(job: Job, n: int, notebook: Path, folder: Path, given: Mapping[str, An
         f" -p n {n}{store} {words}".rstrip(),
         "status=$?",
         'rm -rf "$IPYTHONDIR"',
+        "# Kernels say that they were interrupted when they are shut down, so this comes last.",
+        'echo "$run.ipynb: executed, exit status $status"',
         "exit $status",
     ]
