@@ -173,7 +173,7 @@ def _written_part(store, n_steps):
     from sagips_kit import Proxy, RunSpec, Settings, World, prepare, run_rank
     from sagips_kit.training import predictions
 
-    spec = RunSpec(problem=Proxy(), store=str(store), settings=Settings(), n_steps=n_steps, fit=False)
+    spec = RunSpec(problem=Proxy(), store=str(store), settings=Settings(), n_steps=n_steps, fit=False, reference=False)
     prepare(spec, n_ranks=1)
     blocks_s, checks_s = [], []
     calls = [(RunWriter, name, blocks_s) for name in ("write_rows", "set_progress", "write_snapshot")]

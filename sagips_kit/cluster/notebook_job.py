@@ -224,6 +224,6 @@ def _body(job: Job, n: int, notebook: Path, folder: Path, given: Mapping[str, An
         "status=$?",
         'rm -rf "$IPYTHONDIR"',
         "# Kernels say that they were interrupted when they are shut down, so this comes last.",
-        'echo "$run.ipynb: executed, exit status $status"',
+        'echo "The notebook has ended with exit status $status: $run.ipynb"',
         "exit $status",
     ]
