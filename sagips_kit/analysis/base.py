@@ -247,8 +247,8 @@ def spread_of_chains(means: xr.DataArray, attributes: Mapping[Any, Any]) -> xr.D
     """Standard deviation of the chains around the mean of each block of those that were resampled together.
 
     Each of these means is that of the events themselves.  With one mean for all, the variance would be too low by 1/16.
-    `attributes` are those of the posterior, which say how many chains there were, witnesses included.  Of chains that all
-    learned from the same events it is NaN: they differ by less than repetitions of the experiment would.
+    `attributes` are those of the posterior, which say how many chains there were, witnesses included.  Of chains that
+    all learned from the same events it is NaN: they differ by less than repetitions of the experiment would.
     """
     if str(attributes.get(schema.UNCERTAINTY_KEY, "")).startswith(schema.NO_UNCERTAINTY):
         return np.nan * means.mean(schema.CHAIN)
