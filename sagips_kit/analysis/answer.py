@@ -83,8 +83,10 @@ class Verdict:
         """str: The state and the most basic reason for it, or what was tested, in one line."""
         first = [*self.findings, *self.doubts]
         if first:
-            more = len(first) + len(self.not_tested) - 1
-            return f"{self.state.upper()} ({first[0].kind}): {first[0]}" + (f" ({more} more)" if more else "")
+            others = [*dict.fromkeys(one.kind for one in first[1:] if one.kind != first[0].kind)]
+            others += [NOT_TESTED] if self.not_tested else []
+            also = f" (also: {', '.join(others)})" if others else ""
+            return f"{self.state.upper()} ({first[0].kind}): {first[0]}{also}"
         if self.not_tested:
             return f"{self.state.upper()}: {self.not_tested[0]}"
         tests = ", ".join(f"{name} {value:.2g}" for name, value in self.tests.items())
@@ -189,9 +191,8 @@ def _of_the_fit(run: xr.DataTree, found: _Collected) -> None:
         found.findings.append(Finding(FAILED, f"The fit by the learned score failed: {words['reason']}"))
         return
     if words["state"] != schema.MADE:
-        reason = {"none": "it was not asked for", schema.UNDER_WAY: "it is under way"}.get(words["state"])
-        text = f"There is no fit by the learned score, whose tests find most faults: {reason or words['reason']}"
-        found.not_tested.append(text if text.endswith(".") else f"{text}.")
+        reason = words["reason"].rstrip(".")
+        found.not_tested.append(f"There is no fit by the learned score, whose tests find most faults: {reason}.")
         return
     found.findings.extend(
         Finding(one.kind, f"The fit by the learned score is not reliable: {one}") for one in words["findings"]

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from .._text import listed, tail
@@ -90,6 +90,11 @@ class Session:
         self._facts: list[dict[str, Any]] = []
         self._results: Sequence[RankResult] = []
         self._is_closed = False
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Mapping: the options of the profile that the engines were started with, as far as they are known."""
+        return self._engines.options
 
     def open(self, timeout_s: float, queue_timeout_s: float | None = None) -> None:
         """Start or join the engines and check them; called by `connect`.

@@ -16,6 +16,7 @@ from .base import (
     REFERENCE,
     SEVERAL,
     draw_floor,
+    in_two_lines,
     is_several,
     legend_above,
     new_axes,
@@ -104,7 +105,7 @@ def convergence(
 def _distance(paths: list[xr.Dataset]) -> str:
     """Label of the axis of distances; the paths may refer to different fits."""
     labels = {
-        f"{path['distance'].attrs['long_name']} [{path['distance'].attrs['units']}]"
+        in_two_lines(path["distance"].attrs["long_name"], f"[{path['distance'].attrs['units']}]")
         for path in paths
         if path.attrs["reference"]
     }
