@@ -7,9 +7,11 @@ from .. import analysis
 from ..analysis.base import circles_of, difference
 from ..analysis.fits import reference_of
 from ..store import schema
-from .base import REFERENCE, SEVERAL, folded, in_two_lines, legend_above, new_axes, of_interest, run_styles, symbol
+from .base import REFERENCE, SEVERAL, folded, in_two_lines, legend_above, new_axes, of_interest, symbol
 
 _N_SHOWN = 6  # parameters whose lines can be told apart
+_COLOURS = ("#1b6ca8", "#c2571a", "#2a7f4f", "#7a4ea3", "#8a6d1f", "0.3")  # as dark as each other
+_LINES = ("-", "--", "-.", ":")
 _WIDE = 6.0  # units from which the axis is logarithmic outside of the bands
 _MARKS = {schema.TRUTH: "*", schema.PUBLISHED: "D"}
 
@@ -65,11 +67,11 @@ def paths(run: xr.DataTree, n_rows: int | None = 300, ax: Axes | None = None) ->
         for half_width, shade in [(2, "0.94"), (1, "0.86")]:
             ax.axhspan(-half_width, half_width, color=shade, lw=0, zorder=0)
     middle, spread = difference(values["theta"], centre, period) / unit, values["deviation"] / unit
-    for name, style in zip(names, run_styles(len(names)), strict=True):
+    for k, name in enumerate(names):
         one, width, x = middle.sel(parameter=name), spread.sel(parameter=name), values[schema.STEP]
-        color = style["color"]
+        color = _COLOURS[k % len(_COLOURS)]
         ax.fill_between(x, one - width, one + width, color=color, alpha=0.15, lw=0)
-        ax.plot(x, one, color=color, ls=style["ls"], lw=1.6, label=symbol(run, name))
+        ax.plot(x, one, color=color, ls=_LINES[k % len(_LINES)], lw=1.6, label=symbol(run, name))
         for kind, mark in _MARKS.items():
             at = float((difference(known[kind], centre, period) / unit).sel(parameter=name))
             ax.plot(n_steps, at, mark, ms=8, mfc="white", color=color, clip_on=False)

@@ -98,7 +98,10 @@ def convergence(
     ax.set(xlabel=xlabel, ylabel=_distance(list(paths.values())), xlim=(0, last))
     # The shaded range reaches down only as far as there is something to see.
     ax.set_ylim(bottom=min(0.5, 0.7 * float(np.nanmin(lowest))))
-    ax.legend(frameon=False, title=run.attrs.get(schema.ALONG_KEY), fontsize="small" if is_several(run) else None)
+    if is_several(run):
+        ax.legend(frameon=False, title=run.attrs[schema.ALONG_KEY], fontsize="small")
+    else:
+        legend_above(ax, 2, fontsize="small")
     return ax
 
 

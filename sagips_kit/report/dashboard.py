@@ -26,6 +26,7 @@ from ..analysis.table import summary_so_far
 from ..plot.paths import paths
 from ..store.heartbeat import read_pulse
 from ..store.reader import open_run
+from ..store.schema import layout_of
 from ..store.status import read_status, stop_soon
 from .line import clock
 from .progress_line import Follower, Snapshot
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HEIGHT, _WIDTH = 3.8, 4.6  # of a picture, inches
 _DPI, _SHARP = 80, 2.0  # dots per inch as shown; pictures have more of them, for screens of high density
+_ASKED = "The ranks were asked to stop. "
 _MOST_ROWS = 12  # of the table
 _COLOURS = {RELIABLE: "#2a7f4f", NOT_TESTED: "#8a8d94", DOUBTFUL: "#c98a1b", NOT_RELIABLE: "#d1495b"}
 
@@ -149,6 +151,7 @@ class Dashboard:
             can_resume = now.status.state == "stopped" and self._resume is not None
             self._button.description = "Resume the run" if can_resume else "Stop the run"
             self._button.disabled = not (is_running or can_resume)
+            self._button.layout.visibility = "hidden" if self._button.disabled else "visible"
             self._facts.value = self._words(now)
         return is_running
 
@@ -167,7 +170,7 @@ class Dashboard:
 
     def stop(self) -> None:
         """Ask the ranks to stop cleanly, as the button does; what is shown says at which step."""
-        self._try(self._stop, "The ranks were asked to stop. ")
+        self._try(self._stop, _ASKED)
 
     def resume(self) -> None:
         """Continue a run that has stopped, as the button does then.
@@ -224,8 +227,8 @@ class Dashboard:
         state = "failed" if has_failed else now.doing() or status.state
         words = f"<b>{html.escape(state)}</b>"
         words += f": step {spaced(now.step)} of {spaced(status.n_steps)}, {clock(now.elapsed_s)}"
-        if status.stop_step < status.n_steps:
-            words += f", {'stopped' if status.has_ended else 'stops'} at step {spaced(status.stop_step)}"
+        if status.stop_step < status.n_steps and not status.has_ended:
+            words += f", stops at step {spaced(status.stop_step)}"
         if status.steps.max() > now.step:
             words += f", the fastest rank is at {spaced(int(status.steps.max()))}"
         if not (math.isnan(now.rate) or has_failed or status.has_ended):
@@ -235,7 +238,8 @@ class Dashboard:
             words += f"; {now.waited:.1%} of the time was spent waiting"
         # A view whose kernel was restarted stands still, with this time.
         last = "" if status.has_ended or has_failed else f" <small>(as of {time.strftime('%H:%M:%S')})</small>"
-        return f"{words}. {html.escape(self._answer)}{last}"
+        answer = "" if status.has_ended and self._answer == _ASKED else self._answer
+        return f"{words}. {html.escape(answer)}{last}"
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         return self.widget._repr_mimebundle_(**options)
@@ -278,9 +282,10 @@ def _picture(run: xr.DataTree) -> tuple[bytes, int]:
     try:
         for ax, draw in zip(figure.subplots(1, n_panels), draws, strict=True):
             draw(run, ax=ax)
-    except ValueError as error:  # no row has been written yet
+    except ValueError:  # no row has been written yet
+        words = f"The first pictures come with the rows of step {layout_of(run.attrs).block_steps}."
         figure = Figure(figsize=(n_panels * _WIDTH, 0.5), layout="constrained")
-        figure.text(0.5, 0.5, str(error), ha="center", va="center", color="0.4")
+        figure.text(0.02, 0.5, words, ha="left", va="center", color="0.4")
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=_SHARP * _DPI)
     return image.getvalue(), round(n_panels * _WIDTH * _DPI)
