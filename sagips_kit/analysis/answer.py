@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy.special
 import xarray as xr
 
 from ..store import diagnostics, schema
@@ -376,8 +376,7 @@ def _of_the_spread(
     eigenvalues = np.linalg.eigvalsh(covariance / np.outer(deviation, deviation))
     # As many degrees of freedom as a sum of correlated squares has
     n_freedom = (int(values["n_chains"]) - 1) * eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
-    law = scipy.stats.chi2(n_freedom)
-    p_value = 2 * min(law.cdf(ratio**2 * n_freedom), law.sf(ratio**2 * n_freedom))
+    p_value = 2 * min(law(n_freedom, ratio**2 * n_freedom) for law in (scipy.special.chdtr, scipy.special.chdtrc))
     if 1 / _UNLIKE < ratio < _UNLIKE or not p_value < _BY_CHANCE:
         return ""
     return (

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy.special
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -75,7 +75,7 @@ def likelihood(case: Case) -> Iterator[Remark]:
         return
     step = torch.linalg.pinv(matrix, rtol=1e-9, hermitian=True) @ score
     distance = float(score @ step)
-    if abs(distance) > scipy.stats.chi2.isf(_NO_CHANCE, len(theta)):
+    if abs(distance) > scipy.special.chdtri(len(theta), _NO_CHANCE):
         moves = ", ".join(
             f"{name} by {move:+.2g}"
             for name, move in zip(problem.parameters, (step * case.width).tolist(), strict=True)
