@@ -3,6 +3,8 @@
 import glob
 from pathlib import Path
 
+from .._text import did_you_mean
+
 
 def files_of(paths: tuple[str, ...], endings: tuple[str, ...]) -> list[Path]:
     """The files that paths, patterns and folders stand for, those of each pattern or folder in the order of names.
@@ -62,5 +64,7 @@ def _files_of(path: Path, endings: tuple[str, ...]) -> list[Path]:
     else:
         files = [Path(name) for name in glob.glob(str(path))]
     if not files:
-        raise FileNotFoundError(f"There is no file of observed events `{path}`. Current folder: {Path.cwd()}")
+        beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        meant = did_you_mean(path.name, beside)
+        raise FileNotFoundError(f"There is no file of observed events `{path}`. {meant}Current folder: {Path.cwd()}")
     return sorted(files)
