@@ -160,6 +160,18 @@ def test_it_continues_after_a_store_was_unavailable(path, show):
     until(lambda: "step 310" in facts.value)
 
 
+def test_it_shows_verdict_estimates_and_ranks_and_a_picture_for_sharp_screens(path, show):
+    dashboard = show(path, interval_s=60)
+    verdict, _, _, image, table, ranks = dashboard.widget.children
+    assert "<th>theta0</th>" in table.value and "steps/s" in ranks.children[0].value
+    shown, drawn = int(image.layout.width.removesuffix("px")), int.from_bytes(image.value[16:20], "big")
+    assert 900 < shown < 1200 and drawn == pytest.approx(2 * shown, abs=2)
+    assert verdict.value == "", "nothing speaks against it so far"
+    advance(path, 1000)
+    dashboard.refresh()
+    assert "border-left" in verdict.value and "learned score" in verdict.value
+
+
 def test_a_run_shows_its_dashboard(path, show):
     dashboard = open_run(path).sagips.dashboard(interval_s=60)
     dashboard.close()

@@ -55,7 +55,10 @@ MISTAKES = {
     "file instead of a run": ('open_run("events.csv")', r"a run is a folder.*events='events.csv'"),
     "text in a column": ('run(RunSpec(problem=Proxy(), store="b.zarr", events="events.csv"))', "events.csv.*far"),
     "column that is not there": ('Observed("events.csv", columns=("x1", "y")).read(Proxy())', "no column.*y|y.*not"),
-    "file that is not there": ('run(RunSpec(problem=Proxy(), store="b.zarr", events="evnts.csv"))', r"Did you mean events.csv\?"),
+    "file that is not there": (
+        'run(RunSpec(problem=Proxy(), store="b.zarr", events="evnts.csv"))',
+        r"Did you mean events.csv\?",
+    ),
     "misspelt public name": ("import sagips_kit\nsagips_kit.Rinq", r"Did you mean Ring\?"),
     "misspelt import": ("from sagips_kit import Rinq", r"Did you mean Ring\?"),
     "misspelt setting": ("Settings(learning_rate=1e-3)", "Did you mean generator_rate"),

@@ -1,4 +1,4 @@
-"""A live view of a run in a notebook: its progress, its convergence, and a button that stops it.
+"""A live view of a run in a notebook: progress, verdict, pictures, estimates, and a button that stops and resumes it.
 
 Everything is read from the store, so the view works in any notebook that can read the store, and closing it does not
 affect the run.
@@ -42,8 +42,10 @@ _COLOURS = {RELIABLE: "#2a7f4f", NOT_TESTED: "#8a8d94", DOUBTFUL: "#c98a1b", NOT
 
 
 class Dashboard:
-    """A live view of a run in a notebook: its progress, its convergence, and a button that stops it.
+    """A live view of a run in a notebook: progress, verdict, pictures, estimates, and a button that stops it.
 
+    The pictures show the path of each parameter, in standard deviations of the fit, and its spread over the generators;
+    the distance of each generator from the fit; and the losses.  Below are the estimates so far and the ranks, folded.
     Let a cell end with the dashboard, or with its `widget`, to display it.  It reads the store at regular intervals
     until the run has ended or the view is closed.
 
