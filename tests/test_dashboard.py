@@ -169,7 +169,7 @@ def test_it_shows_verdict_estimates_and_ranks_and_a_picture_for_sharp_screens(pa
     assert verdict.value == "", "nothing speaks against it so far"
     advance(path, 1000)
     dashboard.refresh()
-    assert "border-left" in verdict.value and "learned score" in verdict.value
+    assert "border-left" in verdict.value and "NOT RELIABLE (not arrived)" in verdict.value
 
 
 def test_a_run_shows_its_dashboard(path, show):
