@@ -36,12 +36,14 @@ _SEEN = 1e-9  # least information on a parameter, relative to that on the best k
 
 def observed(case: Case) -> Iterator[Remark]:
     """Observed events look like simulated ones."""
+    from scipy.stats import ks_2samp  # takes a second to import
+
     problem = case.problem
     sample = case.around(case.events[: _N_EVENTS * problem.n_categories])
     if case.is_closure and problem.n_categories == 1:
         simulated = case.around(case.simulate(case.middle, case.independent_noise(_N_EVENTS))).numpy()
         for name, one, other in zip(problem.observables, sample.numpy().T, simulated.T, strict=True):
-            test: Any = scipy.stats.ks_2samp(one, other)  # SciPy gives its result no type
+            test: Any = ks_2samp(one, other)  # SciPy gives its result no type
             if test.pvalue < _NO_CHANCE:
                 yield fix(
                     f"{name}: observed events and those simulated at the truth have different distributions (the "
