@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _CLOSED = "This session is closed. Type session = connect(...) to open another."
 _LONG_S = 1.0  # what takes longer shows its time
+_SOON_S = 0.02  # between two looks for an answer of idle engines, which `submit` waits for
 _ANSWER_S = 60.0  # for idle engines to report what they are
 
 
@@ -259,7 +260,7 @@ class Session:
                     "The engines are there but have not answered. If packages load slowly here, type session.close(), "
                     "then connect(..., timeout_s=...) with more time."
                 )
-            time.sleep(POLL_S)
+            time.sleep(_SOON_S)
         if any(getattr(answer.exception(), "ename", "") == "EngineError" for answer in answers):
             raise RuntimeError(self._gone())
         return [answer.get() for answer in answers]
