@@ -1,6 +1,7 @@
 """Which files a path stands for: one, those that match a pattern, or all of a folder; and whether one was changed."""
 
 import glob
+import os
 from pathlib import Path
 
 from .._text import did_you_mean
@@ -64,7 +65,7 @@ def _files_of(path: Path, endings: tuple[str, ...]) -> list[Path]:
     else:
         files = [Path(name) for name in glob.glob(str(path))]
     if not files:
-        beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        meant = did_you_mean(path.name, beside)
+        is_misspelt = not path.exists() and path.parent.is_dir() and os.access(path.parent, os.R_OK)
+        meant = did_you_mean(path.name, os.listdir(path.parent)) if is_misspelt else ""
         raise FileNotFoundError(f"There is no file of observed events `{path}`. {meant}Current folder: {Path.cwd()}")
     return sorted(files)
