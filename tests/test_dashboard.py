@@ -78,23 +78,26 @@ def test_it_follows_the_run_to_its_end(path, show):
 
 
 def test_what_is_shown_never_goes_back(path, show, monkeypatch):
-    """Two threads say how far the run is: the one with the older numbers must not be the last one."""
+    """A thread and `refresh` say how far the run is: the one with the older numbers must not be the last one."""
     dashboard, snapshot = show(path, interval_s=0.01), progress_line.Follower.snapshot
-    facts, said = parts(dashboard)[2], []
-    facts.observe(lambda change: said.append(change["new"]), "value")
+    has_read, may_show, said = threading.Event(), threading.Event(), []
+    parts(dashboard)[2].observe(lambda change: said.append(change["new"]), "value")
 
     def late(follower):
         now = snapshot(follower)
-        if threading.current_thread() is dashboard._threads[0]:
-            time.sleep(0.3)
+        if threading.current_thread() is dashboard._threads[0] and not has_read.is_set():
+            has_read.set()
+            may_show.wait(3)
         return now
 
     monkeypatch.setattr(progress_line.Follower, "snapshot", late)
-    time.sleep(0.1)
+    assert has_read.wait(20)
     advance(path, 1000)
+    dashboard._say()  # as `refresh` does when it has drawn
+    may_show.set()
     until(lambda: not any(thread.is_alive() for thread in dashboard._threads))
-    has_ended = ["finished</b>" in text for text in said]
-    assert has_ended == sorted(has_ended)
+    has_ended = ["finished</b>" in text and "unfinished" not in text for text in said]
+    assert has_ended == sorted(has_ended) and has_ended[-1]
 
 
 def test_the_button_stops_the_run(path, show):
