@@ -713,7 +713,9 @@ def test_a_run_in_order_says_what_was_tested():
         ({"factor": 0.3}, "doubtful", "spread", "scatter by 0.3 times"),
         ({"findings": ["b"]}, "not reliable", "several answers", "is not reliable: b"),
         ({"n_freedom": 0}, "not tested", None, "The goodness of fit was not tested"),
-        ({"learned": None}, "not tested", None, "There is no fit by the learned score.*: it was not asked for"),
+        ({"learned": None}, "not tested", None, "no fit by the learned score.*: an early version wrote the run"),
+        ({"learned": None, "spec": {"fit": False}}, "not tested", None, r"it was switched off \(RunSpec\(fit=Fa"),
+        ({"learned": None, "n_steps": 0}, "not tested", None, "whose tests find most faults: it has not been begun"),
         ({"n_steps": 500}, "not tested", None, "tested at the end of the run; it is at step 500 of 1000"),
     ],
 )

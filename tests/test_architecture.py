@@ -77,7 +77,7 @@ EVERY_MODULE = (
     ids=["the package", "reading results", "a notebook's cluster", "every name", "every module"],
 )
 def test_each_import_loads_only_what_it_needs(code, loads):
-    watched = {"mpi4py.MPI", "ipyparallel", "torch", "matplotlib", "zarr"}
+    watched = {"mpi4py.MPI", "ipyparallel", "torch", "matplotlib", "zarr", "scipy.stats"}
     code = f"import sys, sagips_kit\n{code}\nprint(*({watched} & set(sys.modules)))"
     command = [sys.executable, "-W", "error", "-c", code]
     loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()

@@ -222,7 +222,8 @@ def test_engines_of_a_job_that_ends_are_not_joined(ipython_dir, tmp_path, monkey
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     security = profiles.install_profile("pbs", walltime="10:00") / "security"
     security.mkdir()
-    launched = {"n": N, "job_id": "12.here", "defaults": {}, "options": {}, "output_file": str(tmp_path / "log")}
+    launched = {"n": N, "job_id": "12.here", "defaults": {}, "options": {"walltime": "10:00"}}
+    launched |= {"output_file": str(tmp_path / "log")}
     state = {"cluster": {"cluster_id": ""}, "controller": {"state": {"pid": program}}}
     state["engines"] = {"class": "sagips_kit.cluster.launchers.PBSEngines", "sets": {"1": launched}}
     (security / "cluster-.json").write_text(json.dumps(state))
@@ -230,6 +231,9 @@ def test_engines_of_a_job_that_ends_are_not_joined(ipython_dir, tmp_path, monkey
     joined = connect._running(profiles.find("pbs"), N)
     assert (joined is not None) == is_joined
     if joined:  # a controller that no engine reaches: the advice leads out
+        options = "has engines with walltime='10:00', but walltime='20:00' was requested. .*leave them out.*fresh=True"
+        with pytest.raises(ValueError, match=options):
+            connect.connect("pbs", N, walltime="20:00")
         session = connect.Session(joined, N)
         message = session._missing_engines(0, 5.0, joined.state())
         assert "Type `ipcluster stop --profile=pbs` in a terminal to end this cluster, then connect(...)" in message

@@ -9,6 +9,7 @@ from test_analysis import make_run, make_theta
 from test_live import beat
 
 from sagips_kit import open_run
+from sagips_kit.report import progress_line
 from sagips_kit.report.dashboard import Dashboard
 from sagips_kit.running.coordination import Control
 from sagips_kit.store import heartbeat, schema
@@ -56,7 +57,7 @@ def until(condition):
 
 
 def parts(dashboard):
-    (bar, button), facts, image = dashboard.widget.children[0].children, *dashboard.widget.children[1:]
+    _, (bar, button), facts, image, *_ = (getattr(one, "children", one) for one in dashboard.widget.children)
     return bar, button, facts, image
 
 
@@ -74,6 +75,29 @@ def test_it_follows_the_run_to_its_end(path, show):
     assert button.disabled
     until(lambda: not any(thread.is_alive() for thread in dashboard._threads))
     assert "step 1000" in repr(dashboard)
+
+
+def test_what_is_shown_never_goes_back(path, show, monkeypatch):
+    """A thread and `refresh` say how far the run is: the one with the older numbers must not be the last one."""
+    dashboard, snapshot = show(path, interval_s=0.01), progress_line.Follower.snapshot
+    has_read, may_show, said = threading.Event(), threading.Event(), []
+    parts(dashboard)[2].observe(lambda change: said.append(change["new"]), "value")
+
+    def late(follower):
+        now = snapshot(follower)
+        if threading.current_thread() is dashboard._threads[0] and not has_read.is_set():
+            has_read.set()
+            may_show.wait(3)
+        return now
+
+    monkeypatch.setattr(progress_line.Follower, "snapshot", late)
+    assert has_read.wait(20)
+    advance(path, 1000)
+    dashboard._say()  # as `refresh` does when it has drawn
+    may_show.set()
+    until(lambda: not any(thread.is_alive() for thread in dashboard._threads))
+    has_ended = ["finished</b>" in text and "unfinished" not in text for text in said]
+    assert has_ended == sorted(has_ended) and has_ended[-1]
 
 
 def test_the_button_stops_the_run(path, show):
@@ -107,6 +131,21 @@ def test_the_button_resumes_a_run_that_has_stopped(path, show):
     assert button.description == "Stop the run"
 
 
+def test_a_run_is_resumed_at_once_however_seldom_the_store_is_read(path, show):
+    control = Control(path)
+    control[schema.STOP_STEP] = 800
+    advance(path, 800)
+
+    def resume():
+        assert parts(dashboard)[1].disabled, "a second click would stop the run that the first one resumes"
+        control[schema.STOP_STEP] = schema.NO_STOP
+
+    dashboard = show(path, interval_s=60, resume=resume)
+    began = time.monotonic()
+    dashboard.resume()
+    assert time.monotonic() - began < 20 and parts(dashboard)[1].description == "Stop the run"
+
+
 def test_it_shows_failures(path, show):
     dashboard = show(path, interval_s=60, has_failed=lambda: True)
     _, button, facts, _ = parts(dashboard)
@@ -122,6 +161,18 @@ def test_it_continues_after_a_store_was_unavailable(path, show):
     away.rename(path)
     advance(path, 310)
     until(lambda: "step 310" in facts.value)
+
+
+def test_it_shows_verdict_estimates_and_ranks_and_a_picture_for_sharp_screens(path, show):
+    dashboard = show(path, interval_s=60)
+    verdict, _, _, image, table, ranks = dashboard.widget.children
+    assert "<th>theta0</th>" in table.value and "steps/s" in ranks.children[0].value
+    shown, drawn = int(image.layout.width.removesuffix("px")), int.from_bytes(image.value[16:20], "big")
+    assert 900 < shown < 1200 and drawn == pytest.approx(2 * shown, abs=2)
+    assert verdict.value == "", "nothing speaks against it so far"
+    advance(path, 1000)
+    dashboard.refresh()
+    assert "border-left" in verdict.value and "NOT RELIABLE (not arrived)" in verdict.value
 
 
 def test_a_run_shows_its_dashboard(path, show):

@@ -374,7 +374,7 @@ TABLE = [
     ("a.npz", npz(**{"a-b": [1.0, 2.0], "c": [3.0, 4.0]}), {"columns": ("a-b",)}, [1, 2]),
     ("a.npz", npz(**{"a-b": [1.0, 2.0], "c": [3.0, 4.0]}), {"columns": ("c - `a-b`",)}, [2, 2]),
     ("runs", folder("b.csv", "a.csv", "README", "_c.csv"), {}, [1, 0]),
-    ("runs", folder("README"), {}, "There is no file of observed events"),
+    ("runs", folder("README"), {}, "There is no file of observed events `.*runs`. Current folder"),
     ("runs", folder("b.csv", "a.csv"), {"path": "runs/*.csv"}, [1, 0]),
     ("runs", folder("b.csv", "a.csv"), {"path": ("runs/b.csv", "runs/a.csv")}, [0, 1]),
     (

@@ -113,7 +113,9 @@ def test_a_killed_run_does_not_look_alive(tmp_path):
     beat(path, heartbeat.FAILED, 400, 300, step_s=200, at_s=200, error="ValueError: no\x1b events")
     assert "failed (ValueError: no" in progress_line.snapshot(path).line() and "\x1b" not in now.line()
     beat(path, heartbeat.ENDED, 400, 300, step_s=200, at_s=200)
-    assert progress_line.snapshot(path).doing() == "ended"
+    assert progress_line.snapshot(path).doing() == "ended early"
+    beat(path, heartbeat.ENDED, 400, 300, step_s=200, at_s=200, step=100)
+    assert "50/100" in progress_line.snapshot(path).line(), "the other ranks did not arrive"
 
 
 def test_the_slowest_and_the_most_silent_node_count(tmp_path):

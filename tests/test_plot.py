@@ -13,6 +13,7 @@ from test_store import make_events
 
 from sagips_kit import analysis, plot
 from sagips_kit.analysis.collection import open_runs
+from sagips_kit.plot.paths import paths
 from sagips_kit.statistics.fit import ScoreFit
 from sagips_kit.store.contributions import Contribution
 
@@ -148,7 +149,7 @@ def test_parameters_of_interest_come_first_and_others_are_folded():
     run = make_fitted_run(4, shown=shown, learned=(np.linspace(-2, 2, 4), 0.01 * np.eye(4)))
     ax = plot.estimate(run)
     assert [text.get_text() for text in ax.get_yticklabels()] == shown["interest"]
-    assert ax.get_xlabel().endswith("\n2 other parameters not shown: parameters=[...]")
+    assert ax.get_xlabel().endswith("\n2 other parameters not shown (parameters=[...] chooses)")
     assert len(plot.estimate(run, ["theta0", "theta3"]).get_yticks()) == 2
     assert plot.posterior(run).shape == (2, 2) and len(plot.evolution(run)) == 2
     estimates, _ = plot.fit(run)
@@ -201,7 +202,10 @@ def test_densities(run, by, n_panels):
     axes = plot.densities(run, "energy", by=by)
     assert axes.shape == (2, n_panels)
     steps = ["step 200", "step 400", "step 600", "step 1000"]
-    assert texts(axes[0, -1].get_legend()) == [*steps, "observed"]
+    legend = axes[0, 0].get_legend() or axes[0, 0].figure.legends[0]
+    assert texts(legend) == [*steps, "observed"]
+    # Lines of few events in a bin would scatter like a misfit.
+    assert len(axes[0, 0].containers[0].lines[0].get_xdata()) == (13 if by is None else 6)
     assert axes[0, 0].get_ylim()[0] == 0 and axes[1, 0].get_ylabel() == "generated /\nobserved"
     some = plot.densities(run, "energy", steps=[0, 10, 790])
     assert texts(some[0, 0].get_legend()) == ["step 200", "step 800", "observed"], "the nearest snapshots, each once"
@@ -377,6 +381,44 @@ def test_every_listed_picture_has_something_to_show(n_steps, n_chains):
         assert all(ax.has_data() for ax in axes if ax.get_visible()), picture.name
 
 
+def test_steep_spectra_are_drawn_with_a_logarithmic_axis():
+    events = make_events(np.random.default_rng(1), 5000)
+    for some, scale in ((events, "linear"), (events * [-1, 1], "linear"), (np.exp(events * [3, 0]) + events, "log")):
+        found = plot.pictures(make_fitted_run(2, events=some))
+        picture = next(one for one in found if one.name == "observed_and_generated energy")
+        assert picture.draw(Figure())[0, 0].get_yscale() == scale
+
+
+def test_a_picture_of_the_estimates_needs_something_to_compare_them_with():
+    nothing = {"reference": None, "truth": None, "published": {}}
+    assert "estimate" not in [picture.name for picture in plot.pictures(make_fitted_run(2, **nothing))]
+
+
+def test_no_label_is_cut_off():
+    learned = (np.linspace(-2, 2, 3), 0.01 * np.eye(3))
+    run = make_fitted_run(3, reference=None, learned=learned, findings=["There is another answer."])
+    for draw in (plot.convergence, paths):
+        figure = Figure(figsize=(6, 3.8), layout="constrained")
+        draw(run, ax=figure.add_subplot())
+        figure.draw_without_rendering()
+        ax = figure.axes[0]
+        for box in (ax.yaxis.label.get_window_extent(), ax.get_legend().get_window_extent()):
+            assert box.y0 >= 0 and box.y1 <= figure.bbox.y1 and box.x0 >= 0 and box.x1 <= figure.bbox.x1
+
+
+def test_the_paths_of_the_parameters_reach_to_the_planned_end():
+    ax = paths(make_fitted_run(3, n_steps=500))
+    assert ax.get_ylabel() == "distance to the MLE [floor units]" and ax.get_xlim() == (0, 1000)
+    lines = [line for line in ax.lines if line.get_label().startswith("theta")]
+    assert [line.get_xdata()[-1] for line in lines] == [500] * 3
+    assert [line.get_marker() for line in ax.lines].count("*") == 3, "the truth"
+    alone = paths(make_fitted_run(9, reference=None, truth=None, published={}))
+    assert alone.get_ylabel().endswith("[% of its half width]")
+    assert alone.get_xlabel() == "step\n3 other parameters not shown"
+    with pytest.raises(ValueError, match="No row of the history has been written yet"):
+        paths(make_fitted_run(3, n_steps=0))
+
+
 def test_the_overview_says_what_is_missing_yet():
     axes = plot.overview(make_fitted_run(3, n_steps=0))
     assert not axes
@@ -422,7 +464,7 @@ def test_without_a_likelihood_the_fit_takes_its_place():
     assert plot.estimate(alone).get_xlabel() == "distance to the fit [its deviations]"
     # A fit that is not reliable is named so.
     doubtful = make_fitted_run(3, reference=None, learned=learned, findings=["There is another answer."])
-    assert plot.convergence(doubtful).get_ylabel() == "RMS distance to the fit, which is not reliable [its deviations]"
+    assert plot.convergence(doubtful).get_ylabel() == "RMS distance to the fit, which is not reliable\n[its deviations]"
 
 
 def test_a_fit_is_drawn_from_a_run_and_from_its_result():
@@ -442,7 +484,7 @@ def test_a_fit_is_drawn_from_a_run_and_from_its_result():
     with pytest.raises(ValueError, match=r"truth of shape \(2,\): should be \(3,\)"):
         plot.fit(result, truth=(1, 2))
     with pytest.raises(ValueError, match=r"no fit by the learned score: it was switched off"):
-        plot.fit(make_fitted_run(3))
+        plot.fit(make_fitted_run(3, spec={"fit": False}))
 
 
 def test_impacts_are_drawn_from_a_run_and_from_a_fit():

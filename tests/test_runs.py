@@ -344,8 +344,20 @@ def test_the_page_holds_everything(folder):
 
 def test_the_page_of_an_unfinished_run_says_what_is_missing(folder):
     text = html_report(open_run(folder / "under way.zarr"))
-    assert "step 300 of 1000, unfinished" in text and "No chain has been written yet" in text
+    assert "step 300 of 1000, unfinished" in text and "<th>theta0 [days]</th>" in text
+    assert "The chains are the generators at step 300 of 1000, and may still move." in text
     assert len(Page(text).images) >= 4
+
+
+def test_the_page_of_a_run_that_has_not_begun_has_no_estimate_and_no_command():
+    text = html_report(make_run(make_theta(), n_steps=0, reference=None))
+    assert "There is no estimate yet" in text and "convergence(run)" not in text
+
+
+def test_each_reason_on_the_page_has_the_colour_of_its_weight():
+    text = html_report(make_run(make_theta(), learned=LEARNED, findings=["There is another answer."]))
+    assert "<p class='verdict not-reliable'>NOT RELIABLE (several answers)" in text
+    assert "<p class='verdict not-tested'>NOT TESTED" in html_report(make_run(make_theta()))
 
 
 def test_the_page_folds_what_is_not_of_interest(tmp_path):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import xarray as xr
-from scipy.stats import rankdata
 
 from ..store import schema
 from ..store.status import RunStatus
@@ -145,6 +144,8 @@ _AUC = {"long_name": "probability that an observed event scores higher than a ge
 
 def _auc(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """Mann-Whitney statistic over the last axis, from 0 to 1; NaN if any score is."""
+    from scipy.stats import rankdata  # takes a second to import
+
     n = positive.shape[-1]
     ranks = rankdata(np.concatenate([positive, negative], axis=-1), axis=-1)
     area = (ranks[..., :n].sum(-1) - n * (n + 1) / 2) / (n * negative.shape[-1])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy.special
 import xarray as xr
 
 from ..store import diagnostics, schema
@@ -83,8 +83,10 @@ class Verdict:
         """str: The state and the most basic reason for it, or what was tested, in one line."""
         first = [*self.findings, *self.doubts]
         if first:
-            more = len(first) + len(self.not_tested) - 1
-            return f"{self.state.upper()} ({first[0].kind}): {first[0]}" + (f" ({more} more)" if more else "")
+            others = [*dict.fromkeys(one.kind for one in first[1:] if one.kind != first[0].kind)]
+            others += [NOT_TESTED] if self.not_tested else []
+            also = f" (also: {', '.join(others)})" if others else ""
+            return f"{self.state.upper()} ({first[0].kind}): {first[0]}{also}"
         if self.not_tested:
             return f"{self.state.upper()}: {self.not_tested[0]}"
         tests = ", ".join(f"{name} {value:.2g}" for name, value in self.tests.items())
@@ -189,9 +191,8 @@ def _of_the_fit(run: xr.DataTree, found: _Collected) -> None:
         found.findings.append(Finding(FAILED, f"The fit by the learned score failed: {words['reason']}"))
         return
     if words["state"] != schema.MADE:
-        reason = {"none": "it was not asked for", schema.UNDER_WAY: "it is under way"}.get(words["state"])
-        text = f"There is no fit by the learned score, whose tests find most faults: {reason or words['reason']}"
-        found.not_tested.append(text if text.endswith(".") else f"{text}.")
+        reason = words["reason"].rstrip(".")
+        found.not_tested.append(f"There is no fit by the learned score, whose tests find most faults: {reason}.")
         return
     found.findings.extend(
         Finding(one.kind, f"The fit by the learned score is not reliable: {one}") for one in words["findings"]
@@ -375,8 +376,7 @@ def _of_the_spread(
     eigenvalues = np.linalg.eigvalsh(covariance / np.outer(deviation, deviation))
     # As many degrees of freedom as a sum of correlated squares has
     n_freedom = (int(values["n_chains"]) - 1) * eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
-    law = scipy.stats.chi2(n_freedom)
-    p_value = 2 * min(law.cdf(ratio**2 * n_freedom), law.sf(ratio**2 * n_freedom))
+    p_value = 2 * min(law(n_freedom, ratio**2 * n_freedom) for law in (scipy.special.chdtr, scipy.special.chdtrc))
     if 1 / _UNLIKE < ratio < _UNLIKE or not p_value < _BY_CHANCE:
         return ""
     return (

@@ -81,10 +81,14 @@ def estimate(run: xr.DataTree) -> xr.Dataset:
     >>> bool((values["low"] < values["high"]).all())
     True
     """
+    return compared(run, estimate_of(written(run, schema.POSTERIOR)))
+
+
+def compared(run: xr.DataTree, values: xr.Dataset) -> xr.Dataset:
+    """Mean and deviation of each parameter with everything that they can be compared with, as of `estimate`."""
     reference = group_of(run, schema.REFERENCE).drop_dims(schema.PARAMETER_2).load()
     learned = fit(run)
-    chains = written(run, schema.POSTERIOR)
-    result = estimate_of(chains).assign(
+    result = values.assign(
         mle=reference[schema.MLE],
         floor=reference[schema.DEVIATION],
         fit=learned["fit"],
@@ -239,8 +243,7 @@ def distance_to_fit(run: xr.DataTree) -> float:
     """
     words = fit_words(run)
     if words["state"] != schema.MADE:
-        reason = words["reason"] or "it was switched off, has not been made yet, or an early version wrote the run"
-        raise ValueError(f"The run has no fit by the learned score: {reason}")
+        raise ValueError(f"The run has no fit by the learned score: {words['reason'].rstrip('.')}.")
     return float(rms(estimate(run)["to_fit"]))
 
 

@@ -1,15 +1,17 @@
 """The fit by the learned score that a run contains, and which fit the results of a run are compared with."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy.special
 import xarray as xr
 
 from ..store import schema
 from ..store.contributions import Contribution
 from ..store.findings import Finding
+from ..store.status import RunStatus
 from .base import for_each_run, group_of
 
 PART = "part"  # dimension of what an uncertainty is made of
@@ -32,10 +34,10 @@ def fit(run: xr.DataTree) -> xr.Dataset:
         goodness, n_freedom, p_value () : chi-squared of means of functions that the fit did not use, its degrees of
         freedom, and the probability of a worse value if the model is right; NaN if nothing was tested.
 
-        All are NaN if the run has no fit.  The attributes are `state` ("made", "under way", "refused" or "failed", or
-        "none" if no fit was asked for), `findings` (list of sentences that say why the estimate should not be used as
-        it is), `notes` (sentences about the problem that do not concern this fit), `information` (of the parts of the
-        score) and `reason` (why there is no fit).
+        All are NaN if the run has no fit. The attributes are `state` ("made", "under way", "refused" or "failed", or
+        "none" if it has not been begun or was switched off), `findings` (list of sentences that say why the estimate
+        should not be used as it is), `notes` (sentences about the problem that do not concern this fit), `information`
+        (of the parts of the score) and `reason` (why there is no fit).
 
     See Also
     --------
@@ -63,7 +65,7 @@ def fit(run: xr.DataTree) -> xr.Dataset:
     deviation = values["deviation"]
     across = deviation.rename({schema.PARAMETER: schema.PARAMETER_2})
     values["correlation"] = values["covariance"] / (deviation * across)
-    p_value = scipy.stats.chi2.sf(values["goodness"], values["n_freedom"])
+    p_value = scipy.special.chdtrc(values["n_freedom"], values["goodness"])
     values["p_value"] = xr.DataArray(np.where(values["n_freedom"] > 0, p_value, np.nan))
     return xr.Dataset(values).drop_attrs().assign_attrs(words)
 
@@ -113,7 +115,7 @@ def impacts(run: xr.DataTree) -> xr.Dataset:
     """
     values = fit(run)
     if values.attrs["state"] != schema.MADE:
-        raise ValueError(f"The run has no fit by the learned score: {why_there_is_none(values.attrs)}.")
+        raise ValueError(f"The run has no fit by the learned score: {values.attrs['reason'].rstrip('.')}.")
     stored = values.attrs["contributions"]
     if not stored:
         raise ValueError(
@@ -146,17 +148,8 @@ def impacts_of(
     )
 
 
-def why_there_is_none(words: Mapping[str, Any]) -> str:
-    """Why a run has no fit by the learned score."""
-    why = {
-        schema.UNDER_WAY: "rank 0 is making it. Try again later",
-        "none": "it was switched off (RunSpec(fit=False)), or has not been begun",
-    }
-    return words["reason"].rstrip(".") or why[words["state"]]
-
-
 def fit_words(run: xr.DataTree) -> dict[str, Any]:
-    """State, findings, information and reason of the fit by the learned score."""
+    """State, findings, information and, unless there is one, the reason of the fit by the learned score."""
     nothing: dict[str, Any] = {
         "state": "none",
         "reason": "",
@@ -166,7 +159,15 @@ def fit_words(run: xr.DataTree) -> dict[str, Any]:
         "contributions": [],
     }
     words = nothing | group_of(run, schema.REFERENCE).attrs.get(schema.FIT_KEY, {})
-    return words | {"findings": [Finding.from_stored(one) for one in words["findings"]]}
+    reasons = {"none": _why_none(run), schema.UNDER_WAY: "rank 0 is making it"}
+    reason = words["reason"] or reasons.get(words["state"], "")
+    return words | {"reason": reason, "findings": [Finding.from_stored(one) for one in words["findings"]]}
+
+
+def _why_none(run: xr.DataTree) -> str:
+    if json.loads(run.attrs[schema.SPEC_KEY]).get("fit") is False:
+        return "it was switched off (RunSpec(fit=False))"
+    return "an early version wrote the run" if RunStatus.from_run(run).steps.any() else "it has not been begun"
 
 
 def goodness_words(values: xr.Dataset) -> str:

@@ -1,6 +1,7 @@
 """What happened during training: convergence, pace, waiting and staleness."""
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from ..store import schema
@@ -292,6 +293,31 @@ def pace(run: xr.DataTree, after: int = 0) -> xr.Dataset:
             "waiting": ((), waiting, _described("share of time spent waiting", "1")),
         }
     )
+
+
+def of_ranks(run: xr.DataTree) -> pd.DataFrame:
+    """How far, how fast and how patient each rank is, over the last tenth of its rows.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Per rank: host, step, steps/s, waiting (fraction of the time), staleness (steps); NaN before the second row.
+    """
+    history, progress = _rows(run, None), group_of(run, schema.HISTORY)[schema.PROGRESS].values
+    names = (schema.ELAPSED, schema.WAITED, schema.STALENESS)
+    elapsed, waited, age = (_by_rank(history[name]) for name in names)
+    n_back, rows, steps = max(1, elapsed.shape[1] // 10), [], history[schema.STEP].values
+    for rank, step in enumerate(progress):
+        last = int(np.searchsorted(steps, step, side="right")) - 1
+        first, row = max(0, last - n_back), [step, np.nan, np.nan, np.nan]
+        if last > first:
+            took_s = max(elapsed[rank, last] - elapsed[rank, first], 1e-9)
+            rate, waits_s = (steps[last] - steps[first]) / took_s, waited[rank, first + 1 : last + 1].sum()
+            row[1:] = rate, waits_s / took_s, age[rank, last]
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=["step", "steps/s", "waiting", "staleness"]).rename_axis("rank")
+    table.insert(0, "host", group_of(run, schema.ENVIRONMENT)[schema.HOST].values)
+    return table
 
 
 def _described(long_name: str, units: str) -> dict[str, str]:

@@ -11,9 +11,11 @@ import xarray as xr
 from .._text import concise, counted
 from ..store import schema
 from ..store.shown import Shown
+from ..store.status import RunStatus
 from .answer import verdict
 from .base import for_each_run, group_of
-from .estimates import estimate
+from .estimates import compared, estimate
+from .history import convergence
 
 # Columns of a paper: values, their deviations if they have any, and the heading
 _OF_A_PAPER = (
@@ -170,7 +172,33 @@ def summary(run: xr.DataTree) -> pd.DataFrame:
     >>> print(table.latex().splitlines()[4])
     $\\theta_0$ & ...
     """
-    values = estimate(run)
+    return _table(run, estimate(run))
+
+
+def summary_so_far(run: xr.DataTree) -> pd.DataFrame:
+    """The table of `summary`, before the end of a run with the generators as they are at the last row in common.
+
+    Raises
+    ------
+    ValueError
+        If the run has neither a fit nor rows.
+    """
+    try:
+        return _table(run, estimate(run))
+    except ValueError:  # no chain has been written yet
+        rows = convergence(run, 2)[["theta", "deviation"]].drop_attrs()
+        now = rows.isel({schema.STEP: -1}, drop=True) if rows.sizes[schema.STEP] else rows.mean(schema.STEP)
+        values = compared(run, now.rename(theta="mean"))
+        if not values[["mean", "fit"]].to_array().notnull().any():
+            raise ValueError(
+                "There is no estimate yet: the run has neither a fit by the learned score nor generators that have "
+                f"been trained ({RunStatus.from_run(run)})."
+            ) from None
+        return _table(run, values)
+
+
+def _table(run: xr.DataTree, values: xr.Dataset) -> pd.DataFrame:
+    """The columns of `summary`, from what `estimate` returns."""
     chains = values.rename(mean="chains", deviation="spread")
     has_fit = bool(values["fit"].notnull().any())
     table = chains.assign(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy.special
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -36,12 +36,14 @@ _SEEN = 1e-9  # least information on a parameter, relative to that on the best k
 
 def observed(case: Case) -> Iterator[Remark]:
     """Observed events look like simulated ones."""
+    from scipy.stats import ks_2samp  # takes a second to import
+
     problem = case.problem
     sample = case.around(case.events[: _N_EVENTS * problem.n_categories])
     if case.is_closure and problem.n_categories == 1:
         simulated = case.around(case.simulate(case.middle, case.independent_noise(_N_EVENTS))).numpy()
         for name, one, other in zip(problem.observables, sample.numpy().T, simulated.T, strict=True):
-            test: Any = scipy.stats.ks_2samp(one, other)  # SciPy gives its result no type
+            test: Any = ks_2samp(one, other)  # SciPy gives its result no type
             if test.pvalue < _NO_CHANCE:
                 yield fix(
                     f"{name}: observed events and those simulated at the truth have different distributions (the "
@@ -75,7 +77,7 @@ def likelihood(case: Case) -> Iterator[Remark]:
         return
     step = torch.linalg.pinv(matrix, rtol=1e-9, hermitian=True) @ score
     distance = float(score @ step)
-    if abs(distance) > scipy.stats.chi2.isf(_NO_CHANCE, len(theta)):
+    if abs(distance) > scipy.special.chdtri(len(theta), _NO_CHANCE):
         moves = ", ".join(
             f"{name} by {move:+.2g}"
             for name, move in zip(problem.parameters, (step * case.width).tolist(), strict=True)

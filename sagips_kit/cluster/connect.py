@@ -9,6 +9,7 @@ import contextlib
 import os
 import time
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def connect(
         that are joined otherwise say who started them, when, and which code of the kit they use.
     **options : str or int
         Options of the profile for engines that are started now, such as walltime="01:00:00"; they are not kept.
+        Running engines are used only if they were started with the same ones.
 
     Returns
     -------
@@ -66,8 +68,8 @@ def connect(
     Raises
     ------
     ValueError
-        If the profile is unknown or not installed, an option is unknown, wrong or missing, or `n` differs from the
-        number of running engines; nothing was submitted.
+        If the profile is unknown or not installed, an option is unknown, wrong or missing, or `n` or an option differs
+        from that of running engines; nothing was submitted.
     RuntimeError
         If mpiexec or the scheduler is missing, or if engines are missing or differ from each other; engines that were
         started here have been ended.
@@ -100,9 +102,13 @@ def connect(
     if session is not None:
         if session.is_open and not fresh:
             _check_number(profile, n, session.n, "This notebook already has", "Type session.close()")
+            _check_options(found, options, session.options, "This notebook already has")
             return session
         session.close()
-    session = Session((None if fresh else _running(found, n)) or Started(found, n), n)
+    joined = None if fresh else _running(found, n)
+    if joined is not None:
+        _check_options(found, options, joined.options, f"The cluster {profile!r} has")
+    session = Session(joined or Started(found, n), n)
     session.open(timeout_s, queue_timeout_s)
     _sessions[found.folder] = session
     atexit.unregister(_leave)
@@ -145,6 +151,17 @@ def _check_number(profile: str, n: int, running: int, whose: str, remedy: str) -
         raise ValueError(
             f"{whose} {running} engines, but n={n} were requested. An MPI world cannot grow or shrink: type "
             f"connect({profile!r}, n={running}) to use all of them. {remedy} to start others."
+        )
+
+
+def _check_options(profile: profiles.Profile, given: Iterable[str], running: Mapping[str, Any], whose: str) -> None:
+    """Refuse the options `given` if running engines have others; those that nobody has recorded are not compared."""
+    wanted = {name: profile.options[name] for name in given}
+    if others := [name for name in wanted if running.get(name, wanted[name]) != wanted[name]]:
+        has, wants = (", ".join(f"{name}={some[name]!r}" for name in others) for some in (running, wanted))
+        raise ValueError(
+            f"{whose} engines with {has}, but {wants} was requested. Options of running engines cannot change: leave "
+            "them out to use these engines, or type connect(..., fresh=True) to start others."
         )
 
 

@@ -51,6 +51,8 @@ class Engines(Protocol):
         The command that ends engines which somebody else has started; empty for those that this process has started.
     launcher_name : str
         Name of ipyparallel's launcher.
+    options : Mapping
+        The options of the profile that they were started with, as far as they are known.
     """
 
     profile: str
@@ -58,6 +60,7 @@ class Engines(Protocol):
     origin: str
     stop_line: str
     launcher_name: str
+    options: Mapping[str, Any]
 
     @property
     def command(self) -> str:
@@ -96,6 +99,7 @@ class Started:
 
         placement = profile.placement()  # reports missing options
         self.profile, self.n = profile.name, n
+        self.options: Mapping[str, Any] = profile.options
         if not profile.is_job:
             require_start(placement.sizes(n)["ranks_per_node"] if placement else n)
         self.cluster = ipyparallel.Cluster(
@@ -249,11 +253,11 @@ class Joined:
         sets = state["engines"]["sets"].values()
         self._engines: dict[str, Any] = next(iter(sets), {})
         self.n: int = sum(engines["n"] for engines in sets)
+        self.options: Mapping[str, Any] = {**self._engines.get("defaults", {}), **self._engines.get("options", {})}
         self._job = None
         if job_id := self._engines.get("job_id"):
-            options = {**self._engines["defaults"], **self._engines["options"]}
             # Only the launchers of jobs write an id.
-            self._job = JobWatch(cast(Job, KINDS[self.launcher_name](**options)), job_id, _POLL_S)
+            self._job = JobWatch(cast(Job, KINDS[self.launcher_name](**self.options)), job_id, _POLL_S)
 
     @property
     def command(self) -> str:

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from .._text import listed, tail
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _CLOSED = "This session is closed. Type session = connect(...) to open another."
 _LONG_S = 1.0  # what takes longer shows its time
+_SOON_S = 0.02  # between two looks for an answer of idle engines, which `submit` waits for
 _ANSWER_S = 60.0  # for idle engines to report what they are
 
 
@@ -90,6 +91,11 @@ class Session:
         self._facts: list[dict[str, Any]] = []
         self._results: Sequence[RankResult] = []
         self._is_closed = False
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Mapping: the options of the profile that the engines were started with, as far as they are known."""
+        return self._engines.options
 
     def open(self, timeout_s: float, queue_timeout_s: float | None = None) -> None:
         """Start or join the engines and check them; called by `connect`.
@@ -254,7 +260,7 @@ class Session:
                     "The engines are there but have not answered. If packages load slowly here, type session.close(), "
                     "then connect(..., timeout_s=...) with more time."
                 )
-            time.sleep(POLL_S)
+            time.sleep(_SOON_S)
         if any(getattr(answer.exception(), "ename", "") == "EngineError" for answer in answers):
             raise RuntimeError(self._gone())
         return [answer.get() for answer in answers]

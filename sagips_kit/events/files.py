@@ -1,7 +1,10 @@
 """Which files a path stands for: one, those that match a pattern, or all of a folder; and whether one was changed."""
 
 import glob
+import os
 from pathlib import Path
+
+from .._text import did_you_mean
 
 
 def files_of(paths: tuple[str, ...], endings: tuple[str, ...]) -> list[Path]:
@@ -62,5 +65,7 @@ def _files_of(path: Path, endings: tuple[str, ...]) -> list[Path]:
     else:
         files = [Path(name) for name in glob.glob(str(path))]
     if not files:
-        raise FileNotFoundError(f"There is no file of observed events `{path}`. Current folder: {Path.cwd()}")
+        is_misspelt = not path.exists() and path.parent.is_dir() and os.access(path.parent, os.R_OK)
+        meant = did_you_mean(path.name, os.listdir(path.parent)) if is_misspelt else ""
+        raise FileNotFoundError(f"There is no file of observed events `{path}`. {meant}Current folder: {Path.cwd()}")
     return sorted(files)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .._text import allowed
 from .adversaries import discriminator, evolution
 from .answer import estimate, residuals
-from .impacts import impacts
+from .breakdown import impacts
 from .learned import fit
 from .pairs import posterior
 from .planes import image, plane

@@ -32,6 +32,7 @@ SEVERAL = "plot.convergence(runs)"  # what to type instead where a picture takes
 # Keyword arguments of matplotlib, which no type describes.
 Style = dict[str, Any]
 
+_LONG = 45  # letters of a label
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = "osD^vP*X"
 
@@ -84,7 +85,7 @@ def of_interest(run: xr.DataTree, parameters: str | Iterable[str] | None, n_show
 def folded(run: xr.DataTree, names: Sequence[str]) -> str:
     """What is said of parameters that are not drawn; empty if all are."""
     n_others = len(schema.names_of(run.attrs)[0]) - len(names)
-    return f"{counted(n_others, 'other parameter')} not shown: parameters=[...]" if n_others > 0 else ""
+    return f"{counted(n_others, 'other parameter')} not shown (parameters=[...] chooses)" if n_others > 0 else ""
 
 
 def symbol(run: xr.DataTree, name: str) -> str:
@@ -114,6 +115,11 @@ def label(run: xr.DataTree, name: str, power: int = 0) -> str:
     parts = [rf"$10^{{{power}}}$" if power else "", unit_of(run, name)]
     unit = " ".join(filter(None, parts))
     return f"{symbol(run, name)} [{unit}]" if unit else symbol(run, name)
+
+
+def in_two_lines(name: str, unit: str) -> str:
+    """Label of an axis, whose unit has a line of its own if the axis may be too short for both."""
+    return f"{name}{' ' if len(name + unit) < _LONG else chr(10)}{unit}"
 
 
 def power_of(largest: float) -> int:

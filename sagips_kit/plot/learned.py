@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import analysis
 from ..analysis.base import circles_of, difference
-from ..analysis.fits import goodness_words, why_there_is_none
+from ..analysis.fits import goodness_words
 from ..store import schema
 from .base import (
     ENSEMBLE,
@@ -130,7 +130,7 @@ def _of_run(run: xr.DataTree) -> tuple[xr.Dataset, dict[str, str]]:
     analysis.single_run(run, "plot.fit")
     values = analysis.fit(run)
     if values.attrs["state"] != schema.MADE:
-        raise ValueError(f"The run has no fit by the learned score: {why_there_is_none(values.attrs)}.")
+        raise ValueError(f"The run has no fit by the learned score: {values.attrs['reason'].rstrip('.')}.")
     reference = run[schema.REFERENCE].to_dataset()
     known = {"mle": schema.MLE, "mle_deviation": schema.DEVIATION, "truth": schema.TRUTH}
     known |= {"published": schema.PUBLISHED, "published_deviation": schema.PUBLISHED_DEVIATION}

@@ -111,7 +111,7 @@ def pictures(run: xr.DataTree) -> list[Picture]:
     add("image", has["chains"] and shown.image is not None, text, on_figure(image), _FULL, 3.2)
     text = "Estimates and standard deviations"
     # The picture of the fit shows the same, relative to itself.
-    can_estimate = has["chains"] and has["unit"] and not (has["fit"] or shown.image)
+    can_estimate = has["chains"] and has["unit"] and has["known"] and not (has["fit"] or shown.image)
     add("estimate", can_estimate, text, on_axes(estimate), _HALF, max(3.2, rows_height))
     text = "Distance to the fit of the same events"
     add("convergence", has["rows"] and has["reference"], text, on_axes(convergence), _HALF, 3.8)
@@ -119,7 +119,7 @@ def pictures(run: xr.DataTree) -> list[Picture]:
     names, by = _observables(run)
     for name in names:
         width, text = _HALF if by is None else _FULL, f"Observed and generated events: {name}"
-        draw = on_figure(observed_and_generated, observable=name, by=by)
+        draw = on_figure(observed_and_generated, observable=name, by=by, log=_has_a_tail(run, name))
         add(f"observed_and_generated {name}", has["chains"], text, draw, width, 4.2)
     if len(names) > 1:
         x, y = names[:2]
@@ -172,6 +172,7 @@ def _what_is_there(run: xr.DataTree) -> dict[str, bool]:
         "rows": bool((status.steps >= layout.steps[0]).any()),
         "chains": n_chains > 0,
         "unit": has_reference or n_chains > 1,
+        "known": has_reference or bool(known[[schema.TRUTH, schema.PUBLISHED]].to_array().notnull().any()),
         "fit": has_fit,
         "reference": has_reference,
         "snapshots": bool((status.steps >= layout.snapshot_steps[0]).any()),
@@ -260,6 +261,12 @@ def _observables(run: xr.DataTree) -> tuple[list[str], str | None]:
     category = Shown.from_attributes(run.attrs).category or (few[0] if len(few) == 1 else None)
     names = [name for name in known if name not in few and name != category][:_N_OBSERVABLES]
     return (names, category) if names else (few[:_N_OBSERVABLES], None)
+
+
+def _has_a_tail(run: xr.DataTree, observable: str) -> bool:
+    """Whether nine of ten events are in a third of the range, so that a linear axis shows little."""
+    low, most, least, high = np.quantile(run[schema.OBSERVED].to_dataset()[observable][:10_000], [0, 0.9, 0.1, 1])
+    return bool(min(most - low, high - least) < (high - low) / 3)
 
 
 def _title(run: xr.DataTree) -> str:

@@ -19,6 +19,7 @@ from .base import ENSEMBLE, REFERENCE, SEVERAL, Style, draw_steps, drawable, edg
 
 _N_STEPS = 4  # densities that can be told apart in one picture
 _SHADES, _LINES = ("0.72", "0.55", "0.35", ENSEMBLE), (":", "-.", "--", "-")
+_IN_A_BIN, _FEWEST_BINS, _MOST_BINS = 60, 6, 15  # events of a snapshot in a bin, and numbers of bins
 _LEAST = 10  # observed events of a bin whose ratio is drawn
 _NOT_COVERED = "no generated events where the observed ones are"
 
@@ -99,14 +100,14 @@ def observed_and_generated(
         axes[0, 0].set_ylim(bottom=0)
     axes[1, 0].set_ylabel("observed /\ngenerated")
     axes[1, 0].set_ylim(low, high)
-    axes[0, -1].legend(frameon=False, fontsize="small")
+    _legend(axes)
     return axes
 
 
 def densities(
     run: xr.DataTree,
     observable: str,
-    bins: int | ArrayLike = 15,
+    bins: int | ArrayLike | None = None,
     by: str | None = AUTO,
     steps: Sequence[int] | None = None,
     figure: Figure | SubFigure | None = None,
@@ -122,8 +123,9 @@ def densities(
         A run that `open_run` has opened; it may be unfinished.
     observable : str
         Name of the observable.
-    bins : int or array_like (edge,)
+    bins : int or array_like (edge,) or None
         Number of equal bins over the range of the observed events, or the edges of the bins in units of the observable.
+        None takes as many, from 6 to 15, as give a bin 60 events of a snapshot on average.
     by : str or None
         Name of a categorical observable, such as the number of a detector: each of its values gets a panel.  "auto"
         takes the observable whose values are the categories of the problem, if there is one; None draws all events
@@ -162,7 +164,7 @@ def densities(
     analysis.single_run(run, "plot.densities", SEVERAL)
     if steps is not None and len(steps) > _N_STEPS:
         raise ValueError(f"{len(steps)} steps: should be at most {_N_STEPS}, since more cannot be told apart.")
-    histograms = analysis.densities(run, observable, bins, by)
+    histograms = analysis.densities(run, observable, _bins(run, by) if bins is None else bins, by)
     if steps is None:
         n = histograms.sizes[schema.STEP]
         histograms = histograms.isel(step=np.unique(np.geomspace(1, n, _N_STEPS).round().astype(int)) - 1)
@@ -184,8 +186,18 @@ def densities(
     axes[0, 0].set_ylim(bottom=0)
     axes[1, 0].set_ylabel("generated /\nobserved")
     axes[1, 0].set_ylim(0, 2)
-    axes[0, -1].legend(frameon=False, fontsize="small")
+    _legend(axes)
     return axes
+
+
+def _bins(run: xr.DataTree, by: str | None) -> int:
+    """Number of bins for the densities of snapshots, which have few events in some categories."""
+    events = analysis.snapshots(run)[schema.TAKEN_EVENTS].isel(step=-1)
+    by = Shown.from_attributes(run.attrs).category if by == AUTO else by
+    least = events.sizes[schema.CHAIN] * events.sizes[schema.EVENT]
+    if by in events[schema.OBSERVABLE]:
+        least = np.unique(events.sel(observable=by).values, return_counts=True)[1].min()
+    return int(np.clip(least // _IN_A_BIN, _FEWEST_BINS, _MOST_BINS))
 
 
 def _panels(
@@ -208,6 +220,15 @@ def _panels(
     axes[0, 0].set_ylabel(f"density [1/{unit}]" if unit else "density")
     figure.align_ylabels(axes[:, 0])
     return axes, parts
+
+
+def _legend(axes: NDArray[np.object_]) -> None:
+    """A legend inside a single panel; above several, which are small."""
+    handles, labels = axes[0, -1].get_legend_handles_labels()
+    if axes.shape[1] == 1:
+        axes[0, 0].legend(frameon=False, fontsize="small")
+    else:
+        axes[0, 0].figure.legend(handles, labels, frameon=False, fontsize="small", ncols=5, loc="outside upper center")
 
 
 def _draw_observed(ax: Axes, part: xr.Dataset, unit: xr.DataArray | float = 1.0) -> None:

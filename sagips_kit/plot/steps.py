@@ -16,6 +16,7 @@ from .base import (
     REFERENCE,
     SEVERAL,
     draw_floor,
+    in_two_lines,
     is_several,
     legend_above,
     new_axes,
@@ -97,14 +98,17 @@ def convergence(
     ax.set(xlabel=xlabel, ylabel=_distance(list(paths.values())), xlim=(0, last))
     # The shaded range reaches down only as far as there is something to see.
     ax.set_ylim(bottom=min(0.5, 0.7 * float(np.nanmin(lowest))))
-    ax.legend(frameon=False, title=run.attrs.get(schema.ALONG_KEY), fontsize="small" if is_several(run) else None)
+    if is_several(run):
+        ax.legend(frameon=False, title=run.attrs[schema.ALONG_KEY], fontsize="small")
+    else:
+        legend_above(ax, 2, fontsize="small")
     return ax
 
 
 def _distance(paths: list[xr.Dataset]) -> str:
     """Label of the axis of distances; the paths may refer to different fits."""
     labels = {
-        f"{path['distance'].attrs['long_name']} [{path['distance'].attrs['units']}]"
+        in_two_lines(path["distance"].attrs["long_name"], f"[{path['distance'].attrs['units']}]")
         for path in paths
         if path.attrs["reference"]
     }

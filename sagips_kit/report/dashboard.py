@@ -1,4 +1,4 @@
-"""A live view of a run in a notebook: its progress, its convergence, and a button that stops it.
+"""A live view of a run in a notebook: progress, verdict, pictures, estimates, and a button that stops and resumes it.
 
 Everything is read from the store, so the view works in any notebook that can read the store, and closing it does not
 affect the run.
@@ -8,18 +8,25 @@ import html
 import io
 import math
 import os
-import textwrap
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
 from .. import analysis, plot
-from .._text import spaced
+from .._text import counted, spaced
+from ..analysis.answer import DOUBTFUL, NOT_RELIABLE, NOT_TESTED, RELIABLE
+from ..analysis.fits import reference_of
+from ..analysis.history import of_ranks
+from ..analysis.table import summary_so_far
+from ..plot.paths import paths
+from ..store.heartbeat import read_pulse
 from ..store.reader import open_run
+from ..store.schema import layout_of
 from ..store.status import read_status, stop_soon
 from .line import clock
 from .progress_line import Follower, Snapshot
@@ -27,12 +34,18 @@ from .progress_line import Follower, Snapshot
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-_DPI = 90
+_HEIGHT, _WIDTH = 3.8, 4.6  # of a picture, inches
+_DPI, _SHARP = 80, 2.0  # dots per inch as shown; pictures have more of them, for screens of high density
+_ASKED = "The ranks were asked to stop. "
+_MOST_ROWS = 12  # of the table
+_COLOURS = {RELIABLE: "#2a7f4f", NOT_TESTED: "#8a8d94", DOUBTFUL: "#c98a1b", NOT_RELIABLE: "#d1495b"}
 
 
 class Dashboard:
-    """A live view of a run in a notebook: its progress, its convergence, and a button that stops it.
+    """A live view of a run in a notebook: progress, verdict, pictures, estimates, and a button that stops it.
 
+    The pictures show the path of each parameter, in standard deviations of the fit, and its spread over the generators;
+    the distance of each generator from the fit; and the losses.  Below are the estimates so far and the ranks, folded.
     Let a cell end with the dashboard, or with its `widget`, to display it.  It reads the store at regular intervals
     until the run has ended or the view is closed.
 
@@ -98,21 +111,23 @@ class Dashboard:
         self._image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
         self._button = ipywidgets.Button(description="Stop the run", button_style="warning")
         self._button.on_click(lambda _: self._click())
+        self._verdict, self._table, self._ranks = (ipywidgets.HTML() for _ in range(3))
         top = ipywidgets.HBox([self._bar, self._button])
-        self.widget = ipywidgets.VBox([top, self._facts, self._image])
+        ranks = ipywidgets.Accordion([self._ranks], titles=["Ranks"], selected_index=None)
+        self.widget = ipywidgets.VBox([self._verdict, top, self._facts, self._image, self._table, ranks])
         self._follower = Follower(path)
-        self._drawn: list[int] | None = None  # steps of the ranks in the picture
-        self._verdict = ""  # when it has ended
+        self._drawn: tuple[Any, ...] | None = None  # what the picture shows
         self._answer = ""  # to a request to stop
-        self._is_closed, self._drawing = threading.Event(), threading.Lock()
+        # What is read first is shown first, so that the view never goes back.
+        self._saying, self._drawing = threading.Lock(), threading.Lock()
         self.refresh()
-        self._threads: list[threading.Thread] = []
         self._follow()
 
     def _follow(self) -> None:
+        self._is_over = threading.Event()
         # Two threads: a picture takes longer than what is said should stand still.
         self._threads = [
-            threading.Thread(target=self._repeat, args=(act,), name="sagips_kit dashboard", daemon=True)
+            threading.Thread(target=self._repeat, args=(act, self._is_over), name="sagips_kit dashboard", daemon=True)
             for act in (self._say, self._draw)
         ]
         for thread in self._threads:
@@ -131,31 +146,33 @@ class Dashboard:
 
     def _say(self) -> bool:
         """Show the state of the run; returns whether it can still change."""
-        now = self._follower.snapshot()
-        is_running = not (now.status.has_ended or self._has_failed())
-        self._bar.max, self._bar.value = now.status.n_steps, now.step
-        can_resume = now.status.state == "stopped" and self._resume is not None
-        self._button.description = "Resume the run" if can_resume else "Stop the run"
-        self._button.disabled = not (is_running or can_resume)
-        self._facts.value = self._words(now)
+        with self._saying:
+            now = self._follower.snapshot()
+            is_running = not (now.status.has_ended or self._has_failed())
+            self._bar.max, self._bar.value = now.status.n_steps, now.step
+            can_resume = now.status.state == "stopped" and self._resume is not None
+            self._button.description = "Resume the run" if can_resume else "Stop the run"
+            self._button.disabled = not (is_running or can_resume)
+            self._button.layout.visibility = "hidden" if self._button.disabled else "visible"
+            self._facts.value = self._words(now)
         return is_running
 
     def _draw(self) -> bool:
-        """Show the picture, and the verdict, if they have changed; returns whether they can still change."""
+        """Show pictures, tables and the verdict, if they have changed; returns whether they can still change."""
         with self._drawing:
-            status = read_status(self.path)
-            if self._drawn != status.steps.tolist():
+            status, pulse = read_status(self.path), read_pulse(self.path)
+            if self._drawn != (now := (status.steps.tolist(), status.state, pulse and pulse.phase)):
                 run = open_run(self.path)
-                self._image.value = _picture(run)
-                self._verdict = analysis.verdict(run).headline if status.has_ended else ""
-                self._drawn = status.steps.tolist()
-                if status.has_ended:
-                    self._say()
+                self._verdict.value = _verdict(run, status.has_ended)
+                self._table.value, self._ranks.value = _table(run), _html(of_ranks(run))
+                self._image.value, width = _picture(run)
+                self._image.layout.width = f"{width}px"
+                self._drawn = now
         return not (status.has_ended or self._has_failed())
 
     def stop(self) -> None:
         """Ask the ranks to stop cleanly, as the button does; what is shown says at which step."""
-        self._try(self._stop, "The ranks were asked to stop. ")
+        self._try(self._stop, _ASKED)
 
     def resume(self) -> None:
         """Continue a run that has stopped, as the button does then.
@@ -170,8 +187,8 @@ class Dashboard:
             raise RuntimeError(f"This view has no engines. Type session.resume({str(self.path)!r}).")
         if not (read_status(self.path).has_ended or self._has_failed()):
             raise RuntimeError(f"{self.path} has not stopped: {read_status(self.path)}. Type .stop() before.")
-        for thread in self._threads:  # of the attempt that has ended
-            thread.join()
+        self._button.disabled = True  # until the run is there again: a second click would stop it
+        self._end_threads()  # of the attempt that has ended
         self._try(self._resume, "")
         self._follow()
 
@@ -189,14 +206,17 @@ class Dashboard:
 
     def close(self) -> None:
         """End the live view; the run continues."""
-        self._is_closed.set()
+        self._end_threads()
+
+    def _end_threads(self) -> None:
+        self._is_over.set()
         for thread in self._threads:
             thread.join(timeout=10)
 
-    def _repeat(self, act: Callable[[], bool]) -> None:
+    def _repeat(self, act: Callable[[], bool], is_over: threading.Event) -> None:
         """Call `act` at regular intervals while the run can change."""
         is_running = True
-        while is_running and not self._is_closed.wait(self.interval_s):
+        while is_running and not is_over.wait(self.interval_s):
             try:
                 is_running = act()
             except (ValueError, OSError) as error:
@@ -209,8 +229,8 @@ class Dashboard:
         state = "failed" if has_failed else now.doing() or status.state
         words = f"<b>{html.escape(state)}</b>"
         words += f": step {spaced(now.step)} of {spaced(status.n_steps)}, {clock(now.elapsed_s)}"
-        if status.stop_step < status.n_steps:
-            words += f", {'stopped' if status.has_ended else 'stops'} at step {spaced(status.stop_step)}"
+        if status.stop_step < status.n_steps and not status.has_ended:
+            words += f", stops at step {spaced(status.stop_step)}"
         if status.steps.max() > now.step:
             words += f", the fastest rank is at {spaced(int(status.steps.max()))}"
         if not (math.isnan(now.rate) or has_failed or status.has_ended):
@@ -218,10 +238,10 @@ class Dashboard:
             words += "" if math.isnan(now.left_s) else f", about {clock(now.left_s)} left"
         if not math.isnan(now.waited):
             words += f"; {now.waited:.1%} of the time was spent waiting"
-        first = f"<b>{html.escape(self._verdict)}</b><br>" if self._verdict else ""
         # A view whose kernel was restarted stands still, with this time.
         last = "" if status.has_ended or has_failed else f" <small>(as of {time.strftime('%H:%M:%S')})</small>"
-        return f"{first}{words}. {html.escape(self._answer)}{last}"
+        answer = "" if status.has_ended and self._answer == _ASKED else self._answer
+        return f"{words}. {html.escape(answer)}{last}"
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         return self.widget._repr_mimebundle_(**options)
@@ -230,16 +250,44 @@ class Dashboard:
         return f"Dashboard({str(self.path)!r}, {read_status(self.path)})"
 
 
-def _picture(run: xr.DataTree) -> bytes:
-    """The convergence and the losses of a run as PNG."""
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for ax, draw in ((left, plot.convergence), (right, plot.losses)):
-        try:
+def _verdict(run: xr.DataTree, has_ended: bool) -> str:
+    """The verdict as HTML; before the end, only if something speaks against the answer."""
+    verdict = analysis.verdict(run)
+    if not (has_ended or verdict.findings or verdict.doubts):
+        return ""
+    style = f"border-left: 4px solid {_COLOURS[verdict.state]}; padding-left: .6em; line-height: 1.4"
+    return f"<div style='{style}'><b>{html.escape(verdict.headline)}</b></div>"
+
+
+def _table(run: xr.DataTree) -> str:
+    """The estimates as HTML, those of interest only if the problem names them."""
+    try:
+        summary = summary_so_far(run)
+    except ValueError:  # there is nothing yet, as the line above the picture says
+        return ""
+    shown = summary.rounded().loc[summary.folded()[0].index].head(_MOST_ROWS)
+    n_others = len(summary) - len(shown)
+    others = f"<small>{counted(n_others, 'other parameter')} not shown</small>" if n_others else ""
+    return _html(shown.rename_axis(None)) + others
+
+
+def _html(table: pd.DataFrame) -> str:
+    text = table.to_html(border=0, na_rep="", float_format="{:.3g}".format)
+    return f"<div class='jp-RenderedHTMLCommon'>{text}</div>"
+
+
+def _picture(run: xr.DataTree) -> tuple[bytes, int]:
+    """What there is to see of the training, as PNG, and its width in pixels."""
+    n_panels = 3 if reference_of(run).name else 2
+    figure = Figure(figsize=(n_panels * _WIDTH, _HEIGHT), layout="constrained")
+    draws = (paths, plot.convergence, plot.losses) if n_panels == 3 else (paths, plot.losses)
+    try:
+        for ax, draw in zip(figure.subplots(1, n_panels), draws, strict=True):
             draw(run, ax=ax)
-        except ValueError as error:
-            ax.text(0.5, 0.5, textwrap.fill(str(error), 50), ha="center", va="center", color="0.4")
-            ax.set_axis_off()
+    except ValueError:  # no row has been written yet
+        words = f"The first pictures come with the rows of step {layout_of(run.attrs).block_steps}."
+        figure = Figure(figsize=(n_panels * _WIDTH, 0.5), layout="constrained")
+        figure.text(0.02, 0.5, words, ha="left", va="center", color="0.4")
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=_DPI)
-    return image.getvalue()
+    figure.savefig(image, format="png", dpi=_SHARP * _DPI)
+    return image.getvalue(), round(n_panels * _WIDTH * _DPI)

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from .. import analysis
 from .._text import counted
-from ..analysis.answer import Verdict
+from ..analysis.answer import DOUBTFUL, NOT_RELIABLE, NOT_TESTED, RELIABLE, Verdict
 from ..analysis.fits import reference_of
+from ..analysis.table import summary_so_far
 from ..plot import pictures
 from ..plot.sheet import Picture, missing
 from ..store import schema
@@ -31,10 +32,12 @@ h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid var(--line)
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .8rem; text-align: right; }
 th:first-child, .facts td { text-align: left; } tbody tr:nth-child(odd) { background: var(--box); }
-.figures { display: grid; grid-template-columns: 1fr 1fr; gap: 1.5rem; align-items: start; }
+.figures { display: grid; grid-template-columns: 1fr 1fr; gap: 1.5rem; align-items: start;
+  grid-auto-flow: dense; }
 figure { margin: 0; } figure.full { grid-column: 1 / -1; } figcaption { color: var(--faint); }
 img { max-width: 100%; background: #fff; border-radius: 3px; }
-.finding { border-left: 4px solid #d1495b; padding-left: .8rem; }
+.verdict { border-left: 4px solid #8a8d94; padding-left: .8rem; }
+.not-reliable { border-color: #d1495b; } .doubtful { border-color: #c98a1b; } .no-fault-found { border-color: #2a7f4f; }
 .missing { background: var(--box); padding: 1rem; color: var(--faint); }
 pre { background: var(--box); padding: 1rem; overflow-x: auto; } summary { cursor: pointer; margin-top: 1rem; }
 summary h2 { display: inline-block; margin: 0; border: 0; }
@@ -49,8 +52,8 @@ summary h2 { display: inline-block; margin: 0; border: 0; }
 @media print {
   :root { --back: #fff; --text: #000; --faint: #444; --line: #999; --box: #f4f6f8; }
   body { font-size: 10pt; margin: 0; padding: 0; max-width: none; }
-  figure, table, .finding, tr { break-inside: avoid; } h2 { break-after: avoid; }
-  th, td { padding: .1rem .4rem; font-size: 8.5pt; } .figures { display: block; }
+  figure, table, .verdict, tr { break-inside: avoid; } h2 { break-after: avoid; }
+  th, td { padding: .1rem .4rem; font-size: 8.5pt; } .figures { display: block; orphans: 1; widows: 1; }
   figure { display: inline-block; width: 49%; vertical-align: top; margin-bottom: 1rem; }
   figure.full { display: block; width: 100%; } pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 7.5pt; }
   .wide { overflow: visible; } figure.full img { max-width: 100%; width: auto; }
@@ -97,7 +100,7 @@ def html_report(run: xr.DataTree) -> str:
     >>> _ = Path("proxy.html").write_text(page, encoding="utf-8")
     """
     analysis.single_run(run, "html_report")
-    title = f"{run.attrs[schema.PROBLEM_KEY]}: {analysis.fact(run, 'mode') or 'run'}"
+    title = _title(run)
     created = run.attrs[schema.CREATED_KEY][:16].replace("T", " ")
     lead = f"{RunStatus.from_run(run)}; created {created} UTC; read from {_source(run)}"
     parts = [
@@ -117,12 +120,19 @@ def html_report(run: xr.DataTree) -> str:
     )
 
 
+def _title(run: xr.DataTree) -> str:
+    """The problem and, where several ranks train it, how."""
+    n_ranks, mode = run.attrs[schema.LAYOUT_KEY]["n_ranks"], analysis.fact(run, "mode")
+    parts = [run.attrs[schema.PROBLEM_KEY], mode, counted(n_ranks, "rank")] if n_ranks > 1 and mode else []
+    return ", ".join(parts) or run.attrs[schema.PROBLEM_KEY]
+
+
 def html_card(run: xr.DataTree) -> str:
     """A run in a notebook: what it is, how far, its verdict, and its estimates or why there are none."""
-    title = f"{run.attrs[schema.PROBLEM_KEY]}: {analysis.fact(run, 'mode') or 'run'}"
+    title = _title(run)
     first = f"<b>{_text(title)}</b>, {_text(RunStatus.from_run(run))}; {_text(_source(run))}"
     try:
-        table = analysis.summary(run)._repr_html_()
+        table = summary_so_far(run)._repr_html_()
     except ValueError as error:
         table = f"<p><b>{_text(analysis.verdict(run).headline)}</b></p><p>{_text(error)}</p>"
     return f"<p>{first}</p>{table}<details><summary>The run</summary>{_described(run)}</details>"
@@ -140,13 +150,14 @@ def html_handle(path: Location, words: str) -> str:
 
 
 def _verdict(verdict: Verdict) -> Iterable[str]:
-    kind = "finding" if verdict.findings or verdict.doubts else "lead"
-    return (f"<p class={kind}>{_text(line)}</p>" for line in str(verdict).splitlines())
+    for line in str(verdict).splitlines():
+        state = next(one for one in (NOT_RELIABLE, DOUBTFUL, NOT_TESTED, RELIABLE) if line.startswith(one.upper()))
+        yield f"<p class='verdict {state.replace(' ', '-')}'>{_text(line)}</p>"
 
 
 def _estimates(run: xr.DataTree) -> str:
     try:
-        summary, pace = analysis.summary(run), analysis.pace(run)
+        summary = summary_so_far(run)
     except ValueError as error:
         return f"<p class=missing>{_text(error)}</p>"
     texts = summary.rounded()
@@ -156,7 +167,21 @@ def _estimates(run: xr.DataTree) -> str:
         parts[1] = f"<details><summary>{n_others}</summary>{parts[1]}</details>"
     elif summary.shown.image:
         parts[0] = f"<details><summary>{counted(len(summary), 'pixel')}</summary>{parts[0]}</details>"
-    notes = [f"Uncertainty: {run[schema.POSTERIOR].attrs[schema.UNCERTAINTY_KEY]}."]
+    return f"{''.join(parts)}<p>{_text(' '.join(_notes(run)))}</p>"
+
+
+def _notes(run: xr.DataTree) -> list[str]:
+    """What is said below the estimates, in sentences."""
+    status = RunStatus.from_run(run)
+    if missing(run):
+        if not status.step:
+            return ["The generators have not been trained yet."]
+        return [f"The chains are the generators at step {status.step} of {status.n_steps}, and may still move."]
+    kind, pace = run[schema.POSTERIOR].attrs[schema.UNCERTAINTY_KEY], analysis.pace(run)
+    notes = [
+        "Brackets hold the standard deviation, in units of the last digits; that of the chains is their spread "
+        f"({kind})."
+    ]
     reference = reference_of(run)
     if reference.name == "mle":
         distance = analysis.distance_to_mle(run)
@@ -165,7 +190,7 @@ def _estimates(run: xr.DataTree) -> str:
         distance = analysis.distance_to_fit(run)
         notes.append(f"RMS distance to the fit by the learned score: {distance:.2f} of its standard deviations.")
     notes.append(f"Training took {float(pace['duration']):.0f} s, {float(pace['waiting']):.1%} of it spent waiting.")
-    return f"{''.join(parts)}<p>{_text(' '.join(notes))}</p>"
+    return notes
 
 
 def _table(run: xr.DataTree, texts: pd.DataFrame) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .. import _circular
 from ..store import schema
 from ..store.group import array_of, damage_explained, expect, identity, open_group
-from ..store.heartbeat import FAILED, TRAINING, Pulse, read_pulse
+from ..store.heartbeat import ENDED, FAILED, TRAINING, Pulse, read_pulse
 from ..store.status import RunStatus, read_status
 from .line import clock
 
@@ -75,7 +75,9 @@ class Snapshot:
     @property
     def step(self) -> int:
         """Steps that every rank has made, also those that are not stored yet."""
-        step = max(self.status.step, 0 if self.pulse is None else self.pulse.step)
+        # When a node has ended, others that were behind it may have failed.
+        reported = 0 if self.pulse is None or self.pulse.has_ended else self.pulse.step
+        step = max(self.status.step, reported)
         return min(step, self.status.stop_step)
 
     @property
@@ -100,7 +102,8 @@ class Snapshot:
         if self.status.has_ended or self.pulse is None:
             return self.status.state if self.status.has_ended else ""
         is_stopping = self.pulse.phase == TRAINING and (self.is_asked or self.status.state == "stopping")
-        return stale(self.pulse) or ("stopping" if is_stopping else self.pulse.phase)
+        phase = "ended early" if self.pulse.phase == ENDED else self.pulse.phase
+        return stale(self.pulse) or ("stopping" if is_stopping else phase)
 
     def line(self) -> str:
         """The snapshot as text: what is done, bar, steps, time used and left, rate, movement, waiting, staleness."""

@@ -12,6 +12,7 @@ from ..store.shown import Shown
 
 _MOST = 50  # values that an observable has whose values are categories
 _FEW = 1000  # events that show whether it has more
+_ENOUGH = 200_000  # evenly spaced events that show the values and categories of all
 
 
 def shown_of(problem: Problem, events: NDArray[Any]) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def _category(problem: Problem, events: NDArray[Any]) -> tuple[str | None, tuple
     """The observable of which each value is a category of its own, if there is one, and the names of its values."""
     if problem.n_categories == 1:
         return None, ()
+    events = events[:: 1 + len(events) // _ENOUGH]
     categories = problem.category(torch.as_tensor(events, dtype=torch.float32)).numpy()
     for observable, column in zip(problem.observables, events.T, strict=True):
         if len(np.unique(column[:_FEW])) > _MOST:  # so that columns of many events need not be sorted

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-import scipy.stats
+import scipy.special
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -71,7 +71,7 @@ def _not_converged(solution: Solution) -> list[str]:
 
 def _misfit(chi_squared: float, n_freedom: int) -> list[str]:
     """Whether the means of functions that the fit did not use agree."""
-    if not n_freedom or scipy.stats.chi2.sf(chi_squared, n_freedom) >= _REJECTED:
+    if not n_freedom or scipy.special.chdtrc(n_freedom, chi_squared) >= _REJECTED:
         return []
     return [
         f"The model does not fit: chi-squared {chi_squared:.0f} for {n_freedom} degrees of freedom. The deviations are "
@@ -214,7 +214,7 @@ def _halves(observed: Observation, solution: Solution) -> list[str]:
     (first, covariance), (second, _) = solution.halves
     difference = (first - second)[:, None]
     value = float((observed.n / 4 * difference.T @ solve_hermitian(covariance, difference)).squeeze())
-    p_value = float(scipy.stats.chi2.sf(value, len(difference)))
+    p_value = float(scipy.special.chdtrc(len(difference), value))
     if p_value >= _REJECTED:
         return []
     size = math.sqrt(max(0.0, value / len(difference) - 1))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import scipy.stats
+import scipy.special
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -107,7 +107,7 @@ class ScoreFit:
     @property
     def p_value(self) -> float:
         """float: Probability of a worse goodness of fit if the model is right; NaN if nothing was tested."""
-        return float(scipy.stats.chi2.sf(self.goodness, self.n_freedom)) if self.n_freedom else math.nan
+        return float(scipy.special.chdtrc(self.n_freedom, self.goodness)) if self.n_freedom else math.nan
 
     def toys(self, n_toys: int = 1000, seed: int = 0) -> Toys:
         """Repeat the fit on data sets that are simulated with the estimate, to see how good its intervals are.

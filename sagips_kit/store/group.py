@@ -143,7 +143,11 @@ def _runs_near(path: Location) -> str:
     for run in filter(_is_run, parents):
         group = f"[{parts[-1]!r}]" if parts[-1] in schema.GROUPS else ""
         return f" It is a part of the run `{run}`. Type open_run({run!r}){group}."
-    if not is_on_disk(path) or not local_path(path).is_dir():
+    if not is_on_disk(path):
+        return ""
+    if local_path(path).is_file():
+        return f" It is a file, and a run is a folder. Events are given to a run by RunSpec(..., events={str(path)!r})."
+    if not local_path(path).is_dir():
         return ""
     folder = local_path(path)
     found = [str(store.relative_to(folder)) for store in stores_below(folder) if _is_run(store)]
