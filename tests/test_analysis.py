@@ -594,7 +594,7 @@ def test_a_run_shows_what_its_uncertainty_is_made_of():
     np.testing.assert_array_equal(values["pull"], [np.nan, 2.5])
     both = analysis.impacts(open_runs([run, run], labels=["a", "b"]))
     assert both["impact"].sizes == {"run": 2, "part": 2, "parameter": 2}
-    with pytest.raises(ValueError, match="no fit by the learned score: it was switched off"):
+    with pytest.raises(ValueError, match="no fit by the learned score: an early version wrote the run"):
         analysis.impacts(make_run(make_theta()))
     run["reference"].attrs["fit"] = {**run["reference"].attrs["fit"], "contributions": []}
     with pytest.raises(ValueError, match="an earlier version, .* Fit the events again: plot.impacts"):
