@@ -253,7 +253,7 @@ class Movement(Known):
 
     science = "ecology"
     parameters, lower, upper, truth = ("scale", "shape", "memory"), (0.2, 0.6, 0.1), (5.0, 4.0, 0.95), (1.3, 1.4, 0.7)
-    observables, noise_dim = ("step", "turn"), 2
+    observables, noise_dim = ("stride", "turn"), 2
 
     def simulate(self, theta, noise):
         scale, shape, memory = theta
