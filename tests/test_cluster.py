@@ -185,6 +185,8 @@ def zombie():
 def program():
     """The id of a process that looks like a controller of ipyparallel."""
     with subprocess.Popen([sys.executable, "-c", "input()", "ipyparallel"], stdin=subprocess.PIPE) as process:
+        while not engines_module.is_of_a_cluster(process.pid):  # its arguments cannot be read at once
+            time.sleep(0.01)
         yield process.pid
 
 

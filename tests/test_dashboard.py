@@ -1,5 +1,6 @@
 """The live view: it follows the store, ends when the run ends, and can stop the run."""
 
+import re
 import threading
 import time
 
@@ -188,7 +189,7 @@ def test_a_run_without_rows_or_reference_has_a_view_too(tmp_path, show):
     assert "step 0 of 1 000" in parts(dashboard)[2].value and "fitting" not in parts(dashboard)[2].value
     beat(tmp_path / "b.zarr", heartbeat.SCORE, 7, 7)
     dashboard.refresh()
-    assert "<b>learning the score (the fit)</b>: step 0 of 1 000, 0:07" in parts(dashboard)[2].value
+    assert re.search(r"<b>learning the score \(the fit\)</b>: step 0 of 1 000, 0:\d\d", parts(dashboard)[2].value)
 
 
 def test_what_a_store_says_is_shown_as_text(path, show):

@@ -796,12 +796,16 @@ def test_a_signal_ends_the_run_cleanly_with_a_checkpoint(spec, number):
             os.kill(os.getpid(), number)  # one signal comes from the scheduler, the other from mpiexec
         return reached(self, step)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Milestones, "reached", signalled)
-        result = alone(spec, resume=True)
+    before = signal.signal(number, signal.SIG_DFL)  # which ignores SIGHUP under nohup
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Milestones, "reached", signalled)
+            result = alone(spec, resume=True)
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
     assert 40 < result["steps"] == read_status(spec.store).step < 10_000
     assert [file.name[:12] for file in files_of(spec.store)] == [f"{result['steps']:012d}"]
-    assert signal.getsignal(number) == signal.SIG_DFL
 
 
 def test_a_run_under_nohup_survives_the_terminal(monkeypatch):

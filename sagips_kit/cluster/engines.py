@@ -28,6 +28,7 @@ from .profiles import CONFIG, KINDS, Profile
 if TYPE_CHECKING:
     from ipyparallel import Client
 
+_ANSWER_S = 20.0  # for a controller to answer one request
 _POLL_S = 5.0  # between two queries of a scheduler
 _FINALIZE_S = 0.5  # for idle engines to finalize MPI
 _WRITING_S = 1.0  # for a description that is being written: ipyparallel does not replace the file at once
@@ -151,8 +152,17 @@ class Started:
             self.cluster.start_cluster_sync(n=self.n)
         except LauncherError as error:
             raise RuntimeError(str(error)) from None
-        with _quiet():
-            return self.cluster.connect_client_sync(timeout=timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while True:  # a request may be lost on a busy machine
+            try:
+                with _quiet():
+                    return self.cluster.connect_client_sync(timeout=min(timeout_s, _ANSWER_S))
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(
+                        f"The controller was started, but did not answer within {timeout_s:.0f} s. If this machine is "
+                        "very busy, type connect(..., timeout_s=...) with a longer time."
+                    ) from None
 
     @property
     def _launcher(self) -> Any:
@@ -278,7 +288,7 @@ class Joined:
         import ipyparallel
 
         try:
-            timeout: Any = min(timeout_s, 20)  # which ipyparallel annotates as int
+            timeout: Any = min(timeout_s, _ANSWER_S)  # which ipyparallel annotates as int
             with _quiet():
                 return ipyparallel.Client(str(self.connection), timeout=timeout)
         except TimeoutError:

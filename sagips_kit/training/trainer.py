@@ -10,7 +10,6 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +41,7 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from ..exchange import Exchange
-    from ..exchange.channel import Channel, Payload
+    from ..exchange.channel import Channel
     from ..problems.base import Problem
 
 _CALL = "Trainer(problem, settings, events, n_steps=...)"
@@ -218,21 +217,24 @@ class Trainer:
     def __enter__(self):
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._channel.__exit__(kind, error, traceback)
+    def __exit__(self, *exception: Any) -> None:
+        self._channel.__exit__(*exception)
 
     def close(self) -> None:
         """Release the messages and buffers of the exchange.  Collective; `with Trainer(...)` does it."""
         self._channel.close()
 
     def stand_by(self, step: int) -> None:
-        """After the last step of a run that was resumed, let the others continue after `step` steps.  Collective."""
-        payloads: tuple[Payload, Payload] = ("gradient", "weights")
+        """After the last step of a run that was resumed, let the others continue.  Collective.
+
+        Parameters
+        ----------
+        step : int
+            Number of steps that the others have made.
+        """
         for number in range(step, self.n_steps):
-            for payload in payloads:
-                self._channel.stand_by(number, payload)
+            self._channel.stand_by(number, "gradient")
+            self._channel.stand_by(number, "weights")
 
     @property
     def has_start(self) -> bool:
