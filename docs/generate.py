@@ -22,7 +22,7 @@ _SPACE = "\N{NO-BREAK SPACE}"
 def write_all():
     """Write all pages, and the notebooks, which Sphinx reads only from its own folder."""
     pages = {"schema": schema(), "cli": commands(), "settings": settings(), "profiles": profiles(), "figures": claims()}
-    pages["schedulers"] = schedulers()
+    pages |= {"schedulers": schedulers(), "verdict": verdicts()}
     GENERATED.mkdir(exist_ok=True)
     for name, text in pages.items():
         _write(GENERATED / f"{name}.md", text)
@@ -196,6 +196,51 @@ def _outcome(cell, reason):
     if cell is None:
         return f"- ({reason})" if reason else "not tried"
     return f"reported, {cell['seconds']:.0f} s" if cell["outcome"] == "reported" else cell["outcome"]
+
+
+_STATES = ("no fault found", "not tested", "doubtful", "not reliable", "refused")
+
+
+def verdicts():
+    """What the verdict said of runs that were right and of runs that were not, from benchmarks/verdict.py."""
+    found = json.loads((RESULTS / "verdict.json").read_text(encoding="utf-8"))
+    facts, runs = found["facts"], found["runs"]
+    right = [run for run in runs if run["kind"] == "regular" and not run["fault"]]
+    wrong = {"Nothing is wrong": right} | {
+        f"Method: {fault}": [run for run in runs if run["fault"] == fault]
+        for fault in dict.fromkeys(run["fault"] for run in runs if run["fault"])
+    }
+    wrong |= {
+        f"Data or model: {text}": [run for run in runs if run["problem"] == name and run["kind"] == "sabotaged"]
+        for name, text in _sabotages().items()
+    }
+    rows = [[text, len(some), *(_share(some, state) for state in _STATES)] for text, some in wrong.items() if some]
+    alarms = ", ".join(f"{run['problem']} ({run['state']})" for run in right if run["state"] in _STATES[2:4])
+    parts = [
+        "# What verdicts have seen",
+        f"Runs of {facts['steps']} steps with 4 chains and otherwise default settings, on {facts['events']} events of "
+        "independent generators, by `benchmarks/verdict.py`; the numbers are runs. *Nothing is wrong* are the regular "
+        "problems of the zoo, whose likelihood is known; *method* are "
+        "such problems with a fault in the training; in *data or model* the events are not those of the model, or do "
+        "not determine its parameters. *Refused*: a run does not begin. What to do about each state is in "
+        "[](../howto/act_on_a_verdict.md).",
+        _table(["what is wrong", "runs", *_STATES], rows),
+        f"Right runs that were reported: {alarms or 'none'}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _share(runs, state):
+    return sum(run["state"] == state for run in runs) or "-"
+
+
+def _sabotages():
+    """What is wrong with each sabotaged problem of the zoo, by its name."""
+    import ast
+
+    text = (ROOT / "benchmarks" / "problems" / "sabotaged.py").read_text(encoding="utf-8")
+    classes = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+    return {node.name: (ast.get_docstring(node) or "").rstrip(".") for node in classes[1:]}
 
 
 def claimed():

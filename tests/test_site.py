@@ -57,7 +57,7 @@ def test_every_page_is_in_a_table_of_contents():
     "path", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.relative_to(ROOT).as_posix()
 )
 def test_links_lead_somewhere(path):
-    made = ("cli", "figures", "profiles", "schedulers", "schema", "settings")
+    made = ("cli", "figures", "profiles", "schedulers", "schema", "settings", "verdict")
     for link in re.findall(r"\]\(([^)#\s:]+?)(?:#[^)]*)?\)", path.read_text()):
         target = (path.parent / link).resolve()
         if target.parent == DOCS / "generated":
