@@ -250,6 +250,7 @@ def test_hepdata_has_estimates_with_their_errors_and_covariance(tmp_path):
     covariance = [one["value"] for one in tables["covariance.yaml"]["dependent_variables"][0]["values"]]
     assert covariance == [0.04, 0.01, 0.01, 0.09]
     assert "Verdict: NOT" in described[1]["description"]
+    assert described[0]["comment"] == f"Result of {run.attrs['problem']}, 8 chains."
     with pytest.raises(FileExistsError, match="exists already and is not overwritten"):
         to_hepdata(run, tmp_path / "out")
     with pytest.warns(UserWarning):

@@ -22,7 +22,7 @@ from .base import (
     spread_of_chains,
     written,
 )
-from .fits import fit, fit_words
+from .fits import fit, fit_words, require_fit
 
 _REFERENCES = (schema.TRUTH, schema.MLE, schema.FIT, schema.PUBLISHED)
 _COLUMNS = {"mean": "estimate", "deviation": "deviation", "low": "low", "high": "high"}
@@ -241,9 +241,7 @@ def distance_to_fit(run: xr.DataTree) -> float:
     >>> analysis.distance_to_fit(open_run("runs/proxy.zarr")) > 0
     True
     """
-    words = fit_words(run)
-    if words["state"] != schema.MADE:
-        raise ValueError(f"The run has no fit by the learned score: {words['reason'].rstrip('.')}.")
+    require_fit(fit_words(run))
     return float(rms(estimate(run)["to_fit"]))
 
 

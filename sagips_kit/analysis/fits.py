@@ -1,7 +1,7 @@
 """The fit by the learned score that a run contains, and which fit the results of a run are compared with."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,8 +114,7 @@ def impacts(run: xr.DataTree) -> xr.Dataset:
     [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """
     values = fit(run)
-    if values.attrs["state"] != schema.MADE:
-        raise ValueError(f"The run has no fit by the learned score: {values.attrs['reason'].rstrip('.')}.")
+    require_fit(values.attrs)
     stored = values.attrs["contributions"]
     if not stored:
         raise ValueError(
@@ -146,6 +145,12 @@ def impacts_of(
             schema.PARAMETER: list(parameters),
         },
     )
+
+
+def require_fit(words: Mapping[Any, Any]) -> None:
+    """ValueError with the reason if a run, of whose fit these are the words, has no fit by the learned score."""
+    if words["state"] != schema.MADE:
+        raise ValueError(f"The run has no fit by the learned score: {words['reason'].rstrip('.')}.")
 
 
 def fit_words(run: xr.DataTree) -> dict[str, Any]:

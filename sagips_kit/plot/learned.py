@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import analysis
 from ..analysis.base import circles_of, difference
-from ..analysis.fits import goodness_words
+from ..analysis.fits import goodness_words, require_fit
 from ..store import schema
 from .base import (
     ENSEMBLE,
@@ -129,8 +129,7 @@ def _of_run(run: xr.DataTree) -> tuple[xr.Dataset, dict[str, str]]:
     """The fit of a run with what it can be compared with, and the units of its parameters."""
     analysis.single_run(run, "plot.fit")
     values = analysis.fit(run)
-    if values.attrs["state"] != schema.MADE:
-        raise ValueError(f"The run has no fit by the learned score: {values.attrs['reason'].rstrip('.')}.")
+    require_fit(values.attrs)
     reference = run[schema.REFERENCE].to_dataset()
     known = {"mle": schema.MLE, "mle_deviation": schema.DEVIATION, "truth": schema.TRUTH}
     known |= {"published": schema.PUBLISHED, "published_deviation": schema.PUBLISHED_DEVIATION}

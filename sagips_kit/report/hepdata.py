@@ -85,7 +85,9 @@ def to_hepdata(run: xr.DataTree, folder: str | os.PathLike[str]) -> Path:
         warnings.warn(f"The verdict on this run is exported with it: {verdict.headline}", stacklevel=2)
     with _library() as library:
         submission = library.Submission()
-        submission.comment = f"Result of {run.attrs[schema.PROBLEM_KEY]}, {run.sizes.get(schema.CHAIN, 0)} chains."
+        submission.comment = (
+            f"Result of {run.attrs[schema.PROBLEM_KEY]}, {schema.layout_of(run.attrs).n_chains} chains."
+        )
         for table in _tables(library, run, values, verdict.headline):
             submission.add_table(table)
         with replacing(folder) as partial:

@@ -239,13 +239,9 @@ class Observation:
 
     def covariance_of_change(self, function: Function, other: "Observation") -> Tensor:
         """Covariance (function, function) of the change of a function's values from these events to as many others."""
-        chunks = zip(
-            *(one.split(_CHUNK) for each in (self, other) for one in (each.events, each.category)), strict=True
-        )
         sums, products = [], []
-        for events, category, changed, category_of_changed in chunks:
-            before = function(self.coordinates(events, category=category)[0])
-            change = function(self.coordinates(changed, category=category_of_changed)[0]) - before
+        for before, after in zip(self._values(function), other._values(function), strict=True):
+            change = after - before
             sums.append(change.sum(0))
             products.append(change.T @ change)
         mean = torch.stack(sums).sum(0) / self.n
