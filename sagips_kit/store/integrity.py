@@ -6,6 +6,7 @@ zarr would read fill values.  Which chunks those are follows from the progress o
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import reprlib
@@ -112,11 +113,10 @@ class CheckedStore(WrapperStore[Store]):
         if found is None:
             self._miss(key)
         elif _is_metadata(key) and byte_range is None:
-            document = self._opened(key, found.to_bytes())
-            with contextlib.suppress(LookupError, TypeError):  # a group, or what zarr will refuse
-                shape = document["chunk_grid"]["configuration"]["chunk_shape"]
-                self._chunks[key.removesuffix(f"/{_METADATA}")] = tuple(shape)
-            return prototype.buffer.from_bytes(json.dumps(document).encode())
+            document, chunks = self._opened(key, found.to_bytes())
+            if chunks is not None:
+                self._chunks[key.removesuffix(f"/{_METADATA}")] = chunks
+            return prototype.buffer.from_bytes(document)
         return found
 
     async def set(self, key: str, value: Buffer) -> None:
@@ -127,7 +127,7 @@ class CheckedStore(WrapperStore[Store]):
         """Write a file, unless it exists."""
         await self._store.set_if_not_exists(key, _sealed(value) if _is_metadata(key) else value)
 
-    def _opened(self, key: str, data: bytes) -> dict[str, Any]:
+    def _opened(self, key: str, data: bytes) -> tuple[bytes, tuple[int, ...] | None]:
         try:
             return opened(key, data, needs_digest=self.expected is not None)
         except ValueError:
@@ -155,8 +155,12 @@ def sealed(document: dict[str, Any]) -> dict[str, Any]:
     return plain | {"attributes": attributes | {schema.DIGEST_KEY: _digest(plain)}}
 
 
-def opened(key: str, data: bytes, needs_digest: bool) -> dict[str, Any]:
-    """The metadata document in a file, without its digest, which must be right; ValueError if it is not."""
+@functools.lru_cache(maxsize=1000)
+def opened(key: str, data: bytes, needs_digest: bool) -> tuple[bytes, tuple[int, ...] | None]:
+    """The metadata in a file without their digest, which must be right, and the shape of an array's chunks or None.
+
+    A process opens its run many times, so what has been tested is kept; ValueError if the digest is wrong.
+    """
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -166,11 +170,12 @@ def opened(key: str, data: bytes, needs_digest: bool) -> dict[str, Any]:
         raise ValueError(f"its file {key} holds no metadata of zarr")
     stored, version = attributes.pop(schema.DIGEST_KEY, None), attributes.get(schema.VERSION_KEY)
     needs_digest = needs_digest or (isinstance(version, int) and version >= schema.CHECKED_SINCE)
-    if stored is None and not needs_digest:
-        return document
-    if stored != _digest(document):
+    if stored != _digest(document) and (stored is not None or needs_digest):
         raise ValueError(f"its file {key} was changed after it was written: it differs from its digest")
-    return document
+    chunks = None
+    with contextlib.suppress(LookupError, TypeError):  # a group, or what zarr will refuse
+        chunks = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
+    return json.dumps(document).encode(), chunks
 
 
 def _sealed(value: Buffer) -> Buffer:
