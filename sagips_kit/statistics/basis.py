@@ -10,10 +10,11 @@ from .coordinates import Coordinates
 from .sample import Sample
 
 _COARSE, _FINE = 8, 32  # waves for a search, and at most for a score
+_TAILS = (1.5, 2.5)  # normal scores from which squares see the tails, where a score may grow but waves do not
 
 
 class Basis:
-    """Coordinates, their products, and waves; in each category their own.
+    """Coordinates, their products, waves, and squares in the tails; in each category their own.
 
     Parameters
     ----------
@@ -34,6 +35,7 @@ class Basis:
         # The square of an indicator is itself.
         keep = (first != second) | torch.tensor([kinds[k] != "indicator" for k in plain])[first]
         self._first, self._second = Constant(first[keep]), Constant(second[keep])
+        self._tails = Constant(_TAILS)
         self._scores = [k for k, kind in enumerate(kinds) if kind == "score"]
         self._positions = [k for k, kind in enumerate(kinds) if kind == "position"]
         self._angles = [k for k, kind in enumerate(kinds) if kind == "cosine"]
@@ -78,10 +80,12 @@ class Basis:
         plain, (first, second) = self._plain_of(z), self._pairs(z)
         values = [plain, plain.index_select(-1, first) * plain.index_select(-1, second)]
         for angle, _, _, n in self._waves(z):
-            values.append(_multiples(angle, n)[0])
+            values.append(_cosines(angle, n))
         for k in self._angles:
-            cos, sin = _multiples(torch.atan2(z[:, k + 1], z[:, k]), self._n_waves)
-            values += [cos[:, 1:], sin[:, 1:]]
+            angle = torch.atan2(z[:, k + 1], z[:, k])
+            values += [waves(angle, self._n_waves)[:, 1:] for waves in (_cosines, _sines)]
+        for k in self._scores:
+            values += [beyond.square() for beyond in self._beyond(z[:, k])]
         return torch.cat(values, -1)
 
     def _slopes(self, z: Tensor, dz: Tensor, weights: Tensor) -> Tensor:
@@ -91,12 +95,20 @@ class Basis:
         products = products + products.transpose(0, 1)
         slopes = [torch.einsum("e,dej->jd", weighted, tangents), products[self._pairs(z)]]
         for angle, slope, k, n in self._waves(z):
-            slopes.append(self._along(-_multiples(angle, n)[1], slope * weighted, dz[:, :, k]))
+            slopes.append(self._along(-_sines(angle, n), slope * weighted, dz[:, :, k]))
         for k in self._angles:
-            cos, sin = _multiples(torch.atan2(z[:, k + 1], z[:, k]), self._n_waves)
+            angle, n = torch.atan2(z[:, k + 1], z[:, k]), self._n_waves
             turn = z[:, k] * dz[:, :, k + 1] - z[:, k + 1] * dz[:, :, k]
-            slopes += [self._along(one, weighted, turn)[1:] for one in (-sin, cos)]
+            slopes += [self._along(one, weighted, turn)[1:] for one in (-_sines(angle, n), _cosines(angle, n))]
+        for k in self._scores:
+            above, below = self._beyond(z[:, k])
+            slopes += [2 * one.T @ (weighted[:, None] * dz[:, :, k].T) for one in (above, -below)]
         return torch.cat(slopes)
+
+    def _beyond(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Distances (event, tail) of normal scores (event,) from where the upper and the lower tails begin."""
+        tails = self._tails.like(z)
+        return (z[:, None] - tails).clamp(min=0), (-z[:, None] - tails).clamp(min=0)
 
     def _plain_of(self, z: Tensor) -> Tensor:
         return z.index_select(-1, self._plain.like(z))
@@ -123,14 +135,23 @@ class Basis:
         return k[:, None] * (derivatives.T @ (weights[:, None] * tangents.T))
 
 
-def _multiples(angle: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (event, n) of 1 to n times an angle (event,), by the addition theorem."""
-    cos, sin = [angle.cos()], [angle.sin()]
+def _cosines(angle: Tensor, n: int) -> Tensor:
+    """Cosines (event, n) of 1 to n times an angle (event,)."""
+    cos = angle.cos()
+    return _multiples([torch.ones_like(cos), cos], 2 * cos, n)
+
+
+def _sines(angle: Tensor, n: int) -> Tensor:
+    """Sines (event, n) of 1 to n times an angle (event,)."""
+    return _multiples([torch.zeros_like(angle), angle.sin()], 2 * angle.cos(), n)
+
+
+def _multiples(first: list[Tensor], twice_cos: Tensor, n: int) -> Tensor:
+    """The functions of 1 to n times an angle that begin with those of 0 and 1 times the angle (Chebyshev)."""
+    waves = first
     for _ in range(1, n):
-        c, s = cos[-1], sin[-1]
-        cos.append(c * cos[0] - s * sin[0])
-        sin.append(s * cos[0] + c * sin[0])
-    return torch.stack(cos).T, torch.stack(sin).T
+        waves.append(twice_cos * waves[-1] - waves[-2])
+    return torch.stack(waves[1:]).T
 
 
 def bases_of(coordinates: Coordinates) -> list[Basis]:

@@ -1,7 +1,7 @@
 """Simulated events as coordinates with their derivatives, and the moments of functions over them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -95,6 +95,12 @@ class Sample:
             before, after, width = differences
             differences = Differences(before[:, first:last], after[:, first:last], width)
         return Sample(self.z[first:last], weights, category, tangents, differences)
+
+    def weighted(self, weights: Tensor) -> "Sample":
+        """The same events with further weights (event,), which keep the shares of the categories."""
+        share = torch.nn.functional.one_hot(self.category).to(weights)
+        means = (weights @ share) / share.sum(0).clamp(min=1)
+        return replace(self, weights=self.weights * weights / means[self.category])
 
     def mean(self, values: Tensor) -> Tensor:
         """Means (function,) of values (event, function)."""

@@ -20,6 +20,8 @@ from .sample import Differences, Function, Sample
 _EDGE = 1e-7  # distance (in units of the range) that t keeps from the ends
 WIDE, NARROW = 0.2, 0.1  # widths of differences in deviations of one event: to learn from, and for a solution
 MOST_WIDTH = 0.1  # of differences, in units of the ranges
+_TINY = 1e-10  # distance of noise from 0 and 1
+_WIDENED = 1.5  # of normal scores of noise, to learn from
 _CHUNK = 16_384  # observed events whose functions are computed at a time
 
 
@@ -120,19 +122,32 @@ class Simulation:
     def noise(self, n: int, number: int, n_sets: int = 1, is_kept: bool = True) -> Tensor:
         """Scrambled Sobol sequences (set * event, noise_dim), one after the other; others for each number."""
         if (n, number, n_sets) not in self._noise:
-            engines = [
-                torch.quasirandom.SobolEngine(
-                    self.problem.noise_dim, scramble=True, seed=self._seed + number + 1000 * k
-                )
-                for k in range(n_sets)
-            ]
+            engines = [self._sobol(self.problem.noise_dim, number + 1000 * k) for k in range(n_sets)]
             drawn = torch.cat([engine.draw(n, dtype=torch.float64) for engine in engines])
             # Zero breaks the logarithms of simulators.
-            drawn = drawn.clamp(1e-10, 1 - 1e-10)
+            drawn = drawn.clamp(_TINY, 1 - _TINY)
             if not is_kept:
                 return drawn
             self._noise[n, number, n_sets] = drawn
         return self._noise[n, number, n_sets]
+
+    def wide_noise(self, n: int, number: int) -> tuple[Tensor, Tensor]:
+        """Noise (event, noise_dim) of which more is near 0 and 1 than in events, and weights (event,) to undo that.
+
+        Rare events may decide a parameter, and what is learned from few of them is poor.  In half of the events, the
+        normal score of one of the numbers is `_WIDENED` times as large.
+        """
+        n_dim = self.problem.noise_dim
+        drawn = self._sobol(n_dim + 1, number).draw(n, dtype=torch.float64).clamp(_TINY, 1 - _TINY)
+        scores, choice = torch.special.ndtri(drawn[:, :n_dim]), (2 * n_dim * drawn[:, n_dim]).long()
+        is_wide = choice[:, None] == torch.arange(n_dim)
+        scores = torch.where(is_wide, _WIDENED * scores, scores)
+        # Densities of each of the numbers if it is wide, relative to those of events
+        densities = torch.exp(0.5 * (1 - _WIDENED**-2) * scores.square()) / _WIDENED
+        return torch.special.ndtr(scores).clamp(_TINY, 1 - _TINY), 2 / (1 + densities.mean(1))
+
+    def _sobol(self, n_dim: int, number: int) -> torch.quasirandom.SobolEngine:
+        return torch.quasirandom.SobolEngine(n_dim, scramble=True, seed=self._seed + number)
 
     def residuals(self, t: Tensor, statistic: Tensor | None = None) -> Tensor:
         """Residuals of constraints, priors and measurements, with the statistic of the observed or of other events."""

@@ -216,8 +216,8 @@ def along_axes(
 
     The information is that of all events; unless it comes from a learned score, the axes follow what `basis` sees.
     """
-    noise, units = simulation.noise(N_LEARN, 1), units_of(information, observed.n)
-    sample = observed.sample(simulation, t, noise, torch.diag(units))
+    (noise, weights), units = simulation.wide_noise(N_LEARN, 1), units_of(information, observed.n)
+    sample = observed.sample(simulation, t, noise, torch.diag(units)).weighted(weights)
     if not is_learned:
         pulls = simulation.pulls(t)
         seen = information_matrix(basis, sample) / units / units[:, None]
@@ -226,16 +226,16 @@ def along_axes(
     # A direction that these functions hardly see is stretched to a range at most.
     axes = vectors * eigenvalues.clamp(min=DETERMINED / observed.n).rsqrt()
     if sample.tangents is None:
-        return axes, observed.differences(simulation, t, noise, axes, WIDE)
+        return axes, observed.differences(simulation, t, noise, axes, WIDE).weighted(weights)
     tangents = torch.einsum("pec,pd->dec", sample.tangents, axes / units[:, None])
-    if len(t) <= _MOST_DIFFERENCES and _is_scattered(tangents):
-        return axes, observed.differences(simulation, t, noise, axes, WIDE)
+    if len(t) <= _MOST_DIFFERENCES and _is_scattered(tangents, sample.weights):
+        return axes, observed.differences(simulation, t, noise, axes, WIDE).weighted(weights)
     return axes, replace(sample, tangents=tangents)
 
 
-def _is_scattered(tangents: Tensor) -> bool:
+def _is_scattered(tangents: Tensor, weights: Tensor) -> bool:
     """Whether few events make most of the mean square of a derivative, from which a network would learn only these."""
-    squares = tangents.square().sum(-1)
+    squares = weights * tangents.square().sum(-1)
     few = squares.topk(squares.shape[1] // 100).values
     return bool((few.sum(1) > _MOST_OF_FEW * squares.sum(1)).any())
 
