@@ -17,7 +17,6 @@ import math
 import shutil
 import tempfile
 import time
-import zlib
 from collections import Counter
 from pathlib import Path
 from unittest import mock
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 from closures import Results
 from problems import KINDS
-from zoo import counts, digest, joint_distance, likelihood_fit
+from zoo import counts, digest, joint_distance, likelihood_fit, own_seed
 
 from sagips_kit import RunSpec, Settings, analysis, open_run, run
 from sagips_kit.ranks.world import World
@@ -75,11 +74,10 @@ def study(kind, name, fault, seed, n_events, n_steps):
     """The verdict on one run."""
     key = {"kind": kind, "problem": name, "fault": fault, "seed": seed}
     problem = KINDS[kind][name]()
-    # Problems share no random numbers: the same resamples of similar events would have the same spread.
-    own_seed = zlib.crc32(name.encode()) + seed
-    events = problem.observed(n_events, np.random.default_rng(own_seed))
+    seed_here = own_seed(name, seed)
+    events = problem.observed(n_events, np.random.default_rng(seed_here))
     folder = tempfile.mkdtemp(prefix="verdict")
-    given = {"n_steps": n_steps, "seed": own_seed, "settings": Settings(n_members=4), "reference": False}
+    given = {"n_steps": n_steps, "seed": seed_here, "settings": Settings(n_members=4), "reference": False}
     context, changes = FAULTS.get(fault, (contextlib.nullcontext, {}))
     begin = time.process_time()
     try:
