@@ -24,9 +24,13 @@ class Basis:
         Number of waves cos(pi k u) of each observable, u being its quantile; of an angle, of its harmonics.
     n_positions : int
         Number of waves of its position within the observed range.
+    has_tails : bool
+        Whether squares of the distance from normal scores far from the middle are among the functions.
     """
 
-    def __init__(self, coordinates: Coordinates, n_waves: int, n_positions: int = 0) -> None:
+    def __init__(
+        self, coordinates: Coordinates, n_waves: int, n_positions: int = 0, *, has_tails: bool = False
+    ) -> None:
         kinds = coordinates.kinds
         self._coordinates, self._n_waves, self._n_positions = coordinates, n_waves, n_positions
         plain = torch.tensor([k for k, kind in enumerate(kinds) if kind not in ("category", "position")])
@@ -35,7 +39,7 @@ class Basis:
         # The square of an indicator is itself.
         keep = (first != second) | torch.tensor([kinds[k] != "indicator" for k in plain])[first]
         self._first, self._second = Constant(first[keep]), Constant(second[keep])
-        self._tails = Constant(_TAILS)
+        self._tails = Constant(_TAILS if has_tails else ())
         self._scores = [k for k, kind in enumerate(kinds) if kind == "score"]
         self._positions = [k for k, kind in enumerate(kinds) if kind == "position"]
         self._angles = [k for k, kind in enumerate(kinds) if kind == "cosine"]
@@ -156,9 +160,10 @@ def _multiples(first: list[Tensor], twice_cos: Tensor, n: int) -> Tensor:
 
 def bases_of(coordinates: Coordinates) -> list[Basis]:
     """The sets of functions of which a score takes the one that gains most."""
-    return [
-        Basis(coordinates, _COARSE),
-        Basis(coordinates, _COARSE, _COARSE),
-        Basis(coordinates, _FINE),
-        Basis(coordinates, _COARSE, _FINE),
-    ]
+    numbers = (_COARSE, 0), (_COARSE, _COARSE), (_FINE, 0), (_COARSE, _FINE)
+    return [Basis(coordinates, *numbers_of_waves, has_tails=True) for numbers_of_waves in numbers]
+
+
+def coarse_bases_of(coordinates: Coordinates) -> tuple[Basis, Basis]:
+    """Few functions for a search and a test, without and with positions; means over tails are too few events to test."""
+    return Basis(coordinates, _COARSE), Basis(coordinates, _COARSE, _COARSE)

@@ -23,7 +23,7 @@ from ..problems.arguments import require_arguments, require_fixed, require_start
 from ..problems.base import Problem
 from ..store.contributions import CONSTRAINTS, MEASUREMENTS, PRIORS, Contribution, by_group
 from ..store.findings import Finding
-from .basis import Basis, bases_of
+from .basis import Basis, bases_of, coarse_bases_of
 from .contributions import contributions_of
 from .derivatives import wrong_derivatives
 from .findings import NEAR, findings_of, moving_edges
@@ -326,7 +326,7 @@ def fit(
     observed = Observation(problem, checked)
     simulation = Simulation(problem, problem.statistic(observed.events), seed, fixed)
     bases = bases_of(observed.coordinates)
-    plain, more = bases[:2]
+    plain, more = coarse_bases_of(observed.coordinates)
     # Positions see where events are rare, as many parameters need; far from the solution they may mislead a search.
     n_functions = plain(observed.coordinates(observed.events[:1], category=observed.category[:1])[0]).shape[1]
     coarse = plain if n_functions > 2 * len(simulation.parameters) else more
@@ -418,11 +418,11 @@ def _learn(
 
     Only the last solution uses all observed events; those before it, some.
     """
-    t, information, is_learned, is_rough = place.t, place.information, False, True
+    t, information, is_learned, is_rough, score = place.t, place.information, False, True, None
     for _ in range(_N_ROUNDS):
         axes, sample = along_axes(simulation, used, coarse, t, information, is_learned)
         simulation.uses_differences = sample.differences is not None
-        score = Score(sample, bases, seed, is_rough)
+        score = Score(sample, bases, seed, is_rough, score)
         solution = solve(simulation, used, score, t, axes)
         edges, is_last = _state(simulation, used, score, solution, axes)
         if is_last and used is not observed:
@@ -433,6 +433,7 @@ def _learn(
             break
         t, information, is_learned = solution.t, solution.information, True
         is_rough = is_rough and not _is_near(solution, axes, used.n)
+    assert score is not None
     return score, solution, axes, edges
 
 

@@ -11,7 +11,7 @@ from .simulated import Observation, Simulation
 from .solve import Solution, sets_of, units_of
 
 _N_COVARIANCE = 65536  # simulated events for the covariance of some hundred functions
-_LEAST_VARIANCE = 1e-4  # relative; what varies less is what was subtracted, which is not known that precisely
+_LEAST_VARIANCE = 1e-3  # relative; what varies less is held by the score, but for a few events in the tails
 _USUAL = 4.0  # deviations of a component of the score up to which its products are followed
 
 
@@ -37,8 +37,9 @@ def goodness_of(
         return values[..., n_directions:] - values[..., :n_directions] @ projection.T
 
     sets, enough = sets_of(sample), sample.part(0, min(len(sample.z), _N_COVARIANCE))
-    covariance = enough.covariance(rest(functions(enough.z)))
-    scale = covariance.diag().clamp(min=1e-300).rsqrt()
+    values = functions(enough.z)
+    covariance, before = enough.covariance(rest(values)), enough.covariance(values).diag()[n_directions:]
+    scale = before.clamp(min=1e-300).rsqrt()
     eigenvalues, vectors = torch.linalg.eigh(covariance * scale[:, None] * scale)
     keep = eigenvalues > _LEAST_VARIANCE * eigenvalues.max()
     directions = scale[:, None] * vectors[:, keep]

@@ -122,6 +122,12 @@ class _Network:
         network.weights += [torch.zeros(_WIDTHS[-1], n), torch.zeros(n)]
         return network
 
+    def taught_by(self, other: "_Network") -> None:
+        """Begin with the hidden layers of a network for nearly the same events, which may have been hard to find."""
+        if self.weights[0].shape == other.weights[0].shape:
+            self._mean, self.whitening = other._mean, other.whitening
+            self.weights[:-2] = [weight.clone() for weight in other.weights[:-2]]
+
     @classmethod
     def restored(cls, given: Function, state: dict[str, Any]) -> "_Network":
         unit = state.get("unit")
@@ -236,6 +242,8 @@ class Score:
         Of the network.
     is_rough : bool
         Whether a short training of the network is enough, as where parameters are still far from the solution.
+    before : Score or None
+        The score at a place nearby, whose network this one begins with.
 
     Attributes
     ----------
@@ -245,7 +253,14 @@ class Score:
         Information per event, as a fraction of the number of directions, of each part on held-out events.
     """
 
-    def __init__(self, sample: Sample, bases: Sequence[Basis], seed: int = 0, is_rough: bool = False) -> None:
+    def __init__(
+        self,
+        sample: Sample,
+        bases: Sequence[Basis],
+        seed: int = 0,
+        is_rough: bool = False,
+        before: "Score | None" = None,
+    ) -> None:
         # Contiguous parts: every so many-th point of a Sobol sequence lies in one part of the cube.
         n = round((1 - _HELD_OUT) * len(sample.z))
         train, test = sample.part(0, n), sample.part(n, len(sample.z))
@@ -254,7 +269,9 @@ class Score:
         function, value = candidates[number]
         self._function, self.gains = _Limited.at(function, sample.z), {"functions": value}
         self._state: dict[str, Any] = {"basis": torch.tensor(number), "functions": self._function.state()}
-        network = _Network.new(train, seed, self._function)
+        self._network = network = _Network.new(train, seed, self._function)
+        if before is not None:
+            network.taught_by(before._network)
         pilot, judge = train.part(0, min(n, _N_PILOT)), test.part(0, min(len(test.z), _N_PILOT // 2))
         self.is_complete = _learn(network, pilot, judge, self._function, _N_PILOT_EPOCHS, seed) < _GAIN
         if not self.is_complete:
