@@ -165,5 +165,5 @@ def bases_of(coordinates: Coordinates) -> list[Basis]:
 
 
 def coarse_bases_of(coordinates: Coordinates) -> tuple[Basis, Basis]:
-    """Few functions for a search and a test, without and with positions; means over tails are too few events to test."""
+    """Few functions for searches and tests, without and with positions; tails are too few events for a test."""
     return Basis(coordinates, _COARSE), Basis(coordinates, _COARSE, _COARSE)

@@ -39,6 +39,7 @@ _LEAST_EVENTS = 100  # fewer say too little about the distribution of an observa
 _N_SOME = 200_000  # observed events that are enough for a search
 _FEW = 2  # waves for the comparison of derivatives
 _LARGE = 0.1  # part of a standard deviation from which a contribution is printed
+_POOR = 0.8  # information of a score, relative to the one before, below which it is learned once more
 _N_ROUNDS = 8  # learn again, at most so many times, where the solution has moved
 
 
@@ -418,11 +419,14 @@ def _learn(
 
     Only the last solution uses all observed events; those before it, some.
     """
-    t, information, is_learned, is_rough, score = place.t, place.information, False, True, None
+    t, information, is_learned, is_rough = place.t, place.information, False, True
     for _ in range(_N_ROUNDS):
         axes, sample = along_axes(simulation, used, coarse, t, information, is_learned)
         simulation.uses_differences = sample.differences is not None
-        score = Score(sample, bases, seed, is_rough, score)
+        least = _POOR if is_learned else 0.0  # axes are in units of the information of the score before
+        score = Score(sample, bases, seed, is_rough, least)
+        if score.information < least:  # a network may find nothing where another does
+            score = max(score, Score(sample, bases, seed + 1, is_rough, least), key=lambda one: one.information)
         solution = solve(simulation, used, score, t, axes)
         edges, is_last = _state(simulation, used, score, solution, axes)
         if is_last and used is not observed:
@@ -433,7 +437,6 @@ def _learn(
             break
         t, information, is_learned = solution.t, solution.information, True
         is_rough = is_rough and not _is_near(solution, axes, used.n)
-    assert score is not None
     return score, solution, axes, edges
 
 

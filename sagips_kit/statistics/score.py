@@ -26,6 +26,7 @@ _N_EPOCHS, _BATCH, _RATE = 24, 1024, 1e-2
 _N_PILOT_EPOCHS, _N_PILOT = 6, 16384  # of the short training that shows whether a network adds anything
 _GAIN = 5e-4  # smallest gain of information in all directions together for which a network is trained fully
 _HELD_OUT = 0.25  # fraction of the simulated events that judge what the others have taught
+_N_PARTS, _CERTAIN = 8, 2.0  # parts of these events, and standard errors by which more functions must be better
 _RIDGES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)  # relative; of weights in closed form
 _RARE, _BEYOND = 1e-3, 2.5  # quantiles of a score, and how many times farther from its median it may be
 _CLAMP = 30.0  # standard deviations at which derivatives are cut while a network learns
@@ -121,12 +122,6 @@ class _Network:
         n = sample.n_directions
         network.weights += [torch.zeros(_WIDTHS[-1], n), torch.zeros(n)]
         return network
-
-    def taught_by(self, other: "_Network") -> None:
-        """Begin with the hidden layers of a network for nearly the same events, which may have been hard to find."""
-        if self.weights[0].shape == other.weights[0].shape:
-            self._mean, self.whitening = other._mean, other.whitening
-            self.weights[:-2] = [weight.clone() for weight in other.weights[:-2]]
 
     @classmethod
     def restored(cls, given: Function, state: dict[str, Any]) -> "_Network":
@@ -237,13 +232,13 @@ class Score:
     sample : Sample
         Simulated events with derivatives along the directions.
     bases : sequence of Basis
-        Sets of functions of the closed-form part; the one that gains most on held-out events is taken.
+        Sets of functions of the closed-form part, the smallest first; the best on held-out events is taken.
     seed : int
         Of the network.
     is_rough : bool
         Whether a short training of the network is enough, as where parameters are still far from the solution.
-    before : Score or None
-        The score at a place nearby, whose network this one begins with.
+    least : float
+        Information that is known to be possible; if a short training does not show it, the network is trained fully.
 
     Attributes
     ----------
@@ -254,38 +249,34 @@ class Score:
     """
 
     def __init__(
-        self,
-        sample: Sample,
-        bases: Sequence[Basis],
-        seed: int = 0,
-        is_rough: bool = False,
-        before: "Score | None" = None,
+        self, sample: Sample, bases: Sequence[Basis], seed: int = 0, is_rough: bool = False, least: float = 0.0
     ) -> None:
         # Contiguous parts: every so many-th point of a Sobol sequence lies in one part of the cube.
         n = round((1 - _HELD_OUT) * len(sample.z))
         train, test = sample.part(0, n), sample.part(n, len(sample.z))
-        candidates = [_linear(one, train, test) for one in bases]
-        number = max(range(len(bases)), key=lambda k: candidates[k][1])
-        function, value = candidates[number]
+        number, function, value = _best(bases, train, test)
         self._function, self.gains = _Limited.at(function, sample.z), {"functions": value}
         self._state: dict[str, Any] = {"basis": torch.tensor(number), "functions": self._function.state()}
-        self._network = network = _Network.new(train, seed, self._function)
-        if before is not None:
-            network.taught_by(before._network)
+        network = _Network.new(train, seed, self._function)
         pilot, judge = train.part(0, min(n, _N_PILOT)), test.part(0, min(len(test.z), _N_PILOT // 2))
-        self.is_complete = _learn(network, pilot, judge, self._function, _N_PILOT_EPOCHS, seed) < _GAIN
+        gain = _learn(network, pilot, judge, self._function, _N_PILOT_EPOCHS, seed)
+        is_poor = value + gain / sample.n_directions < least
+        self.is_complete = gain < _GAIN and not is_poor
         if not self.is_complete:
-            if not is_rough:
+            if not is_rough or is_poor:
                 _learn(network, train, test, self._function, _N_EPOCHS, seed)
                 self.is_complete = True
-            # The best combination of both parts: what adds nothing gets no weight.
             middle, end = len(test.z) // 2, len(test.z)
-            unseen = test.part(middle, end)
-            combined, value = _linear(_Joined(self._function, network), test.part(0, middle), unseen)
+            combined, value = _combined(self._function, network, test.part(0, middle), unseen := test.part(middle, end))
             if value > _information(self._function, unseen):
                 self._function = _Limited.at(combined, sample.z)
                 self.gains["with a network"] = value
                 self._state |= {"network": network.state(), "joined": self._function.state()}
+
+    @property
+    def information(self) -> float:
+        """float: Information per event of all parts together, per direction, on held-out events."""
+        return [*self.gains.values()][-1]
 
     @staticmethod
     def restored(bases: Sequence[Basis], state: dict[str, Any]) -> Function:
@@ -356,6 +347,32 @@ def _linear(functions: Basis | _Joined, train: Sample, test: Sample) -> tuple[_L
         if information > most:
             best, most = matrix, information
     return _Linear(functions, best, train.mean(values) @ best), most
+
+
+def _best(bases: Sequence[Basis], train: Sample, test: Sample) -> tuple[int, _Linear, float]:
+    """The number of the best set of functions, their combination, and its information on events that did not teach it.
+
+    Where events say little, that of many functions is uncertain: more functions must be better beyond doubt.
+    """
+    parts, best, most = test.parts(_N_PARTS), None, torch.zeros(_N_PARTS)
+    for number, basis in enumerate(bases):
+        function, value = _linear(basis, train, test)
+        information = torch.tensor([_information(function, part) for part in parts])
+        gain = information - most
+        if best is None or gain.mean() > _CERTAIN * gain.std() / math.sqrt(_N_PARTS):
+            best, most = (number, function, value), information
+    assert best is not None
+    return best
+
+
+def _combined(function: Function, network: _Network, some: Sample, unseen: Sample) -> tuple[_Linear, float]:
+    """The sum of both or, if unseen events prefer it, their best combination on some events, and its information."""
+    both = _Joined(function, network)
+    matrix = torch.eye(some.n_directions, dtype=some.z.dtype).repeat(2, 1)
+    added = _Linear(both, matrix, some.mean(both(some.z)) @ matrix)
+    best, value = _linear(both, some, unseen)
+    information = _information(added, unseen)
+    return (added, information) if information > value else (best, value)
 
 
 def _information(function: Function, sample: Sample) -> float:
