@@ -12,17 +12,19 @@ import pytest
 import torch
 
 from sagips_kit import Measurement, Octants, Problem, fit, fit_likelihood
-from sagips_kit.statistics.basis import Basis
+from sagips_kit.statistics.basis import Basis, bases_of
 from sagips_kit.statistics.coordinates import Coordinates
 from sagips_kit.statistics.limits import bounded_interval
 from sagips_kit.statistics.sample import Sample
+from sagips_kit.statistics.score import _best
+from sagips_kit.statistics.simulated import Simulation
 from sagips_kit.statistics.toys import Toys
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # at the end of the path, because files in both folders may have the same names
 problems = importlib.import_module("problems")
-Normal, Energies, HeavyTails, Triple = (
-    problems.REGULAR[name] for name in ("Normal", "Energies", "HeavyTails", "Triple")
+Normal, Energies, HeavyTails, Triple, Floods = (
+    problems.REGULAR[name] for name in ("Normal", "Energies", "HeavyTails", "Triple", "Floods")
 )
 
 
@@ -40,6 +42,37 @@ def test_the_fit_agrees_with_the_likelihood(kind, rng):
     assert joint_distance(result, reference) < 0.15
     assert result.deviation == pytest.approx(reference.deviation, rel=0.06)
     assert result.findings == () and result.p_value > 0.001
+
+
+def test_a_few_events_in_a_tail_count_as_in_the_likelihood():
+    """For these, functions that do not see the tails gave an estimate 0.3 deviations off."""
+    problem = Floods()
+    events = problem.observed(None, np.random.default_rng(1))
+    assert joint_distance(fit(problem, events, seed=1), fit_likelihood(problem, events)) < 0.2
+
+
+def test_weights_undo_that_more_noise_is_near_its_ends():
+    simulation = Simulation(Triple(), torch.zeros(1, 3), 0)
+    noise, weights = simulation.wide_noise(16384, 1)
+    assert noise.shape == (16384, 3) and float((noise > 0.999).double().mean()) > 3e-3
+    sample = Sample(noise, torch.ones(16384, dtype=torch.float64), torch.zeros(16384, dtype=torch.long))
+    sample = sample.weighted(weights)
+    means = sample.mean(torch.cat([noise, noise.square(), (noise > 0.999).double()], 1))
+    np.testing.assert_allclose(means, [1 / 2] * 3 + [1 / 3] * 3 + [1e-3] * 3, atol=2e-4)
+    assert float(weights.max() / weights.min()) > 100 and float(sample.weights.max()) < 2
+
+
+@pytest.mark.parametrize("is_useful", [False, True])
+def test_more_functions_are_taken_only_if_they_are_better_beyond_doubt(is_useful, rng):
+    """Random derivatives teach nothing; those of a quick oscillation need many waves."""
+    events = rng.normal(size=(8000, 1))
+    coordinates = Coordinates(events)
+    changes = np.cos(20 * events) if is_useful else rng.normal(size=(8000, 1))
+    z, [dz] = coordinates(torch.as_tensor(events), [torch.as_tensor(changes)])
+    sample = Sample(z, torch.ones(8000, dtype=torch.float64), torch.zeros(8000, dtype=torch.long), dz[None])
+    number, _, information = _best(bases_of(coordinates), sample.part(0, 6000), sample.part(6000, 8000))
+    assert (number > 0) == is_useful
+    assert information < 0.1 or is_useful
 
 
 class Priors(HeavyTails):
@@ -299,7 +332,7 @@ def test_slopes_of_means_are_those_of_repeated_simulation(n_categories, rng):
     events = np.stack([rng.normal(size=3000), rng.vonmises(0.3, 1.0, 3000), rng.integers(0, 2, 3000)], -1)
     category = events[:, 2].astype(int) if n_categories == 2 else None
     coordinates = Coordinates(events, category, n_categories, {1: 2 * math.pi})
-    basis = Basis(coordinates, 4, 3)
+    basis = Basis(coordinates, 4, 3, has_tails=True)
     # No event is at a knot, where there are two derivatives.
     given = torch.as_tensor(events + np.array([0.0123, 0.0, 0.0]))
     tangents = [torch.as_tensor(rng.normal(size=(3000, 3))) * torch.tensor([1.0, 1.0, 0.0]) for _ in range(2)]
