@@ -423,7 +423,7 @@ def _learn(
     for _ in range(_N_ROUNDS):
         axes, sample = along_axes(simulation, used, coarse, t, information, is_learned)
         simulation.uses_differences = sample.differences is not None
-        least = _POOR if is_learned else 0.0  # axes are in units of the information of the score before
+        least = _POOR * _of_events(simulation, used, t, information, axes) if is_learned else 0.0
         score = Score(sample, bases, seed, is_rough, least)
         if score.information < least:  # a network may find nothing where another does
             score = max(score, Score(sample, bases, seed + 1, is_rough, least), key=lambda one: one.information)
@@ -438,6 +438,12 @@ def _learn(
         t, information, is_learned = solution.t, solution.information, True
         is_rough = is_rough and not _is_near(solution, axes, used.n)
     return score, solution, axes, edges
+
+
+def _of_events(simulation: Simulation, used: Observation, t: Tensor, information: Tensor, axes: Tensor) -> float:
+    """Information per event and direction that a score had, without that of residuals."""
+    pulls = simulation.pulls(t)
+    return float((axes.T @ (information - pulls.T @ pulls) @ axes).trace()) / (used.n * len(t))
 
 
 def _state(
