@@ -23,6 +23,7 @@ from mpi_launcher import APART, TESTS, mpiexec
 from test_slots import Memory
 
 from sagips_kit.exchange import AllReduce, Chain, Every, Exchange, Exponential, Leaders, OneSided, Ring, Within
+from sagips_kit.ranks import device_group
 from sagips_kit.ranks.topology import groups
 from sagips_kit.ranks.world import PeerError, World
 
@@ -57,6 +58,7 @@ _NEVER_WAITING = "OneSided(payload='gradient')"
         (2, "Ring()", 50_000, APART),
         (3, "Ring()", 1_000_000, APART),
         (3, "AllReduce()", 10, {}),
+        (3, "AllReduce(library='torch')", 1_000_000, {}),
         (4, "Chain(Within(Ring(), size=2), Leaders(Ring(), size=2))", 10, {}),
         (3, _WAITING, 10, {}),
         (3, _WAITING, 10, APART),
@@ -407,6 +409,33 @@ def test_a_lone_process_never_starts_mpi():
 def test_peer_error_keeps_its_rank_through_pickle():
     error = pickle.loads(pickle.dumps(PeerError("Stopped because rank 3 failed", 3)))
     assert (str(error), error.rank) == ("Stopped because rank 3 failed", 3)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "text"),
+    [
+        (
+            [("a", "cuda", "GPU-1", ""), ("b", "cuda", "GPU-1", ""), ("a", "cuda", "GPU-1", "")],
+            "ranks 0 and 2 share an accelerator of a, and NCCL needs one for each rank",
+        ),
+        ([("a", "cuda", "GPU-1", ""), ("a", "cpu", "", "")], "devices of different kinds .cpu, cuda.*SAGIPS_DEVICE"),
+        ([("a", "xpu", "", "")] * 2, ""),  # which does not know its number
+        ([("a", "cpu", "", "")] * 2, ""),
+    ],
+)
+def test_ranks_that_pytorch_cannot_add_up_are_told_why(ranks, text):
+    assert re.search(text, device_group._obstacle(ranks)) and bool(text) == bool(device_group._obstacle(ranks))
+
+
+@pytest.mark.skipif(torch.distributed.is_nccl_available(), reason="this PyTorch is for GPUs")
+def test_a_device_without_a_library_of_pytorch_is_refused():
+    world = World.alone("cpu")
+    world.size = 2
+    for device, reason in (("meta", "no library .* 'meta' .* only for cuda, xpu, cpu"), ("mps", "no library .* 'mps'")):
+        assert re.match(f"rank 0: PyTorch has {reason}", device_group.obstacle(world, torch.device(device)))
+    assert re.match("this PyTorch .* was built without NCCL, its", device_group._lacking(torch.device("cuda")))
+    with pytest.raises(ValueError, match=r"AllReduce\(library=\"torch\"\): rank 0: .* Use the MPI library"):
+        AllReduce(library="torch").open(world, torch.ones(1, 2, device="meta"))
 
 
 _gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -88,5 +88,5 @@ class _ChainChannel(Channel):
     def mixing(self, flat: torch.Tensor, step: int, payload: Payload) -> Mixing:
         mixed = Mixed()
         for part in self.parts.values():
-            mixed = mixed.then((yield from part.mixing(flat, step, payload)))
+            mixed = mixed.then((yield from part.mixing_in_reach(flat, step, payload)))
         return mixed

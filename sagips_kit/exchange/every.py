@@ -92,7 +92,7 @@ class _EveryChannel(Channel):
         self.parts = {"part": exchange.part.open(world, like), "otherwise": exchange.otherwise.open(world, like)}
 
     def mixing(self, flat: torch.Tensor, step: int, payload: Payload) -> Mixing:
-        return self._of(step).mixing(flat, step, payload)
+        return self._of(step).mixing_in_reach(flat, step, payload)
 
     def stand_by(self, step: int, payload: Payload) -> None:
         self._of(step).stand_by(step, payload)

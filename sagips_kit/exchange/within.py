@@ -83,7 +83,7 @@ class _WithinChannel(Channel):
         self.parts = {"part": exchange.part.open(group, like)}
 
     def mixing(self, flat: torch.Tensor, step: int, payload: Payload) -> Mixing:
-        return self.parts["part"].mixing(flat, step, payload)
+        return self.parts["part"].mixing_in_reach(flat, step, payload)
 
     def close(self) -> None:
         super().close()
