@@ -7,8 +7,8 @@ import torch
 from .._value import value
 from ..ranks.device_group import DeviceGroup
 from ..ranks.world import World
-from .channel import Mixed, Mixing, Wait
 from .mean import Mean, MeanChannel
+from .mixing import Mixed, Mixing, Wait
 
 
 @value

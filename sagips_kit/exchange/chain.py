@@ -9,7 +9,8 @@ from .._value import value
 from ..ranks.topology import joined
 from ..ranks.world import World
 from .base import Exchange
-from .channel import Channel, Mixed, Mixing, Payload
+from .channel import Channel
+from .mixing import Mixed, Mixing, Payload
 
 
 @value(positional=("*parts",))

@@ -9,8 +9,9 @@ from .._value import Count, value
 from ..ranks.topology import joined
 from ..ranks.world import World
 from .base import Exchange
-from .channel import Channel, Mixing, Payload
+from .channel import Channel
 from .independent import Independent
+from .mixing import Mixing, Payload
 
 
 @value(positional=("period", "part"))

@@ -9,7 +9,8 @@ from .._value import Count, value
 from ..ranks.topology import groups, numbered
 from ..ranks.world import World
 from .base import Exchange
-from .channel import Channel, Mixed, Mixing, Payload, Wait
+from .channel import Channel
+from .mixing import Mixed, Mixing, Payload, Wait
 
 
 @value(positional=("part",))

@@ -14,7 +14,8 @@ from pydantic import Field
 from .._value import Positive, value
 from ..ranks.world import World
 from .base import Exchange
-from .channel import Channel, Mixed, Mixing, Payload
+from .channel import Channel
+from .mixing import Mixed, Mixing, Payload
 
 
 @value

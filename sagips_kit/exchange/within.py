@@ -9,7 +9,8 @@ from .._value import Count, value
 from ..ranks.topology import groups, numbered
 from ..ranks.world import World
 from .base import Exchange
-from .channel import Channel, Mixing, Payload
+from .channel import Channel
+from .mixing import Mixing, Payload
 
 
 @value(positional=("part",))
