@@ -457,6 +457,17 @@ def test_device_buffers_are_tried_before_they_are_used(device):
         assert (has_them and device == "cuda") or re.match(refusal, line)
 
 
+@pytest.mark.mpi
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=_gpu)])
+def test_sums_on_devices_and_by_mpi_follow_each_other(device):
+    done = mpiexec(2, TESTS / "mpi" / "on_devices.py", device)
+    assert done.returncode == 0, done.stdout
+    if device == "cuda" and torch.cuda.device_count() == 1:
+        assert done.stdout.count("ranks 0 and 1 share an accelerator") == 2, done.stdout
+    else:
+        assert sorted(done.stdout.splitlines()) == [f"rank {rank} has [0.5] on {device}" for rank in range(2)]
+
+
 def test_the_mpi_library_reports_whether_it_reads_gpus():
     mpi4py = pytest.importorskip("mpi4py")
     code = "from sagips_kit.ranks.accelerators import mpi_reads_gpus; print(mpi_reads_gpus())"

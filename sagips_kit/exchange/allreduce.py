@@ -35,8 +35,8 @@ class AllReduce(Mean):
     library : {"mpi", "torch"}
         What sums.  "torch" is PyTorch's own library for the device of the ranks (NCCL for GPUs of NVIDIA and AMD, XCCL
         for those of Intel, Gloo for CPUs): numbers go from accelerator to accelerator, not through host memory.  Each
-        rank needs an accelerator of its own.  Ranks of one node meet at a port that only this node reaches, those of
-        several at an open port of rank 0's host.
+        rank needs an accelerator of its own; on CPUs MPI is faster.  Ranks of one node meet at a port that only this
+        node reaches, those of several at an open port of rank 0's host.
 
     See Also
     --------
