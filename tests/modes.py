@@ -106,6 +106,16 @@ MODES = {
         nothing,
     ),
     "hypercube": (Hypercube(), mean, nothing),
+    "on devices": (AllReduce(library="torch"), mean, nothing),
+    "on devices, grouped": (
+        Chain(
+            Within(AllReduce(library="torch"), size=2),
+            Leaders(AllReduce(library="torch"), size=2),
+            Every(3, Leaders(_WEIGHTS, size=2)),
+        ),
+        chain(within(mean, 2), leaders(mean, 2)),
+        every(3, leaders(mean, 2)),
+    ),
     "exponential": (Exponential(), nothing, peers),
     "by node": (
         Chain(Within(Ring()), Every(2, Leaders(_WEIGHTS))),

@@ -17,13 +17,13 @@ from sagips_kit.statistics.simulated import Observation
 SMALL = Settings(n_members=3, n_events=64, generator_widths=(8, 8), discriminator_widths=(8, 8))
 # The most launches of a step, which does not depend on numbers of members or events
 BUDGETS = {
-    "Proxy": (Proxy(n_observed=500), 247),
-    "Proxy2D": (Proxy2D(n_observed=500), 460),
-    "Proxy2D, LOITS": (Proxy2D(n_observed=500, sampler="LOITS"), 316),
-    "Image": (Image(n_pixels=4, n_observed=500), 497),
-    "Linear": (Linear(n_observed=500), 190),
-    "Octants": (Octants(n_observed=500), 166),
-    "DayaBay": (DayaBay(), 435),
+    "Proxy": (Proxy(n_observed=500), 216),
+    "Proxy2D": (Proxy2D(n_observed=500), 408),
+    "Proxy2D, LOITS": (Proxy2D(n_observed=500, sampler="LOITS"), 308),
+    "Image": (Image(n_pixels=4, n_observed=500), 406),
+    "Linear": (Linear(n_observed=500), 182),
+    "Octants": (Octants(n_observed=500), 158),
+    "DayaBay": (DayaBay(), 420),
 }
 
 

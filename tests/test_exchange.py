@@ -23,6 +23,7 @@ from mpi_launcher import APART, TESTS, mpiexec
 from test_slots import Memory
 
 from sagips_kit.exchange import AllReduce, Chain, Every, Exchange, Exponential, Leaders, OneSided, Ring, Within
+from sagips_kit.ranks import device_group
 from sagips_kit.ranks.topology import groups
 from sagips_kit.ranks.world import PeerError, World
 
@@ -57,6 +58,7 @@ _NEVER_WAITING = "OneSided(payload='gradient')"
         (2, "Ring()", 50_000, APART),
         (3, "Ring()", 1_000_000, APART),
         (3, "AllReduce()", 10, {}),
+        (3, "AllReduce(library='torch')", 1_000_000, {}),
         (4, "Chain(Within(Ring(), size=2), Leaders(Ring(), size=2))", 10, {}),
         (3, _WAITING, 10, {}),
         (3, _WAITING, 10, APART),
@@ -251,7 +253,8 @@ def play_in_threads(size, seed, rank_loop, kind=ThreadWorld):
     return results
 
 
-TWO_SIDED = sorted(name for name in MODES if "one-sided" not in name)
+# Those of PyTorch need processes, not threads
+TWO_SIDED = sorted(name for name in MODES if "one-sided" not in name and "devices" not in name)
 
 
 @pytest.mark.parametrize("name", TWO_SIDED)
@@ -409,6 +412,33 @@ def test_peer_error_keeps_its_rank_through_pickle():
     assert (str(error), error.rank) == ("Stopped because rank 3 failed", 3)
 
 
+@pytest.mark.parametrize(
+    ("ranks", "text"),
+    [
+        (
+            [("a", "cuda", "GPU-1", ""), ("b", "cuda", "GPU-1", ""), ("a", "cuda", "GPU-1", "")],
+            "ranks 0 and 2 share an accelerator of a, and NCCL needs one for each rank",
+        ),
+        ([("a", "cuda", "GPU-1", ""), ("a", "cpu", "", "")], "devices of different kinds .cpu, cuda.*SAGIPS_DEVICE"),
+        ([("a", "xpu", "", "")] * 2, ""),  # which does not know its number
+        ([("a", "cpu", "", "")] * 2, ""),
+    ],
+)
+def test_ranks_that_pytorch_cannot_add_up_are_told_why(ranks, text):
+    assert re.search(text, device_group._obstacle(ranks)) and bool(text) == bool(device_group._obstacle(ranks))
+
+
+@pytest.mark.skipif(torch.distributed.is_nccl_available(), reason="this PyTorch is for GPUs")
+def test_a_device_without_a_library_of_pytorch_is_refused():
+    world = World.alone("cpu")
+    world.size = 2
+    for device, reason in (("meta", "no library .* 'meta' .* only for cuda, xpu, cpu"), ("mps", "no library .* 'mps'")):
+        assert re.match(f"rank 0: PyTorch has {reason}", device_group.obstacle(world, torch.device(device)))
+    assert re.match("this PyTorch .* was built without NCCL, its", device_group._lacking(torch.device("cuda")))
+    with pytest.raises(ValueError, match=r"AllReduce\(library=\"torch\"\): rank 0: .* Use the MPI library"):
+        AllReduce(library="torch").open(world, torch.ones(1, 2, device="meta"))
+
+
 _gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
@@ -425,6 +455,17 @@ def test_device_buffers_are_tried_before_they_are_used(device):
             rf"Device buffers cannot be used. Rank 0: (its device is '{device}'|its MPI library cannot|sending GPU)"
         )
         assert (has_them and device == "cuda") or re.match(refusal, line)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=_gpu)])
+def test_sums_on_devices_and_by_mpi_follow_each_other(device):
+    done = mpiexec(2, TESTS / "mpi" / "on_devices.py", device)
+    assert done.returncode == 0, done.stdout
+    if device == "cuda" and torch.cuda.device_count() == 1:
+        assert done.stdout.count("ranks 0 and 1 share an accelerator") == 2, done.stdout
+    else:
+        assert sorted(done.stdout.splitlines()) == [f"rank {rank} has [0.5] on {device}" for rank in range(2)]
 
 
 def test_the_mpi_library_reports_whether_it_reads_gpus():

@@ -8,7 +8,7 @@ import pytest
 from gaussian import QUICK, Gaussian
 from mpi_launcher import mpiexec
 
-from sagips_kit import Independent, OneSided, Problem, Ring, RunSpec, World, tune_exchange
+from sagips_kit import AllReduce, Independent, OneSided, Problem, Ring, RunSpec, World, tune_exchange
 from sagips_kit._value import value
 from sagips_kit.cli import main
 from sagips_kit.exchange import Channel, Mixed
@@ -78,6 +78,17 @@ def test_groups_are_tried_if_nodes_have_equally_many_ranks(nodes, is_grouped):
     modes = usual_modes(world)
     assert modes[0] == Ring() and modes[-1] == OneSided()
     assert any("Within" in repr(mode) for mode in modes) == is_grouped
+
+
+@pytest.mark.parametrize(
+    ("device", "obstacle", "is_tried"), [("cuda", "", True), ("cuda", "why", False), ("cpu", "", False)]
+)
+def test_sums_on_accelerators_are_tried_where_they_work(monkeypatch, device, obstacle, is_tried):
+    monkeypatch.setattr(tune, "obstacle", lambda world, device: obstacle)
+    world = World.alone(device)
+    world.size, world.groups = 4, lambda size=None: [(0, 1), (2, 3)]
+    found = [mode for mode in usual_modes(world) if "torch" in repr(mode)]
+    assert len(found) == (2 if is_tried else 0) and (not found or found[0] == AllReduce(library="torch"))
 
 
 def test_a_single_rank_has_no_choice(path, capsys):

@@ -3,12 +3,13 @@
 from .allreduce import AllReduce
 from .base import Exchange
 from .chain import Chain
-from .channel import Channel, Mixed, Wait
+from .channel import Channel
 from .every import Every
 from .exponential import Exponential
 from .hypercube import Hypercube
 from .independent import Independent
 from .leaders import Leaders
+from .mixing import Mixed, Wait
 from .one_sided import OneSided
 from .ring import Ring
 from .within import Within

@@ -6,7 +6,8 @@ import torch
 
 from .._value import ValueClass
 from ..ranks.world import World
-from .channel import Channel, Payload
+from .channel import Channel
+from .mixing import Payload
 
 
 class Exchange(metaclass=ValueClass):

@@ -9,7 +9,8 @@ from .._value import value
 from ..ranks.topology import joined
 from ..ranks.world import World
 from .base import Exchange
-from .channel import Channel, Mixed, Mixing, Payload
+from .channel import Channel
+from .mixing import Mixed, Mixing, Payload
 
 
 @value(positional=("*parts",))
@@ -88,5 +89,5 @@ class _ChainChannel(Channel):
     def mixing(self, flat: torch.Tensor, step: int, payload: Payload) -> Mixing:
         mixed = Mixed()
         for part in self.parts.values():
-            mixed = mixed.then((yield from part.mixing(flat, step, payload)))
+            mixed = mixed.then((yield from part.mixing_in_reach(flat, step, payload)))
         return mixed

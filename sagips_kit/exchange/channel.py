@@ -5,106 +5,23 @@ Parts are therefore nested by `yield from`, and an exchange can start now and fi
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..ranks.memory import keep_until_exit
 from ..ranks.world import World
+from .mixing import Mixed, Mixing, Payload, Wait
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from mpi4py import MPI
     from mpi4py.typing import BufSpec
 
     from .base import Exchange
-
-Payload: TypeAlias = Literal["gradient", "weights"]
-
-
-@dataclass(frozen=True)
-class Mixed:
-    """What one exchange did.
-
-    Parameters
-    ----------
-    received : int
-        Number of other ranks whose contribution is in the mean.
-    staleness : int
-        Age of the oldest contribution, in steps.
-    waited_s : float
-        Time spent waiting for other ranks, in seconds.
-
-    See Also
-    --------
-    Channel.mix_ : Returns one.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from sagips_kit import Ring, World
-    >>> gradient = torch.ones(1, 3)
-    >>> with Ring().open(World.alone("cpu"), gradient) as channel:
-    ...     channel.mix_(gradient, 0)
-    Mixed(received=0, staleness=0, waited_s=0.0)
-    """
-
-    received: int = 0
-    staleness: int = 0
-    waited_s: float = 0.0
-
-    def then(self, other: "Mixed") -> "Mixed":
-        """Combine this exchange with one that mixed its result: a mean of means.
-
-        Parameters
-        ----------
-        other : Mixed
-            What the later exchange did.
-
-        Returns
-        -------
-        Mixed
-            Both as a single exchange.
-        """
-        received = (1 + self.received) * (1 + other.received) - 1
-        return Mixed(received, max(self.staleness, other.staleness), self.waited_s + other.waited_s)
-
-
-class Wait(NamedTuple):
-    """What an exchange waits for before it can continue, yielded by `Channel.mixing`.
-
-    Parameters
-    ----------
-    until : list of mpi4py.MPI.Request, or callable
-        Requests that all have to complete, or a function without arguments that returns whether the wait is over.
-    whom : str, or callable
-        The rank waited for, for messages; a function without arguments finds it out when it is needed.
-
-    See Also
-    --------
-    Channel.mixing : Yields these.
-
-    Examples
-    --------
-    A channel that does nothing before all ranks have started their step:
-
-    >>> from sagips_kit.exchange import Channel, Mixed, Wait
-    >>> class Barrier(Channel):
-    ...     def mixing(self, flat, step, payload):
-    ...         request = self.world.communicator().Ibarrier()
-    ...         yield Wait([request], f"all ranks to start step {step}")
-    ...         return Mixed()
-    """
-
-    until: "Sequence[MPI.Request] | Callable[[], bool]"
-    whom: str | Callable[[], str]
-
-
-Mixing: TypeAlias = Generator[Wait, None, Mixed]
 
 
 @dataclass(eq=False)
@@ -115,10 +32,6 @@ class _UnderWay:
     ----------
     mixing : generator
         What the channel does, up to its next wait.
-    buffer : Tensor (member, weight)
-        To be replaced by the mean.
-    stage : Tensor (member, weight)
-        The memory that is exchanged: the buffer itself, or its copy in host memory.
     wait : Wait or None
         What the exchange waits for now; None once it has ended.
     result : Mixed
@@ -126,10 +39,8 @@ class _UnderWay:
     """
 
     mixing: Mixing
-    buffer: torch.Tensor
-    stage: torch.Tensor
     wait: Wait | None = None
-    result: Mixed = Mixed()
+    result: Mixed = field(default_factory=Mixed)
 
     def advance(self) -> None:
         """Continue up to the next wait."""
@@ -297,9 +208,7 @@ class Channel(ABC):
         if self._under_way is not None:
             raise RuntimeError("An exchange is under way already. Call finish() before the next start(...).")
         self._check(buffer, payload)
-        stage = self._stage(buffer, payload, step)
-        mixing = self.mixing(stage.detach().view(-1), step, payload)
-        self._under_way = _UnderWay(mixing, buffer, stage)
+        self._under_way = _UnderWay(self.mixing_in_reach(buffer.detach().view(-1), step, payload))
         self._under_way.advance()
 
     def finish(self) -> Mixed:
@@ -329,8 +238,6 @@ class Channel(ABC):
             raise
         finally:
             self._under_way = None
-        if under_way.stage is not under_way.buffer:
-            under_way.buffer.copy_(under_way.stage)
         return replace(under_way.result, waited_s=waited_s)
 
     def poll(self) -> bool:
@@ -356,14 +263,63 @@ class Channel(ABC):
                 f"contiguous one of shape {tuple(shape)} and {dtype}. Open another channel for this buffer."
             )
 
-    def _stage(self, buffer: torch.Tensor, payload: Payload, step: int) -> torch.Tensor:
-        # A GPU's buffer passes through pinned host memory, unless MPI reads the GPU's memory itself or nothing is sent.
+    @property
+    def stays_on_device(self) -> bool:
+        """Whether `mixing` gets a buffer of an accelerator as it is, rather than its copy in host memory.
+
+        True if it is for one of the parts, each of which is called by `mixing_in_reach`.
+        """
+        return any(part.stays_on_device for part in self.parts.values())
+
+    def mixing_in_reach(self, flat: torch.Tensor, step: int, payload: Payload) -> Mixing:
+        """Do what `mixing` does, in host memory where a channel can only work there.
+
+        Parameters
+        ----------
+        flat : Tensor (number,)
+            All members one after the other, on any device.
+        step : int
+            Number of the step, from 0.
+        payload : {"gradient", "weights"}
+            What the buffer contains.
+
+        Returns
+        -------
+        Mixed
+            What was done.
+
+        Yields
+        ------
+        Wait
+            What has to happen before the generator is continued.
+        """
         is_sent = self.world.size > 1 and self.exchange.carries(payload, step)
-        if buffer.device.type == "cpu" or self.world.device_buffers or not is_sent:
-            return buffer
-        if payload not in self._stages:
-            self._stages[payload] = torch.empty(buffer.shape, dtype=buffer.dtype, pin_memory=True)
-        return self._stages[payload].copy_(buffer)
+        reached = self.in_reach_of_mpi(flat, payload) if is_sent and not self.stays_on_device else flat
+        mixed = yield from self.mixing(reached, step, payload)
+        if reached is not flat:
+            flat.copy_(reached)
+        return mixed
+
+    def in_reach_of_mpi(self, flat: torch.Tensor, name: str) -> torch.Tensor:
+        """Copy what is on an accelerator to pinned host memory, unless MPI reads the accelerator's memory itself.
+
+        Parameters
+        ----------
+        flat : Tensor (number,)
+            On any device.
+        name : str
+            Of the host memory, which is the same in every step.
+
+        Returns
+        -------
+        Tensor (number,)
+            The same tensor, or its copy.
+        """
+        if flat.device.type == "cpu" or self.world.device_buffers:
+            return flat
+        if name not in self._stages:
+            self._stages[name] = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
+        return self._stages[name].copy_(flat)
 
     @abstractmethod
     def mixing(self, flat: torch.Tensor, step: int, payload: Payload) -> Mixing:
@@ -372,7 +328,7 @@ class Channel(ABC):
         Parameters
         ----------
         flat : Tensor (number,)
-            All members one after the other, in host memory unless MPI reads the GPU's.
+            All members one after the other, in host memory unless MPI reads the GPU's or the channel stays on it.
         step : int
             Number of the step, from 0.
         payload : {"gradient", "weights"}

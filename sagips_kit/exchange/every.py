@@ -9,8 +9,9 @@ from .._value import Count, value
 from ..ranks.topology import joined
 from ..ranks.world import World
 from .base import Exchange
-from .channel import Channel, Mixing, Payload
+from .channel import Channel
 from .independent import Independent
+from .mixing import Mixing, Payload
 
 
 @value(positional=("period", "part"))
@@ -92,7 +93,7 @@ class _EveryChannel(Channel):
         self.parts = {"part": exchange.part.open(world, like), "otherwise": exchange.otherwise.open(world, like)}
 
     def mixing(self, flat: torch.Tensor, step: int, payload: Payload) -> Mixing:
-        return self._of(step).mixing(flat, step, payload)
+        return self._of(step).mixing_in_reach(flat, step, payload)
 
     def stand_by(self, step: int, payload: Payload) -> None:
         self._of(step).stand_by(step, payload)

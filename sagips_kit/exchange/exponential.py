@@ -8,8 +8,8 @@ import torch
 from .._value import value
 from ..ranks.topology import exponential_peers
 from ..ranks.world import World
-from .channel import Mixed, Mixing, Wait
 from .mean import Mean, MeanChannel
+from .mixing import Mixed, Mixing, Wait
 
 _TAG = 3
 

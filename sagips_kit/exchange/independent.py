@@ -5,7 +5,8 @@ import torch
 from .._value import value
 from ..ranks.world import World
 from .base import Exchange
-from .channel import Channel, Mixed, Mixing, Payload
+from .channel import Channel
+from .mixing import Mixed, Mixing, Payload
 
 
 @value

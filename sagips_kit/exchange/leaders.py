@@ -9,7 +9,8 @@ from .._value import Count, value
 from ..ranks.topology import groups, numbered
 from ..ranks.world import World
 from .base import Exchange
-from .channel import Channel, Mixed, Mixing, Payload, Wait
+from .channel import Channel
+from .mixing import Mixed, Mixing, Payload, Wait
 
 
 @value(positional=("part",))
@@ -113,13 +114,15 @@ class _LeadersChannel(Channel):
         mixed, hands_down = Mixed(), self.exchange.hand_down and self._group.size > 1
         own = flat.clone() if hands_down and self._keeps_deltas and payload == "weights" else None
         if outer := self.parts.get("part"):
-            mixed = yield from outer.mixing(flat, step, payload)
+            mixed = yield from outer.mixing_in_reach(flat, step, payload)
         if hands_down:
-            passed = flat if own is None else flat - own
+            passed = self.in_reach_of_mpi(flat if own is None else flat - own, f"{payload} handed down")
             request = self._group.communicator().Ibcast(self.message(passed))
             yield Wait([request], f"{self._group.name(0)} (the leader of its group, step {step})")
-            if own is not None and outer is None:
-                flat += passed
+            if outer is None and own is not None:
+                flat += passed.to(flat.device)
+            elif outer is None and passed is not flat:
+                flat.copy_(passed)
             mixed = Mixed(self._n_groups - 1, mixed.staleness)
         return mixed
 

@@ -14,7 +14,8 @@ from pydantic import Field
 from .._value import Positive, value
 from ..ranks.world import World
 from .base import Exchange
-from .channel import Channel, Mixed, Mixing, Payload
+from .channel import Channel
+from .mixing import Mixed, Mixing, Payload
 
 
 @value
@@ -100,7 +101,7 @@ class MeanChannel(Channel):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if "start" in state:
-            device = self.world.device if self.world.device_buffers else "cpu"
+            device = self.world.device if self.world.device_buffers or self.stays_on_device else "cpu"
             self._outer = _OuterOptimiser(*(state[name].to(device, copy=True) for name in ("start", "velocity")))
 
     @abstractmethod

@@ -22,7 +22,8 @@ from ..ranks.mailboxes import RemoteSlots, SharedSlots, Slots, slot_bytes
 from ..ranks.memory import Memory, keep_until_exit
 from ..ranks.world import PeerError, World
 from .base import Exchange
-from .channel import Channel, Mixed, Mixing, Payload, Wait
+from .channel import Channel
+from .mixing import Mixed, Mixing, Payload, Wait
 
 
 @value

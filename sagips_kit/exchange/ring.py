@@ -12,8 +12,8 @@ from .._value import value
 from ..ranks.shared_mean import SharedMean, shared_mean_bytes
 from ..ranks.topology import all_gather_steps, reduce_scatter_steps, ring_neighbours
 from ..ranks.world import World
-from .channel import Mixed, Mixing, Wait
 from .mean import Mean, MeanChannel
+from .mixing import Mixed, Mixing, Wait
 
 _TAG = 1  # not any tag, which would match the notice of a failed rank
 

@@ -9,7 +9,8 @@ from .._value import Count, value
 from ..ranks.topology import groups, numbered
 from ..ranks.world import World
 from .base import Exchange
-from .channel import Channel, Mixing, Payload
+from .channel import Channel
+from .mixing import Mixing, Payload
 
 
 @value(positional=("part",))
@@ -83,7 +84,7 @@ class _WithinChannel(Channel):
         self.parts = {"part": exchange.part.open(group, like)}
 
     def mixing(self, flat: torch.Tensor, step: int, payload: Payload) -> Mixing:
-        return self.parts["part"].mixing(flat, step, payload)
+        return self.parts["part"].mixing_in_reach(flat, step, payload)
 
     def close(self) -> None:
         super().close()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._value import Count, ValueClass, value
 from .base import Problem
-from .constants import outside_transforms
+from .constants import Constant, constant, outside_transforms
 from .pipeline import Pipeline
 from .samplers import Plane
 
@@ -127,18 +127,24 @@ def _pipeline(n_pixels: int) -> Pipeline:
     n_between = min(_N_BETWEEN, math.ceil(_N_GRID / n_pixels))
 
     def density(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return _hats(x[:, 0], n_pixels) @ theta.view(n_pixels, n_pixels).exp() @ _hats(y[0], n_pixels).mT
+        of_x, of_y = (_hats_on_grid(one.numel(), n_pixels).like(theta) for one in (x, y))
+        return of_x @ theta.view(n_pixels, n_pixels).exp() @ of_y.mT
 
     with outside_transforms():
         grid = torch.linspace(0, 1, n_between * (n_pixels - 1) + 1, dtype=torch.float64)
         return Pipeline(density, Plane(grid, grid))
 
 
+@functools.lru_cache
+def _hats_on_grid(n_points: int, n_pixels: int) -> Constant:
+    """The weights at evenly spaced points: (point, pixel)."""
+    with outside_transforms():
+        return Constant(_hats(torch.linspace(0, 1, n_points, dtype=torch.float64), n_pixels))
+
+
 def _hats(x: Tensor, n_pixels: int) -> Tensor:
     """Weights of linear interpolation between the pixels, (...) -> (..., pixel)."""
-    return torch.relu(
-        1 - (x[..., None] * (n_pixels - 1) - torch.arange(n_pixels, dtype=x.dtype, device=x.device)).abs()
-    )
+    return torch.relu(1 - (x[..., None] * (n_pixels - 1) - constant(range(n_pixels)).like(x)).abs())
 
 
 @functools.lru_cache

@@ -12,14 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .._value import Count, ValueClass, value
 from .base import Problem
 from .constants import Constant, constant, outside_transforms
-from .samplers import cumulative, inverted
+from .samplers import inverse_cdf
 
 _GRID = torch.linspace(0.1, 0.99999, 1000, dtype=torch.float64)
 _ON_GRID = Constant(_GRID), Constant(torch.stack([_GRID.log(), torch.log1p(-_GRID)]))
+_WIDTHS = Constant((pad(_GRID.diff(), (1, 0)) + pad(_GRID.diff(), (0, 1))) / 2)  # of the trapezoidal rule
 _MIXTURE = Constant([[4.0, 1.0], [1.0, 4.0]])  # of u and d, in sigma1 and sigma2
 _NORM_ERROR = 1e-3  # relative; much smaller than the deviation that events alone allow, so practically exact
 
@@ -83,7 +85,8 @@ class Proxy(Problem, metaclass=ValueClass):
                 raise ValueError(f"truth: {name} = {true}: should be above {low} and below {high}, its range.")
 
     def simulate(self, theta: Tensor, noise: Tensor) -> Tensor:
-        return inverted(self._integrals(theta), _ON_GRID[0].like(theta), noise.T.contiguous()).T
+        grid, logarithms = (table.like(theta) for table in _ON_GRID)
+        return inverse_cdf(self._density(theta, logarithms), grid, noise.T.contiguous()).T
 
     def observed(self, n_events: int | None, rng: np.random.Generator) -> "NDArray[Any]":
         noise = torch.as_tensor(rng.random((n_events or self.n_observed, self.noise_dim)))
@@ -94,18 +97,18 @@ class Proxy(Problem, metaclass=ValueClass):
         return torch.cat([events.log(), torch.log1p(-events), events], dim=-1)
 
     def constraints(self, theta: Tensor, statistic: Tensor) -> Tensor:
-        norms = self._integrals(theta)[:, -1]
+        norms = self._norms(theta)
         return (norms / constant(_true_norms(self.truth)).like(norms) - 1) / _NORM_ERROR
 
     def log_likelihood(self, theta: Tensor, statistic: Tensor) -> Tensor:
-        norms = self._integrals(theta)[:, -1]
+        norms = self._norms(theta)
         at_events = torch.stack([self._density(theta, _logarithms(x))[k] for k, x in enumerate(statistic.T)])
         return (at_events.log() - norms.log()[:, None]).sum()
 
-    def _integrals(self, theta: Tensor) -> Tensor:
-        """Cumulative integrals of both densities from the first point of the grid to each: (observable, grid)."""
-        grid, logarithms = (table.like(theta) for table in _ON_GRID)
-        return cumulative(self._density(theta, logarithms), grid)
+    @staticmethod
+    def _norms(theta: Tensor) -> Tensor:
+        """Integrals of both densities: (observable,)."""
+        return Proxy._density(theta, _ON_GRID[1].like(theta)) @ _WIDTHS.like(theta)
 
     @staticmethod
     def _density(theta: Tensor, logarithms: Tensor) -> Tensor:
@@ -123,5 +126,4 @@ def _logarithms(x: Tensor) -> Tensor:
 def _true_norms(truth: tuple[float, ...]) -> tuple[float, ...]:
     """Integrals of sigma1 and sigma2 at the truth, by the same rule that the sampler uses."""
     with outside_transforms():
-        norms = cumulative(Proxy._density(torch.tensor(truth, dtype=_GRID.dtype), _logarithms(_GRID)), _GRID)[:, -1]
-        return tuple(norms.tolist())
+        return tuple(Proxy._norms(torch.tensor(truth, dtype=_GRID.dtype)).tolist())

@@ -4,7 +4,6 @@ A(x, y) = x^a (1-x)^b y^c (1-y)^d (1 + e x y) on [0.001, 0.999]^2.  Because A is
 of x and that of y given x follow from integrals on one-dimensional grids, and no table of the plane is needed.
 """
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -95,27 +94,27 @@ class Proxy2D(Problem, metaclass=ValueClass):
         logarithms = (torch.stack([one.log(), torch.log1p(-one)]) for one in (x, y))
         at_events = sum(power @ each for power, each in zip((power_x, power_y), logarithms, strict=True))
         at_events = at_events + torch.log1p(theta[4] * x * y)
-        plain_x, first_x, plain_y, first_y = (moment[-1] for moment in _moments(theta))
+        (plain_x, first_x), (plain_y, first_y) = _moments(theta)[..., -1]
         return at_events.sum() - len(x) * (plain_x * plain_y + theta[4] * first_x * first_y).log()
 
 
-def _moments(theta: Tensor) -> Iterator[Tensor]:
-    """Cumulative integrals of x^a (1-x)^b and x^(a+1) (1-x)^b, then the same of y: four (grid,)."""
+def _moments(theta: Tensor) -> Tensor:
+    """Cumulative integrals of x^a (1-x)^b and x^(a+1) (1-x)^b, then the same of y: (2, 2, grid)."""
     grid, logarithms = (table.like(theta) for table in _ON_GRID)
     density = torch.exp(theta[:4].view(2, 2) @ logarithms)
-    yield from cumulative(torch.stack([density, grid * density], 1), grid).flatten(0, 1)
+    return cumulative(torch.stack([density, grid * density], 1), grid)
 
 
 def _pathwise(theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Values x and y, (event,) each, from noise (2, event)."""
-    plain_x, first_x, plain_y, first_y = _moments(theta)
-    correlation = theta[4]
-    x = _invert(plain_x, first_x, correlation * first_y[-1] / plain_y[-1] * torch.ones_like(noise[0]), noise[0])
-    return x, _invert(plain_y, first_y, correlation * x, noise[1])
+    along_x, along_y = _moments(theta)
+    correlation, (plain_y, first_y) = theta[4], along_y[:, -1]
+    x = _invert(along_x, correlation * first_y / plain_y, noise[0])
+    return x, _invert(along_y, correlation * x, noise[1])
 
 
-def _invert(plain: Tensor, first: Tensor, weight: Tensor, u: Tensor) -> Tensor:
-    """Values at which the cumulative integral `plain` + `weight` x `first` reaches the fraction u of its end: (event,).
+def _invert(moments: Tensor, weight: Tensor, u: Tensor) -> Tensor:
+    """Values at which the integral moments[0] + `weight` x moments[1] reaches the fraction u of its end: (event,).
 
     Linear inside a cell of the grid.  The choice of the cell has no derivative and needs none, because nothing jumps
     at the edges.
@@ -123,16 +122,17 @@ def _invert(plain: Tensor, first: Tensor, weight: Tensor, u: Tensor) -> Tensor:
     grid = _ON_GRID[0].like(u)
 
     def rise(k: Tensor) -> Tensor:
-        return plain.gather(0, k) + weight * first.gather(0, k)
+        plain, first = moments.gather(1, k.expand(2, -1))
+        return torch.addcmul(plain, weight, first)
 
-    target = u * (plain[-1] + weight * first[-1])
+    target = u * torch.addcmul(moments[0, -1], weight, moments[1, -1])
     with torch.no_grad():
         cell = torch.zeros_like(u, dtype=torch.long)
         for power in reversed(range(_N_GRID.bit_length() - 1)):
             further = cell + 2**power
             cell = torch.where(rise(further) <= target, further, cell)
     low, high = rise(cell), rise(cell + 1)
-    return grid[cell] + (target - low) / (high - low) * (grid[cell + 1] - grid[cell])
+    return torch.lerp(grid[cell], grid[cell + 1], (target - low) / (high - low))
 
 
 def _by_cells(theta: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,16 +69,13 @@ def inverse_cdf(density: Tensor, grid: Tensor, noise: Tensor) -> Tensor:
     ----------
     Figurnov, Mohamed and Mnih, Implicit Reparameterization Gradients, arXiv 1805.08498.
     """
-    return inverted(cumulative(density, grid), grid, noise)
-
-
-def inverted(integral: Tensor, grid: Tensor, noise: Tensor) -> Tensor:
-    """The same from the cumulative integral (..., grid) of a density."""
+    integral = cumulative(density, grid)
     target = noise.clamp(min=_LEAST) * integral[..., -1:]
-    left = torch.searchsorted(integral.detach(), target.detach(), right=True).clamp(1, grid.numel() - 1) - 1
-    # Both ends of each event's cell at once
-    low, high = integral.gather(-1, torch.cat([left, left + 1], -1)).chunk(2, -1)
-    return torch.addcmul(grid[left], (target - low) / (high - low), grid.diff()[left])
+    right = torch.searchsorted(integral.detach(), target.detach(), right=True).clamp(1, grid.numel() - 1)
+    ends = torch.cat([right - 1, right], -1)  # of each event's cell, both at once
+    low, high = integral.gather(-1, ends).chunk(2, -1)
+    before, after = grid[ends].chunk(2, -1)
+    return torch.lerp(before, after, (target - low) / (high - low))
 
 
 def inverse_cdf_between(rows: Tensor, grid: Tensor, left: Tensor, part: Tensor, noise: Tensor) -> Tensor:
@@ -103,10 +100,11 @@ def inverse_cdf_between(rows: Tensor, grid: Tensor, left: Tensor, part: Tensor, 
         Events between the ends of the grid.
     """
     n, table = grid.numel(), rows.flatten()
+    row = n * left
 
     def integral(table: Tensor, part: Tensor, column: Tensor) -> Tensor:
-        before, after = table.gather(0, left * n + column), table.gather(0, (left + 1) * n + column)
-        return (1 - part) * before + part * after
+        at = row + column
+        return torch.lerp(table.gather(0, at), table.gather(0, at + n), part)
 
     last = torch.full_like(left, n - 1)
     target = noise.clamp(min=_LEAST) * integral(table, part, last)

@@ -13,6 +13,7 @@ import torch
 
 from .._text import counted
 from ..exchange import AllReduce, Chain, Every, Exchange, Hypercube, Independent, Leaders, OneSided, Ring, Within
+from ..ranks.device_group import obstacle
 from ..ranks.topology import groups
 from ..ranks.world import World
 from ..training.trainer import Trainer
@@ -193,12 +194,16 @@ def usual_modes(world: World) -> list[Exchange]:
     if world.size == 1:
         return [Independent()]
     modes: list[Exchange] = [Ring(), AllReduce(), Hypercube()]
+    inner: list[Exchange] = [Ring(), OneSided()]
+    if not obstacle(world, world.device) and world.device.type != "cpu":
+        on_devices = AllReduce(library="torch")
+        modes.insert(2, on_devices)
+        inner.insert(1, on_devices)
     nodes = world.groups()
     size = len(nodes[0])
     if 1 < size < world.size and world.size % size == 0 and nodes == groups(world.size, size):
         outer = Every(_PERIOD, Leaders(Ring(payload="weights"), size=size))
-        modes.append(Chain(Within(Ring(), size=size), outer))
-        modes.append(Chain(Within(OneSided(), size=size), outer))
+        modes += [Chain(Within(part, size=size), outer) for part in inner]
     return [*modes, OneSided()]
 
 

@@ -165,10 +165,12 @@ class Constraints:
 
         return self._of_members(pulls, at)
 
-    def __call__(self, theta: Tensor) -> Tensor:
-        """Half the squared residuals per event, as in the likelihood: (member, set, parameter) -> (member,)."""
-        of_sets = torch.vmap(self._problem.residuals, in_dims=(0, None, None))
-        return self._of_members(of_sets, theta).square().sum((1, 2)) / (2 * self.n_events * theta.shape[1])
+    def residuals(self, theta: Tensor) -> Tensor:
+        """Residuals of all sets of each member: (member, set, parameter) -> (member, set, residual).
+
+        Their part of the generators' loss is half their squares per event and set, as in the likelihood.
+        """
+        return self._of_members(torch.vmap(self._problem.residuals, in_dims=(0, None, None)), theta)
 
 
 class _Nothing:

@@ -277,11 +277,11 @@ class GAN:
         )
         outputs, slopes = [features], [pull]
         if self._has_constraints:
-            outputs.append(self._data.constraints(theta))
-            weight = self._constraint_weight
-            slopes.append(
-                weight.expand(len(theta)) if isinstance(weight, Tensor) else outputs[1].new_full((len(theta),), weight)
-            )
+            residuals = self._data.constraints.residuals(theta)
+            outputs.append(residuals)
+            # Half the squares have the residuals as their slopes.
+            n = self._data.constraints.n_events * theta.shape[1]
+            slopes.append(residuals.detach() * (self._constraint_weight / n))
         parameters = list(self.generator.parameters())
         gradients = torch.autograd.grad(outputs, parameters, slopes, materialize_grads=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):

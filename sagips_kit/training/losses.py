@@ -78,12 +78,12 @@ def ratio_trust(discriminator: "Discriminator") -> Tensor:
 
 
 def backward_observed(discriminator: "Discriminator", features: Tensor, loss: Loss, trust: Tensor) -> Tensor:
-    """Add the part of observed events to the gradients of the discriminator.
+    """Add the part of observed events to the gradients of the discriminator, to which generated ones gave theirs.
 
     Parameters
     ----------
     discriminator : Discriminator
-        Its gradients are changed.
+        Its gradients, from `backward_generated`, are changed.
     features : Tensor (member, event, feature)
         Whitened features of observed events.
     loss : {"likelihood", "logistic", "least squares"}
@@ -96,11 +96,15 @@ def backward_observed(discriminator: "Discriminator", features: Tensor, loss: Lo
     Tensor (member,)
         The observed events' part of the discriminator's loss.
     """
-    sums = []
+    sums, parameters = [], list(discriminator.parameters())
+    sofar = [parameter.grad for parameter in parameters if parameter.grad is not None]
     for piece in _pieces(features, discriminator):
         scores = discriminator(piece)
-        values, slopes = _observed(loss, scores.detach())
-        scores.backward(_emphasised(loss, scores.detach(), slopes, trust) / features.shape[1])
+        fixed = scores.detach()
+        values, slopes = _observed(loss, fixed)
+        slopes = _emphasised(loss, values + fixed, slopes, trust)  # softplus(-x) + x is softplus(x)
+        gradients = torch.autograd.grad(scores, parameters, slopes / features.shape[1])
+        torch._foreach_add_(sofar, gradients)  # one launch  # pyright: ignore[reportPrivateImportUsage]
         sums.append(values.sum(-1))
     return _total(sums) / features.shape[1]
 
@@ -140,7 +144,7 @@ def backward_generated(
         fixed = scores.detach()
         values, slopes = _generated(loss, fixed)
         values_generator, slopes_generator = _generator(loss, fixed, weight, trust)
-        slopes = _emphasised(loss, fixed, slopes, trust).clamp(min=_LEAST_SLOPE)
+        slopes = _emphasised(loss, values, slopes, trust).clamp(min=_LEAST_SLOPE)
         scores.backward(slopes / n_events)
         # The backward pass is linear in the slope of each event.
         pulls.append(piece.grad * (slopes_generator / slopes)[..., None])  # pyright: ignore[reportOptionalOperand] backward set it
@@ -186,17 +190,19 @@ def _ratio(scores: Tensor, trust: Tensor | float) -> Tensor:
     return (trust * scores.detach()).exp().clamp(1 / _LARGEST_RATIO, _LARGEST_RATIO)
 
 
-def _emphasised(loss: Loss, scores: Tensor, slopes: Tensor, trust: Tensor) -> Tensor:
+def _emphasised(loss: Loss, softened: Tensor, slopes: Tensor, trust: Tensor) -> Tensor:
     """The slopes of the discriminator's loss for each event, (member, event), times the weight of the event.
 
     A discriminator trained with the logistic loss compares means over observed and generated events in which each event
     is weighted by a function of its score.  For the likelihood the observed events should have equal weights: otherwise
     scores that follow the fluctuations of a finite sample reduce the weight of events that are over-represented by
     chance.  With full trust, observed events have the weight 1/2 and generated ones exp(score) / 2.
+
+    The scores come as `softened`, softplus(scores), which is at hand.
     """
     if loss != "likelihood":
         return slopes
-    return slopes * (trust * (softplus(scores) - math.log(2))).exp().clamp(max=_LARGEST_RATIO)
+    return slopes * (trust * (softened - math.log(2))).exp().clamp(max=_LARGEST_RATIO)
 
 
 def _weights_of(weights: Tensor | None, pieces: list[Tensor]) -> list[Tensor] | list[float]:

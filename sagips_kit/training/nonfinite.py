@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor
 
+_MOST = math.sqrt(torch.finfo(torch.float32).max)  # norm of a gradient whose square is still a number
+
 
 class Guard:
     """Tests the generators' gradients of one rank, and keeps the last good state of its discriminators.
@@ -40,7 +42,7 @@ class Guard:
     def zero_nonfinite_(self, gradient: Tensor) -> Tensor:
         """Set the rows of `gradient` (member, weight) that are not finite to zero, in place; returns it."""
         # Adam keeps squares: an infinite one would hold a weight in place for the rest of the run.
-        is_bad = ~(gradient.norm(dim=1, keepdim=True).square() < math.inf)
+        is_bad = ~(gradient.norm(dim=1, keepdim=True) < _MOST)
         self._rejected += is_bad[:, 0]
         return gradient.masked_fill_(is_bad, 0.0)
 

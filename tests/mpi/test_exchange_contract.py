@@ -8,11 +8,13 @@ import os
 import pickle
 
 import numpy as np
+import psutil
 import pytest
 import torch
-from modes import MODES, numbers, rounding
+from modes import APART, MODES, numbers, rounding
 
 from sagips_kit import Proxy, RunSpec, exchange
+from sagips_kit.ranks.device_group import DeviceGroup
 from sagips_kit.ranks.world import World
 
 
@@ -201,6 +203,46 @@ class TestPapersOuterRule(ExchangeContract):
 
 class TestHypercube(ExchangeContract):
     mode = "hypercube"
+
+
+class TestOnDevices(ExchangeContract):
+    mode = "on devices"
+
+    def test_ports_are_for_this_machine_and_closed_at_the_end(self, world):
+        before = listening()
+        with self.exchange.open(world, torch.empty(1, 3)) as channel:
+            channel.mix_(torch.ones(1, 3), 0)
+            opened = listening() - before
+            assert APART or {address for address, _ in opened} <= {"127.0.0.1"}
+            assert world.size == 1 or world.rank > 0 or opened
+        assert not listening() - before
+        assert not torch.distributed.is_initialized()
+
+
+def listening():
+    """Addresses and ports at which this process can be reached."""
+    connections = psutil.Process().net_connections("tcp")
+    return {tuple(one.laddr) for one in connections if one.status == psutil.CONN_LISTEN}
+
+
+class TestOnDevicesGrouped(ExchangeContract):
+    """As if buffers were on an accelerator, out of reach of MPI: what it sends are copies."""
+
+    mode = "on devices, grouped"
+
+    @pytest.fixture(autouse=True)
+    def out_of_reach(self, monkeypatch):
+        monkeypatch.setattr(exchange.Channel, "in_reach_of_mpi", lambda self, flat, name: flat.clone())
+
+    def test_what_pytorch_sums_is_no_copy(self, world, monkeypatch):
+        summed, start = [], DeviceGroup.start
+        buffer = numbers(world.rank, (2, 30), torch.float32)
+        with self.exchange.open(world, buffer) as channel:
+            monkeypatch.setattr(
+                DeviceGroup, "start", lambda self, flat: summed.append(flat.data_ptr()) or start(self, flat)
+            )
+            channel.mix_(buffer, 0)
+        assert set(summed) == ({buffer.data_ptr()} if world.size > 1 else set())
 
 
 class TestExponential(ExchangeContract):

@@ -78,6 +78,7 @@ def first_example() -> None:
 MODES: list[Exchange] = [
     Independent(),
     AllReduce(),
+    AllReduce(library="torch"),
     Ring(),
     Within(Ring(), size=4),
     Chain(Within(Ring(), size=4), Every(100, Leaders(Ring(payload="weights"), size=4))),
