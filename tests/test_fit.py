@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from sagips_kit import Measurement, Octants, Problem, fit, fit_likelihood
+from sagips_kit import Measurement, Octants, Problem, Proxy, fit, fit_likelihood
+from sagips_kit.statistics import score
 from sagips_kit.statistics.basis import Basis, bases_of
 from sagips_kit.statistics.coordinates import Coordinates
 from sagips_kit.statistics.limits import bounded_interval
 from sagips_kit.statistics.sample import Sample
-from sagips_kit.statistics.score import _best
 from sagips_kit.statistics.simulated import Simulation
 from sagips_kit.statistics.toys import Toys
 
@@ -70,7 +70,7 @@ def test_more_functions_are_taken_only_if_they_are_better_beyond_doubt(is_useful
     changes = np.cos(20 * events) if is_useful else rng.normal(size=(8000, 1))
     z, [dz] = coordinates(torch.as_tensor(events), [torch.as_tensor(changes)])
     sample = Sample(z, torch.ones(8000, dtype=torch.float64), torch.zeros(8000, dtype=torch.long), dz[None])
-    number, _, information = _best(bases_of(coordinates), sample.part(0, 6000), sample.part(6000, 8000))
+    number, _, information = score._best(bases_of(coordinates), sample.part(0, 6000), sample.part(6000, 8000))
     assert (number > 0) == is_useful
     assert information < 0.1 or is_useful
 
@@ -87,6 +87,14 @@ def test_priors_count_as_in_the_likelihood(rng):
     result, reference = fit(problem, events), fit_likelihood(problem, events)
     assert joint_distance(result, reference) < 0.15
     assert result.deviation == pytest.approx(reference.deviation, rel=0.06)
+
+
+def test_a_score_is_not_called_poor_because_of_what_is_known_otherwise(monkeypatch, rng):
+    """Constraints determine two directions of the proxy, of which events say little."""
+    lengths, learn = [], score._learn
+    monkeypatch.setattr(score, "_learn", lambda *given: lengths.append(given[4]) or learn(*given))
+    fit(Proxy(), Proxy().observed(None, rng))
+    assert set(lengths) == {score._N_PILOT_EPOCHS}
 
 
 class Calibrated(HeavyTails):
