@@ -37,6 +37,21 @@ _APART = 1.0  # joint distance of two fits of the same events that counts
 _MOVED = 1.0  # standard deviations moved in the second half of the run that count
 _BY_CHANCE = 1e-3  # probability below which a spread of the chains is not that of the fit
 _UNLIKE = 1.3  # ratio of the two, from which it counts if it is not by chance
+# Names of the tests, as they are stored, and what the headline says of each
+_GOODNESS, _APART_FROM_LIKELIHOOD = "goodness of fit, p-value", "joint distance of the fit from the likelihood fit"
+_ARRIVED_AT = "RMS distance of the chains from the fit, deviations"
+_STAYED = "RMS distance of the other chains from their fits, deviations"
+_BEGAN, _ENDED = "RMS distance of the witnesses from their fits, deviations: at first", "at last"
+_SCATTER = "spread of the chains over the deviation of the fit"
+_IN_WORDS = {
+    _GOODNESS: "goodness of fit p = {:.2g}",
+    _APART_FROM_LIKELIHOOD: "the likelihood fit is {:.2g} deviations away",
+    _ARRIVED_AT: "the chains ended {:.2g} deviations from the fit",
+    _STAYED: "chains that began at the fit ended {:.2g} deviations from it",
+    _BEGAN: "witnesses, which began {:.2g} deviations away,",
+    _ENDED: "came back to {:.2g}",
+    _SCATTER: "the chains scatter by {:.2g} of its deviations",
+}
 _KIND_OF = {"diverged": FAILED, "saturated": ARRIVED, "lower": BOUND, "upper": BOUND}
 
 
@@ -63,7 +78,7 @@ class Verdict:
     --------
     >>> from sagips_kit.analysis.answer import Verdict
     >>> print(Verdict((), (), (), {"goodness of fit, p-value": 0.43}))
-    NO FAULT FOUND. Tested: goodness of fit, p-value 0.43. A misfit that a parameter absorbs is not seen.
+    NO FAULT FOUND: goodness of fit p = 0.43. No test sees a misfit that a parameter absorbs.
     """
 
     findings: Sequence[Finding]
@@ -89,8 +104,8 @@ class Verdict:
             return f"{self.state.upper()} ({first[0].kind}): {first[0]}{also}"
         if self.not_tested:
             return f"{self.state.upper()}: {self.not_tested[0]}"
-        tests = ", ".join(f"{name} {value:.2g}" for name, value in self.tests.items())
-        return f"{self.state.upper()}. Tested: {tests}. A misfit that a parameter absorbs is not seen."
+        tests = "; ".join(_IN_WORDS[name].format(value) for name, value in self.tests.items()).replace(",;", ",")
+        return f"{self.state.upper()}: {tests}. No test sees a misfit that a parameter absorbs."
 
     def sentences(self) -> list[str]:
         """Everything that speaks against the result, the most basic reason first.
@@ -202,7 +217,7 @@ def _of_the_fit(run: xr.DataTree, found: _Collected) -> None:
         found.not_tested.append(words["start"])
     values = fit(run)
     if values["n_freedom"].item() > 0:
-        found.tests["goodness of fit, p-value"] = values["p_value"].item()
+        found.tests[_GOODNESS] = values["p_value"].item()
     else:
         found.not_tested.append(
             "The goodness of fit was not tested, because no function is left that the fit does not use."
@@ -221,7 +236,7 @@ def _of_the_likelihood(run: xr.DataTree, values: xr.Dataset, found: _Collected) 
     apart = difference(values["fit"], likelihood[schema.MLE], circles_of(run)[1])
     # In units of the larger covariance: a fit that uses less information may be farther away.
     distance = _joint(apart.values, values["covariance"].values)
-    found.tests["joint distance of the fit from the likelihood fit"] = distance
+    found.tests[_APART_FROM_LIKELIHOOD] = distance
     if distance > _APART and not found.findings:
         found.findings.append(
             Finding(
@@ -269,7 +284,7 @@ def _of_the_chains(run: xr.DataTree, found: _Collected) -> None:
     if not to.notnull().all():
         found.not_tested.append(f"Whether the chains have arrived: the {name} does not determine all parameters.")
         return
-    found.tests["RMS distance of the chains from the fit, deviations"] = distance = float(rms(to))
+    found.tests[_ARRIVED_AT] = distance = float(rms(to))
     worst = int(np.argmax(abs(to.values)))
     text = (
         f"The mean of the chains is {distance:.3g} deviations from the {name} (RMS; most in "
@@ -309,7 +324,7 @@ def _of_the_witnesses(run: xr.DataTree, found: _Collected) -> None:
         )
         return
     others = ended[~is_witness]
-    found.tests["RMS distance of the other chains from their fits, deviations"] = left = math.sqrt((others**2).mean())
+    found.tests[_STAYED] = left = math.sqrt((others**2).mean())
     if left > _DOUBTFUL:
         text = (
             f"The chains that began at the fits of their events left them by {left:.2g} deviations (RMS): their "
@@ -326,8 +341,8 @@ def _of_the_witnesses(run: xr.DataTree, found: _Collected) -> None:
             "from it, because the ranges or constraints leave them no room."
         )
         return
-    found.tests["RMS distance of the witnesses from their fits, deviations: at first"] = away
-    found.tests["at last"] = back
+    found.tests[_BEGAN] = away
+    found.tests[_ENDED] = back
     text = (
         f"The witnesses, chains that began {away:.2g} deviations from the fits of their events, ended {back:.2g} from "
         "them (RMS)"
@@ -369,7 +384,7 @@ def _of_the_spread(
     if not settings_of(run).get("bootstrap", True):
         return ""
     squares = ((values["deviation"] / reference.deviation) ** 2).values
-    tests["spread of the chains over the deviation of the fit"] = ratio = math.sqrt(float(squares.mean()))
+    tests[_SCATTER] = ratio = math.sqrt(float(squares.mean()))
     key = schema.COVARIANCE if reference.name == "mle" else schema.FIT_COVARIANCE
     covariance = group_of(run, schema.REFERENCE)[key].values
     deviation = np.sqrt(np.diag(covariance))

@@ -35,14 +35,15 @@ def findings_of(
     edges: list[str],
 ) -> list[Finding]:
     """What speaks against using the estimate, in sentences; the most basic reason first."""
+    misfit = _misfit(*goodness)
     by_kind = {
         DATA: _repeated(observed) + _outside(simulation, observed, solution.t),
         STRUCTURE: edges + _undetermined(simulation, solution),
-        BOUND: _at_ends(simulation, solution),
+        BOUND: _at_ends(simulation, solution, bool(misfit)),
         HALVES: _halves(observed, solution),
         SEVERAL: _others(simulation, others),
         ARRIVED: _not_converged(solution),
-        MISFIT: _misfit(*goodness),
+        MISFIT: misfit,
     }
     return [Finding(kind, text) for kind, texts in by_kind.items() for text in texts]
 
@@ -194,16 +195,22 @@ def _undetermined(simulation: Simulation, solution: Solution) -> list[str]:
     return found
 
 
-def _at_ends(simulation: Simulation, solution: Solution) -> list[str]:
-    """Parameters near an end of their range."""
+def _at_ends(simulation: Simulation, solution: Solution, is_misfit: bool) -> list[str]:
+    """Parameters near an end of their range, which a misfit may have driven there, or explain."""
     t = solution.t
     deviation, found = solution.covariance.diag().sqrt(), []
     ends = torch.where(t < 0.5, simulation.lower, simulation.upper)
     for k in np.flatnonzero(simulation.is_near_an_end(t, deviation)):
-        found.append(
-            f"{simulation.parameters[k]} is less than a deviation from the end {float(ends[k]):g} of its range. Widen "
-            "the range; if its end is a physical limit, fit(problem, events).limits(0.9) gives intervals for that."
+        name, end = simulation.parameters[k], f"{float(ends[k]):g}"
+        advice = (
+            f"and the model does not fit there. If {end} was a choice, widen the range and fit again: the range may "
+            f"exclude the answer. If the misfit stays, {name} absorbs what the model lacks: correct the model, and do "
+            "not use this value or a limit."
+            if is_misfit
+            else "so its deviation is not valid. Widen the range; if its end is a physical limit, "
+            "fit(problem, events).limits(0.9) gives intervals for that."
         )
+        found.append(f"{name} is less than a deviation from the end {end} of its range, {advice}")
     return found
 
 
