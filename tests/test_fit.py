@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -143,7 +144,11 @@ def test_a_model_that_does_not_fit_is_reported(rng):
     problem = Normal()
     events = problem.observed(4000, rng)
     events[:200] = rng.uniform(-3, 3, (200, 2))
-    assert "The model does not fit" in finding(problem, events)
+    found = finding(problem, events)
+    assert "The model does not fit" in found and re.search(r"It shows most in [xy]: .*% of the observed values", found)
+    events = problem.observed(4000, rng)
+    events[:2000, 0] = rng.permutation(events[:2000, 0])  # each observable by itself is as before
+    assert "what differs is how they depend on each other" in finding(problem, events)
 
 
 def test_events_in_other_units_are_reported(rng):

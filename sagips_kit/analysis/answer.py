@@ -209,9 +209,7 @@ def _of_the_fit(run: xr.DataTree, found: _Collected) -> None:
         reason = words["reason"].rstrip(".")
         found.not_tested.append(f"There is no fit by the learned score, whose tests find most faults: {reason}.")
         return
-    found.findings.extend(
-        Finding(one.kind, f"The fit by the learned score is not reliable: {one}") for one in words["findings"]
-    )
+    found.findings.extend(words["findings"])
     found.doubts.extend(Finding(STRUCTURE, text) for text in words["notes"])
     if words.get("start"):
         found.not_tested.append(words["start"])

@@ -35,7 +35,7 @@ def findings_of(
     edges: list[str],
 ) -> list[Finding]:
     """What speaks against using the estimate, in sentences; the most basic reason first."""
-    misfit = _misfit(*goodness)
+    misfit = _misfit(simulation, observed, solution.t, *goodness)
     by_kind = {
         DATA: _repeated(observed) + _outside(simulation, observed, solution.t),
         STRUCTURE: edges + _undetermined(simulation, solution),
@@ -70,14 +70,38 @@ def _not_converged(solution: Solution) -> list[str]:
     ]
 
 
-def _misfit(chi_squared: float, n_freedom: int) -> list[str]:
-    """Whether the means of functions that the fit did not use agree."""
+def _misfit(simulation: Simulation, observed: Observation, t: Tensor, chi_squared: float, n_freedom: int) -> list[str]:
+    """Whether the means of functions that the fit did not use agree, and where not."""
     if not n_freedom or scipy.special.chdtrc(n_freedom, chi_squared) >= _REJECTED:
         return []
     return [
-        f"The model does not fit: chi-squared {chi_squared:.0f} for {n_freedom} degrees of freedom. The deviations are "
-        "valid for the parameters that come closest, which need not be the true ones."
+        f"The model does not fit: chi-squared {chi_squared:.0f} for {n_freedom} degrees of freedom. "
+        f"{_where_it_differs(simulation, observed, t)}The deviations are valid for the parameters that come closest, "
+        "which need not be the true ones."
     ]
+
+
+def _where_it_differs(simulation: Simulation, observed: Observation, t: Tensor) -> str:
+    """A sentence about the observable whose distribution function differs most; empty if there are categories."""
+    if simulation.problem.n_categories > 1:
+        return ""
+    simulated, most = simulation.events(t, simulation.noise(_N_SIMULATED, 4)), (0.0, "", 0.0, 0.0, 0.0)
+    for name, seen, made in zip(simulation.problem.observables, observed.events.T, simulated.T, strict=True):
+        at = seen.sort().values.contiguous()
+        below = torch.arange(1, len(at) + 1, dtype=torch.float64) / len(at)
+        expected = torch.searchsorted(made.sort().values, at, right=True) / len(made)
+        is_last = torch.cat([at[1:] > at[:-1], torch.ones(1, dtype=torch.bool)])  # of those that are equal
+        k = int(((below - expected).abs() * is_last).argmax())
+        most = max(most, (abs(float(below[k] - expected[k])), name, float(at[k]), float(below[k]), float(expected[k])))
+    size, name, place, share, expected_share = most
+    n_both = observed.n * _N_SIMULATED / (observed.n + _N_SIMULATED)
+    if scipy.special.kolmogorov(size * math.sqrt(n_both)) > _REJECTED:
+        return "No observable differs by itself: what differs is how they depend on each other. "
+    unit = f" {simulation.problem.units[name]}" if name in simulation.problem.units else ""
+    return (
+        f"It shows most in {name}: {share:.1%} of the observed values are at most {place:.4g}{unit}, and "
+        f"{expected_share:.1%} of the simulated ones. "
+    )
 
 
 def _repeated(observed: Observation) -> list[str]:
