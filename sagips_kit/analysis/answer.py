@@ -193,7 +193,9 @@ def verdict(run: xr.DataTree) -> Verdict:
         complaints = {kind: text for kind, text in complaints.items() if kind not in ("lower", "upper")}
     found.findings.extend(Finding(_KIND_OF[kind], text) for kind, text in complaints.items())
     if status.state != "finished":
-        found.not_tested.append(f"The chains are tested at the end of the run; it is at {status}.")
+        earlier = schema.layout_of(run.attrs).earlier
+        of = f" Those that are stored are of step {earlier[-1]}, from which it was continued." if earlier else ""
+        found.not_tested.append(f"The chains are tested at the end of the run; it is at {status}.{of}")
     elif "diverged" not in complaints:
         _of_the_chains(run, found)
     return found.verdict()
