@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import scipy.special
 import xarray as xr
 
 from ..store import diagnostics, schema
@@ -383,6 +382,8 @@ def _of_the_spread(
     """A sentence if the chains have another spread than their reference expects; empty if not."""
     if not settings_of(run).get("bootstrap", True):
         return ""
+    from scipy.special import chdtr, chdtrc  # takes a third of a second to import
+
     squares = ((values["deviation"] / reference.deviation) ** 2).values
     tests[_SCATTER] = ratio = math.sqrt(float(squares.mean()))
     key = schema.COVARIANCE if reference.name == "mle" else schema.FIT_COVARIANCE
@@ -391,7 +392,7 @@ def _of_the_spread(
     eigenvalues = np.linalg.eigvalsh(covariance / np.outer(deviation, deviation))
     # As many degrees of freedom as a sum of correlated squares has
     n_freedom = (int(values["n_chains"]) - 1) * eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
-    p_value = 2 * min(law(n_freedom, ratio**2 * n_freedom) for law in (scipy.special.chdtr, scipy.special.chdtrc))
+    p_value = 2 * min(law(n_freedom, ratio**2 * n_freedom) for law in (chdtr, chdtrc))
     if 1 / _UNLIKE < ratio < _UNLIKE or not p_value < _BY_CHANCE:
         return ""
     return (
