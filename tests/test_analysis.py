@@ -539,9 +539,10 @@ def test_facts_describe_a_run(tmp_path):
     ],
 )
 def test_summary_shows_what_is_known(options, columns):
-    table = analysis.summary(make_run(make_theta(), **options))
+    table = analysis.summary(make_run(make_theta(), units={"theta0": "GeV"}, **options))
     assert list(table.columns) == columns
     assert list(table.index) == ["theta0", "theta1"]
+    assert "theta0 [GeV]" in repr(table) and "theta0 [GeV]" in table._repr_html_()
 
 
 LAPTOP = """
