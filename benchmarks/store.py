@@ -4,8 +4,9 @@
     python benchmarks/store.py --ranks 20 --openings 50 --output /tmp/store.json
 
 There are three parts: a store of synthetic rows, written by the writer that all runs use and read in a separate
-process; the time of writing a block of rows, and of checksums and digests, compared with the time of training its
-steps; and a reader that opens a run of 4 ranks while they train.  Parts that are not chosen keep their stored results.
+process; the time of writing a block of rows, and of checksums and digests, and the CPU time of signs of life and of
+looking for a request to stop, compared with the time of training; and a reader that opens a run of 4 ranks while they
+train.  Parts that are not chosen keep their stored results.
 """
 
 import argparse
@@ -171,18 +172,23 @@ def measure_writing(folder, options):
 
 def _written_part(store, n_steps):
     from sagips_kit import Proxy, RunSpec, Settings, World, prepare, run_rank
+    from sagips_kit.running.coordination import Milestones
+    from sagips_kit.store.heartbeat import Heartbeat
     from sagips_kit.training import predictions
 
     spec = RunSpec(problem=Proxy(), store=str(store), settings=Settings(), n_steps=n_steps, fit=False, reference=False)
     prepare(spec, n_ranks=1)
-    blocks_s, checks_s = [], []
+    blocks_s, checks_s, beats_s, looks_s = [], [], [], []
     calls = [(RunWriter, name, blocks_s) for name in ("write_rows", "set_progress", "write_snapshot")]
     calls.append((predictions, "snapshot", blocks_s))
     calls += [(Crc32cCodec, name, checks_s) for name in ("_encode_single", "_decode_single")]
     calls += [(integrity, name, checks_s) for name in ("_sealed", "opened")]
+    of_cpu = [(Heartbeat, "_write", beats_s), (Milestones, "wants_rows", looks_s)]  # a thread waits for the training
+    clocks = [time.perf_counter] * len(calls) + [time.thread_time] * len(of_cpu)
+    calls += of_cpu
     untimed = [getattr(owner, name) for owner, name, _ in calls]
-    for (owner, name, seconds), function in zip(calls, untimed, strict=True):
-        setattr(owner, name, _timed(function, seconds))
+    for (owner, name, seconds), function, clock in zip(calls, untimed, clocks, strict=True):
+        setattr(owner, name, _timed(function, seconds, clock))
     try:
         result = run_rank(spec, World.alone("cpu"))
     finally:
@@ -194,25 +200,29 @@ def _written_part(store, n_steps):
         "fraction_of_training": sum(blocks_s) / elapsed_s,
         "checksums": len(checks_s),
         "checksums_of_training": sum(checks_s) / elapsed_s,
+        "signs_of_life": len(beats_s),
+        "signs_of_life_of_training": sum(beats_s) / elapsed_s,
+        "looks_for_a_request": len(looks_s),
+        "looks_for_a_request_of_training": sum(looks_s) / elapsed_s,
     }
 
 
-def _timed(function, seconds):
+def _timed(function, seconds, clock):
     """The function, which adds its times to a list."""
 
     def call(*args, **options):
-        started = time.perf_counter()
+        started = clock()
         try:
             return function(*args, **options)
         finally:
-            seconds.append(time.perf_counter() - started)
+            seconds.append(clock() - started)
 
     async def call_async(*args, **options):
-        started = time.perf_counter()
+        started = clock()
         try:
             return await function(*args, **options)
         finally:
-            seconds.append(time.perf_counter() - started)
+            seconds.append(clock() - started)
 
     return call_async if inspect.iscoroutinefunction(function) else call
 

@@ -134,7 +134,7 @@ def test_describe_prints_each_finding_once(capsys, path, spec):
         writer.write_fit({"state": "made", "findings": [finding], "information": {}})
     run_rank(spec, World.alone("cpu"))
     _, out, _ = sagips(capsys, "describe", spec.store)
-    sentence = "The fit by the learned score is not reliable: There is another answer."
+    sentence = "There is another answer."
     assert out.startswith(f"verdict   NOT RELIABLE (several answers): {sentence}\n") and out.count(sentence) == 1
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -119,7 +120,10 @@ def test_parts_of_an_uncertainty_add_up_and_are_what_a_change_makes(rng):
     assert total == pytest.approx(result.deviation, rel=1e-6)
     # A prior that is larger by its standard deviation moves the estimate by its impact.
     problem.priors = {"position": (1.365, 0.015)}
-    moved = fit(problem, events).theta - result.theta
+    problem.measurements = {"position": problem.measurements["both"]}  # the name of another part
+    again = fit(problem, events)
+    moved = again.theta - result.theta
+    assert [one.name for one in again.contributions[2:]] == ["position (prior)", "position (measurement)"]
     assert moved == pytest.approx(parts["position"].impact, abs=0.05 * result.deviation.max())
     assert parts["position"].pull == pytest.approx((result.theta[0] - 1.35) / 0.015)
     assert math.isnan(parts["both"].pull) and math.isnan(parts["events"].pull)
@@ -148,7 +152,11 @@ def test_a_model_that_does_not_fit_is_reported(rng):
     problem = Normal()
     events = problem.observed(4000, rng)
     events[:200] = rng.uniform(-3, 3, (200, 2))
-    assert "The model does not fit" in finding(problem, events)
+    found = finding(problem, events)
+    assert "The model does not fit" in found and re.search(r"It shows most in [xy]: .*% of the observed values", found)
+    events = problem.observed(4000, rng)
+    events[:2000, 0] = rng.permutation(events[:2000, 0])  # each observable by itself is as before
+    assert "what differs is how they depend on each other" in finding(problem, events)
 
 
 def test_events_in_other_units_are_reported(rng):
@@ -166,7 +174,11 @@ def test_a_fit_at_the_end_of_a_range_is_reported(rng):
     class Narrow(HeavyTails):
         upper = (1.25, 5.0)
 
-    assert "position is less than a deviation from the end 1.25" in finding(Narrow(), Narrow().observed(4000, rng))
+    found = finding(Narrow(), Narrow().observed(4000, rng))
+    assert "position is less than a deviation from the end 1.25" in found and "does not fit" not in found
+    Narrow.upper = (0.8, 5.0)  # so far from the answer that nothing in the range describes the events
+    found = finding(Narrow(), Narrow().observed(4000, rng))
+    assert "from the end 0.8 of its range, and the model does not fit there" in found and "correct the model" in found
 
 
 def ending_below_the_answer(kind, name, result, n_deviations):

@@ -13,8 +13,8 @@ import pytest
 from fsspec import register_implementation
 from fsspec.implementations.memory import MemoryFileSystem
 
-from sagips_kit import verify
-from sagips_kit.report import line, progress_line
+from sagips_kit import open_run, verify
+from sagips_kit.report import html, line, progress_line
 from sagips_kit.store import create, heartbeat, schema, status
 from sagips_kit.store.writer import RunWriter
 
@@ -187,6 +187,7 @@ def test_a_process_gives_signs_of_life_until_it_ends(tmp_path, monkeypatch):
         first.enter(heartbeat.TRAINING, lambda: step[0])
         step[0] = 7
         until(lambda pulse: pulse is not None and (pulse.phase, pulse.step) == (heartbeat.TRAINING, 7))
+        assert ", unfinished (training at 20" in html._lead(open_run(path)), "a page says what the run does, and when"
         raise ZeroDivisionError("0")
     assert heartbeat.read_pulse(path).error == "ZeroDivisionError: 0"
     with heartbeat.Heartbeat(path) as old, heartbeat.Heartbeat(path) as new:

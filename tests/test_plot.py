@@ -407,7 +407,9 @@ def test_no_label_is_cut_off():
 
 
 def test_the_paths_of_the_parameters_reach_to_the_planned_end():
-    ax = paths(make_fitted_run(3, n_steps=500))
+    run = make_fitted_run(3, n_steps=500)
+    assert plot.convergence(run).get_xlim() == (0, 1000)
+    ax = paths(run)
     assert ax.get_ylabel() == "distance to the MLE [floor units]" and ax.get_xlim() == (0, 1000)
     lines = [line for line in ax.lines if line.get_label().startswith("theta")]
     assert [line.get_xdata()[-1] for line in lines] == [500] * 3

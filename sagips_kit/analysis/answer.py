@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import scipy.special
 import xarray as xr
 
 from ..store import diagnostics, schema
@@ -37,6 +36,21 @@ _APART = 1.0  # joint distance of two fits of the same events that counts
 _MOVED = 1.0  # standard deviations moved in the second half of the run that count
 _BY_CHANCE = 1e-3  # probability below which a spread of the chains is not that of the fit
 _UNLIKE = 1.3  # ratio of the two, from which it counts if it is not by chance
+# Names of the tests, as they are stored, and what the headline says of each
+_GOODNESS, _APART_FROM_LIKELIHOOD = "goodness of fit, p-value", "joint distance of the fit from the likelihood fit"
+_ARRIVED_AT = "RMS distance of the chains from the fit, deviations"
+_STAYED = "RMS distance of the other chains from their fits, deviations"
+_BEGAN, _ENDED = "RMS distance of the witnesses from their fits, deviations: at first", "at last"
+_SCATTER = "spread of the chains over the deviation of the fit"
+_IN_WORDS = {
+    _GOODNESS: "goodness of fit p = {:.2g}",
+    _APART_FROM_LIKELIHOOD: "the likelihood fit is {:.2g} deviations away",
+    _ARRIVED_AT: "the chains ended {:.2g} deviations from the fit",
+    _STAYED: "chains that began at the fit ended {:.2g} deviations from it",
+    _BEGAN: "witnesses, which began {:.2g} deviations away,",
+    _ENDED: "came back to {:.2g}",
+    _SCATTER: "the chains scatter by {:.2g} of its deviations",
+}
 _KIND_OF = {"diverged": FAILED, "saturated": ARRIVED, "lower": BOUND, "upper": BOUND}
 
 
@@ -63,7 +77,7 @@ class Verdict:
     --------
     >>> from sagips_kit.analysis.answer import Verdict
     >>> print(Verdict((), (), (), {"goodness of fit, p-value": 0.43}))
-    NO FAULT FOUND. Tested: goodness of fit, p-value 0.43. A misfit that a parameter absorbs is not seen.
+    NO FAULT FOUND: goodness of fit p = 0.43. No test sees a misfit that a parameter absorbs.
     """
 
     findings: Sequence[Finding]
@@ -89,8 +103,8 @@ class Verdict:
             return f"{self.state.upper()} ({first[0].kind}): {first[0]}{also}"
         if self.not_tested:
             return f"{self.state.upper()}: {self.not_tested[0]}"
-        tests = ", ".join(f"{name} {value:.2g}" for name, value in self.tests.items())
-        return f"{self.state.upper()}. Tested: {tests}. A misfit that a parameter absorbs is not seen."
+        tests = "; ".join(_IN_WORDS[name].format(value) for name, value in self.tests.items()).replace(",;", ",")
+        return f"{self.state.upper()}: {tests}. No test sees a misfit that a parameter absorbs."
 
     def sentences(self) -> list[str]:
         """Everything that speaks against the result, the most basic reason first.
@@ -178,7 +192,9 @@ def verdict(run: xr.DataTree) -> Verdict:
         complaints = {kind: text for kind, text in complaints.items() if kind not in ("lower", "upper")}
     found.findings.extend(Finding(_KIND_OF[kind], text) for kind, text in complaints.items())
     if status.state != "finished":
-        found.not_tested.append(f"The chains are tested at the end of the run; it is at {status}.")
+        earlier = schema.layout_of(run.attrs).earlier
+        of = f" Those that are stored are of step {earlier[-1]}, from which it was continued." if earlier else ""
+        found.not_tested.append(f"The chains are tested at the end of the run; it is at {status}.{of}")
     elif "diverged" not in complaints:
         _of_the_chains(run, found)
     return found.verdict()
@@ -194,15 +210,13 @@ def _of_the_fit(run: xr.DataTree, found: _Collected) -> None:
         reason = words["reason"].rstrip(".")
         found.not_tested.append(f"There is no fit by the learned score, whose tests find most faults: {reason}.")
         return
-    found.findings.extend(
-        Finding(one.kind, f"The fit by the learned score is not reliable: {one}") for one in words["findings"]
-    )
+    found.findings.extend(words["findings"])
     found.doubts.extend(Finding(STRUCTURE, text) for text in words["notes"])
     if words.get("start"):
         found.not_tested.append(words["start"])
     values = fit(run)
     if values["n_freedom"].item() > 0:
-        found.tests["goodness of fit, p-value"] = values["p_value"].item()
+        found.tests[_GOODNESS] = values["p_value"].item()
     else:
         found.not_tested.append(
             "The goodness of fit was not tested, because no function is left that the fit does not use."
@@ -221,7 +235,7 @@ def _of_the_likelihood(run: xr.DataTree, values: xr.Dataset, found: _Collected) 
     apart = difference(values["fit"], likelihood[schema.MLE], circles_of(run)[1])
     # In units of the larger covariance: a fit that uses less information may be farther away.
     distance = _joint(apart.values, values["covariance"].values)
-    found.tests["joint distance of the fit from the likelihood fit"] = distance
+    found.tests[_APART_FROM_LIKELIHOOD] = distance
     if distance > _APART and not found.findings:
         found.findings.append(
             Finding(
@@ -269,7 +283,7 @@ def _of_the_chains(run: xr.DataTree, found: _Collected) -> None:
     if not to.notnull().all():
         found.not_tested.append(f"Whether the chains have arrived: the {name} does not determine all parameters.")
         return
-    found.tests["RMS distance of the chains from the fit, deviations"] = distance = float(rms(to))
+    found.tests[_ARRIVED_AT] = distance = float(rms(to))
     worst = int(np.argmax(abs(to.values)))
     text = (
         f"The mean of the chains is {distance:.3g} deviations from the {name} (RMS; most in "
@@ -309,7 +323,7 @@ def _of_the_witnesses(run: xr.DataTree, found: _Collected) -> None:
         )
         return
     others = ended[~is_witness]
-    found.tests["RMS distance of the other chains from their fits, deviations"] = left = math.sqrt((others**2).mean())
+    found.tests[_STAYED] = left = math.sqrt((others**2).mean())
     if left > _DOUBTFUL:
         text = (
             f"The chains that began at the fits of their events left them by {left:.2g} deviations (RMS): their "
@@ -326,8 +340,8 @@ def _of_the_witnesses(run: xr.DataTree, found: _Collected) -> None:
             "from it, because the ranges or constraints leave them no room."
         )
         return
-    found.tests["RMS distance of the witnesses from their fits, deviations: at first"] = away
-    found.tests["at last"] = back
+    found.tests[_BEGAN] = away
+    found.tests[_ENDED] = back
     text = (
         f"The witnesses, chains that began {away:.2g} deviations from the fits of their events, ended {back:.2g} from "
         "them (RMS)"
@@ -368,15 +382,17 @@ def _of_the_spread(
     """A sentence if the chains have another spread than their reference expects; empty if not."""
     if not settings_of(run).get("bootstrap", True):
         return ""
+    from scipy.special import chdtr, chdtrc  # takes a third of a second to import
+
     squares = ((values["deviation"] / reference.deviation) ** 2).values
-    tests["spread of the chains over the deviation of the fit"] = ratio = math.sqrt(float(squares.mean()))
+    tests[_SCATTER] = ratio = math.sqrt(float(squares.mean()))
     key = schema.COVARIANCE if reference.name == "mle" else schema.FIT_COVARIANCE
     covariance = group_of(run, schema.REFERENCE)[key].values
     deviation = np.sqrt(np.diag(covariance))
     eigenvalues = np.linalg.eigvalsh(covariance / np.outer(deviation, deviation))
     # As many degrees of freedom as a sum of correlated squares has
     n_freedom = (int(values["n_chains"]) - 1) * eigenvalues.sum() ** 2 / (eigenvalues**2).sum()
-    p_value = 2 * min(law(n_freedom, ratio**2 * n_freedom) for law in (scipy.special.chdtr, scipy.special.chdtrc))
+    p_value = 2 * min(law(n_freedom, ratio**2 * n_freedom) for law in (chdtr, chdtrc))
     if 1 / _UNLIKE < ratio < _UNLIKE or not p_value < _BY_CHANCE:
         return ""
     return (

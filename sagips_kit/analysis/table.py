@@ -43,14 +43,22 @@ class Summary(pd.DataFrame):
 
     def __repr__(self) -> str:
         # All columns, and no NaN where nothing was published.
-        table = self.to_string(max_rows=pd.get_option("display.max_rows"), na_rep="-")
+        table = self._with_units(self).to_string(max_rows=pd.get_option("display.max_rows"), na_rep="-")
         return f"{self.verdict}\n{table}" if self.verdict else table
 
     def _repr_html_(self) -> str:
-        parts = [one.dropna(axis="columns", how="all").to_html(na_rep="-", notebook=True) for one in self.folded()]
+        parts = [
+            self._with_units(one).dropna(axis="columns", how="all").to_html(na_rep="-", notebook=True)
+            for one in self.folded()
+        ]
         if len(parts) > 1:
             parts[1] = f"<details><summary>{self._others()}</summary>{parts[1]}</details>"
         return (f"<p><b>{html.escape(self.verdict)}</b></p>" if self.verdict else "") + "".join(parts)
+
+    def _with_units(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table whose rows are named by the parameters and their units."""
+        named = {name: f"{name} [{unit}]" for name, unit in self.units.items()}
+        return pd.DataFrame(table).rename(index=named)
 
     def _others(self) -> str:
         return counted(len(self) - len(self.shown.interest), "other parameter")

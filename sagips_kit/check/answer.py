@@ -35,7 +35,7 @@ _SEEN = 1e-9  # least information on a parameter, relative to that on the best k
 
 
 def observed(case: Case) -> Iterator[Remark]:
-    """Observed events look like simulated ones."""
+    """Observed values are where simulated ones are, and have their distribution if the truth is known."""
     from scipy.stats import ks_2samp  # takes a second to import
 
     problem = case.problem

@@ -217,16 +217,17 @@ class Session:
         except Exception:  # `prepare` says what is wrong with such a problem
             return
         versions = versions_used(problem)
-        if other_code(problem, known, versions):  # hidden randomness: the same
-            return
+        answers = self._start(other_code, problem, known, versions)
+        has_hidden_randomness = other_code(problem, known, versions)  # while the engines compute
         try:
-            found = self._ask(self._start(other_code, problem, known, versions), time.monotonic() + self._answer_s)
+            found = self._ask(answers, time.monotonic() + self._answer_s)
         except RemoteError as error:
             raise RuntimeError(
                 f"The engines cannot load {type(problem).__name__}: {error.ename}: {error.evalue}. They look for its "
                 f"modules in the folder of this notebook, {os.getcwd()}, and in PYTHONPATH as it was at their start."
             ) from None
-        if ranks := [rank for rank, text in enumerate(found) if text]:
+        # Of hidden randomness, `prepare` says what is wrong.
+        if (ranks := [rank for rank, text in enumerate(found) if text]) and not has_hidden_randomness:
             raise RuntimeError(other_code_explained(problem, ranks, found[ranks[0]], self._engines.stop_line))
 
     def _busy(self) -> set[int]:

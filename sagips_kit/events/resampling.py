@@ -42,13 +42,15 @@ def check_events(problem: "Problem", events: ArrayLike | Tensor) -> NDArray[Any]
             f"{rows.sum()} of {len(events)} observed events are masked, the first in row {rows.argmax()}. Drop them: "
             "events = numpy.ma.compress_rows(events)."
         )
-    bad = ~np.isfinite(events).all(axis=1)
-    if bad.any():
+    if not np.isfinite(events).all():
+        bad = ~np.isfinite(events).all(axis=1)
         raise ValueError(
             f"{bad.sum()} of {len(events)} observed events hold NaN or infinity, the first in row {bad.argmax()}. "
             f"Drop them: events = events[np.isfinite(events).all(axis=1)]."
         )
-    for observable, column in zip(problem.observables, events.T, strict=True):
+    # What has at most single precision is not too large for it.
+    large = [] if events.dtype.kind == "f" and events.itemsize <= 4 else zip(problem.observables, events.T, strict=True)
+    for observable, column in large:
         try:
             is_bad = is_beyond(as_floats(column))
         except EntryError as error:

@@ -148,8 +148,7 @@ def parameter_axes(
     A note stands below the label of the axis.
     """
     ax = ax or new_axes(width, 1.4 + row_height * len(names))
-    for half_width, shade in [(2, "0.94"), (1, "0.86")]:
-        ax.axvspan(-half_width, half_width, color=shade, lw=0)
+    draw_units(ax)
     ax.axvline(0, color=REFERENCE, lw=1)
     ax.set(
         yticks=np.arange(len(names)),
@@ -160,6 +159,13 @@ def parameter_axes(
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "left", "right"]].set_visible(False)
     return ax
+
+
+def draw_units(ax: Axes, axis: str = "x") -> None:
+    """Shade the bands within 1 and 2 units from zero of an axis, "x" or "y"."""
+    span = ax.axvspan if axis == "x" else ax.axhspan
+    for half_width, shade in [(2, "0.94"), (1, "0.86")]:
+        span(-half_width, half_width, color=shade, lw=0, zorder=0)
 
 
 def legend_above(ax: Axes, n_columns: int = 3, **options: Any) -> None:

@@ -18,7 +18,7 @@ from .._text import allowed
 from ..analysis.fits import PART, impacts_of
 from ..store import schema
 from ..store.contributions import Contribution, by_group
-from .base import ENSEMBLE, FAINT, PRIOR, REFERENCE, SEVERAL, TRUTH, number, of_interest, symbol, unit_of
+from .base import ENSEMBLE, FAINT, PRIOR, REFERENCE, SEVERAL, TRUTH, draw_units, number, of_interest, symbol, unit_of
 
 _MOST_ROWS = 20
 _FAR = 2.0  # deviations from where a pull is in the colour of a warning
@@ -117,8 +117,7 @@ def _values(result: FitWithParts | xr.DataTree, parameter: str | None) -> tuple[
 
 
 def _draw_pulls(ax: Axes, pulls: NDArray[np.float64]) -> None:
-    for width, shade in ((2, "0.94"), (1, "0.86")):
-        ax.axvspan(-width, width, color=shade, lw=0, zorder=0)
+    draw_units(ax)
     ax.axvline(0, color=FAINT, lw=0.8)
     for row, pull in enumerate(pulls):
         if np.isfinite(pull):

@@ -121,7 +121,9 @@ def posterior(
         _scale(ax, powers[column], powers[row])
         ax.set_xlabel(label(run, names[column], powers[column]) if row == n - 1 else "")
         ax.set_ylabel(label(run, names[row], powers[row]) if column == 0 < row else "")
-    figure.align_labels()
+    # Only these have labels; looking for those of all would take half the time of the picture.
+    figure.align_xlabels(list(axes[-1]))
+    figure.align_ylabels(list(axes[:, 0]))
     n_known = len(schema.names_of(run.attrs)[0])
     title = f"{n} of {n_known} parameters" if n < n_known else None
     # The padding keeps a legend inside the figure off its edge.

@@ -7,7 +7,7 @@ from .. import analysis
 from ..analysis.base import circles_of, difference
 from ..analysis.fits import reference_of
 from ..store import schema
-from .base import REFERENCE, SEVERAL, folded, in_two_lines, legend_above, new_axes, of_interest, symbol
+from .base import REFERENCE, SEVERAL, draw_units, folded, in_two_lines, legend_above, new_axes, of_interest, symbol
 
 _N_SHOWN = 6  # parameters whose lines can be told apart
 _COLOURS = ("#1b6ca8", "#c2571a", "#2a7f4f", "#7a4ea3", "#8a6d1f", "0.3")  # as dark as each other
@@ -64,8 +64,7 @@ def paths(run: xr.DataTree, n_rows: int | None = 300, ax: Axes | None = None) ->
     centre, unit = (known[schema.LOWER] + known[schema.UPPER]) / 2, (known[schema.UPPER] - known[schema.LOWER]) / 200
     if bool(reference.deviation.sel(parameter=names).notnull().all()):
         centre, unit, label = *reference[-2:], in_two_lines(f"distance to the {reference.label}", f"[{reference.unit}]")
-        for half_width, shade in [(2, "0.94"), (1, "0.86")]:
-            ax.axhspan(-half_width, half_width, color=shade, lw=0, zorder=0)
+        draw_units(ax, "y")
     middle, spread = difference(values["theta"], centre, period) / unit, values["deviation"] / unit
     for k, name in enumerate(names):
         one, width, x = middle.sel(parameter=name), spread.sel(parameter=name), values[schema.STEP]

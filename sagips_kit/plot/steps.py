@@ -47,8 +47,8 @@ def convergence(
     n_rows : int or None
         Largest number of points of a line; None draws every row of the history.
     against : {"step", "time"}
-        Horizontal axis: the training step, or the time since the start in seconds.  Runs of different modes need
-        different times for a step, so compare their cost by time.
+        Horizontal axis: the training step, to the planned end of a single run, or the time since the start in seconds.
+        Runs of different modes need different times for a step, so compare their cost by time.
     ax : Axes or None
         Axes to draw on; None makes a new figure.
 
@@ -92,7 +92,7 @@ def convergence(
         lowest = [_draw_generators(ax, x[key], path), float(path["distance"].min())]
         label = "mean of the others" if path["witness"].any() else "mean of all generators"
         ax.plot(x[key], path["distance"], color=ENSEMBLE, lw=2.4, label=label)
-        last = x[key].max()
+        last = run.attrs[schema.LAYOUT_KEY]["n_steps"] if against == "step" else x[key].max()
     draw_floor(ax)
     xlabel = "step" if against == "step" else "time since the start [s]"
     ax.set(xlabel=xlabel, ylabel=_distance(list(paths.values())), xlim=(0, last))

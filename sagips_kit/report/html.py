@@ -5,6 +5,7 @@ import html
 import io
 import json
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 import pandas as pd
 import xarray as xr
@@ -18,9 +19,11 @@ from ..analysis.table import summary_so_far
 from ..plot import pictures
 from ..plot.sheet import Picture, missing
 from ..store import schema
+from ..store.heartbeat import read_pulse
 from ..store.location import Location
 from ..store.reader import open_run
 from ..store.status import RunStatus, read_status
+from .progress_line import Snapshot
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #222; --faint: #555; --line: #ccc; --box: #f4f6f8; }
@@ -101,10 +104,8 @@ def html_report(run: xr.DataTree) -> str:
     """
     analysis.single_run(run, "html_report")
     title = _title(run)
-    created = run.attrs[schema.CREATED_KEY][:16].replace("T", " ")
-    lead = f"{RunStatus.from_run(run)}; created {created} UTC; read from {_source(run)}"
     parts = [
-        f"<h1>{_text(title)}</h1><p class=lead>{_text(lead)}</p>",
+        f"<h1>{_text(title)}</h1><p class=lead>{_text(_lead(run))}</p>",
         *_verdict(analysis.verdict(run)),
         "<h2>Estimates</h2>",
         _estimates(run),
@@ -125,6 +126,17 @@ def _title(run: xr.DataTree) -> str:
     n_ranks, mode = run.attrs[schema.LAYOUT_KEY]["n_ranks"], analysis.fact(run, "mode")
     parts = [run.attrs[schema.PROBLEM_KEY], mode, counted(n_ranks, "rank")] if n_ranks > 1 and mode else []
     return ", ".join(parts) or run.attrs[schema.PROBLEM_KEY]
+
+
+def _lead(run: xr.DataTree) -> str:
+    """How far the run is, since when it exists, and where; before its end, what it does at this moment."""
+    status, created = RunStatus.from_run(run), run.attrs[schema.CREATED_KEY][:16].replace("T", " ")
+    now = ""
+    if not status.has_ended:
+        pulse = read_pulse(run.encoding["source"]) if "source" in run.encoding else None
+        doing = Snapshot(status, pulse).doing()
+        now = f" ({doing} at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC)".replace("( ", "(")
+    return f"{status}{now}; created {created} UTC; read from {_source(run)}"
 
 
 def html_card(run: xr.DataTree) -> str:

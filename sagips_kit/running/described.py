@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..events.sampling import evenly_spaced
 from ..problems.base import Problem
 from ..store.shown import Shown
 
@@ -33,7 +34,7 @@ def _category(problem: Problem, events: NDArray[Any]) -> tuple[str | None, tuple
     """The observable of which each value is a category of its own, if there is one, and the names of its values."""
     if problem.n_categories == 1:
         return None, ()
-    events = events[:: 1 + len(events) // _ENOUGH]
+    events = events[evenly_spaced(len(events), _ENOUGH).numpy()]
     categories = problem.category(torch.as_tensor(events, dtype=torch.float32)).numpy()
     for observable, column in zip(problem.observables, events.T, strict=True):
         if len(np.unique(column[:_FEW])) > _MOST:  # so that columns of many events need not be sorted

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..problems.base import Problem, n_external
-from ..store.contributions import CONSTRAINTS, EVENTS, MEASUREMENTS, PRIORS, RANGES, SIMULATION, Contribution
+from ..store.contributions import CONSTRAINTS, EVENTS, GROUPS, MEASUREMENTS, PRIORS, RANGES, SIMULATION, Contribution
 from .simulated import Simulation
 from .solve import Solution
 
@@ -40,10 +40,18 @@ def contributions_of(simulation: Simulation, solution: Solution) -> list[Contrib
 
 
 def _known(problem: Problem, n_residuals: int) -> Sequence[tuple[str, str, int]]:
-    """Name, group and number of values of what is known from elsewhere, in the order of the residuals."""
+    """Name, group and number of values of what is known from elsewhere, in the order of the residuals.
+
+    No two parts have one name, whatever parameters and measurements are called.
+    """
     n_constraints = n_residuals - n_external(problem)
+    taken = {*GROUPS, *(problem.priors.keys() & problem.measurements.keys())}
+
+    def unlike(name: str, what: str) -> str:
+        return f"{name} ({what})" if name in taken else name
+
     return [
         *([(CONSTRAINTS, CONSTRAINTS, n_constraints)] if n_constraints else []),
-        *((name, PRIORS, 1) for name in problem.priors),
-        *((name, MEASUREMENTS, len(one)) for name, one in problem.measurements.items()),
+        *((unlike(name, "prior"), PRIORS, 1) for name in problem.priors),
+        *((unlike(name, "measurement"), MEASUREMENTS, len(one)) for name, one in problem.measurements.items()),
     ]

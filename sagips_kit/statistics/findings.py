@@ -35,14 +35,15 @@ def findings_of(
     edges: list[str],
 ) -> list[Finding]:
     """What speaks against using the estimate, in sentences; the most basic reason first."""
+    misfit = _misfit(simulation, observed, solution.t, *goodness)
     by_kind = {
         DATA: _repeated(observed) + _outside(simulation, observed, solution.t),
         STRUCTURE: edges + _undetermined(simulation, solution),
-        BOUND: _at_ends(simulation, solution),
+        BOUND: _at_ends(simulation, solution, bool(misfit)),
         HALVES: _halves(observed, solution),
         SEVERAL: _others(simulation, others),
         ARRIVED: _not_converged(solution),
-        MISFIT: _misfit(*goodness),
+        MISFIT: misfit,
     }
     return [Finding(kind, text) for kind, texts in by_kind.items() for text in texts]
 
@@ -69,14 +70,38 @@ def _not_converged(solution: Solution) -> list[str]:
     ]
 
 
-def _misfit(chi_squared: float, n_freedom: int) -> list[str]:
-    """Whether the means of functions that the fit did not use agree."""
+def _misfit(simulation: Simulation, observed: Observation, t: Tensor, chi_squared: float, n_freedom: int) -> list[str]:
+    """Whether the means of functions that the fit did not use agree, and where not."""
     if not n_freedom or scipy.special.chdtrc(n_freedom, chi_squared) >= _REJECTED:
         return []
     return [
-        f"The model does not fit: chi-squared {chi_squared:.0f} for {n_freedom} degrees of freedom. The deviations are "
-        "valid for the parameters that come closest, which need not be the true ones."
+        f"The model does not fit: chi-squared {chi_squared:.0f} for {n_freedom} degrees of freedom. "
+        f"{_where_it_differs(simulation, observed, t)}The deviations are valid for the parameters that come closest, "
+        "which need not be the true ones."
     ]
+
+
+def _where_it_differs(simulation: Simulation, observed: Observation, t: Tensor) -> str:
+    """A sentence about the observable whose distribution function differs most; empty if there are categories."""
+    if simulation.problem.n_categories > 1:
+        return ""
+    simulated, most = simulation.events(t, simulation.noise(_N_SIMULATED, 4)), (0.0, "", 0.0, 0.0, 0.0)
+    for name, seen, made in zip(simulation.problem.observables, observed.events.T, simulated.T, strict=True):
+        at = seen.sort().values.contiguous()
+        below = torch.arange(1, len(at) + 1, dtype=torch.float64) / len(at)
+        expected = torch.searchsorted(made.sort().values, at, right=True) / len(made)
+        is_last = torch.cat([at[1:] > at[:-1], torch.ones(1, dtype=torch.bool)])  # of those that are equal
+        k = int(((below - expected).abs() * is_last).argmax())
+        most = max(most, (abs(float(below[k] - expected[k])), name, float(at[k]), float(below[k]), float(expected[k])))
+    size, name, place, share, expected_share = most
+    n_both = observed.n * _N_SIMULATED / (observed.n + _N_SIMULATED)
+    if scipy.special.kolmogorov(size * math.sqrt(n_both)) > _REJECTED:
+        return "No observable differs by itself: what differs is how they depend on each other. "
+    unit = f" {simulation.problem.units[name]}" if name in simulation.problem.units else ""
+    return (
+        f"It shows most in {name}: {share:.1%} of the observed values are at most {place:.4g}{unit}, and "
+        f"{expected_share:.1%} of the simulated ones. "
+    )
 
 
 def _repeated(observed: Observation) -> list[str]:
@@ -194,16 +219,22 @@ def _undetermined(simulation: Simulation, solution: Solution) -> list[str]:
     return found
 
 
-def _at_ends(simulation: Simulation, solution: Solution) -> list[str]:
-    """Parameters near an end of their range."""
+def _at_ends(simulation: Simulation, solution: Solution, is_misfit: bool) -> list[str]:
+    """Parameters near an end of their range, which a misfit may have driven there, or explain."""
     t = solution.t
     deviation, found = solution.covariance.diag().sqrt(), []
     ends = torch.where(t < 0.5, simulation.lower, simulation.upper)
     for k in np.flatnonzero(simulation.is_near_an_end(t, deviation)):
-        found.append(
-            f"{simulation.parameters[k]} is less than a deviation from the end {float(ends[k]):g} of its range. Widen "
-            "the range; if its end is a physical limit, fit(problem, events).limits(0.9) gives intervals for that."
+        name, end = simulation.parameters[k], f"{float(ends[k]):g}"
+        advice = (
+            f"and the model does not fit there. If {end} was a choice, widen the range and fit again: the range may "
+            f"exclude the answer. If the misfit stays, {name} absorbs what the model lacks: correct the model, and do "
+            "not use this value or a limit."
+            if is_misfit
+            else "so its deviation is not valid. Widen the range; if its end is a physical limit, "
+            "fit(problem, events).limits(0.9) gives intervals for that."
         )
+        found.append(f"{name} is less than a deviation from the end {end} of its range, {advice}")
     return found
 
 

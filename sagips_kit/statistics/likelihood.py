@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import scipy.optimize
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -199,6 +198,8 @@ def _warn_at_the_edge(problem: Problem, t: NDArray[np.float64]) -> None:
 def _descend(loss: Loss, start: NDArray[np.float64], edge: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
     """Value and place (parameter,) of the local minimum that a start leads to."""
     gradient_and_value = torch.func.grad_and_value(loss)
+
+    import scipy.optimize  # takes half a second, which a notebook that only submits a run need not wait
 
     def fun(t):
         gradient, value = gradient_and_value(torch.as_tensor(t))

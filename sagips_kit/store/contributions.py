@@ -20,7 +20,8 @@ class Contribution:
     Parameters
     ----------
     name : str
-        "events", "simulation", "constraints", "ranges", or the name of a prior or measurement.
+        "events", "simulation", "constraints", "ranges", or the name of a prior or measurement, with "(prior)" or
+        "(measurement)" behind it if it would name two parts.
     group : str
         The same, or "priors" or "measurements".
     impact : ndarray (parameter,)

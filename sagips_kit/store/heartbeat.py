@@ -33,7 +33,7 @@ _PHASES = (LIKELIHOOD, SCORE, NETWORKS, TRAINING, WRITING, ENDED, FAILED)
 _FOLDER = f"{schema.CONTROL}/{schema.ASKED}"
 _PER_SECOND = 20  # files written by all nodes together
 _SHORTEST_S, _SHORTEST_REMOTE_S = 0.5, 5.0  # between two files of a node; behind URLs, each may cost money
-_MOST_OF_CPU = 0.002  # spent on files
+_MOST_OF_CPU = 0.0015  # spent on files
 _PAUSES = 4  # of a slow file system between two files, in times that it needed for the last one
 # How late the next file of a node may be before it is worth a word, and how late no cache of a file system makes it
 _LATE_S, _SILENT_S = 3.0, 60.0

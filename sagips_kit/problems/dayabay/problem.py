@@ -242,11 +242,14 @@ class DayaBay(Problem, metaclass=ValueClass):
         if n_events is not None and not 0 < n_events <= counts.sum():
             every = f"the events of DayaBay(period={self.period!r})"
             raise ValueError(f"n_events = {n_events}: should be from 1 to {counts.sum()}, {every}; or None for all.")
-        cell = rng.permutation(np.repeat(np.arange(counts.size), counts.ravel()))[:n_events]
+        # Small integers, because millions of them are put into a random order.
+        cell = rng.permutation(np.repeat(np.arange(counts.size, dtype=np.int16), counts.ravel()))[:n_events]
         # The margin prevents that rounding to float32 carries an event over the edge of its bin.
         within = rng.uniform(1e-5, 1 - 1e-5, cell.size)
-        energy = inputs.BIN * (inputs.FIRST + cell % inputs.N_BINS + within)
-        return np.stack([energy, cell // inputs.N_BINS], axis=-1).astype(np.float32)
+        events = np.empty((cell.size, 2), np.float32)
+        events[:, 0] = inputs.BIN * (inputs.FIRST + cell % inputs.N_BINS + within)
+        events[:, 1] = cell // inputs.N_BINS
+        return events
 
     def features(self, events: Tensor) -> Tensor:
         # Harmonics of sqrt(energy), in which the resolution is nearly constant, and their differences between halls.
