@@ -198,7 +198,7 @@ def test_at_the_end_of_a_range_the_other_parameters_are_the_best_ones(rng):
     assert result.theta == pytest.approx(reference.theta, abs=0.15 * result.deviation.min())
     assert ["end" in text for text in result.findings] == [True]
     rest = fit(problem, events, fixed=at_end)
-    assert rest.theta == pytest.approx(np.delete(result.theta, 2), abs=0.15 * result.deviation.min())
+    assert (np.abs(rest.theta - np.delete(result.theta, 2)) < 0.15 * rest.deviation).all()
 
 
 def test_limits_at_a_physical_end_do_not_depend_on_where_the_fit_stopped(rng):
