@@ -28,7 +28,7 @@ from .contributions import contributions_of
 from .derivatives import wrong_derivatives
 from .findings import NEAR, findings_of, moving_edges
 from .goodness import goodness_of
-from .score import Score
+from .score import Score, information_matrix
 from .shifts import Shifts
 from .simulated import Observation, Simulation
 from .solve import AT_END, End, Solution, along_axes, also_solve, search, solve, units_of
@@ -428,6 +428,12 @@ def _learn(
         if score.information < least:  # a network may find nothing where another does
             score = max(score, Score(sample, bases, seed + 1, is_rough, least), key=lambda one: one.information)
         solution = solve(simulation, used, score, t, axes)
+        if solution.step > 1 and not is_learned:  # it ran away: learn again at this place, with what is known now
+            inverse = torch.linalg.inv(axes)
+            pulls = simulation.pulls(t)
+            information = used.n * inverse.T @ information_matrix(score, sample) @ inverse + pulls.T @ pulls
+            is_learned = True
+            continue
         edges, is_last = _state(simulation, used, score, solution, axes)
         if is_last and used is not observed:
             used = observed

@@ -352,10 +352,14 @@ def _linear(functions: Basis | _Joined, train: Sample, test: Sample) -> tuple[_L
 def _best(bases: Sequence[Basis], train: Sample, test: Sample) -> tuple[int, _Linear, float]:
     """The number of the best set of functions, their combination, and its information on events that did not teach it.
 
-    Where events say little, that of many functions is uncertain: more functions must be better beyond doubt.
+    Where events say little, that of many functions is uncertain: more functions must be better beyond doubt.  Sets of
+    less than two functions for each direction are left out, unless all are.
     """
     parts, best, most = test.parts(_N_PARTS), None, torch.zeros(_N_PARTS)
     for number, basis in enumerate(bases):
+        is_small = basis(train.z[:1]).shape[1] < 2 * train.n_directions
+        if is_small and number < len(bases) - 1:
+            continue
         function, value = _linear(basis, train, test)
         information = torch.tensor([_information(function, part) for part in parts])
         gain = information - most
