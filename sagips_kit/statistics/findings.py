@@ -157,11 +157,12 @@ def _outside(simulation: Simulation, observed: Observation, t: Tensor) -> list[s
     return found
 
 
-def moving_edges(simulation: Simulation, n_observed: int, solution: Solution) -> list[str]:
+def moving_edges(simulation: Simulation, n_observed: int, solution: Solution, grows: bool = False) -> list[str]:
     """Parameters that move an end of the distribution of an observable.
 
     The information of a ramp over the last 1/64 of the events is then larger than that of a ramp over the last 1/16,
-    and there is no smallest ramp: the information of an event is unbounded.
+    and there is no smallest ramp: the information of an event is unbounded.  If what a score learns `grows` from round
+    to round, its deviation may already be smaller than the distances between events.
     """
     found = []
     noise, width = simulation.noise(_N_SIMULATED, 5), units_of(solution.information, n_observed)
@@ -178,7 +179,7 @@ def moving_edges(simulation: Simulation, n_observed: int, solution: Solution) ->
             # In units of what all events and priors hold; a share that is small is not looked at.
             share = n_observed * last / known
             is_moving = _motion(x, dx, n_observed) * deviation > _MOTION
-            for k in np.flatnonzero((last > _EDGE * tail) & (share > _SHARE) & is_moving):
+            for k in np.flatnonzero((last > _EDGE * tail) & (((share > _SHARE) & is_moving) | grows)):
                 found.append(
                     f"The {end} end of the distribution of {name} is an edge that moves with "
                     f"{simulation.parameters[k]}. The events next to it determine that parameter better than "

@@ -40,6 +40,7 @@ _N_SOME = 200_000  # observed events that are enough for a search
 _FEW = 2  # waves for the comparison of derivatives
 _LARGE = 0.1  # part of a standard deviation from which a contribution is printed
 _POOR = 0.8  # information of a score, relative to the one before, below which it is learned once more
+_GROWS = 5.0  # and, in these units, above which what can be learned may have no end
 _N_ROUNDS = 8  # learn again, at most so many times, where the solution has moved
 
 
@@ -434,11 +435,12 @@ def _learn(
             information = used.n * inverse.T @ information_matrix(score, sample) @ inverse + pulls.T @ pulls
             is_learned = True
             continue
-        edges, is_last = _state(simulation, used, score, solution, axes)
+        grows = is_learned and score.information > _GROWS * least
+        edges, is_last = _state(simulation, used, score, solution, axes, grows)
         if is_last and used is not observed:
             used = observed
             solution = solve(simulation, used, score, solution.t, axes)
-            edges, is_last = _state(simulation, used, score, solution, axes)
+            edges, is_last = _state(simulation, used, score, solution, axes, grows)
         if is_last:
             break
         t, information, is_learned = solution.t, solution.information, True
@@ -453,13 +455,13 @@ def _of_events(simulation: Simulation, used: Observation, t: Tensor, information
 
 
 def _state(
-    simulation: Simulation, used: Observation, score: Score, solution: Solution, axes: Tensor
+    simulation: Simulation, used: Observation, score: Score, solution: Solution, axes: Tensor, grows: bool
 ) -> tuple[list[str], bool]:
     """Moving edges at a solution, and whether to learn once more would not help.
 
     Next to a moving edge every score can be improved, without end; a solution at an end of the ranges is pushed there.
     """
-    edges = moving_edges(simulation, used.n, solution) if solution.move < 1 else []
+    edges = moving_edges(simulation, used.n, solution, grows) if solution.move < 1 else []
     is_stuck = bool(edges) or bool(simulation.is_near_an_end(solution.t, AT_END).any())
     return edges, is_stuck or (score.is_complete and _is_near(solution, axes, used.n))
 
